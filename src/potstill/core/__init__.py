@@ -1,0 +1,1 @@
+"""How any stage runs: keys, store, runner, events. Knows nothing of language models."""

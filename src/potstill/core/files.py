@@ -1,0 +1,134 @@
+"""Files that are either there whole or not at all.
+
+In: bytes, JSON values, records. Out: atomic files, JSON Lines, digests of files and folders.
+Knows nothing of stages or stores.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from potstill.errors import InputError, StoreError
+
+AnyRecord = TypeVar("AnyRecord", bound=BaseModel)
+BLOCK = 1 << 20
+
+
+@contextmanager
+def disk_errors(path: Path, doing: str) -> Iterator[None]:
+    """Turn the operating system's refusals (full disk, read-only folder) into one clear line."""
+    try:
+        yield
+    except OSError as error:
+        if isinstance(error, FileNotFoundError):
+            raise
+        reason = os.strerror(error.errno) if error.errno else str(error)
+        raise StoreError(
+            f"Cannot {doing} {path}: {reason}.",
+            "Free some disk space or choose a writable folder, then run the same command again; "
+            "what was finished is kept.",
+        ) from error
+
+
+def fsync_folder(folder: Path) -> None:
+    """Make renames inside `folder` durable (POSIX; a no-op where folders cannot be opened)."""
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except OSError:
+        return
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_atomic(path: Path, data: bytes | str) -> None:
+    """Write `path` so that a reader sees the old content or the new, never a part."""
+    content = data.encode() if isinstance(data, str) else data
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    with disk_errors(path, "write"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with part.open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(part, path)
+        finally:
+            part.unlink(missing_ok=True)
+        fsync_folder(path.parent)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write `value` as indented JSON, atomically."""
+    write_atomic(path, json.dumps(value, indent=2, ensure_ascii=False, sort_keys=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file; a damaged one is a StoreError that names it."""
+    try:
+        return json.loads(path.read_text("utf-8"))
+    except ValueError as error:
+        raise StoreError(f"{path} is not valid JSON: {error}.") from error
+
+
+def write_records(path: Path, records: Iterable[BaseModel]) -> int:
+    """Write records as JSON Lines, atomically and streaming; returns how many."""
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    count = 0
+    with disk_errors(path, "write"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with part.open("w", encoding="utf-8") as file:
+                for record in records:
+                    file.write(record.model_dump_json() + "\n")
+                    count += 1
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(part, path)
+        finally:
+            part.unlink(missing_ok=True)
+    return count
+
+
+def read_records(path: Path, kind: type[AnyRecord]) -> Iterator[AnyRecord]:
+    """Stream the records of a JSON Lines file. Errors: InputError names the file and the line."""
+    with path.open(encoding="utf-8") as file:
+        for number, line in enumerate(file, 1):
+            if not line.strip():
+                continue
+            try:
+                yield kind.model_validate_json(line)
+            except ValidationError as error:
+                first = error.errors()[0]
+                where = ".".join(str(part) for part in first["loc"])
+                raise InputError(
+                    f"{path}, line {number}: not a valid {kind.__name__} ({where}: {first['msg']})."
+                ) from error
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file's bytes, in hex, read in blocks."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(BLOCK):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def folder_files(folder: Path) -> list[Path]:
+    """Every file below `folder`, as sorted relative paths."""
+    return sorted(path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
+
+
+def digests_of(folder: Path) -> dict[str, str]:
+    """Relative POSIX path -> SHA-256 of each file below `folder`."""
+    return {path.as_posix(): file_digest(folder / path) for path in folder_files(folder)}

@@ -1,0 +1,116 @@
+"""What a stage is: its name, its configuration, what it reads, and one function that runs it.
+
+In: `Stage` descriptions from the stage packages. Out: the contract that `runner.py` keeps.
+Knows nothing of any particular stage.
+
+A stage package exposes one light `STAGE` (no heavy import); the function that does the work is
+named as text and imported only in the process that runs it.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+from pydantic import BaseModel, ConfigDict
+
+from potstill.core.events import Emitter
+
+
+class StageConfig(BaseModel):
+    """Base of every stage's configuration: unknown keys are refused, values do not change.
+
+    `not_in_key` names the fields that cannot change the stage's output (threads, logging);
+    every other field is part of the stage's key.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    not_in_key: ClassVar[frozenset[str]] = frozenset()
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A finished stage's output: a folder that nobody changes any more."""
+
+    stage: str
+    key: str
+    folder: Path
+    digest: str
+
+    def path(self, name: str) -> Path:
+        """Path of a file in the artifact's data."""
+        return self.folder / "data" / name
+
+
+@dataclass(frozen=True)
+class Draft:
+    """The only place a running stage may write.
+
+    `data` becomes the artifact. `work` survives a kill (checkpoints, partial files) and is
+    dropped when the stage is done.
+    """
+
+    folder: Path
+
+    @property
+    def data(self) -> Path:
+        return self.folder / "data"
+
+    @property
+    def work(self) -> Path:
+        return self.folder / "work"
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a stage may know of the run around it."""
+
+    project: Path
+    """Folder that relative paths of the recipe start from; inputs must stay below it."""
+    cache: Path
+    """Results that outlive a run and are safe to share: finished teacher requests."""
+    seed: int
+    threads: int
+    events: Emitter
+
+
+@dataclass(frozen=True)
+class PlanFacts:
+    """What a stage can say before it runs, from its configuration alone."""
+
+    key_parts: Mapping[str, str] = field(default_factory=dict)
+    """Digests of what it reads besides earlier stages: source files, models, prompts."""
+    estimate: Mapping[str, Any] = field(default_factory=dict)
+    """For `potstill plan`: requests, tokens, money, minutes, memory_bytes, disk_bytes."""
+
+
+def _no_facts(config: Any, project: Path) -> PlanFacts:
+    return PlanFacts()
+
+
+@dataclass(frozen=True)
+class Stage:
+    """The description of a stage.
+
+    `function` is "module:name" of `run(config, inputs, draft, context) -> None`.
+    `facts(config, project)` is light: no torch, no network beyond resolving a name.
+    `version` is bumped by hand when the code's meaning changes.
+    """
+
+    name: str
+    version: int
+    config: type[StageConfig]
+    inputs: tuple[str, ...]
+    function: str
+    facts: Callable[[Any, Path], PlanFacts] = _no_facts
+
+    def load(self) -> Callable[[StageConfig, Mapping[str, Artifact], Draft, Context], None]:
+        """Import the function that runs the stage (this is where torch may come in)."""
+        module, name = self.function.split(":")
+        function: Callable[[StageConfig, Mapping[str, Artifact], Draft, Context], None] = getattr(
+            importlib.import_module(module), name
+        )
+        return function

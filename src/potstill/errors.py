@@ -1,0 +1,96 @@
+"""Every error that Potstill raises on purpose, in one tree.
+
+    PotstillError                 exit code 1   something that was foreseen went wrong
+    ├── UsageError                exit code 2   the command or the recipe cannot be understood
+    │   └── RecipeError                         a recipe field is unknown, mistyped or impossible
+    ├── InputError                exit code 3   a document or a data file cannot be used
+    ├── ModelError                exit code 4   a model cannot be found, loaded, converted or trusted
+    │   └── TeacherError                        the teacher answered nothing usable
+    ├── StoreError                exit code 5   a stored result is damaged, locked or cannot be written
+    ├── MissingExtraError         exit code 6   an optional package is needed; the message names it
+    └── TrainingError             exit code 7   training cannot start or cannot go on
+
+An error is one line that says what happened and where, and a hint that says what to do next.
+In: words. Out: `str(error)` for people, `exit_code` for shells. This file imports nothing.
+"""
+
+from __future__ import annotations
+
+
+class PotstillError(Exception):
+    """A foreseen failure. `message` says what and where, `hint` says the way out."""
+
+    exit_code = 1
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = " ".join(message.split())
+        self.hint = " ".join(hint.split())
+
+    def __str__(self) -> str:
+        return f"{self.message} {self.hint}".strip()
+
+    def __reduce__(self) -> tuple[type[PotstillError], tuple[str, str]]:
+        return (type(self), (self.message, self.hint))
+
+
+class UsageError(PotstillError):
+    """The command line or the call cannot be understood."""
+
+    exit_code = 2
+
+
+class RecipeError(UsageError):
+    """A recipe field is unknown, has the wrong type, or asks for the impossible."""
+
+
+class InputError(PotstillError):
+    """A document or a data file cannot be used."""
+
+    exit_code = 3
+
+
+class ModelError(PotstillError):
+    """A model cannot be found, loaded, converted or trusted."""
+
+    exit_code = 4
+
+
+class TeacherError(ModelError):
+    """The teacher answered nothing that can be used."""
+
+
+class StoreError(PotstillError):
+    """A stored result is damaged or locked, or the disk refuses it."""
+
+    exit_code = 5
+
+
+class MissingExtraError(PotstillError):
+    """An optional package is needed; the hint is its install line."""
+
+    exit_code = 6
+
+
+class TrainingError(PotstillError):
+    """Training cannot start, or cannot go on."""
+
+    exit_code = 7
+
+
+def by_name(name: str) -> type[PotstillError]:
+    """The error class of that name, so that a failure can cross a process border as text."""
+    known: dict[str, type[PotstillError]] = {
+        kind.__name__: kind
+        for kind in (
+            UsageError,
+            RecipeError,
+            InputError,
+            ModelError,
+            TeacherError,
+            StoreError,
+            MissingExtraError,
+            TrainingError,
+        )
+    }
+    return known.get(name, PotstillError)
