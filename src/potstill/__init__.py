@@ -1,0 +1,3 @@
+"""Potstill distils a large language model into a small one that knows your domain."""
+
+__version__ = "0.1.0"
