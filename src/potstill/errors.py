@@ -2,11 +2,11 @@
 
     PotstillError                 exit code 1   something that was foreseen went wrong
     ├── UsageError                exit code 2   the command or the recipe cannot be understood
-    │   └── RecipeError                         a recipe field is unknown, mistyped or impossible
+    │   └── RecipeError                         a recipe field is unknown or impossible
     ├── InputError                exit code 3   a document or a data file cannot be used
-    ├── ModelError                exit code 4   a model cannot be found, loaded, converted or trusted
+    ├── ModelError                exit code 4   a model cannot be found, loaded or trusted
     │   └── TeacherError                        the teacher answered nothing usable
-    ├── StoreError                exit code 5   a stored result is damaged, locked or cannot be written
+    ├── StoreError                exit code 5   a stored result is damaged or locked
     ├── MissingExtraError         exit code 6   an optional package is needed; the message names it
     └── TrainingError             exit code 7   training cannot start or cannot go on
 

@@ -3,8 +3,7 @@
 In: calls from stages and the runner. Out: `events.jsonl`. The terminal's progress bars, the
 studio and the tests read the same lines. Knows nothing of how they are shown.
 
-Kinds: run_started, planned, skipped, started, progress, metric, rejected, warning, finished,
-failed, run_finished, run_failed.
+The kinds of event are listed in `KINDS`.
 """
 
 from __future__ import annotations
@@ -17,8 +16,19 @@ from pathlib import Path
 from typing import Any
 
 KINDS = frozenset(
-    "run_started planned skipped started progress metric rejected warning finished failed "
-    "run_finished run_failed".split()
+    (
+        "run_started",
+        "skipped",
+        "started",
+        "progress",
+        "metric",
+        "rejected",
+        "warning",
+        "finished",
+        "failed",
+        "run_finished",
+        "run_failed",
+    )
 )
 
 

@@ -1,0 +1,60 @@
+"""Optional packages: which stage needs which, and the install line when one is missing.
+
+In: a module's name. Out: the module, or one clear error. Imports nothing heavy by itself.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import importlib.util
+from types import ModuleType
+
+from potstill.errors import MissingExtraError
+
+# Extra -> {import name: distribution name}, as pyproject.toml declares them.
+EXTRAS: dict[str, dict[str, str]] = {
+    "documents": {"pypdfium2": "pypdfium2", "docx": "python-docx", "semchunk": "semchunk"},
+    "ocr": {"rapidocr": "rapidocr", "onnxruntime": "onnxruntime", "PIL": "pillow"},
+    "llamacpp": {
+        "xllamacpp": "xllamacpp",
+        "llama_cpp_py_sync": "llama-cpp-py-sync",
+        "gguf": "gguf",
+    },
+    "train": {
+        "torch": "torch",
+        "transformers": "transformers",
+        "accelerate": "accelerate",
+        "peft": "peft",
+        "safetensors": "safetensors",
+        "tensorboard": "tensorboard",
+        "numpy": "numpy",
+    },
+    "curate": {"rensa": "rensa"},
+    "report": {"jinja2": "jinja2", "matplotlib": "matplotlib"},
+}
+
+
+def install_line(extra: str) -> str:
+    """The command that brings an extra."""
+    return f'pip install "potstill[{extra}]"'
+
+
+def require(module: str, extra: str, purpose: str) -> ModuleType:
+    """Import `module`, which `extra` brings. Errors: MissingExtraError says how to install it."""
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        raise MissingExtraError(
+            f"{purpose} needs the package {EXTRAS[extra].get(module, module)}, "
+            "which is not installed.",
+            f"Install it with: {install_line(extra)}",
+        ) from error
+
+
+def installed_version(distribution: str) -> str | None:
+    """Version of an installed distribution, or None."""
+    try:
+        return importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return None

@@ -1,0 +1,80 @@
+"""What machine this is: for manifests, reports and `potstill doctor`.
+
+In: nothing. Out: plain facts read from the operating system. Imports nothing heavy.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+
+def usable_cores() -> int:
+    """Cores that this process may run on (not those of the whole machine)."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def memory_bytes() -> int | None:
+    """Physical memory, or None where the system does not say."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (ValueError, OSError, AttributeError):
+        return None
+
+
+def processor() -> str:
+    """The processor's own name."""
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def processor_flags() -> list[str]:
+    """The instruction sets that matter here, of those the processor has (Linux, x86)."""
+    wanted = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8")
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("flags"):
+                present = set(line.split())
+                return [flag for flag in wanted if flag in present]
+    except OSError:
+        pass
+    return []
+
+
+def peak_memory_bytes() -> int:
+    """Largest resident memory so far of this process, or of one it has waited for."""
+    import resource
+
+    unit = 1 if sys.platform == "darwin" else 1024
+    kinds = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+    return max(resource.getrusage(kind).ru_maxrss for kind in kinds) * unit
+
+
+def free_disk_bytes(folder: Path) -> int:
+    """Free space where `folder` is or would be."""
+    while not folder.exists():
+        folder = folder.parent
+    return shutil.disk_usage(folder).free
+
+
+def describe() -> dict[str, Any]:
+    """The machine in one record, for reports."""
+    return {
+        "system": platform.platform(terse=True),
+        "processor": processor(),
+        "instruction_sets": processor_flags(),
+        "cores": usable_cores(),
+        "memory_bytes": memory_bytes(),
+        "python": platform.python_version(),
+    }

@@ -1,0 +1,222 @@
+"""Runs stages in order, each in a process of its own, and skips what is finished.
+
+In: stages with their configurations, a store, a run folder. Out: finished artifacts, `run.json`,
+events. Knows nothing of language models, recipes or how events are shown.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from potstill.core.events import Emitter, follow
+from potstill.core.keys import StageKey, changed_parts, stage_key
+from potstill.core.stage import Artifact, PlanFacts, Stage, StageConfig
+from potstill.core.store import Store
+from potstill.errors import PotstillError, by_name
+
+Watcher = Callable[[dict[str, Any]], None]
+
+
+@dataclass(frozen=True)
+class Step:
+    """One stage with the configuration it is to run with."""
+
+    stage: Stage
+    config: StageConfig
+
+
+@dataclass(frozen=True)
+class PlannedStep:
+    """What would happen to a step, and why."""
+
+    name: str
+    action: str
+    """reuse, run, resume, or wait (its inputs are not there yet)."""
+    reason: str
+    estimate: Mapping[str, Any]
+    key: str | None
+
+
+@dataclass(frozen=True)
+class Runner:
+    """Everything the steps of one run share."""
+
+    store: Store
+    project: Path
+    seed: int
+    threads: int
+
+    def key(self, step: Step, done: Mapping[str, Artifact]) -> tuple[StageKey, PlanFacts]:
+        """The step's key, given its finished inputs."""
+        facts = step.stage.facts(step.config, self.project)
+        inputs = {name: done[name].digest for name in step.stage.inputs}
+        return stage_key(step.stage, step.config, inputs, facts.key_parts, self.seed), facts
+
+    def plan(self, steps: Sequence[Step]) -> list[PlannedStep]:
+        """What `run` would do now. Starts nothing and writes nothing."""
+        done: dict[str, Artifact] = {}
+        planned = []
+        for step in steps:
+            name = step.stage.name
+            missing = [one for one in step.stage.inputs if one not in done]
+            if missing:
+                facts = step.stage.facts(step.config, self.project)
+                reason = f"after {', '.join(missing)}"
+                planned.append(PlannedStep(name, "wait", reason, facts.estimate, None))
+                continue
+            key, facts = self.key(step, done)
+            artifact = self.store.find(name, key.value)
+            if artifact is not None:
+                done[name] = artifact
+                planned.append(PlannedStep(name, "reuse", "nothing changed", {}, key.value))
+                continue
+            action = "resume" if (self.store.root / name / f"{key.value}.draft").exists() else "run"
+            planned.append(
+                PlannedStep(
+                    name, action, self._reason(name, key, action), facts.estimate, key.value
+                )
+            )
+        return planned
+
+    def _reason(self, name: str, key: StageKey, action: str) -> str:
+        if action == "resume":
+            return "was interrupted; goes on from where it was"
+        last = self.store.newest_manifest(name)
+        if last is None:
+            return "never run here"
+        changed = changed_parts(last["parts"], key.parts)
+        return "changed: " + ", ".join(changed[:4]) + (", ..." if len(changed) > 4 else "")
+
+    def run(
+        self,
+        steps: Sequence[Step],
+        events: Path,
+        logs: Path,
+        watch: Watcher,
+        finished: Callable[[Artifact, bool], None],
+    ) -> dict[str, Artifact]:
+        """Run or reuse each step in order.
+
+        `watch` sees every event; `finished(artifact, reused)` is called after each step.
+        Errors: the stage's own PotstillError, as its process reported it.
+        """
+        done: dict[str, Artifact] = {}
+        for step in steps:
+            name = step.stage.name
+            key, _ = self.key(step, done)
+            artifact = self.store.find(name, key.value)
+            reused = artifact is not None
+            if artifact is None:
+                self._spawn(step, key, done, events, logs / f"{name}.log", watch)
+                artifact = self.store.find(name, key.value)
+                if artifact is None:
+                    raise PotstillError(f"The stage {name} ended without a result.")
+            else:
+                self.store.tidy(artifact)
+                Emitter(events, name).emit("skipped", key=key.value, reason="nothing changed")
+                watch({"stage": name, "kind": "skipped", "key": key.value})
+            done[name] = artifact
+            finished(artifact, reused)
+        return done
+
+    def _spawn(
+        self,
+        step: Step,
+        key: StageKey,
+        done: Mapping[str, Artifact],
+        events: Path,
+        log: Path,
+        watch: Watcher,
+    ) -> None:
+        name = step.stage.name
+        job = {
+            "stage": name,
+            "module": step.stage.function.split(":")[0].rpartition(".")[0],
+            "config": step.config.model_dump(mode="json"),
+            "inputs": {one: done[one].key for one in step.stage.inputs},
+            "key": key.value,
+            "parts": dict(key.parts),
+            "store": str(self.store.root),
+            "project": str(self.project),
+            "seed": self.seed,
+            "threads": self.threads,
+            "events": str(events),
+            "log": str(log),
+        }
+        log.parent.mkdir(parents=True, exist_ok=True)
+        start = events.stat().st_size if events.exists() else 0
+        with (
+            log.open("ab") as errors,
+            subprocess.Popen(
+                [sys.executable, "-m", "potstill.core.worker"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                env=_environment(self.threads),
+            ) as process,
+        ):
+            assert process.stdin is not None
+            assert process.stdout is not None
+            said: list[bytes] = []
+            reader = threading.Thread(target=_drain, args=(process.stdout, said), daemon=True)
+            reader.start()
+            try:
+                process.stdin.write((json.dumps(job) + "\n").encode())
+                process.stdin.flush()
+                failure = None
+                for event in follow(events, start, lambda: process.poll() is None):
+                    if event["stage"] == name:
+                        watch(event)
+                        failure = event if event["kind"] == "failed" else failure
+            except BaseException:
+                process.terminate()
+                raise
+            finally:
+                process.stdin.close()
+            code = process.wait()
+            reader.join(timeout=5)
+        if code != 0:
+            raise _error(failure or _last_json(b"".join(said)), name, code, log)
+
+
+def _environment(threads: int) -> dict[str, str]:
+    """The worker's environment: bounded threads, and no output that waits in a buffer."""
+    return {
+        **os.environ,
+        "OMP_NUM_THREADS": str(threads),
+        "TOKENIZERS_PARALLELISM": "false",
+        "PYTHONUNBUFFERED": "1",
+    }
+
+
+def _drain(stream: Any, said: list[bytes]) -> None:
+    said.extend(iter(lambda: stream.read1(65536), b""))
+
+
+def _last_json(output: bytes) -> dict[str, Any] | None:
+    for line in reversed(output.splitlines()):
+        try:
+            value = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(value, dict) and "error" in value:
+            return value
+    return None
+
+
+def _error(failure: dict[str, Any] | None, name: str, code: int, log: Path) -> PotstillError:
+    if failure is not None:
+        return by_name(failure["error"])(failure["message"], failure["hint"])
+    how = f"was killed by signal {-code}" if code < 0 else f"ended with code {code}"
+    hint = f"Its log is {log}; run the same command again to go on."
+    if code == -9:
+        hint = f"The system may have run out of memory: lower the batch size. {hint}"
+    return PotstillError(f"The process of the stage {name} {how}.", hint)

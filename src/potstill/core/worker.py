@@ -1,0 +1,166 @@
+"""The process that runs one stage: `python -m potstill.core.worker`, its job on standard input.
+
+In: one JSON line (the job), then a pipe that stays open as long as the parent lives.
+Out: a finished store entry and exit code 0; or a `failed` event and the error's exit code.
+A stage gets a process of its own so that its memory is given back, a crash in native code cannot
+take the run along, and two engines never share a process. Knows nothing of language models.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import importlib
+import json
+import os
+import signal
+import sys
+import threading
+import time
+import traceback
+from pathlib import Path
+from typing import Any
+
+from potstill import __version__
+from potstill.core.events import Emitter
+from potstill.core.extras import EXTRAS, installed_version
+from potstill.core.machine import describe, peak_memory_bytes
+from potstill.core.stage import Artifact, Context, Stage, StageConfig
+from potstill.core.store import Store
+from potstill.errors import PotstillError, StoreError
+
+PATIENCE = 30.0  # seconds to wait for a lock whose holder is just dying
+DISK_TROUBLE = {errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EPERM, errno.EDQUOT, errno.EIO}
+DISK_WORDS = ("no space left", "disk quota", "read-only file system")
+
+
+def main() -> int:
+    """Run the job; the exit code is the error's, 0 if the stage is finished."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what Ctrl-C means
+    job = json.loads(sys.stdin.readline())
+    threading.Thread(target=_die_with_parent, daemon=True).start()
+    events = Emitter(Path(job["events"]), job["stage"])
+    try:
+        run_job(job, events)
+    except PotstillError as error:
+        return _failed(events, error)
+    except OSError as error:
+        return _failed(events, _disk_error(error) or _unexpected(error, job))
+    except MemoryError as error:
+        return _failed(events, _out_of_memory(job), error)
+    except Exception as error:
+        return _failed(events, _disk_error(error) or _unexpected(error, job), error)
+    return 0
+
+
+def run_job(job: dict[str, Any], events: Emitter) -> None:
+    """Run one stage under its lock and commit what it made."""
+    stage: Stage = importlib.import_module(job["module"]).STAGE
+    config: StageConfig = stage.config.model_validate(job["config"])
+    store = Store(Path(job["store"]))
+    key: str = job["key"]
+    with store.locked(stage.name, key, PATIENCE):
+        if store.find(stage.name, key) is not None or store.recover(stage.name, key):
+            return  # finished while this one waited, or just before a kill
+        inputs = {name: _input(store, name, one) for name, one in job["inputs"].items()}
+        draft = store.draft(stage.name, key)
+        context = Context(
+            project=Path(job["project"]),
+            cache=store.cache,
+            seed=job["seed"],
+            threads=job["threads"],
+            events=events,
+        )
+        resumed = any(draft.work.iterdir())
+        events.emit("started", key=key, resumed=resumed)
+        began = time.monotonic()
+        stage.load()(config, inputs, draft, context)
+        seconds = round(time.monotonic() - began, 3)
+        manifest = {
+            "stage": stage.name,
+            "key": key,
+            "parts": job["parts"],
+            "config": job["config"],
+            "inputs": {
+                name: {"key": one.key, "digest": one.digest} for name, one in inputs.items()
+            },
+            "code_version": __version__,
+            "environment": {**describe(), "packages": _packages()},
+            "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            "seconds": seconds,
+            "resumed": resumed,
+            "peak_memory_bytes": peak_memory_bytes(),
+        }
+        artifact = store.commit(draft, manifest)
+        events.emit(
+            "finished",
+            key=key,
+            digest=artifact.digest,
+            seconds=seconds,
+            peak_memory_bytes=manifest["peak_memory_bytes"],
+        )
+
+
+def _input(store: Store, stage: str, key: str) -> Artifact:
+    artifact = store.find(stage, key, rehash=True)
+    if artifact is None:
+        raise StoreError(f"The result {stage} {key[:12]} has vanished from {store.root}.")
+    return artifact
+
+
+def _packages() -> dict[str, str]:
+    names = {name for modules in EXTRAS.values() for name in modules.values()}
+    found = {name: installed_version(name) for name in sorted(names)}
+    return {name: version for name, version in found.items() if version is not None}
+
+
+def _die_with_parent() -> None:
+    """End at once when the parent's end of the pipe closes, as it does when it is killed."""
+    while os.read(sys.stdin.fileno(), 4096):
+        pass
+    os._exit(143)
+
+
+def _failed(events: Emitter, error: PotstillError, cause: BaseException | None = None) -> int:
+    if cause is not None:
+        traceback.print_exception(cause)  # standard error is the stage's log file
+    fields = {"error": type(error).__name__, "message": error.message, "hint": error.hint}
+    with contextlib.suppress(OSError):  # a full disk; the parent reads the line below instead
+        events.emit("failed", **fields)
+    sys.stdout.write(json.dumps(fields) + "\n")
+    return error.exit_code
+
+
+def _disk_error(error: BaseException) -> PotstillError | None:
+    """Libraries report a full or read-only disk in their own ways; this knows them."""
+    text = str(error)
+    if isinstance(error, FileNotFoundError):
+        return None
+    number = error.errno if isinstance(error, OSError) else None
+    if number not in DISK_TROUBLE and not any(word in text.lower() for word in DISK_WORDS):
+        return None
+    return StoreError(
+        f"The disk refused to write: {text}.",
+        "Free some space or choose a writable folder, then run the same command again; "
+        "what was finished is kept.",
+    )
+
+
+def _out_of_memory(job: dict[str, Any]) -> PotstillError:
+    return PotstillError(
+        f"The stage {job['stage']} ran out of memory.",
+        "Lower its batch or context size in the recipe, or close other programs.",
+    )
+
+
+def _unexpected(error: BaseException, job: dict[str, Any]) -> PotstillError:
+    traceback.print_exception(error)
+    return PotstillError(
+        f"The stage {job['stage']} failed in a way nobody foresaw: "
+        f"{type(error).__name__}: {str(error)[:300]}",
+        f"Details are in {job['log']}; finished work is kept.",
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
