@@ -1,0 +1,157 @@
+"""Shows a run's events in the terminal: bars where there is a terminal, lines where there is none.
+
+In: events, one dictionary each. Out: text on standard error. Knows nothing of stages' insides.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+QUIET_SECONDS = 10.0  # between two progress lines where there is no terminal
+FIGURES = ("loss", "kl", "validation_kl", "tokens_per_second", "rows_per_second")
+
+
+def number(value: float) -> str:
+    """A figure as short as it stays honest: 1234 -> 1,234; 0.01234 -> 0.0123."""
+    if value == int(value) and abs(value) >= 100:
+        return f"{int(value):,}"
+    if abs(value) >= 100:
+        return f"{value:,.0f}"
+    return f"{value:.3g}"
+
+
+def size(count: float) -> str:
+    """A number of bytes for people: 98379826 -> 98 MB."""
+    for unit in ("B", "kB", "MB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}"
+        count /= 1000
+    return f"{count:.1f} GB"
+
+
+def duration(seconds: float) -> str:
+    """Seconds for people: 75 -> 1 min 15 s."""
+    if seconds < 60:
+        return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest:02d} s"
+    return f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+class Display:
+    """Follows one run. Call it with each event."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self.live = console.is_terminal
+        self.progress = Progress(
+            TextColumn("  {task.fields[label]:<28}"),
+            BarColumn(bar_width=28),
+            TextColumn("{task.fields[count]}"),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            TextColumn("[dim]{task.fields[figures]}"),
+            console=console,
+            transient=True,
+        )
+        self._tasks: dict[str, Any] = {}
+        self._figures: dict[str, str] = {}
+        self._last_line = 0.0
+        self._rejected = 0
+
+    def __call__(self, event: dict[str, Any]) -> None:
+        kind = event["kind"]
+        handler = getattr(self, f"_on_{kind}", None)
+        if handler is not None:
+            handler(event)
+
+    def _line(self, stage: str, text: str) -> None:
+        self.console.print(f"[bold]{stage:<9}[/] {text}", highlight=False)
+
+    def _on_started(self, event: dict[str, Any]) -> None:
+        self._clear()
+        resumed = " (goes on from where it was)" if event.get("resumed") else ""
+        self._line(event["stage"], f"started{resumed}")
+
+    def _on_skipped(self, event: dict[str, Any]) -> None:
+        self._line(event["stage"], "[dim]nothing changed, reused[/]")
+
+    def _on_finished(self, event: dict[str, Any]) -> None:
+        rejected = f", {self._rejected} rejected" if self._rejected else ""
+        self._clear()
+        took = duration(event["seconds"])
+        self._line(
+            event["stage"],
+            f"[green]done[/] in {took}, peak {size(event['peak_memory_bytes'])}{rejected}",
+        )
+
+    def _on_failed(self, event: dict[str, Any]) -> None:
+        self._clear()
+
+    def _on_warning(self, event: dict[str, Any]) -> None:
+        self._line(event["stage"], f"[yellow]note:[/] {escape(event['message'])}")
+
+    def _on_rejected(self, event: dict[str, Any]) -> None:
+        self._rejected += 1
+
+    def _on_metric(self, event: dict[str, Any]) -> None:
+        if event["name"] in FIGURES and isinstance(event["value"], int | float):
+            name = event["name"].replace("_per_second", "/s").replace("_", " ")
+            self._figures[name] = number(event["value"])
+
+    def _on_progress(self, event: dict[str, Any]) -> None:
+        label = event.get("step") or event["stage"]
+        count = f"{number(event['done'])}/{number(event['total'])} {event['unit']}"
+        figures = "  ".join(f"{name} {value}" for name, value in self._figures.items())
+        if not self.live:
+            now = time.monotonic()
+            if event["done"] >= event["total"] or now - self._last_line >= QUIET_SECONDS:
+                self._last_line = now
+                self._line(event["stage"], f"{escape(label)} {count}  {figures}".rstrip())
+            return
+        if label not in self._tasks:
+            self._tasks[label] = self.progress.add_task(
+                label, total=event["total"], label=label, count=count, figures=figures
+            )
+        self.progress.update(
+            self._tasks[label],
+            completed=event["done"],
+            total=event["total"],
+            count=count,
+            figures=figures,
+        )
+
+    def _clear(self) -> None:
+        for task in self._tasks.values():
+            self.progress.remove_task(task)
+        self._tasks, self._figures, self._rejected = {}, {}, 0
+
+
+@contextmanager
+def following(console: Console) -> Iterator[Display]:
+    """A display that draws while the block runs."""
+    display = Display(console)
+    if not display.live:
+        yield display
+        return
+    with display.progress:
+        yield display
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+    """A plain table: the first column left, the figures right."""
+    drawn = Table(box=None, pad_edge=False, header_style="bold")
+    for index, name in enumerate(header):
+        drawn.add_column(name, justify="left" if index == 0 else "right", overflow="fold")
+    for row in rows:
+        drawn.add_row(*(escape(cell) for cell in row))
+    return drawn

@@ -1,0 +1,131 @@
+"""What this machine can do with Potstill, and the exact line for what is missing.
+
+In: nothing. Out: a list of findings. Reads package metadata only; imports nothing heavy.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from potstill.core import extras, machine
+
+PURPOSES = {
+    "documents": "read PDF and DOCX, cut them into chunks",
+    "ocr": "read scanned pages",
+    "llamacpp": "ask GGUF teachers, chat with the student, write GGUF",
+    "train": "load, prune and distil models",
+    "curate": "find near-duplicates",
+    "report": "draw the report",
+}
+QUICKSTART_MEMORY = 6 * 10**9
+QUICKSTART_DISK = 6 * 10**9
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the doctor's report."""
+
+    name: str
+    state: Literal["ok", "missing", "note"]
+    text: str
+    remedy: str = ""
+
+
+def examine(project: Path) -> list[Finding]:
+    """Look at the machine, the packages and the folders."""
+    return [*_machine(project), *_packages(), *_folders(project)]
+
+
+def _machine(project: Path) -> list[Finding]:
+    version = ".".join(str(part) for part in sys.version_info[:3])
+    flags = machine.processor_flags()
+    memory = machine.memory_bytes()
+    free = machine.free_disk_bytes(project)
+    return [
+        Finding("Python", "ok", version),
+        Finding("processor", "ok", f"{machine.processor()}, {machine.usable_cores()} cores"),
+        Finding("bf16 training", *_bf16(flags)),
+        _enough("memory", memory, QUICKSTART_MEMORY, "the quickstart needs 6 GB"),
+        _enough("free disk", free, QUICKSTART_DISK, "the quickstart needs 6 GB"),
+        Finding("GPU", *_gpu()),
+    ]
+
+
+def _bf16(flags: list[str]) -> tuple[Literal["ok", "note"], str]:
+    if "amx_bf16" in flags or "avx512_bf16" in flags:
+        return "ok", f"fast on this processor ({', '.join(flags)})"
+    return "note", "this processor has no bf16 instructions; training uses fp32 and is slower"
+
+
+def _enough(name: str, have: int | None, need: int, why: str) -> Finding:
+    if have is None:
+        return Finding(name, "note", "unknown on this system")
+    text = f"{have / 10**9:.0f} GB"
+    if have >= need:
+        return Finding(name, "ok", text)
+    return Finding(name, "missing", f"{text}; {why}", "Free some, or use a smaller recipe.")
+
+
+def _gpu() -> tuple[Literal["ok", "note"], str]:
+    tool = shutil.which("nvidia-smi")
+    if tool is not None:
+        query = [tool, "--query-gpu=name,memory.total", "--format=csv,noheader"]
+        try:
+            found = subprocess.run(query, capture_output=True, text=True, timeout=10, check=True)
+            return "ok", "; ".join(found.stdout.strip().splitlines())
+        except (subprocess.SubprocessError, OSError):
+            pass
+    return "note", "none found; everything runs on the processor"
+
+
+def _packages() -> list[Finding]:
+    findings = []
+    for extra, modules in extras.EXTRAS.items():
+        versions = {name: extras.installed_version(name) for name in modules.values()}
+        missing = [name for name, version in versions.items() if version is None]
+        purpose = PURPOSES[extra]
+        if missing:
+            findings.append(
+                Finding(
+                    f"[{extra}]",
+                    "missing",
+                    f"to {purpose}: {', '.join(missing)} not installed",
+                    extras.install_line(extra),
+                )
+            )
+        else:
+            listed = ", ".join(f"{name} {version}" for name, version in versions.items())
+            findings.append(Finding(f"[{extra}]", "ok", f"can {purpose} ({listed})"))
+    return findings
+
+
+def _folders(project: Path) -> list[Finding]:
+    findings = []
+    for name, folder in (("project folder", project), ("model cache", _cache_folder())):
+        existing = folder
+        while not existing.exists():
+            existing = existing.parent
+        if os.access(existing, os.W_OK):
+            findings.append(Finding(name, "ok", str(folder)))
+        else:
+            findings.append(
+                Finding(
+                    name,
+                    "missing",
+                    f"{folder} cannot be written to",
+                    "Work in a writable folder, or set POTSTILL_CACHE to one for the cache.",
+                )
+            )
+    return findings
+
+
+def _cache_folder() -> Path:
+    from potstill.models.refs import cache_folder
+
+    return cache_folder()

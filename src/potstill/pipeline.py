@@ -1,0 +1,257 @@
+"""The six stages in the order in which data flows, and the run that takes a recipe through them.
+
+In: a `Recipe` and a project folder. Out: `runs/<name>/` with the resolved recipe, the diary, the
+report and the exported files; finished stages in the project's `store/`.
+Knows the order and the folders; how a stage runs is `core/runner.py`, what it does is its own.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from potstill import curate, distill, evaluate, export, generate, ingest
+from potstill.core.events import Emitter
+from potstill.core.files import disk_errors, folder_files, read_json, write_atomic, write_json
+from potstill.core.machine import describe, usable_cores
+from potstill.core.runner import PlannedStep, Runner, Step
+from potstill.core.stage import Artifact, Stage
+from potstill.core.store import Store, check_files
+from potstill.errors import PotstillError, StoreError, UsageError
+from potstill.recipe import Recipe
+
+PIPELINE: tuple[Stage, ...] = (
+    ingest.STAGE,
+    generate.STAGE,
+    curate.STAGE,
+    distill.STAGE,
+    evaluate.STAGE,
+    export.STAGE,
+)
+
+Watcher = Callable[[dict[str, Any]], None]
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run's folder and what is known of it."""
+
+    folder: Path
+
+    @property
+    def events(self) -> Path:
+        return self.folder / "events.jsonl"
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """`run.json`: the stages' keys, times and states."""
+        record = read_json(self.folder / "run.json")
+        if not isinstance(record, dict):
+            raise StoreError(f"{self.folder / 'run.json'} is damaged.", "Run the recipe again.")
+        return record
+
+    @property
+    def report(self) -> dict[str, Any]:
+        """`report.json`, as the design describes it. Errors: StoreError if the run has none."""
+        path = self.folder / "report.json"
+        if not path.exists():
+            raise StoreError(
+                f"The run {self.folder.name} has no report yet.",
+                "It is written at the end of a run: run its recipe again to finish it.",
+            )
+        report = read_json(path)
+        assert isinstance(report, dict)
+        return report
+
+    def artifact(self, stage: str) -> Artifact:
+        """A finished stage of this run."""
+        record = self.record
+        if stage not in record["stages"]:
+            raise StoreError(
+                f"The run {self.folder.name} has not finished the stage {stage} yet.",
+                f"Finish it with: potstill run {self.folder / 'recipe.yaml'}",
+            )
+        store = Store(Path(record["store"]))
+        key = record["stages"][stage]["key"]
+        artifact = store.find(stage, key)
+        if artifact is None:
+            raise StoreError(
+                f"The result {stage} {key[:12]} of the run {self.folder.name} is gone from "
+                f"{store.root}.",
+                f"Make it again with: potstill run {self.folder / 'recipe.yaml'}",
+            )
+        return artifact
+
+
+def open_run(name: str | Path, project: Path | None = None) -> Run:
+    """The run of that folder or name. Errors: UsageError names the runs that there are."""
+    project = project or Path.cwd()
+    for folder in (Path(name), project / "runs" / str(name)):
+        if (folder / "run.json").is_file():
+            return Run(folder)
+    known = sorted(path.parent.name for path in (project / "runs").glob("*/run.json"))
+    hint = f"Runs here: {', '.join(known)}." if known else "Start one with: potstill run quickstart"
+    raise UsageError(f"There is no run {name}.", hint)
+
+
+def plan(recipe: Recipe, project: Path | None = None) -> list[PlannedStep]:
+    """What `run` would do now, step by step, with the reason and the expected cost."""
+    runner = _runner(recipe, (project or Path.cwd()).resolve(), None)
+    return runner.plan(_steps(recipe, None))
+
+
+def run(
+    recipe: Recipe,
+    project: Path | None = None,
+    *,
+    until: str | None = None,
+    threads: int | None = None,
+    watch: Watcher = lambda event: None,
+) -> Run:
+    """Take a recipe through the stages; finished ones are reused, a killed one goes on.
+
+    `until` names the last stage to run. `watch` sees every event as it is written.
+    Errors: PotstillError of the stage that failed; what was finished before stays.
+    """
+    project = (project or Path.cwd()).resolve()
+    steps = _steps(recipe, until)
+    runner = _runner(recipe, project, threads)
+    folder = project / "runs" / recipe.name
+    with disk_errors(folder, "create"):
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder / ".lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout as error:
+            raise StoreError(
+                f"The run {recipe.name} is already running in another process.",
+                "Watch it there, or stop it first.",
+            ) from error
+    with lock:
+        return _run_locked(recipe, runner, steps, Run(folder), watch)
+
+
+def _run_locked(
+    recipe: Recipe, runner: Runner, steps: list[Step], this: Run, watch: Watcher
+) -> Run:
+    folder = this.folder
+    emitter = Emitter(this.events)
+    stages: dict[str, dict[str, Any]] = {}
+    began = time.monotonic()
+
+    def emit(kind: str, **fields: Any) -> None:
+        emitter.emit(kind, **fields)
+        watch({"stage": "", "kind": kind, **fields})
+
+    def finished(artifact: Artifact, reused: bool) -> None:
+        manifest = runner.store.manifest(artifact.stage, artifact.key)
+        assert manifest is not None
+        stages[artifact.stage] = {
+            "key": artifact.key,
+            "digest": artifact.digest,
+            "seconds": manifest["seconds"],
+            "peak_memory_bytes": manifest["peak_memory_bytes"],
+            "reused": reused,
+        }
+        _write_record(folder, recipe, runner, stages)
+
+    with disk_errors(folder, "write to"):
+        write_atomic(folder / "recipe.yaml", recipe.to_yaml())
+        _write_record(folder, recipe, runner, stages)
+        emit("run_started", name=recipe.name, stages=[step.stage.name for step in steps])
+    try:
+        done = runner.run(steps, this.events, folder / "logs", watch, finished)
+        if steps[-1].stage is PIPELINE[-1]:
+            _publish(folder, done["export"])
+            write_report(this)
+    except PotstillError as error:
+        with disk_errors(folder, "write to"):
+            emit("run_failed", error=type(error).__name__, message=error.message)
+        raise
+    emit("run_finished", seconds=round(time.monotonic() - began, 1))
+    return this
+
+
+def write_report(this: Run) -> dict[str, Any]:
+    """Write `report.json` and `report.html` of a finished run from its artifacts."""
+    from potstill.evaluate.report import build_report  # brings the plotting library along
+
+    record = this.record
+    artifacts = {stage.name: this.artifact(stage.name).folder / "data" for stage in PIPELINE}
+    with disk_errors(this.folder, "write the report to"):
+        return build_report(
+            this.folder, artifacts, record["stages"], record["recipe"], record["machine"]
+        )
+
+
+def verify(this: Run) -> dict[str, list[str]]:
+    """Rehash every artifact of a run. Stage -> what is wrong with it (empty if nothing is)."""
+    record = this.record
+    store = Store(Path(record["store"]))
+    found: dict[str, list[str]] = {}
+    for name, stage in record["stages"].items():
+        try:
+            manifest = store.manifest(name, stage["key"])
+        except StoreError as error:
+            found[name] = [error.message]
+            continue
+        if manifest is None:
+            found[name] = [f"{store.folder(name, stage['key'])} is missing"]
+            continue
+        found[name] = check_files(store.folder(name, stage["key"]), manifest, rehash=True)
+    return found
+
+
+def _steps(recipe: Recipe, until: str | None) -> list[Step]:
+    names = [stage.name for stage in PIPELINE]
+    if until is not None and until not in names:
+        raise UsageError(f"There is no stage {until}.", f"The stages are {', '.join(names)}.")
+    last = names.index(until) if until else len(names) - 1
+    return [Step(stage, getattr(recipe, stage.name)) for stage in PIPELINE[: last + 1]]
+
+
+def _runner(recipe: Recipe, project: Path, threads: int | None) -> Runner:
+    if not project.is_dir():
+        raise UsageError(f"The project folder {project} does not exist.")
+    store = Store(Path(os.environ.get("POTSTILL_STORE") or project / "store").resolve())
+    return Runner(store, project, recipe.seed, threads or usable_cores())
+
+
+def _write_record(
+    folder: Path, recipe: Recipe, runner: Runner, stages: Mapping[str, Mapping[str, Any]]
+) -> None:
+    write_json(
+        folder / "run.json",
+        {
+            "name": recipe.name,
+            "project": str(runner.project),
+            "store": str(runner.store.root),
+            "seed": recipe.seed,
+            "machine": describe(),
+            "stages": stages,
+            "recipe": recipe.model_dump(mode="json"),
+        },
+    )
+
+
+def _publish(folder: Path, exported: Artifact) -> None:
+    """Show the exported files in the run's folder as hard links: no copy, no second truth."""
+    target, building = folder / "export", folder / ".export.part"
+    with disk_errors(target, "write"):
+        shutil.rmtree(building, ignore_errors=True)
+        for relative in folder_files(exported.folder / "data"):
+            place = building / relative
+            place.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                os.link(exported.path(relative.as_posix()), place)
+            except OSError:  # another file system, or one without links
+                shutil.copy2(exported.path(relative.as_posix()), place)
+        shutil.rmtree(target, ignore_errors=True)
+        building.rename(target)
