@@ -1,1 +1,1 @@
-"""To be described by its developer."""
+"""How any model is named, found, fetched, loaded and checked. Import the module you need."""

