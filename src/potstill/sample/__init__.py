@@ -1,0 +1,40 @@
+"""The sample that is shipped with Potstill: an invented handbook in four file formats.
+
+In: a file's name. Out: its path on disk. Everything that the handbook says is made up, so that no
+language model can have read it before. `tools/make_sample.py` builds the PDF, the DOCX and the
+scan from `handbook.md`. Knows nothing of recipes or stages.
+"""
+
+from __future__ import annotations
+
+from importlib import resources
+from pathlib import Path
+
+from potstill.errors import InputError
+
+SUFFIXES = frozenset({".pdf", ".docx", ".md"})
+
+
+def sample_files() -> dict[str, Path]:
+    """Name -> path of every sample file, sorted by name.
+
+    Errors: InputError where the package is not installed as plain files (inside a zip archive).
+    """
+    folder = resources.files(__name__)
+    if not isinstance(folder, Path):
+        raise InputError(
+            "The sample files cannot be read from inside an archive.",
+            "Install potstill as an ordinary package.",
+        )
+    return {path.name: path for path in sorted(folder.iterdir()) if path.suffix in SUFFIXES}
+
+
+def sample_path(name: str) -> Path:
+    """Path of the sample file `name`. Errors: InputError names the files that exist."""
+    files = sample_files()
+    if name not in files:
+        raise InputError(
+            f"There is no sample file {name!r}.",
+            f"The sample files are {', '.join(files)}.",
+        )
+    return files[name]
