@@ -1,1 +1,1 @@
-"""To be described by its developer."""
+"""The student as something that people talk to. Never imports `distill`."""

@@ -1,0 +1,46 @@
+# The two commands of the README, and the checks. Each creates the environment it needs.
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+READY  := $(VENV)/.ready
+NAME   ?= quickstart
+
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: quickstart test test-slow check format bench env clean
+
+quickstart: $(READY)
+	$(BIN)/potstill run quickstart
+
+test: $(READY)
+	$(BIN)/python -m pytest -m "not slow and not cuda"
+
+test-slow: $(READY)
+	$(BIN)/python -m pytest -m "slow" --timeout 1800
+
+check: $(READY)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python tools/make_reference.py --check
+
+format: $(READY)
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+	$(BIN)/python tools/make_reference.py
+
+bench: $(READY)
+	@$(BIN)/python benchmarks/$(NAME).py
+
+env: $(READY)
+
+# Installed once for each state of the lock; the marker is written last.
+$(READY): requirements.lock pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet -r requirements.lock
+	$(BIN)/python -m pip install --quiet --no-deps --editable .
+	@touch $@
+
+clean:
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

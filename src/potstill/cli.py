@@ -1,0 +1,317 @@
+"""The command line: thin commands over the Python API.
+
+Results go to standard output, progress and errors to standard error. Exit codes: 0 done, 1 failed,
+2 usage or recipe, 3 documents, 4 models, 5 store or disk, 6 missing package, 7 training,
+130 stopped by Ctrl-C. Nothing heavy is imported before a command needs it.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from potstill import __version__
+from potstill.errors import PotstillError, StoreError
+
+app = typer.Typer(
+    name="potstill",
+    help="Distil a large language model into a small one that knows your documents.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+config_app = typer.Typer(help="Look at a recipe before it runs.", no_args_is_help=True)
+app.add_typer(config_app, name="config")
+
+RecipeArgument = Annotated[str, typer.Argument(help="A recipe file, or a built-in recipe's name.")]
+RunArgument = Annotated[str, typer.Argument(help="A run's name or folder.")]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="FIELD=VALUE", help="Override a field: --set distill.epochs=3"),
+]
+ProjectOption = Annotated[
+    Path | None,
+    typer.Option("--project", help="Folder with documents, runs/ and store/ [default: here]."),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
+
+
+def _err() -> Console:
+    return Console(stderr=True)
+
+
+def _out() -> Console:
+    return Console(soft_wrap=not sys.stdout.isatty())
+
+
+def _print_json(value: Any) -> None:
+    sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        sys.stdout.write(f"potstill {__version__}\n")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_version, is_eager=True, help="Print the version."),
+    ] = False,
+) -> None:
+    """Distil a large language model into a small one that knows your documents."""
+
+
+@app.command()
+def run(
+    recipe: RecipeArgument,
+    set_: SetOption = None,
+    until: Annotated[str | None, typer.Option(help="Stop after this stage.")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="Processor threads to use.")] = None,
+    project: ProjectOption = None,
+) -> None:
+    """Run a recipe; the same command again goes on, or reuses what is finished."""
+    from potstill import display, pipeline
+    from potstill.recipe import Recipe
+
+    console = _err()
+    loaded = Recipe.load(recipe, set_ or ())
+    with display.following(console) as shown:
+        finished = pipeline.run(loaded, project, until=until, threads=threads, watch=shown)
+    if (until or pipeline.PIPELINE[-1].name) != pipeline.PIPELINE[-1].name:
+        console.print(f"Stopped after {until}, as asked. Results: {finished.folder}")
+        return
+    _show_report(finished.report, finished.folder)
+
+
+def _show_report(report: dict[str, Any], folder: Path) -> None:
+    from potstill import display
+    from potstill.evaluate.report import summary_table
+
+    header, *rows = summary_table(report)
+    out = _out()
+    out.print()
+    out.print(display.table(header, rows))
+    spent = [
+        (
+            name,
+            "reused" if stage.get("reused") else display.duration(stage["seconds"]),
+            display.size(stage["peak_memory_bytes"]),
+        )
+        for name, stage in report["stages"].items()
+    ]
+    out.print()
+    out.print(display.table(("where the time went", "time", "peak memory"), spent))
+    out.print()
+    name = _shown(folder)
+    out.print(f"Report   {name / 'report.html'}", highlight=False)
+    out.print(f"Chat     potstill chat {name}", highlight=False)
+
+
+def _shown(folder: Path) -> Path:
+    try:
+        return folder.resolve().relative_to(Path.cwd())
+    except ValueError:
+        return folder
+
+
+@app.command()
+def plan(
+    recipe: RecipeArgument,
+    set_: SetOption = None,
+    as_json: JsonOption = False,
+    project: ProjectOption = None,
+) -> None:
+    """Say what a run would do now, why, and what it would cost. Starts nothing."""
+    from dataclasses import asdict
+
+    from potstill import display, pipeline
+    from potstill.recipe import Recipe
+
+    steps = pipeline.plan(Recipe.load(recipe, set_ or ()), project)
+    if as_json:
+        _print_json([asdict(step) for step in steps])
+        return
+    rows = [(step.name, step.action, step.reason, _cost(step.estimate)) for step in steps]
+    table = display.table(("stage", "action", "why", "expected"), rows)
+    for column in table.columns:
+        column.justify = "left"
+    _out().print(table)
+
+
+def _cost(estimate: Any) -> str:
+    from potstill import display
+
+    words = []
+    for name, value in estimate.items():
+        if name.endswith("_bytes"):
+            words.append(f"{display.size(value)} {name.removesuffix('_bytes')}")
+        elif name == "seconds":
+            words.append(display.duration(value))
+        elif isinstance(value, int | float):
+            words.append(f"{display.number(value)} {name.replace('_', ' ')}")
+        else:
+            words.append(f"{name.replace('_', ' ')}: {value}")
+    return ", ".join(words)
+
+
+@app.command()
+def chat(
+    run_name: RunArgument,
+    question: Annotated[
+        str | None, typer.Argument(help="Ask this one question and stop; else a conversation.")
+    ] = None,
+    file: Annotated[
+        str | None, typer.Option("--file", help="Which exported GGUF file [default: the smallest].")
+    ] = None,
+    passages: Annotated[
+        bool,
+        typer.Option(help="Look the question up in the run's documents first."),
+    ] = True,
+    threads: Annotated[int | None, typer.Option(min=1, help="Processor threads to use.")] = None,
+    project: ProjectOption = None,
+) -> None:
+    """Talk to the student of a finished run, in the terminal."""
+    from potstill.pipeline import open_run
+    from potstill.serve.chat import converse
+
+    converse(
+        open_run(run_name, project),
+        question=question,
+        file=file,
+        use_passages=passages,
+        threads=threads,
+    )
+
+
+@app.command()
+def report(
+    run_name: RunArgument,
+    as_json: JsonOption = False,
+    project: ProjectOption = None,
+) -> None:
+    """Write a finished run's report again and print its table."""
+    from potstill import pipeline
+
+    this = pipeline.open_run(run_name, project)
+    made = pipeline.write_report(this)
+    if as_json:
+        _print_json(made)
+    else:
+        _show_report(made, this.folder)
+
+
+@app.command()
+def verify(
+    run_name: RunArgument, as_json: JsonOption = False, project: ProjectOption = None
+) -> None:
+    """Rehash every stored result of a run; exit code 5 if one has changed."""
+    from potstill import pipeline
+
+    this = pipeline.open_run(run_name, project)
+    found = pipeline.verify(this)
+    if as_json:
+        _print_json(found)
+    else:
+        for name, problems in found.items():
+            sys.stdout.write(f"{name:<9} {'; '.join(problems) or 'ok'}\n")
+    if any(found.values()):
+        names = ", ".join(name for name, problems in found.items() if problems)
+        raise StoreError(
+            f"Stored results have changed or are gone: {names}.",
+            "Delete what is named above and run the recipe again.",
+        )
+    if not found:
+        raise StoreError(f"The run {run_name} has no finished stage.", "Run its recipe first.")
+
+
+@app.command()
+def doctor(as_json: JsonOption = False, project: ProjectOption = None) -> None:
+    """Say what this machine can do, and how to install what is missing."""
+    from dataclasses import asdict
+
+    from potstill.doctor import examine
+
+    findings = examine((project or Path.cwd()).resolve())
+    if as_json:
+        _print_json([asdict(one) for one in findings])
+    else:
+        out = _out()
+        marks = {
+            "ok": "[green]ok     [/]",
+            "missing": "[red]missing[/]",
+            "note": "[yellow]note   [/]",
+        }
+        for one in findings:
+            out.print(
+                f"{marks[one.state]} [bold]{_plain(f'{one.name:<15}')}[/] {_plain(one.text)}",
+                highlight=False,
+                soft_wrap=True,
+            )
+            if one.remedy:
+                out.print(f"{'':<24} {one.remedy}", highlight=False, markup=False, soft_wrap=True)
+    if any(one.state == "missing" for one in findings):
+        raise typer.Exit(6)
+
+
+@config_app.command("show")
+def config_show(recipe: RecipeArgument, set_: SetOption = None) -> None:
+    """Print a recipe with every default spelled out."""
+    from potstill.recipe import Recipe
+
+    sys.stdout.write(Recipe.load(recipe, set_ or ()).to_yaml())
+
+
+@config_app.command("check")
+def config_check(recipe: RecipeArgument, set_: SetOption = None) -> None:
+    """Check a recipe; exit code 2 and one line if it is wrong."""
+    from potstill.recipe import Recipe
+
+    loaded = Recipe.load(recipe, set_ or ())
+    sys.stdout.write(f"{loaded.name}: the recipe is valid.\n")
+
+
+@config_app.command("schema")
+def config_schema() -> None:
+    """Print the JSON Schema of recipes, for editors."""
+    from potstill.recipe import Recipe
+
+    _print_json(Recipe.model_json_schema())
+
+
+def main() -> None:
+    """Entry point of the `potstill` command: foreseen errors become one line and an exit code."""
+    try:
+        app()
+    except PotstillError as error:
+        console = _err()
+        console.print(
+            f"[bold red]Error:[/] {_plain(error.message)}", highlight=False, soft_wrap=True
+        )
+        if error.hint:
+            console.print(_plain(error.hint), highlight=False, soft_wrap=True)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        _err().print("\nStopped. The same command goes on from here.", highlight=False)
+        sys.exit(130)
+    except BrokenPipeError:
+        sys.stderr.close()
+        sys.exit(1)
+
+
+def _plain(text: str) -> str:
+    from rich.markup import escape
+
+    return escape(text)
+
+
+if __name__ == "__main__":
+    main()

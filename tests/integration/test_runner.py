@@ -1,0 +1,200 @@
+"""The stage machinery with two small stages in real processes: reuse, resume, kill, damage."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from potstill.core.events import read_events
+from potstill.core.runner import Runner, Step
+from potstill.core.store import Store
+from potstill.errors import InputError, PotstillError, StoreError
+
+COUNT = """
+    from potstill.core.stage import Stage, StageConfig
+
+    class Config(StageConfig):
+        rows: int = 5
+        pause: float = 0.0
+        fail: str = ""
+
+    STAGE = Stage("count", 1, Config, (), "toy_count.run:run")
+"""
+COUNT_RUN = """
+    import os, time
+    from potstill.errors import InputError
+
+    def run(config, inputs, draft, context):
+        notes = draft.work / "notes"
+        done = len(notes.read_text().splitlines()) if notes.exists() else 0
+        for row in range(done, config.rows):
+            time.sleep(config.pause)
+            with notes.open("a") as file:
+                file.write(f"{row}\\n")
+            context.events.progress(row + 1, config.rows, "rows")
+        if config.fail == "input":
+            raise InputError("The file a.pdf is empty.", "Replace it.")
+        if config.fail == "bug":
+            raise KeyError("surprise")
+        if config.fail == "crash":
+            os.abort()
+        if config.fail == "disk":
+            with open("/dev/full", "w") as file:
+                file.write("x" * 100000)
+        (draft.data / "rows.txt").write_text(notes.read_text())
+"""
+DOUBLE = """
+    from potstill.core.stage import Stage, StageConfig
+
+    class Config(StageConfig):
+        times: int = 2
+
+    STAGE = Stage("double", 1, Config, ("count",), "toy_double.run:run")
+"""
+DOUBLE_RUN = """
+    def run(config, inputs, draft, context):
+        text = inputs["count"].path("rows.txt").read_text()
+        (draft.data / "out.txt").write_text(text * config.times)
+"""
+DRIVER = """
+    import sys
+    from pathlib import Path
+    import toy_count
+    from potstill.core.runner import Runner, Step
+    from potstill.core.store import Store
+    root = Path(sys.argv[1])
+    config = toy_count.Config(rows=int(sys.argv[2]), pause=float(sys.argv[3]))
+    Runner(Store(root / "store"), root, 1, 1).run(
+        [Step(toy_count.STAGE, config)], root / "events.jsonl", root / "logs",
+        lambda event: None, lambda artifact, reused: None)
+"""
+
+
+@pytest.fixture
+def toys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    code = {"toy_count": (COUNT, COUNT_RUN), "toy_double": (DOUBLE, DOUBLE_RUN)}
+    for package, (init, run) in code.items():
+        folder = tmp_path / "code" / package
+        folder.mkdir(parents=True)
+        (folder / "__init__.py").write_text(textwrap.dedent(init))
+        (folder / "run.py").write_text(textwrap.dedent(run))
+    (tmp_path / "code" / "driver.py").write_text(textwrap.dedent(DRIVER))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "code"))
+    monkeypatch.syspath_prepend(str(tmp_path / "code"))
+    yield tmp_path
+    for package in code:
+        sys.modules.pop(package, None)
+
+
+def run(root: Path, **fields: object) -> tuple[dict[str, bool], Path]:
+    import toy_count  # type: ignore[import-not-found]
+    import toy_double  # type: ignore[import-not-found]
+
+    reused: dict[str, bool] = {}
+    runner = Runner(Store(root / "store"), root, seed=1, threads=1)
+    steps = [
+        Step(toy_count.STAGE, toy_count.Config(**fields)),
+        Step(toy_double.STAGE, toy_double.Config()),
+    ]
+    done = runner.run(
+        steps,
+        root / "events.jsonl",
+        root / "logs",
+        lambda event: None,
+        lambda artifact, was: reused.update({artifact.stage: was}),
+    )
+    return reused, done["double"].path("out.txt")
+
+
+def test_finished_stages_are_reused_and_changed_ones_run(toys: Path) -> None:
+    assert run(toys)[0] == {"count": False, "double": False}
+    reused, out = run(toys)
+    assert reused == {"count": True, "double": True}
+    assert out.read_text() == "0\n1\n2\n3\n4\n" * 2
+    assert run(toys, rows=6)[0] == {"count": False, "double": False}
+
+
+def test_a_stage_whose_inputs_have_the_same_content_is_reused(toys: Path) -> None:
+    run(toys)
+    assert run(toys, pause=0.001)[0] == {"count": False, "double": True}
+
+
+def test_the_plan_names_the_changed_field_and_starts_nothing(toys: Path) -> None:
+    import toy_count
+    import toy_double
+
+    run(toys)
+    runner = Runner(Store(toys / "store"), toys, seed=1, threads=1)
+    before = sorted(toys.rglob("*"))
+    steps = [
+        Step(toy_count.STAGE, toy_count.Config(rows=9)),
+        Step(toy_double.STAGE, toy_double.Config()),
+    ]
+    first, second = runner.plan(steps)
+    assert (first.action, first.reason) == ("run", "changed: config.rows")
+    assert (second.action, second.reason) == ("wait", "after count")
+    assert sorted(toys.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("fail", "kind", "words"),
+    [
+        ("input", InputError, "a.pdf is empty. Replace it."),
+        ("bug", PotstillError, "nobody foresaw: KeyError: 'surprise'"),
+        ("crash", PotstillError, "was killed by signal 6"),
+        ("disk", StoreError, "No space left on device"),
+    ],
+)
+def test_each_failure_is_one_error_and_leaves_the_finished_rows(
+    toys: Path, fail: str, kind: type[PotstillError], words: str
+) -> None:
+    if fail == "disk" and not Path("/dev/full").exists():
+        pytest.skip("needs /dev/full (Linux)")
+    with pytest.raises(kind) as caught:
+        run(toys, fail=fail)
+    assert words in str(caught.value)
+    (notes,) = (toys / "store" / "count").glob("*.draft/work/notes")
+    assert notes.read_text() == "0\n1\n2\n3\n4\n"
+    assert run(toys)[0] == {"count": False, "double": False}
+
+
+def test_a_damaged_input_stops_the_next_stage_with_its_name(toys: Path) -> None:
+    run(toys)
+    (rows,) = (toys / "store" / "count").glob("*/data/rows.txt")
+    rows.write_text("9\n1\n2\n3\n4\n")  # as long as before: only its hash tells
+    shutil.rmtree(toys / "store" / "double")
+    with pytest.raises(StoreError, match=r"rows\.txt has changed since it was written"):
+        run(toys)
+
+
+@pytest.mark.parametrize("moment", [0.15, 0.6, 0.9, 1.2])
+def test_a_killed_run_goes_on_and_no_child_outlives_it(toys: Path, moment: float) -> None:
+    command = [sys.executable, str(toys / "code" / "driver.py"), str(toys), "40", "0.03"]
+    process = subprocess.Popen(command, env=os.environ.copy())
+    time.sleep(moment)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    done = subprocess.run(command, env=os.environ.copy(), check=False, timeout=60)
+    assert done.returncode == 0
+    (rows,) = (toys / "store" / "count").glob("*/data/rows.txt")
+    assert rows.read_text() == "".join(f"{row}\n" for row in range(40))
+
+
+def test_events_tell_the_whole_story(toys: Path) -> None:
+    run(toys)
+    events, _ = read_events(toys / "events.jsonl")
+    told = [(event["stage"], event["kind"]) for event in events]
+    assert told[0] == ("count", "started")
+    assert ("count", "finished") in told
+    assert told[-1] == ("double", "finished")
+    assert json.dumps(events)

@@ -1,0 +1,55 @@
+"""Files are whole or absent, and bad lines are named."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from potstill.core import files
+from potstill.errors import InputError, StoreError
+from potstill.records import Turn
+
+
+def test_records_come_back_as_they_were_written(tmp_path: Path) -> None:
+    turns = [Turn(role="user", content="naïve\n\u2028 line"), Turn(role="assistant", content="")]
+    path = tmp_path / "deep" / "turns.jsonl"
+    assert files.write_records(path, turns) == 2
+    assert list(files.read_records(path, Turn)) == turns
+
+
+def test_a_writer_that_fails_leaves_the_old_file_and_no_part(tmp_path: Path) -> None:
+    path = tmp_path / "turns.jsonl"
+    files.write_records(path, [Turn(role="user", content="old")])
+
+    def broken() -> object:
+        yield Turn(role="user", content="new")
+        raise RuntimeError("the source broke")
+
+    with pytest.raises(RuntimeError, match="the source broke"):
+        files.write_records(path, broken())  # type: ignore[arg-type]
+    assert [turn.content for turn in files.read_records(path, Turn)] == ["old"]
+    assert [one.name for one in tmp_path.iterdir()] == ["turns.jsonl"]
+
+
+def test_a_bad_line_is_named_by_file_line_and_field(tmp_path: Path) -> None:
+    path = tmp_path / "turns.jsonl"
+    path.write_text('{"role": "user", "content": "a"}\n{"role": "king", "content": "b"}\n')
+    with pytest.raises(InputError, match=r"turns\.jsonl, line 2: not a valid Turn \(role"):
+        list(files.read_records(path, Turn))
+
+
+def test_a_disk_that_refuses_becomes_one_clear_line(tmp_path: Path) -> None:
+    blocked = tmp_path / "file"
+    blocked.write_text("a file where a folder should be")
+    with pytest.raises(StoreError, match="Cannot write"):
+        files.write_atomic(blocked / "inner.json", "{}")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full (Linux)")
+def test_a_full_disk_is_said_in_words() -> None:
+    with (
+        pytest.raises(StoreError, match="No space left on device"),
+        files.disk_errors(Path("/dev/full"), "write"),
+    ):
+        Path("/dev/full").write_text("x" * 10000)
