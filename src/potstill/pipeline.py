@@ -157,6 +157,7 @@ def _run_locked(
             "key": artifact.key,
             "digest": artifact.digest,
             "seconds": manifest["seconds"],
+            "processor_seconds": manifest["processor_seconds"],
             "peak_memory_bytes": manifest["peak_memory_bytes"],
             "reused": reused,
         }

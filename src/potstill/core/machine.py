@@ -61,6 +61,12 @@ def peak_memory_bytes() -> int:
     return max(resource.getrusage(kind).ru_maxrss for kind in kinds) * unit
 
 
+def processor_seconds() -> float:
+    """Processor time so far of this process and of those it has waited for, all cores summed."""
+    used = os.times()
+    return used.user + used.system + used.children_user + used.children_system
+
+
 def free_disk_bytes(folder: Path) -> int:
     """Free space where `folder` is or would be."""
     while not folder.exists():

@@ -24,7 +24,7 @@ from typing import Any
 from potstill import __version__
 from potstill.core.events import Emitter
 from potstill.core.extras import EXTRAS, installed_version
-from potstill.core.machine import describe, peak_memory_bytes
+from potstill.core.machine import describe, peak_memory_bytes, processor_seconds
 from potstill.core.stage import Artifact, Context, Stage, StageConfig
 from potstill.core.store import Store
 from potstill.errors import PotstillError, StoreError
@@ -88,6 +88,7 @@ def run_job(job: dict[str, Any], events: Emitter) -> None:
             "environment": {**describe(), "packages": _packages()},
             "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
             "seconds": seconds,
+            "processor_seconds": round(processor_seconds(), 3),
             "resumed": resumed,
             "peak_memory_bytes": peak_memory_bytes(),
         }

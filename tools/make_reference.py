@@ -1,0 +1,192 @@
+"""Write docs/reference/ from the code, so that it cannot disagree with it.
+
+    python tools/make_reference.py            write the pages
+    python tools/make_reference.py --check    exit 1 if a page is not what the code says
+
+In: the command line's own help, the recipe's fields, the errors, the public docstrings.
+Out: Markdown pages. Knows no stage by name.
+"""
+
+from __future__ import annotations
+
+import inspect
+import sys
+import typing
+from pathlib import Path
+from types import UnionType
+from typing import Any
+
+import typer
+from pydantic import BaseModel
+from pydantic_core import PydanticUndefined
+
+import potstill
+from potstill import errors
+from potstill.cli import app
+from potstill.recipe import Recipe
+
+FOLDER = Path(__file__).parent.parent / "docs" / "reference"
+NOTE = "<!-- Written by tools/make_reference.py from the code; change the code, not this page. -->"
+
+
+def cli_page() -> str:
+    """Every command with its arguments and options."""
+    group = typer.main.get_command(app)
+    lines = [NOTE, "", "# Command line", "", (group.help or "").strip(), ""]
+    lines += ["Results go to standard output, progress and errors to standard error.", ""]
+    lines += ["| exit code | meaning |", "|---|---|", "| 0 | done |"]
+    meanings: dict[int, list[str]] = {}
+    for kind in _error_kinds():
+        meanings.setdefault(kind.exit_code, []).append(_first_line(kind))
+    lines += [f"| {code} | {' '.join(words[:1])} |" for code, words in sorted(meanings.items())]
+    lines += ["| 130 | Stopped by Ctrl-C. |", ""]
+    for name, command in sorted(_commands(group, "potstill")):
+        lines += [f"## `{name}`", "", (command.help or "").strip(), ""]
+        rows = [_parameter(one) for one in command.params if one.name != "help"]
+        if rows:
+            lines += ["| argument or option | meaning |", "|---|---|", *rows, ""]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _commands(group: Any, prefix: str) -> list[tuple[str, Any]]:
+    found = []
+    for name, command in group.commands.items():
+        full = f"{prefix} {name}"
+        if hasattr(command, "commands"):
+            found += _commands(command, full)
+        else:
+            found.append((full, command))
+    return found
+
+
+def _parameter(one: Any) -> str:
+    if one.param_type_name == "argument":
+        usage = f"`{one.name.upper()}`" + ("" if one.required else " (optional)")
+    else:
+        names = ", ".join([*one.opts, *one.secondary_opts])
+        value = "" if one.is_flag else f" {one.metavar or one.type.name.upper()}"
+        usage = f"`{names}{value}`"
+    return f"| {usage} | {_cell(one.help or '')} |"
+
+
+def recipe_page() -> str:
+    """Every field of a recipe, by section."""
+    lines = [NOTE, "", "# Recipe", "", _first_paragraph(Recipe), ""]
+    lines += ["`potstill config schema` prints the same as JSON Schema, for editors.", ""]
+    lines += _section("", Recipe)
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _section(place: str, kind: type[BaseModel]) -> list[str]:
+    lines = [f"## `{place}`" if place else "## Top level", ""]
+    if place:
+        lines += [_first_paragraph(kind), ""]
+    lines += ["| field | type | default | meaning |", "|---|---|---|---|"]
+    inner: list[tuple[str, type[BaseModel]]] = []
+    for name, field in kind.model_fields.items():
+        nested = _models_in(field.annotation)
+        full = f"{place}.{name}" if place else name
+        inner += [(full, one) for one in nested]
+        default = "" if nested else _default(field)
+        words = _cell(field.description or "")
+        lines.append(f"| `{name}` | {_cell(_type(field.annotation))} | {default} | {words} |")
+    lines.append("")
+    for full, one in inner:
+        lines += _section(full, one)
+    return lines
+
+
+def _models_in(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [one for part in typing.get_args(annotation) for one in _models_in(part)]
+
+
+def _type(annotation: Any) -> str:
+    if annotation is type(None):
+        return "nothing"
+    origin = typing.get_origin(annotation)
+    if origin is typing.Literal:
+        return " or ".join(f"`{value}`" for value in typing.get_args(annotation))
+    if origin in (typing.Union, UnionType):
+        return " or ".join(_type(part) for part in typing.get_args(annotation))
+    if origin is typing.Annotated:
+        return _type(typing.get_args(annotation)[0])
+    if origin in (list, tuple, set, frozenset):
+        parts = [part for part in typing.get_args(annotation) if part is not Ellipsis]
+        return "list of " + " or ".join(_type(part) for part in parts)
+    if origin is dict:
+        return "map"
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return "section"
+    return {"str": "text", "int": "whole number", "float": "number", "bool": "yes or no"}.get(
+        getattr(annotation, "__name__", ""), str(annotation)
+    )
+
+
+def _default(field: Any) -> str:
+    if field.default_factory is not None:
+        return f"`{field.default_factory()!r}`"
+    if field.default is PydanticUndefined:
+        return "needed"
+    text = repr(field.default)
+    return "see the code" if "\n" in text or len(text) > 60 else f"`{_cell(text)}`"
+
+
+def python_page() -> str:
+    """The public face: what `import potstill` gives."""
+    lines = [NOTE, "", "# Python", "", (potstill.__doc__ or "").strip(), ""]
+    for name in potstill.__all__:
+        value = getattr(potstill, name)
+        if isinstance(value, str):
+            continue
+        if inspect.isclass(value):
+            lines += [f"## `{name}`", "", inspect.getdoc(value) or "", ""]
+            for method, function in inspect.getmembers(value):
+                if method.startswith("_") or method not in vars(value):
+                    continue
+                if inspect.ismethod(function) or inspect.isfunction(function):
+                    signature = inspect.signature(function)
+                    lines += [f"### `{name}.{method}{signature}`", ""]
+                    lines += [inspect.getdoc(function) or "", ""]
+        else:
+            lines += [f"## `{name}{inspect.signature(value)}`", "", inspect.getdoc(value) or "", ""]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _error_kinds() -> list[type[errors.PotstillError]]:
+    kinds = [one for one in vars(errors).values() if inspect.isclass(one)]
+    return [one for one in kinds if issubclass(one, errors.PotstillError)]
+
+
+def _first_line(kind: Any) -> str:
+    return (inspect.getdoc(kind) or "").splitlines()[0]
+
+
+def _first_paragraph(kind: Any) -> str:
+    return (inspect.getdoc(kind) or "").split("\n\n")[0].replace("\n", " ")
+
+
+def _cell(text: str) -> str:
+    return " ".join(text.split()).replace("|", "\\|")
+
+
+def main() -> int:
+    """Write or check the pages."""
+    pages = {"cli.md": cli_page(), "recipe.md": recipe_page(), "python.md": python_page()}
+    stale = []
+    for name, text in pages.items():
+        path = FOLDER / name
+        if "--check" in sys.argv[1:]:
+            if not path.exists() or path.read_text("utf-8") != text:
+                stale.append(str(path))
+        else:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text, "utf-8")
+    for path in stale:
+        print(f"{path} is not what the code says: run `make format`.", file=sys.stderr)
+    return 1 if stale else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
