@@ -1,0 +1,96 @@
+"""Greedy answers of many prompts at once, starting from prompts that were already read.
+
+In: a model, each prompt's attention cache and first token. Out: answers as token ids.
+Knows nothing of gold answers or scores.
+
+The prompts' caches have different lengths, so they are padded on the left to one batch; padded
+places are masked and each row keeps its own positions, so a row's answer does not depend on
+its neighbours (up to rounding).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+from transformers import DynamicCache
+
+from potstill.evaluate.forward import Layers
+
+
+@dataclass(frozen=True)
+class ReadPrompt:
+    """A prompt whose states are known: its cache, its length, and the answer's first token."""
+
+    layers: Layers
+    length: int
+    first: int
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Generated ids without the end token; `finished` is False if the limit cut it."""
+
+    ids: list[int]
+    finished: bool
+
+
+def end_tokens(model: Any, tokenizer: Any) -> frozenset[int]:
+    """Every id that ends a turn: the generation configuration's and the tokenizer's."""
+    configured = getattr(model.generation_config, "eos_token_id", None)
+    ends = configured if isinstance(configured, list) else [configured]
+    return frozenset(int(end) for end in [*ends, tokenizer.eos_token_id] if end is not None)
+
+
+def greedy_answers(
+    model: Any, prompts: Sequence[ReadPrompt], ends: frozenset[int], limit: int, vocabulary: int
+) -> list[Answer]:
+    """The most likely token at each step until an end token or `limit` tokens.
+
+    vocabulary: ids from here on are padding of the output layer and are never chosen.
+    """
+    longest = max(prompt.length for prompt in prompts)
+    cache = DynamicCache(_joined(prompts, longest))
+    lengths = torch.tensor([prompt.length for prompt in prompts])
+    mask = (torch.arange(longest) >= (longest - lengths)[:, None]).long()
+    tokens = torch.tensor([prompt.first for prompt in prompts])
+    answers: list[list[int]] = [[] for _ in prompts]
+    finished = [False] * len(prompts)
+    for step in range(limit):
+        for row, token in enumerate(tokens.tolist()):
+            if finished[row]:
+                continue
+            if token in ends:
+                finished[row] = True
+            else:
+                answers[row].append(token)
+        if all(finished) or step == limit - 1:
+            break
+        mask = functional.pad(mask, (0, 1), value=1)
+        logits = model(
+            input_ids=tokens[:, None],
+            attention_mask=mask,
+            position_ids=(lengths + step)[:, None],
+            past_key_values=cache,
+            use_cache=True,
+        ).logits
+        tokens = logits[:, -1, :vocabulary].float().argmax(-1)
+    return [Answer(ids, done) for ids, done in zip(answers, finished, strict=True)]
+
+
+def _joined(prompts: Sequence[ReadPrompt], longest: int) -> Layers:
+    """One cache of all prompts: each padded on the left to `longest` positions."""
+
+    def column(layer: int, part: int) -> Tensor:
+        return torch.cat(
+            [
+                functional.pad(prompt.layers[layer][part], (0, 0, longest - prompt.length, 0))
+                for prompt in prompts
+            ]
+        )
+
+    return [(column(layer, 0), column(layer, 1)) for layer in range(len(prompts[0].layers))]

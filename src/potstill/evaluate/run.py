@@ -1,0 +1,325 @@
+"""The evaluate stage: four models on the same held-out examples, measured the same way.
+
+In: curate's test.jsonl, distill's model folders, the teacher. Out: results.json (figures with
+intervals, paired differences, the machine), predictions.jsonl (each answer of each model),
+rejected.jsonl (examples too long for max_tokens). Knows nothing of training or of the report.
+
+One model is in memory at a time, beside the teacher's output layer. What is finished stays in
+draft.work, model by model, and a killed run goes on from there.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+
+from potstill.core.files import read_json, read_records, write_atomic, write_json, write_records
+from potstill.core.stage import Artifact, Context, Draft
+from potstill.errors import InputError, ModelError
+from potstill.evaluate.config import EvaluateConfig
+from potstill.evaluate.forward import Head
+from potstill.evaluate.metrics import differences, figures
+from potstill.evaluate.scan import Held, ScanSettings, ScoredAnswer, scan
+from potstill.evaluate.speed import Speed, measure_speed
+from potstill.models.chat import encode_example
+from potstill.models.load import load_model, load_tokenizer, model_folder
+from potstill.models.refs import gguf_file, parse
+from potstill.records import Example, Rejected
+
+STUDENTS = ("undistilled", "finetuned", "distilled")
+
+
+@dataclass(frozen=True)
+class Source:
+    """A model to be measured: its name, its folder, and what it takes on disk."""
+
+    name: str
+    folder: Path
+    disk_bytes: int
+    reference_bytes: int | None = None
+    """Size of the file that the reference names where that is not the folder (a GGUF)."""
+
+
+def run(
+    config: EvaluateConfig, inputs: Mapping[str, Artifact], draft: Draft, context: Context
+) -> None:
+    """Measure every model on every test example that fits.
+
+    Errors: InputError for a test set that cannot carry an interval (fewer than two examples,
+    no gold answers); ModelError for a model that cannot be measured.
+    """
+    torch.set_num_threads(context.threads)
+    sources = _sources(config, inputs["distill"])
+    test_file = inputs["curate"].path("test.jsonl")
+    examples = _examples(test_file, config.max_examples)
+    held, too_long = _encoded(examples, sources, config)
+    write_records(draft.data / "rejected.jsonl", too_long)
+    if too_long:
+        context.events.warning(
+            f"{len(too_long)} of {len(examples)} test examples are longer than "
+            f"{config.max_tokens} tokens and are not evaluated."
+        )
+    _need_enough(held, test_file, config)
+    speeds = _speeds(config, sources, held, draft.work, context)
+    scored = _scored(config, sources, held, draft.work, context)
+    results = _results(config, sources, scored, speeds, context)
+    results["examples"] = {"evaluated": len(held), "too_long": len(too_long)}
+    write_json(draft.data / "results.json", results)
+    lines = [
+        json.dumps(_prediction(example, name, answers[place]), ensure_ascii=False)
+        for place, example in enumerate(held)
+        for name, answers in scored.items()
+    ]
+    write_atomic(draft.data / "predictions.jsonl", "\n".join(lines) + "\n")
+    for name, model in results["models"].items():
+        for metric, figure in model["metrics"].items():
+            context.events.metric(f"{name}/{metric}", figure["value"])
+
+
+def _sources(config: EvaluateConfig, distill: Artifact) -> list[Source]:
+    """Teacher first: the students are measured against its states."""
+    reference = parse(config.teacher)
+    file = gguf_file(reference)
+    folder = model_folder(reference)
+    file_bytes = file.stat().st_size if file else None
+    found = [Source("teacher", folder, _weights_bytes(folder), file_bytes)]
+    for name in STUDENTS:
+        folder = distill.path("models") / name
+        if not (folder / "config.json").exists():
+            raise ModelError(
+                f"The distill stage left no {name} model: {folder} has no config.json.",
+                "Run `potstill verify` on the run, and distill again if it is damaged.",
+            )
+        found.append(Source(name, folder, _weights_bytes(folder)))
+    return found
+
+
+def _weights_bytes(folder: Path) -> int:
+    return sum(file.stat().st_size for file in folder.glob("*.safetensors"))
+
+
+def _examples(test_file: Path, limit: int | None) -> list[Example]:
+    """The test rows in the order of their ids, whatever order the file has them in."""
+    rows = sorted(read_records(test_file, Example), key=lambda example: example.id)
+    if not rows:
+        raise InputError(
+            f"The test set {test_file} is empty: there is nothing to measure on.",
+            "Give more documents, or raise the share of rows that is kept for the test set.",
+        )
+    return rows[:limit]
+
+
+def _encoded(
+    examples: Sequence[Example], sources: Sequence[Source], config: EvaluateConfig
+) -> tuple[list[Held], list[Rejected]]:
+    """Examples as the teacher's token ids; every student's tokenizer must give the same ids."""
+    tokenizers = [load_tokenizer(source.folder) for source in sources]
+    held, too_long = [], []
+    for example in examples:
+        first, *others = (encode_example(t, example.turns, config.max_tokens) for t in tokenizers)
+        for source, other in zip(sources[1:], others, strict=True):
+            if other != first:
+                raise ModelError(
+                    f"The {source.name} model and its teacher turn example {example.id} into "
+                    "different tokens, so their distributions cannot be compared token by token.",
+                    "Teacher and student must share tokenizer and chat template.",
+                )
+        if first.truncated:
+            detail = f"longer than {config.max_tokens} tokens"
+            row = example.model_dump(mode="json")
+            too_long.append(
+                Rejected(id=example.id, stage="evaluate", reason="too_long", detail=detail, row=row)
+            )
+            continue
+        golds = example.answers or (example.turns[-1].content,)
+        held.append(Held(example.id, first, tuple(gold for gold in golds if gold.strip())))
+    return held, too_long
+
+
+def _need_enough(held: Sequence[Held], test_file: Path, config: EvaluateConfig) -> None:
+    if len(held) < 2:
+        raise InputError(
+            f"The test set {test_file} holds {len(held)} usable example(s) of at most "
+            f"{config.max_tokens} tokens, and an interval needs at least two.",
+            "Give more documents, raise the share of rows for the test set, or raise "
+            "evaluate.max_tokens.",
+        )
+    with_gold = sum(1 for example in held if example.golds)
+    if with_gold < 2:
+        raise InputError(
+            f"Of the {len(held)} test examples in {test_file}, {with_gold} have an answer that is "
+            "not empty, so answers cannot be scored.",
+            "Look at the curate stage's rejected rows and at the teacher's replies.",
+        )
+
+
+def _speeds(
+    config: EvaluateConfig,
+    sources: Sequence[Source],
+    held: Sequence[Held],
+    work: Path,
+    context: Context,
+) -> dict[str, Speed]:
+    """Timings on the prompt of median length; measured first, while the process is still small."""
+    file = work / "speed.json"
+    if file.exists():
+        return {name: Speed(**value) for name, value in read_json(file).items()}
+    prompts = sorted((example.encoded.prompt for example in held), key=len)
+    total = len(sources) * config.speed_rounds
+    speeds = measure_speed(
+        {source.name: partial(load_model, source.folder, config.dtype) for source in sources},
+        prompts[len(prompts) // 2],
+        config.speed_tokens,
+        config.speed_rounds,
+        lambda done: context.events.progress(done, total, "timings", step="speed"),
+    )
+    write_json(file, {name: asdict(speed) for name, speed in speeds.items()})
+    return speeds
+
+
+def _scored(
+    config: EvaluateConfig,
+    sources: Sequence[Source],
+    held: Sequence[Held],
+    work: Path,
+    context: Context,
+) -> dict[str, list[ScoredAnswer]]:
+    """Every model's scores; finished ones are read back from `work`."""
+    tokenizer = load_tokenizer(sources[0].folder)
+    settings = ScanSettings(
+        states=work / "states",
+        vocabulary=max(tokenizer.get_vocab().values()) + 1,
+        answer_tokens=config.answer_tokens,
+        batch_size=config.batch_size,
+        projection_rows=config.projection_rows,
+    )
+    settings.states.mkdir(exist_ok=True)
+    scored: dict[str, list[ScoredAnswer]] = {}
+    teacher_head: Head | None = None
+    for source in sources:
+        file = work / f"{source.name}.json"
+        if not file.exists():
+            if source.name != "teacher" and teacher_head is None:
+                teacher_head = _head(sources[0], config, settings)
+            model = load_model(source.folder, config.dtype)
+            answers = scan(
+                source.name,
+                model,
+                tokenizer,
+                held,
+                teacher_head,
+                settings,
+                partial(_tell, context, len(held), source.name),
+            )
+            del model
+            write_json(file, [answer.as_dict() for answer in answers])
+        scored[source.name] = [ScoredAnswer.from_dict(value) for value in read_json(file)]
+    return scored
+
+
+def _tell(context: Context, total: int, name: str, done: int) -> None:
+    context.events.progress(done, total, "examples", step=name)
+
+
+def _head(teacher: Source, config: EvaluateConfig, settings: ScanSettings) -> Head:
+    """The teacher's output layer alone; the rest of it is freed."""
+    return Head(load_model(teacher.folder, config.dtype), settings.vocabulary)
+
+
+def _results(
+    config: EvaluateConfig,
+    sources: Sequence[Source],
+    scored: Mapping[str, Sequence[ScoredAnswer]],
+    speeds: Mapping[str, Speed],
+    context: Context,
+) -> dict[str, Any]:
+    """results.json as DESIGN "Measuring" and this file's header give it."""
+    numbers = {name: [answer.scores for answer in scored[name]] for name in scored}
+    models = {}
+    for source in sources:
+        metrics = figures(numbers[source.name], context.seed, config.resamples, config.level)
+        speed = speeds[source.name]
+        models[source.name] = {
+            "parameters": _parameters(source.folder),
+            "disk_bytes": source.disk_bytes,
+            "reference_disk_bytes": source.reference_bytes,
+            "peak_memory_bytes": speed.peak_memory_bytes,
+            "tokens_per_second": speed.tokens_per_second,
+            "time_to_first_token_s": speed.time_to_first_token_s,
+            "dtype": config.dtype,
+            "unfinished_answers": sum(not answer.finished for answer in scored[source.name]),
+            "metrics": {name: interval.as_dict() for name, interval in metrics.items()},
+        }
+    return {
+        "models": models,
+        "differences": differences(numbers, context.seed, config.resamples, config.level),
+        "machine": _machine(context.threads),
+        "settings": {
+            "seed": context.seed,
+            "level": config.level,
+            "resamples": config.resamples,
+            "dtype": config.dtype,
+        },
+    }
+
+
+def _parameters(folder: Path) -> int:
+    """Weights of the model, tied ones once, counted without reading them."""
+    configuration = transformers.AutoConfig.from_pretrained(folder)
+    with torch.device("meta"):
+        model = transformers.AutoModelForCausalLM.from_config(configuration)
+    model.tie_weights()
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def _machine(threads: int) -> dict[str, Any]:
+    return {
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "threads": threads,
+        "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+        "system": f"{platform.system()} {platform.machine()}",
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+    }
+
+
+def _processor() -> str:
+    """The processor's name as the system gives it."""
+
+    def lines() -> Iterator[str]:
+        file = Path("/proc/cpuinfo")
+        if file.exists():
+            yield from file.read_text(errors="replace").splitlines()
+
+    for line in lines():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def _prediction(example: Held, name: str, scored: ScoredAnswer) -> dict[str, Any]:
+    fidelity = scored.scores.fidelity
+    return {
+        "id": example.id,
+        "model": name,
+        "answer": scored.answer,
+        "golds": list(example.golds),
+        "f1": scored.scores.f1,
+        "em": scored.scores.em,
+        "kl": fidelity.kl / fidelity.tokens,
+        "kl_answer": fidelity.kl_answer / fidelity.answer_tokens,
+        "tokens": fidelity.tokens,
+        "answer_tokens": fidelity.answer_tokens,
+        "finished": scored.finished,
+    }

@@ -1,0 +1,140 @@
+"""One model over all held-out examples: fidelity to the teacher and a generated answer each.
+
+In: a model, the encoded examples, the teacher's output layer, a folder of the teacher's states.
+Out: one `ScoredAnswer` an example, in the examples' order. Knows nothing of stages.
+
+The teacher goes first: its new hidden states are written to the folder, one file an example
+(disk: tokens x width x bytes of the dtype, shared beginnings once), and every student reads
+them back. So the teacher's body runs once, whatever the number of students, and memory stays
+flat whatever the number of examples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from potstill.core.scoring import exact_match, token_f1
+from potstill.evaluate.answers import ReadPrompt, end_tokens, greedy_answers
+from potstill.evaluate.fidelity import FidelityScores, example_scores, row_scores
+from potstill.evaluate.forward import Head, Plan, PrefixReader, check_model, not_finite
+from potstill.evaluate.metrics import ExampleScores
+from potstill.models.chat import EncodedExample
+
+
+@dataclass(frozen=True)
+class Held:
+    """A held-out example, ready for any model."""
+
+    id: str
+    encoded: EncodedExample
+    golds: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class ScoredAnswer:
+    """What one model said to one example, and its scores."""
+
+    answer: str
+    finished: bool
+    scores: ExampleScores
+
+    def as_dict(self) -> dict[str, Any]:
+        """A JSON value that `from_dict` reads back without loss."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, value: Mapping[str, Any]) -> ScoredAnswer:
+        """The inverse of `as_dict`."""
+        scores = value["scores"]
+        fidelity = FidelityScores(**scores["fidelity"])
+        return cls(
+            value["answer"],
+            value["finished"],
+            ExampleScores(fidelity, scores["f1"], scores["em"]),
+        )
+
+
+@dataclass(frozen=True)
+class ScanSettings:
+    """What all models of a comparison share."""
+
+    states: Path
+    vocabulary: int
+    answer_tokens: int
+    batch_size: int
+    projection_rows: int
+
+
+@torch.inference_mode()
+def scan(
+    name: str,
+    model: Any,
+    tokenizer: Any,
+    held: Sequence[Held],
+    teacher_head: Head | None,
+    settings: ScanSettings,
+    tell: Callable[[int], None] = lambda done: None,
+) -> list[ScoredAnswer]:
+    """Score one model; `teacher_head` None means that this model is the teacher.
+
+    `tell` hears how many examples are done. Errors: ModelError for a model that cannot be
+    measured, or whose logits are not finite.
+    """
+    head = Head(model, settings.vocabulary)
+    check_model(model, head, held[0].encoded.ids, name)
+    ends = end_tokens(model, tokenizer)
+    reader = PrefixReader(model)
+    rows = torch.zeros(3, 0, dtype=torch.float64)
+    fidelity: dict[int, FidelityScores] = {}
+    found: dict[int, ScoredAnswer] = {}
+    waiting: dict[int, ReadPrompt] = {}
+
+    def answer_waiting() -> None:
+        prompts = list(waiting.values())
+        answers = greedy_answers(model, prompts, ends, settings.answer_tokens, settings.vocabulary)
+        for index, answer in zip(waiting, answers, strict=True):
+            text = tokenizer.decode(answer.ids, skip_special_tokens=True).strip()
+            found[index] = _scored(text, answer.finished, fidelity[index], held[index].golds)
+        waiting.clear()
+        tell(len(found))
+
+    for index, shared in Plan.of([example.encoded.ids for example in held]):
+        ids, start = held[index].encoded.ids, held[index].encoded.answer_start
+        hidden = reader.read(ids, shared)
+        new = slice(shared, len(ids) - 1)
+        file = settings.states / f"{index:06d}.safetensors"
+        if teacher_head is None:
+            save_file({"hidden": hidden[new].contiguous()}, file)
+        fresh = row_scores(
+            load_file(file)["hidden"],
+            hidden[new],
+            torch.tensor(ids[1:])[new],
+            teacher_head or head,
+            head,
+            settings.projection_rows,
+        )
+        rows = torch.cat([rows[:, :shared], fresh], dim=1)
+        if not torch.isfinite(rows).all():
+            raise not_finite(name)
+        fidelity[index] = example_scores(rows, start)
+        first = int(head.logits(hidden[start - 1 : start]).argmax())
+        waiting[index] = ReadPrompt(reader.prefix(start), start, first)
+        if len(waiting) == settings.batch_size:
+            answer_waiting()
+    if waiting:
+        answer_waiting()
+    return [found[index] for index in range(len(held))]
+
+
+def _scored(
+    text: str, finished: bool, fidelity: FidelityScores, golds: tuple[str, ...]
+) -> ScoredAnswer:
+    f1 = token_f1(text, golds) if golds else None
+    em = exact_match(text, golds) if golds else None
+    return ScoredAnswer(text, finished, ExampleScores(fidelity, f1, em))

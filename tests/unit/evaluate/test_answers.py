@@ -1,0 +1,88 @@
+"""Batched answers from cached prompts against transformers' own greedy generation, one by one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from potstill.evaluate.answers import ReadPrompt, end_tokens, greedy_answers
+from potstill.evaluate.forward import Head, PrefixReader
+from potstill.evaluate.speed import measure_speed
+
+PROMPTS = [[256, 5, 6, 7, 8, 9, 10], [256, 70], [256, 33, 44, 55], [256, 5, 6, 7, 8, 11]]
+
+
+def read(model: Any, ids: list[int]) -> ReadPrompt:
+    reader = PrefixReader(model)
+    hidden = reader.read(ids, 0)
+    return ReadPrompt(
+        reader.prefix(len(ids)), len(ids), int(Head(model, 258).logits(hidden[-1:]).argmax())
+    )
+
+
+@torch.inference_mode()
+def test_answers_equal_transformers_generate(make_model: Callable[..., Any]) -> None:
+    for seed in range(3):
+        model = make_model(seed)
+        own = [
+            model.generate(
+                torch.tensor([ids]), do_sample=False, max_new_tokens=12, eos_token_id=None
+            )[0, len(ids) :].tolist()
+            for ids in PROMPTS
+        ]
+        # a token that one answer says in its middle is made the end token
+        end = own[1][5]
+        ours = greedy_answers(
+            model, [read(model, ids) for ids in PROMPTS], frozenset({end}), 12, 258
+        )
+        for answer, full in zip(ours, own, strict=True):
+            expected = full[: full.index(end)] if end in full else full
+            assert answer.ids == expected
+            assert answer.finished == (end in full)
+
+
+@torch.inference_mode()
+def test_padding_rows_of_the_vocabulary_are_never_said(make_model: Callable[..., Any]) -> None:
+    model = make_model(4)
+    answers = greedy_answers(model, [read(model, PROMPTS[0])], frozenset(), 8, vocabulary=100)
+    assert all(token < 100 for token in answers[0].ids[1:])
+
+
+def test_end_tokens_come_from_the_generation_configuration_and_the_tokenizer(
+    make_model: Callable[..., Any], tokenizer: Any
+) -> None:
+    model = make_model(0)
+    model.generation_config.eos_token_id = [3, 4]
+    assert end_tokens(model, tokenizer) == {3, 4, 257}
+    model.generation_config.eos_token_id = None
+    assert end_tokens(model, tokenizer) == {257}
+
+
+def test_speed_is_measured_in_turns_and_each_model_is_loaded_alone(
+    make_model: Callable[..., Any],
+) -> None:
+    loaded: list[str] = []
+    heard: list[int] = []
+
+    def loader(name: str, layers: int) -> Callable[[], Any]:
+        def load() -> Any:
+            loaded.append(name)
+            return make_model(0, layers=layers)
+
+        return load
+
+    speeds = measure_speed(
+        {"small": loader("small", 1), "large": loader("large", 6)},
+        PROMPTS[0],
+        tokens=4,
+        rounds=3,
+        tell=heard.append,
+    )
+    assert loaded == ["small", "large"] * 3
+    assert heard == [1, 2, 3, 4, 5, 6]
+    for speed in speeds.values():
+        assert speed.tokens_per_second > 0
+        assert speed.time_to_first_token_s > 0
+        assert speed.peak_memory_bytes > 10_000_000

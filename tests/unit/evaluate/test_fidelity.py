@@ -1,0 +1,154 @@
+"""KL, agreement and log-loss against a plain float64 reference that keeps all logits."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from potstill.errors import ModelError
+from potstill.evaluate.fidelity import example_scores, row_scores
+from potstill.evaluate.forward import Head, Plan, PrefixReader, check_model
+
+IDS = [[256, 10, 20, 30, 40, 50, 60, 7], [256, 10, 20, 30, 99, 98], [256, 10, 20, 30, 40, 50, 1]]
+
+
+def reference_rows(teacher: Any, student: Any, ids: Sequence[int]) -> torch.Tensor:
+    """The definition, written out: every logit of the whole sequence at once, in float64."""
+    with torch.no_grad():
+        p = torch.softmax(teacher.double()(torch.tensor([ids])).logits[0, :-1], -1)
+        q = torch.softmax(student.double()(torch.tensor([ids])).logits[0, :-1], -1)
+    teacher.float()
+    student.float()
+    kl = (p * (p.log() - q.log())).sum(-1)
+    agree = (p.argmax(-1) == q.argmax(-1)).double()
+    nll = -torch.stack([q[row, token].log() for row, token in enumerate(ids[1:])])
+    return torch.stack([kl, agree, nll])
+
+
+def plain_head(weight: torch.Tensor) -> Head:
+    layer = SimpleNamespace(weight=weight, bias=None)
+    return Head(SimpleNamespace(get_output_embeddings=lambda: layer), len(weight))
+
+
+def test_a_hand_computed_row() -> None:
+    # one row, two words: teacher (3/4, 1/4), student (1/2, 1/2), the next token is word 1
+    teacher = plain_head(torch.tensor([[math.log(3.0)], [0.0]]))
+    student = plain_head(torch.zeros(2, 1))
+    rows = row_scores(torch.ones(1, 1), torch.ones(1, 1), torch.tensor([1]), teacher, student)
+    kl = 0.75 * math.log(1.5) + 0.25 * math.log(0.5)
+    assert rows[:, 0].tolist() == pytest.approx([kl, 1.0, math.log(2)], abs=1e-6)
+
+
+@pytest.mark.parametrize("rows_at_once", [1, 3, 256])
+@torch.inference_mode()
+def test_rows_equal_the_float64_reference(
+    make_model: Callable[..., Any], rows_at_once: int
+) -> None:
+    teacher, student = make_model(1, layers=3), make_model(2)
+    for ids in IDS:
+        rows = row_scores(
+            PrefixReader(teacher).read(ids, 0)[:-1],
+            PrefixReader(student).read(ids, 0)[:-1],
+            torch.tensor(ids[1:]),
+            Head(teacher, 258),
+            Head(student, 258),
+            rows_at_once,
+        )
+        expected = reference_rows(teacher, student, ids)
+        assert rows.shape == (3, len(ids) - 1)
+        torch.testing.assert_close(rows, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_a_model_against_itself_is_exactly_zero(make_model: Callable[..., Any]) -> None:
+    model = make_model(1)
+    with torch.inference_mode():
+        hidden = PrefixReader(model).read(IDS[0], 0)[:-1]
+        head = Head(model, 258)
+        rows = row_scores(hidden, hidden, torch.tensor(IDS[0][1:]), head, head)
+    assert rows[0].abs().max() == 0
+    assert rows[1].min() == 1
+
+
+def test_answer_rows_begin_one_before_the_answer() -> None:
+    rows = torch.tensor([[1.0, 2.0, 4.0], [1.0, 0.0, 1.0], [8.0, 16.0, 32.0]]).double()
+    scores = example_scores(rows, answer_start=2)  # 4 tokens; the answer is tokens 2 and 3
+    assert (scores.tokens, scores.answer_tokens) == (3, 2)
+    assert (scores.kl, scores.kl_answer) == (7.0, 6.0)
+    assert (scores.agree, scores.agree_answer) == (2.0, 1.0)
+    assert (scores.nll, scores.nll_answer) == (56.0, 48.0)
+
+
+def test_the_plan_shares_what_neighbours_have_in_common() -> None:
+    plan = Plan.of(IDS)
+    assert plan.order == (2, 0, 1)
+    # 2 and 0 share 6 tokens, so rows 0..4 are equal; 0 and 1 share 4 tokens, rows 0..2
+    assert plan.shared == (0, 5, 3)
+
+
+def test_duplicates_share_every_row() -> None:
+    assert Plan.of([[5, 6, 7], [5, 6, 7]]).shared == (0, 2)
+
+
+def test_reading_with_shared_beginnings_changes_nothing(make_model: Callable[..., Any]) -> None:
+    model = make_model(3)
+    reader = PrefixReader(model)
+    with torch.inference_mode():
+        for index, shared in Plan.of([*IDS, IDS[0]]):
+            ids = [*IDS, IDS[0]][index]
+            ours = reader.read(ids, shared)
+            whole = model.base_model(torch.tensor([ids])).last_hidden_state[0]
+            torch.testing.assert_close(ours, whole, rtol=1e-4, atol=1e-5)
+            assert reader.prefix(4)[0][0].shape[2] == 4
+
+
+def test_padded_vocabulary_rows_do_not_count(make_model: Callable[..., Any]) -> None:
+    narrow, wide = make_model(1), make_model(1, vocabulary=320)
+    with torch.no_grad():
+        wide.load_state_dict(
+            {
+                name: torch.cat([value, torch.full((62, 32), 9.0)]) if len(value) == 258 else value
+                for name, value in narrow.state_dict().items()
+            }
+        )
+    with torch.inference_mode():
+        hidden = PrefixReader(narrow).read(IDS[0], 0)[:-1]
+        rows = row_scores(
+            hidden, hidden, torch.tensor(IDS[0][1:]), Head(narrow, 258), Head(wide, 258)
+        )
+    assert rows[0].abs().max() == 0
+
+
+def test_a_model_with_too_few_output_rows_is_refused(make_model: Callable[..., Any]) -> None:
+    with pytest.raises(ModelError, match="258 rows for a vocabulary of 300"):
+        Head(make_model(1), 300)
+
+
+def test_a_model_that_changes_its_logits_afterwards_is_refused(
+    make_model: Callable[..., Any],
+) -> None:
+    model = make_model(1)
+    plain = model.forward
+
+    def capped(**arguments: Any) -> Any:
+        output = plain(**arguments)
+        output.logits = 2.0 * torch.tanh(output.logits / 2.0)
+        return output
+
+    with torch.inference_mode():
+        check_model(model, Head(model, 258), IDS[0], "student")
+        model.forward = capped
+        with pytest.raises(ModelError, match="student model cannot be measured"):
+            check_model(model, Head(model, 258), IDS[0], "student")
+
+
+def test_a_diverged_model_is_refused_by_name(make_model: Callable[..., Any]) -> None:
+    model = make_model(1)
+    with torch.no_grad():
+        model.model.layers[0].mlp.up_proj.weight.fill_(math.nan)
+    with torch.inference_mode(), pytest.raises(ModelError, match="distilled model computes logits"):
+        check_model(model, Head(model, 258), IDS[0], "distilled")
