@@ -1,0 +1,64 @@
+"""The command line answers before anything heavy is loaded, and the walls stand."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+HEAVY = {
+    "torch",
+    "transformers",
+    "xllamacpp",
+    "numpy",
+    "matplotlib",
+    "pypdfium2",
+    "docx",
+    "rapidocr",
+    "onnxruntime",
+    "tokenizers",
+    "peft",
+    "accelerate",
+}
+PROBE = """
+import json, sys
+sys.argv = ["potstill", *json.loads(sys.argv[1])]
+from potstill.cli import main
+try:
+    main()
+except SystemExit:
+    pass
+print(json.dumps(sorted({name.split(".")[0] for name in sys.modules})), file=sys.stderr)
+"""
+
+
+def modules_loaded_by(*arguments: str) -> set[str]:
+    done = subprocess.run(
+        [sys.executable, "-c", PROBE, json.dumps(arguments)],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    return set(json.loads(done.stderr.strip().splitlines()[-1]))
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("--help",),
+        ("run", "--help"),
+        ("config", "check", "quickstart"),
+        ("config", "schema"),
+        ("doctor",),
+    ],
+)
+def test_nothing_heavy_is_loaded(arguments: tuple[str, ...]) -> None:
+    assert modules_loaded_by(*arguments) & HEAVY == set()
+
+
+def test_importing_the_package_loads_almost_nothing() -> None:
+    code = "import sys, potstill; assert 'pydantic' not in sys.modules; assert potstill.__all__"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)

