@@ -18,7 +18,7 @@ EXTRAS: dict[str, dict[str, str]] = {
     "ocr": {"rapidocr": "rapidocr", "onnxruntime": "onnxruntime", "PIL": "pillow"},
     "llamacpp": {
         "xllamacpp": "xllamacpp",
-        "llama_cpp_py_sync": "llama-cpp-py-sync",
+        "cyllama": "cyllama",
         "gguf": "gguf",
     },
     "train": {
