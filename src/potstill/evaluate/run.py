@@ -11,9 +11,7 @@ draft.work, model by model, and a killed run goes on from there.
 from __future__ import annotations
 
 import json
-import os
-import platform
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -23,6 +21,7 @@ import torch
 import transformers
 
 from potstill.core.files import read_json, read_records, write_atomic, write_json, write_records
+from potstill.core.machine import describe
 from potstill.core.stage import Artifact, Context, Draft
 from potstill.errors import InputError, ModelError
 from potstill.evaluate.config import EvaluateConfig
@@ -262,7 +261,12 @@ def _results(
     return {
         "models": models,
         "differences": differences(numbers, context.seed, config.resamples, config.level),
-        "machine": _machine(context.threads),
+        "machine": {
+            **describe(),
+            "threads": context.threads,
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+        },
         "settings": {
             "seed": context.seed,
             "level": config.level,
@@ -279,33 +283,6 @@ def _parameters(folder: Path) -> int:
         model = transformers.AutoModelForCausalLM.from_config(configuration)
     model.tie_weights()
     return sum(parameter.numel() for parameter in model.parameters())
-
-
-def _machine(threads: int) -> dict[str, Any]:
-    return {
-        "processor": _processor(),
-        "cores": os.cpu_count(),
-        "threads": threads,
-        "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
-        "system": f"{platform.system()} {platform.machine()}",
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
-    }
-
-
-def _processor() -> str:
-    """The processor's name as the system gives it."""
-
-    def lines() -> Iterator[str]:
-        file = Path("/proc/cpuinfo")
-        if file.exists():
-            yield from file.read_text(errors="replace").splitlines()
-
-    for line in lines():
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
 
 
 def _prediction(example: Held, name: str, scored: ScoredAnswer) -> dict[str, Any]:

@@ -1,0 +1,267 @@
+"""The whole stage on two-layer models: its files, its figures, resume, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from potstill.core.events import Emitter, read_events
+from potstill.core.files import write_records
+from potstill.core.stage import Artifact, Context, Draft
+from potstill.errors import InputError, ModelError
+from potstill.evaluate import STAGE, EvaluateConfig
+from potstill.evaluate import run as stage
+from potstill.records import Example, Provenance, Turn
+
+PASSAGE = "The Halden valve opens at 42 turns. It is painted teal.\n\n"
+
+
+def example(number: int, answer: str = "42 turns", extra: str = "") -> Example:
+    user = f"{PASSAGE}{extra}Question {number}?"
+    return Example(
+        id=f"row{number:02d}",
+        turns=(Turn(role="user", content=user), Turn(role="assistant", content=answer)),
+        answers=(answer,) if answer.strip() else (),
+        provenance=Provenance(document="d", chunk="c"),
+    )
+
+
+class Bench:
+    """A project folder with the two input artifacts and a draft to write to."""
+
+    def __init__(self, root: Path, models: Path) -> None:
+        self.root, self.models = root, models
+        self.diary = root / "events.jsonl"
+
+    def run(self, rows: Sequence[Example], name: str = "draft", **fields: Any) -> Path:
+        for folder in ("curate/data", "distill/data", f"{name}/data", f"{name}/work"):
+            (self.root / folder).mkdir(parents=True, exist_ok=True)
+        write_records(self.root / "curate/data/test.jsonl", rows)
+        target = self.root / "distill/data/models"
+        if not target.exists():
+            target.symlink_to(self.models)
+        inputs = {
+            part: Artifact(part, "key", self.root / part, "digest")
+            for part in ("curate", "distill")
+        }
+        config = EvaluateConfig(
+            teacher=str(self.models / "teacher"),
+            **{"answer_tokens": 6, "speed_tokens": 2, "speed_rounds": 1, "batch_size": 3, **fields},
+        )
+        context = Context(self.root, self.root, 7, 1, Emitter(self.diary, "evaluate"))
+        stage.run(config, inputs, Draft(self.root / name), context)
+        return self.root / name / "data"
+
+
+@pytest.fixture(scope="module")
+def models(
+    tmp_path_factory: pytest.TempPathFactory,
+    make_model: Callable[..., Any],
+    save_model: Callable[[Any, Path], Path],
+) -> Path:
+    """distilled is the teacher with a little noise, undistilled with much; finetuned is another."""
+    root = tmp_path_factory.mktemp("models")
+    teacher = make_model(1, layers=2)
+    save_model(teacher, root / "teacher")
+    for name, noise in (("distilled", 0.01), ("undistilled", 0.2), ("finetuned", 0.1)):
+        student = make_model(1, layers=2)
+        torch.manual_seed(5)
+        with torch.no_grad():
+            for parameter in student.parameters():
+                parameter.add_(noise * torch.randn_like(parameter))
+        save_model(student, root / name)
+    return root
+
+
+@pytest.fixture
+def bench(tmp_path: Path, models: Path) -> Bench:
+    return Bench(tmp_path, models)
+
+
+ROWS = [example(number, extra="Shared. " * (number % 2)) for number in range(6)]
+
+
+def results(data: Path) -> dict[str, Any]:
+    loaded: dict[str, Any] = json.loads((data / "results.json").read_text())
+    return loaded
+
+
+def test_the_stage_describes_itself(models: Path) -> None:
+    assert STAGE.inputs == ("curate", "distill")
+    assert STAGE.load() is stage.run
+    config = EvaluateConfig(teacher=str(models / "teacher"))
+    assert len(STAGE.facts(config, models).key_parts["teacher"]) == 64
+
+
+def test_results_hold_every_model_figure_and_difference(bench: Bench) -> None:
+    data = bench.run(ROWS)
+    found = results(data)
+    assert list(found["models"]) == ["teacher", "undistilled", "finetuned", "distilled"]
+    metrics = {
+        "kl", "kl_answer", "agreement", "agreement_answer",
+        "perplexity", "perplexity_answer", "f1", "em",
+    }  # fmt: skip
+    for model in found["models"].values():
+        assert set(model["metrics"]) == metrics
+        for figure in model["metrics"].values():
+            assert figure["n"] == 6
+            assert figure["low"] <= figure["value"] <= figure["high"]
+        assert model["disk_bytes"] > 0
+        assert model["tokens_per_second"] > 0
+        assert model["time_to_first_token_s"] > 0
+        assert model["peak_memory_bytes"] > 0
+    teacher = found["models"]["teacher"]
+    assert teacher["metrics"]["kl"] == {"value": 0.0, "low": 0.0, "high": 0.0, "n": 6}
+    assert teacher["metrics"]["agreement"]["value"] == 1.0
+    assert teacher["parameters"] == 32 * 258 + 2 * (32 * 32 * 3 + 32 * 48 * 3 + 64) + 32
+    kl = {name: model["metrics"]["kl"]["value"] for name, model in found["models"].items()}
+    assert 0 < kl["distilled"] < kl["finetuned"] < kl["undistilled"]
+    pair = found["differences"]["distilled_minus_undistilled"]["kl"]
+    assert pair["value"] == pytest.approx(kl["distilled"] - kl["undistilled"])
+    assert pair["significant"] is True
+    assert pair["high"] < 0
+    assert set(found["differences"]) == {
+        "distilled_minus_undistilled",
+        "distilled_minus_finetuned",
+        "teacher_minus_distilled",
+    }
+    assert found["examples"] == {"evaluated": 6, "too_long": 0}
+    assert found["machine"]["cores"] >= 1
+
+
+def test_token_figures_equal_a_plain_float64_computation(
+    bench: Bench, models: Path, tokenizer: Any
+) -> None:
+    """Perplexity and KL over all tokens, without chunks, shared prefixes or caches."""
+    from transformers import AutoModelForCausalLM
+
+    teacher = AutoModelForCausalLM.from_pretrained(models / "teacher").double().eval()
+    student = AutoModelForCausalLM.from_pretrained(models / "finetuned").double().eval()
+    kl = nll = rows = 0.0
+    for row in ROWS:
+        messages = [turn.model_dump() for turn in row.turns]
+        text = tokenizer.apply_chat_template(messages, tokenize=False).removesuffix("\n")
+        ids = tokenizer(text, return_tensors="pt").input_ids
+        with torch.no_grad():
+            p = torch.log_softmax(teacher(ids).logits[0, :-1], -1)
+            q = torch.log_softmax(student(ids).logits[0, :-1], -1)
+        kl += float((p.exp() * (p - q)).sum())
+        nll -= float(q.gather(1, ids[0, 1:, None]).sum())
+        rows += len(p)
+    metrics = results(bench.run(ROWS))["models"]["finetuned"]["metrics"]
+    assert metrics["kl"]["value"] == pytest.approx(kl / rows, rel=1e-4)
+    assert metrics["perplexity"]["value"] == pytest.approx(math.exp(nll / rows), rel=1e-4)
+
+
+def test_predictions_hold_each_answer_once_per_example_and_model(bench: Bench) -> None:
+    data = bench.run(ROWS)
+    lines = [json.loads(line) for line in (data / "predictions.jsonl").read_text().splitlines()]
+    assert len(lines) == 6 * 4
+    assert [line["model"] for line in lines[:4]] == [
+        "teacher", "undistilled", "finetuned", "distilled",
+    ]  # fmt: skip
+    assert {line["id"] for line in lines} == {row.id for row in ROWS}
+    assert all(line["golds"] == ["42 turns"] for line in lines)
+    assert all(line["answer_tokens"] == len("42 turns") + 1 for line in lines)
+    assert all(line["kl"] == 0 for line in lines if line["model"] == "teacher")
+
+
+def test_two_runs_and_any_row_order_give_the_same_digits(bench: Bench) -> None:
+    first = bench.run(ROWS)
+    second = bench.run(ROWS[::-1], name="again")
+    assert (first / "predictions.jsonl").read_bytes() == (second / "predictions.jsonl").read_bytes()
+    a, b = results(first), results(second)
+    assert a["differences"] == b["differences"]
+    for name in a["models"]:
+        assert a["models"][name]["metrics"] == b["models"][name]["metrics"]
+
+
+def test_a_killed_run_goes_on_and_ends_in_the_same_figures(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = bench.run(ROWS)
+    real, scanned = stage.scan, []
+
+    def dying(name: str, *arguments: Any) -> Any:
+        scanned.append(name)
+        if scanned == ["teacher", "undistilled", "finetuned"]:
+            raise KeyboardInterrupt
+        return real(name, *arguments)
+
+    monkeypatch.setattr(stage, "scan", dying)
+    with pytest.raises(KeyboardInterrupt):
+        bench.run(ROWS, name="killed")
+    resumed = bench.run(ROWS, name="killed")
+    assert scanned[3:] == ["finetuned", "distilled"]
+    assert results(resumed)["differences"] == results(whole)["differences"]
+    assert (resumed / "predictions.jsonl").read_bytes() == (
+        whole / "predictions.jsonl"
+    ).read_bytes()
+
+
+def test_too_long_examples_are_set_aside_counted_and_announced(bench: Bench) -> None:
+    data = bench.run([*ROWS, example(9, extra="long " * 80)], max_tokens=200)
+    assert results(data)["examples"] == {"evaluated": 6, "too_long": 1}
+    rejected = [json.loads(line) for line in (data / "rejected.jsonl").read_text().splitlines()]
+    assert [(row["id"], row["reason"]) for row in rejected] == [("row09", "too_long")]
+    warnings = [event for event in read_events(bench.diary)[0] if event["kind"] == "warning"]
+    assert "1 of 7 test examples" in warnings[0]["message"]
+
+
+def test_max_examples_takes_the_first_by_id(bench: Bench) -> None:
+    data = bench.run(ROWS[::-1], max_examples=2)
+    ids = {json.loads(line)["id"] for line in (data / "predictions.jsonl").read_text().splitlines()}
+    assert ids == {"row00", "row01"}
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([], "is empty"),
+        (ROWS[:1], "at least two"),
+        ([example(1, extra="long " * 80)] * 2, "holds 0 usable"),
+        ([example(1, answer=" "), example(2, answer=" ")], "0 have an answer"),
+    ],
+)
+def test_a_test_set_without_a_measurable_row_is_one_clear_error(
+    bench: Bench, rows: list[Example], message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        bench.run(rows, max_tokens=200)
+
+
+def test_a_diverged_student_is_one_clear_error(
+    bench: Bench, models: Path, make_model: Callable[..., Any], save_model: Any, tmp_path: Path
+) -> None:
+    broken = tmp_path / "broken"
+    shutil.copytree(models, broken)
+    student = make_model(1, layers=2)
+    with torch.no_grad():
+        student.model.norm.weight.fill_(math.nan)
+    save_model(student, broken / "distilled")
+    with pytest.raises(ModelError, match="distilled model computes logits that are not finite"):
+        Bench(tmp_path / "b", broken).run(ROWS)
+
+
+def test_a_missing_student_is_one_clear_error(models: Path, tmp_path: Path) -> None:
+    partial = tmp_path / "partial"
+    shutil.copytree(models, partial)
+    shutil.rmtree(partial / "finetuned")
+    with pytest.raises(ModelError, match="no finetuned model"):
+        Bench(tmp_path / "b", partial).run(ROWS)
+
+
+def test_a_student_with_another_template_is_refused(models: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(models, other)
+    template = other / "undistilled" / "chat_template.jinja"
+    template.write_text(template.read_text().replace("<|im_start|>", "### "))
+    with pytest.raises(ModelError, match="undistilled model and its teacher"):
+        Bench(tmp_path / "b", other).run(ROWS)
