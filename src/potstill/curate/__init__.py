@@ -1,1 +1,14 @@
-"""To be described by its developer."""
+"""Examples -> kept or rejected with a reason, and split without leaks."""
+
+from potstill.core.stage import Stage
+from potstill.curate.config import CurateConfig
+
+__all__ = ["STAGE", "CurateConfig"]
+
+STAGE = Stage(
+    name="curate",
+    version=1,
+    config=CurateConfig,
+    inputs=("ingest", "generate"),
+    function="potstill.curate.run:run",
+)
