@@ -1,16 +1,19 @@
 """Ask llama.cpp something in a process of its own: token ids, prompts, answers, logits, quantising.
 
-In: a GGUF file and what to do with it. Out: plain values and dataclasses; logits as a .npy file.
+In: a GGUF file and what to do with it. Out: plain values and dataclasses.
 The process is `native_worker.py`. Knows nothing of transformers or torch, and imports neither.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +21,6 @@ from typing import Any
 from potstill.core.extras import require
 from potstill.errors import ModelError
 
-JOB_SECONDS = 6 * 3600
 # llama.h, enum llama_ftype: the number of each quantisation by the name people use.
 FTYPES = {
     "f32": 0,
@@ -38,12 +40,20 @@ class Answer:
 
     text: str
     prompt_ids: list[int]
-    ids: list[int]
     finish: str
     """"stop": the model ended its turn; "length": it was cut off."""
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What one process answered, and how fast."""
+
+    answers: list[Answer]
+    stops: bool
+    """Whether generation ended when the end token was made certain."""
     first_token_s: float
-    decode_s: float
-    """Seconds for the tokens after the first."""
+    tokens_per_second: float
+    peak_memory_bytes: int
 
 
 def tokenize(
@@ -71,43 +81,65 @@ def answer(
     conversations: Sequence[Sequence[dict[str, str]]],
     *,
     max_tokens: int,
+    end: int | None,
+    timed_tokens: int,
+    timed_rounds: int,
     context: int,
     threads: int,
-) -> tuple[list[Answer], int]:
-    """Greedy answers one at a time, and the process's peak memory in bytes."""
+    tell: Callable[[int], None] = lambda done: None,
+) -> Answers:
+    """Greedy answers one at a time, in the engine that Potstill chats with; then timings.
+
+    end: the token that must stop generation. `tell` hears how many answers are done.
+    """
     _need("xllamacpp")
     job = {
         "conversations": [list(one) for one in conversations],
         "max_tokens": max_tokens,
+        "end": end,
+        "timed_tokens": timed_tokens,
+        "timed_rounds": timed_rounds,
         "context": context,
         "threads": threads,
     }
-    result = _run("answer", gguf, job)
-    return [Answer(**one) for one in result["answers"]], int(result["peak_memory_bytes"])
+    with _Worker("answer", gguf, job) as worker:
+        result = worker.read()
+        while "done" in result:
+            tell(int(result["done"]))
+            result = worker.read()
+    answers = [Answer(**one) for one in result.pop("answers")]
+    return Answers(answers=answers, **result)
 
 
-def score(
-    gguf: Path,
-    rows: Sequence[Sequence[int]],
-    starts: Sequence[int],
-    out: Path,
-    *,
-    threads: int,
-) -> None:
-    """Write llama.cpp's full-vocabulary logits under teacher forcing to `out`, a float32 .npy.
+@dataclass(frozen=True)
+class Scorer:
+    """llama.cpp's own logits under teacher forcing, from a process that stays open."""
 
-    rows: token ids; starts: the first scored token of each, at least 1. The array's shape is
-    (sum of len(row) - start, vocabulary), row after row.
-    """
+    vocabulary: int
+    _worker: _Worker
+    _out: Path
+
+    def logits(self, ids: Sequence[int], start: int) -> Any:
+        """float32 array [len(ids) - start, vocabulary]: what predicts each token from `start` on.
+
+        start: at least 1, because nothing predicts the first token.
+        """
+        import numpy as np
+
+        self._worker.write({"ids": list(ids), "start": start})
+        self._worker.read()
+        return np.load(self._out)
+
+
+@contextmanager
+def scorer(gguf: Path, *, context: int, threads: int) -> Iterator[Scorer]:
+    """Open a `Scorer`; `context` is the longest row in tokens. Errors: ModelError."""
     _need("cyllama")
-    job = {
-        "rows": [list(row) for row in rows],
-        "starts": list(starts),
-        "out": str(out),
-        "context": max(len(row) for row in rows) + 8,
-        "threads": threads,
-    }
-    _run("score", gguf, job)
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "logits.npy"
+        job = {"out": str(out), "context": context + 8, "threads": threads}
+        with _Worker("score", gguf, job) as worker:
+            yield Scorer(int(worker.read()["vocabulary"]), worker, out)
 
 
 def quantize(source: Path, out: Path, kind: str, *, threads: int) -> None:
@@ -126,26 +158,67 @@ def _need(module: str) -> None:
 
 
 def _run(name: str, gguf: Path | None, job: dict[str, Any]) -> dict[str, Any]:
-    if gguf is not None:
-        job["gguf"] = str(gguf)
-    file = gguf or Path(job["source"])
-    done = subprocess.run(
-        [sys.executable, "-m", "potstill.models.native_worker"],
-        input=json.dumps({"job": name, **job}),
-        capture_output=True,
-        text=True,
-        encoding="utf-8",
-        errors="replace",
-        timeout=JOB_SECONDS,
-        check=False,
-    )
-    if done.returncode == 0:
-        result: dict[str, Any] = json.loads(done.stdout)
-        return result
-    raise ModelError(
-        f"llama.cpp cannot {name} with {file}: {_reason(done.returncode, done.stderr)}.",
-        "The file may be truncated, or its architecture unknown to this llama.cpp.",
-    )
+    with _Worker(name, gguf, job) as worker:
+        return worker.read()
+
+
+class _Worker:
+    """One `native_worker` process: lines of JSON in, lines of JSON out."""
+
+    def __init__(self, name: str, gguf: Path | None, job: dict[str, Any]) -> None:
+        self._name = name
+        self._file = gguf or Path(job["source"])
+        self._job = (
+            {"job": name, **job} if gguf is None else {"job": name, "gguf": str(gguf), **job}
+        )
+
+    def __enter__(self) -> _Worker:
+        self._errors = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "potstill.models.native_worker"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._errors,
+            text=True,
+            encoding="utf-8",
+            # Idle threads of the engine must not spin beside another process that works.
+            env={**os.environ, "OMP_WAIT_POLICY": "passive"},
+        )
+        self.write(self._job)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for pipe in (self._process.stdin, self._process.stdout):
+            assert pipe is not None
+            with suppress(BrokenPipeError):
+                pipe.close()
+        try:
+            self._process.wait(timeout=5)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._errors.close()
+
+    def write(self, value: dict[str, Any]) -> None:
+        """Send a line; a process that is gone is noticed by the next read."""
+        assert self._process.stdin is not None
+        with suppress(BrokenPipeError):
+            self._process.stdin.write(json.dumps(value) + "\n")
+            self._process.stdin.flush()
+
+    def read(self) -> dict[str, Any]:
+        """The next line. Errors: ModelError with llama.cpp's reason if there is none."""
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if line:
+            value: dict[str, Any] = json.loads(line)
+            return value
+        code = self._process.wait()
+        self._errors.seek(0)
+        raise ModelError(
+            f"llama.cpp cannot {self._name} {self._file}: {_reason(code, self._errors.read())}.",
+            "The file may be truncated, or its architecture unknown to this llama.cpp.",
+        )
 
 
 def _reason(code: int, errors: str) -> str:

@@ -11,34 +11,39 @@ from __future__ import annotations
 
 import json
 import os
+import statistics
 import sys
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 # The server is on this machine: no proxy of the environment may come between.
 _OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 REQUEST_SECONDS = 3600
+# llama.cpp may print: the answer gets the real standard output for itself, from the start.
+_ANSWER = os.fdopen(os.dup(1), "w", encoding="utf-8")
+os.dup2(2, 1)
 
 
 def main() -> int:
     """Run the job. Exit code 0: the answer is on standard output; 1: a reason is on stderr."""
-    # llama.cpp may print; the answer gets the real standard output for itself.
-    answer = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)
-    job: dict[str, Any] = json.load(sys.stdin)
+    job: dict[str, Any] = json.loads(sys.stdin.readline())
     function: Callable[..., dict[str, Any]] = JOBS[job.pop("job")]
     try:
         result = function(**job)
     except Exception as error:
         sys.stderr.write(f"\nREASON {type(error).__name__}: {' '.join(str(error).split())}\n")
         return 1
-    json.dump(result, answer)
-    answer.flush()
+    _say(result)
     # Native threads may still run; leaving without teardown is safe once the answer is out.
     os._exit(0)
+
+
+def _say(value: dict[str, Any]) -> None:
+    _ANSWER.write(json.dumps(value) + "\n")
+    _ANSWER.flush()
 
 
 def tokenize(gguf: str, texts: list[str], add_special: bool, threads: int) -> dict[str, Any]:
@@ -67,40 +72,49 @@ def answer(
     gguf: str,
     conversations: list[list[dict[str, str]]],
     max_tokens: int,
+    end: int | None,
+    timed_tokens: int,
+    timed_rounds: int,
     context: int,
     threads: int,
 ) -> dict[str, Any]:
-    """Greedy answers as a user gets them, one at a time, with their times.
+    """Greedy answers as a user gets them, whether the end token ends them, and how fast they come.
 
-    Each answer: text, prompt_ids (of the rendered prompt), ids, finish ("stop" | "length"),
-    first_token_s (until the first token is there), decode_s (for the other tokens).
+    Each answer: text, prompt_ids, finish ("stop" | "length"). `stops`: generation ended at once
+    when the token `end` was made certain. Timings are of the prompt of median length:
+    first_token_s (the prompt until its first token) and tokens_per_second (after it), each the
+    median of the rounds; no round re-uses what an earlier one computed.
     """
-    server = _serve(gguf, threads, context=context)
+    server = _serve(gguf, threads, context)
     answers = []
     for messages in conversations:
         prompt = _post(server, "/apply-template", {"messages": messages})["prompt"]
         tokenized = {"content": prompt, "add_special": True, "parse_special": True}
-        prompt_ids = _post(server, "/tokenize", tokenized)["tokens"]
-        body = {
-            "prompt": prompt_ids,
-            "n_predict": max_tokens,
-            "temperature": 0.0,
-            "cache_prompt": False,
-            "return_tokens": True,
-        }
-        reply = _post(server, "/completion", body)
-        timings = reply["timings"]
-        answers.append(
-            {
-                "text": reply["content"],
-                "prompt_ids": [int(one) for one in prompt_ids],
-                "ids": [int(one) for one in reply["tokens"]],
-                "finish": "stop" if reply["stop_type"] in ("eos", "word") else "length",
-                "first_token_s": timings["prompt_ms"] / 1000,
-                "decode_s": timings["predicted_ms"] / 1000,
-            }
-        )
-    return {"answers": answers, "peak_memory_bytes": _peak_memory()}
+        ids = _post(server, "/tokenize", tokenized)["tokens"]
+        reply = _complete(server, ids, max_tokens, cache_prompt=True)
+        finish = "stop" if reply["stop_type"] == "eos" else "length"
+        answers.append({"text": reply["content"], "prompt_ids": ids, "finish": finish})
+        _say({"done": len(answers)})
+    prompts = sorted((one["prompt_ids"] for one in answers), key=len)
+    middle = prompts[len(prompts) // 2]
+    forced = _complete(server, middle, 4, logit_bias=[[end, 1000.0]]) if end is not None else {}
+    firsts, rates = [], []
+    for _ in range(timed_rounds):
+        reply = _complete(server, middle, timed_tokens, cache_prompt=False, ignore_eos=True)
+        firsts.append(reply["timings"]["prompt_ms"] / 1000)
+        rates.append((reply["timings"]["predicted_n"] - 1) / reply["timings"]["predicted_ms"] * 1e3)
+    return {
+        "answers": answers,
+        "stops": forced.get("stop_type") == "eos",
+        "first_token_s": statistics.median(firsts),
+        "tokens_per_second": statistics.median(rates),
+        "peak_memory_bytes": _peak_memory(),
+    }
+
+
+def _complete(server: str, ids: list[int], tokens: int, **settings: Any) -> Any:
+    body = {"prompt": ids, "n_predict": tokens, "temperature": 0.0, **settings}
+    return _post(server, "/completion", body)
 
 
 def _serve(gguf: str, threads: int, context: int) -> str:
@@ -132,14 +146,12 @@ def _post(server: str, path: str, body: dict[str, Any]) -> Any:
         return json.load(reply)
 
 
-def score(
-    gguf: str, rows: list[list[int]], starts: list[int], out: str, context: int, threads: int
-) -> dict[str, Any]:
-    """Logits that llama.cpp gives under teacher forcing, over the whole vocabulary.
+def score(gguf: str, out: str, context: int, threads: int) -> dict[str, Any]:
+    """Logits under teacher forcing over the whole vocabulary, row after row as they are asked for.
 
-    rows: token ids. starts: for each row the position of its first scored token (>= 1).
-    `out` is a float32 .npy of shape (sum of len(row) - start, vocabulary): for each token from
-    `start` on the logits of the position before it, row after row.
+    Each further line of standard input is `{"ids": [...], "start": first scored token, >= 1}`;
+    an empty line ends it. For each, `out` becomes a float32 .npy [len(ids) - start, vocabulary]:
+    for each token from `start` on the logits of the position before it.
     """
     import numpy as np
 
@@ -148,24 +160,25 @@ def score(
     params.n_ctx = params.n_batch = context
     params.n_threads = params.n_threads_batch = threads
     running = native.LlamaContext(model, params, verbose=False)
-    count = sum(len(row) - start for row, start in zip(rows, starts, strict=True))
-    logits = np.lib.format.open_memmap(
-        out, mode="w+", dtype=np.float32, shape=(count, model.n_vocab)
-    )
     batch = native.LlamaBatch(n_tokens=context, embd=0, n_seq_max=1)
-    filled, began = 0, time.monotonic()
-    for row, start in zip(rows, starts, strict=True):
+    _say({"vocabulary": model.n_vocab})
+    for line in sys.stdin:
+        if not line.strip():
+            break
+        row = json.loads(line)
+        ids, start = row["ids"], row["start"]
         running.kv_cache_clear()
         batch.clear()
-        for position, token in enumerate(row[:-1]):
+        for position, token in enumerate(ids[:-1]):
             batch.add(token, position, [0], position >= start - 1)
         if running.decode(batch) not in (0, None):
-            raise RuntimeError(f"llama_decode failed on a row of {len(row)} tokens")
-        for position in range(start - 1, len(row) - 1):
-            logits[filled] = running.get_logits_ith(position)
-            filled += 1
-    logits.flush()
-    return {"positions": filled, "vocabulary": model.n_vocab, "seconds": time.monotonic() - began}
+            raise RuntimeError(f"llama_decode failed on a row of {len(ids)} tokens")
+        logits = np.empty((len(ids) - start, model.n_vocab), dtype=np.float32)
+        for place in range(len(logits)):
+            logits[place] = running.get_logits_ith(start - 1 + place)
+        np.save(out, logits)
+        _say({"positions": len(logits)})
+    return {}
 
 
 def quantize(source: str, out: str, ftype: int, threads: int) -> dict[str, Any]:
@@ -178,7 +191,7 @@ def quantize(source: str, out: str, ftype: int, threads: int) -> dict[str, Any]:
     params.ftype = ftype
     params.nthread = threads
     native.model_quantize(source, out, params)
-    return {"bytes": os.path.getsize(out)}  # noqa: PTH202
+    return {"bytes": Path(out).stat().st_size}
 
 
 def _raw_model(gguf: str) -> tuple[Any, Any]:
@@ -199,10 +212,16 @@ def _raw_model(gguf: str) -> tuple[Any, Any]:
 
 
 def _peak_memory() -> int:
-    import resource
+    """This process's largest resident memory; not ru_maxrss where it can be helped, because on
+    Linux a child's starts at its parent's size."""
+    try:
+        status = Path("/proc/self/status").read_text()
+    except OSError:
+        import resource
 
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+        unit = 1 if sys.platform == "darwin" else 1024
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    return int(status.split("VmHWM:")[1].split()[0]) * 1024
 
 
 JOBS: dict[str, Callable[..., dict[str, Any]]] = {
