@@ -14,7 +14,12 @@ from potstill.errors import MissingExtraError
 
 # Extra -> {import name: distribution name}, as pyproject.toml declares them.
 EXTRAS: dict[str, dict[str, str]] = {
-    "documents": {"pypdfium2": "pypdfium2", "docx": "python-docx", "semchunk": "semchunk"},
+    "documents": {
+        "pypdfium2": "pypdfium2",
+        "docx": "python-docx",
+        "semchunk": "semchunk",
+        "charset_normalizer": "charset-normalizer",
+    },
     "ocr": {"rapidocr": "rapidocr", "onnxruntime": "onnxruntime", "PIL": "pillow"},
     "llamacpp": {
         "xllamacpp": "xllamacpp",
