@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import unicodedata
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any, Literal
 
 from potstill.core.extras import require
@@ -74,8 +75,7 @@ class Seen:
 def _content(example: Example) -> tuple[str, ...]:
     """Question and answer as words, in one Unicode form: what an exact duplicate shares."""
     answer = example.answers[0] if example.answers else ""
-    text = f"{example.question} \N{SYMBOL FOR UNIT SEPARATOR} {answer}"
-    return tuple(words(unicodedata.normalize("NFKC", text)))
+    return tuple(words(unicodedata.normalize("NFKC", f"{example.question}\n{answer}")))
 
 
 def _figures(content: tuple[str, ...]) -> frozenset[str]:
@@ -84,7 +84,7 @@ def _figures(content: tuple[str, ...]) -> frozenset[str]:
 
 def _shingles(content: tuple[str, ...]) -> frozenset[str]:
     """Single words and word pairs: short texts have too few longer runs to compare."""
-    pairs = (f"{first} {second}" for first, second in zip(content, content[1:], strict=False))
+    pairs = (f"{first} {second}" for first, second in pairwise(content))
     return frozenset([*content, *pairs])
 
 

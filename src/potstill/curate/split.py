@@ -73,7 +73,7 @@ def _deal(
             dealt[unit] = split
             taken += weight[unit]
             place += 1
-    dealt.update({unit: "train" for unit in order[place:]})
+    dealt.update(dict.fromkeys(order[place:], "train"))
     return dealt
 
 
