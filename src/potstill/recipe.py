@@ -69,7 +69,8 @@ class Recipe(BaseModel):
 
     def to_yaml(self) -> str:
         """The whole recipe with every default spelled out."""
-        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+        values = self.model_dump(mode="json")
+        return str(yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
 
 
 def builtin_recipes() -> dict[str, Path]:
