@@ -30,8 +30,8 @@ TABLE = str.maketrans({**CONTROLS, **LINE_ENDS, **LIGATURES, **ODD_SPACES, **INV
 
 SENTENCE_END = re.compile(r"[.!?:;…][\"'”\u2019)\]]*$")
 WORD = re.compile(r"[^\W\d_]+(?:-[^\W\d_]+)*")
-BROKEN_WORD = re.compile(r"([^\W\d_]+)-$")
-WORD_START = re.compile(r"^([^\W\d_]+)")
+BROKEN_WORD = re.compile(r"([^\W_]+)-$")
+WORD_START = re.compile(r"^([^\W_]+)")
 LIST_ITEM = re.compile(r"^(?:[•‣◦▪●○■\u2013—*+-]|\(?(?:\d{1,3}|[a-z])[.)])\s")
 LAID_OUT = re.compile(r"^(?:\s|[#>|]|```|~~~|=+$|-+$)|\S {2,}\S|\t|\|")
 FENCE = re.compile(r"^(?:```|~~~)")

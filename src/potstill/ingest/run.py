@@ -95,10 +95,12 @@ class Results:
         self._open: dict[str, Any] = {}
 
     def __enter__(self) -> Results:
-        for name in ("documents", "chunks", "rejected"):
-            path = self.draft.data / f"{name}.jsonl"
-            with disk_errors(path, "write"):
-                self._open[name] = self._files.enter_context(path.open("w", encoding="utf-8"))
+        with ExitStack() as files:
+            for name in ("documents", "chunks", "rejected"):
+                path = self.draft.data / f"{name}.jsonl"
+                with disk_errors(path, "write"):
+                    self._open[name] = files.enter_context(path.open("w", encoding="utf-8"))
+            self._files = files.pop_all()
         return self
 
     def __exit__(self, *problem: object) -> None:

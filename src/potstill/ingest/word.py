@@ -20,7 +20,7 @@ from potstill.ingest.cleaning import one_line
 from potstill.ingest.content import PageText, Reading, UnusableError
 
 MOST_UNPACKED = 512 * 1024 * 1024
-MOST_XML = 96 * 1024 * 1024
+MOST_XML = 64 * 1024 * 1024
 MAIN_PART = "word/document.xml"
 NOTE_PARTS = ("footnotes", "endnotes")
 CONTAINERS = {qn("w:sdt"), qn("w:sdtContent"), qn("w:ins"), qn("w:moveTo"), qn("w:customXml")}

@@ -1,0 +1,161 @@
+"""Which files a recipe's sources name, and which are refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from potstill.errors import InputError, RecipeError
+from potstill.ingest import IngestConfig
+from potstill.ingest.plan import facts, source_digest
+from potstill.ingest.sources import SourceFile, find_sources
+from potstill.models.refs import digest, parse
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    folder = tmp_path / "project"
+    (folder / "docs" / "deep").mkdir(parents=True)
+    (folder / "docs" / "b.txt").write_text("b")
+    (folder / "docs" / "a.md").write_text("a")
+    (folder / "docs" / ".hidden.md").write_text("no")
+    (folder / "docs" / "deep" / "c.txt").write_text("c")
+    return folder
+
+
+def names(sources: list[str], project: Path) -> list[str]:
+    return [file.name for file in find_sources(sources, project)]
+
+
+def test_a_folder_gives_its_visible_files_sorted(project: Path) -> None:
+    assert names(["docs"], project) == ["docs/a.md", "docs/b.txt", "docs/deep/c.txt"]
+
+
+def test_a_glob_and_a_file_that_overlap_give_each_file_once_in_the_order_named(
+    project: Path,
+) -> None:
+    found = names(["docs/b.txt", "docs/**/*.txt", "docs/*.md"], project)
+    assert found == ["docs/b.txt", "docs/deep/c.txt", "docs/a.md"]
+
+
+def test_an_absolute_path_inside_the_project_is_named_relative_to_it(project: Path) -> None:
+    assert names([str(project / "docs" / "a.md")], project) == ["docs/a.md"]
+    assert names([str(project / "docs" / "*.md")], project) == ["docs/a.md"]
+
+
+def test_a_name_with_glob_characters_that_exists_is_a_file(project: Path) -> None:
+    (project / "notes [old].txt").write_text("x")
+    assert names(["notes [old].txt"], project) == ["notes [old].txt"]
+
+
+def test_a_sample_is_found_by_its_name(project: Path) -> None:
+    (file,) = find_sources(["sample:handbook.pdf"], project)
+    assert file.name == "sample:handbook.pdf"
+    assert file.path.read_bytes().startswith(b"%PDF-")
+
+
+def test_an_unknown_sample_names_the_ones_that_exist(project: Path) -> None:
+    with pytest.raises(InputError, match=r"no sample file 'manual\.pdf'") as caught:
+        find_sources(["sample:manual.pdf"], project)
+    assert "handbook.docx" in caught.value.hint
+
+
+def test_a_missing_file_suggests_the_nearest_name(project: Path) -> None:
+    with pytest.raises(InputError, match="does not exist") as caught:
+        find_sources(["docs/a.mb"], project)
+    assert "Did you mean 'a.md'?" in caught.value.hint
+
+
+@pytest.mark.parametrize("source", ["empty", "docs/*.pdf"])
+def test_a_source_that_names_no_file_is_refused(project: Path, source: str) -> None:
+    (project / "empty").mkdir()
+    with pytest.raises(InputError, match=r"holds no file|No file matches"):
+        find_sources([source], project)
+
+
+@pytest.mark.parametrize(
+    "source", ["../outside.txt", "{outside}", "docs/../../outside.txt", "../*"]
+)
+def test_a_path_that_leaves_the_project_is_refused(project: Path, source: str) -> None:
+    outside = project.parent / "outside.txt"
+    outside.write_text("secret")
+    with pytest.raises(InputError, match="leaves the project") as caught:
+        find_sources([source.format(outside=outside)], project)
+    assert "--project" in caught.value.hint
+
+
+@pytest.mark.parametrize("source", ["docs", "docs/link.txt", "docs/*.txt"])
+def test_a_link_that_leaves_the_project_is_refused(project: Path, source: str) -> None:
+    outside = project.parent / "outside.txt"
+    outside.write_text("secret")
+    (project / "docs" / "link.txt").symlink_to(outside)
+    with pytest.raises(InputError, match="leaves the project"):
+        find_sources([source], project)
+
+
+def test_a_linked_folder_that_leaves_the_project_is_refused(project: Path) -> None:
+    outside = project.parent / "outside"
+    outside.mkdir()
+    (project / "docs" / "more").symlink_to(outside, target_is_directory=True)
+    with pytest.raises(InputError, match="leaves the project"):
+        find_sources(["docs"], project)
+
+
+def test_links_inside_the_project_are_followed_once_even_in_a_circle(project: Path) -> None:
+    (project / "docs" / "deep" / "up").symlink_to(project / "docs", target_is_directory=True)
+    assert names(["docs"], project) == ["docs/a.md", "docs/b.txt", "docs/deep/c.txt"]
+
+
+def test_a_link_to_nothing_is_refused(project: Path) -> None:
+    (project / "gone.txt").symlink_to(project / "nowhere.txt")
+    with pytest.raises(InputError, match="link to a file that does not exist"):
+        find_sources(["gone.txt"], project)
+
+
+def test_facts_change_with_the_content_and_only_with_the_content(project: Path) -> None:
+    model = project / "model.gguf"
+    model.write_bytes(b"GGUF weights")
+    config = IngestConfig(sources=["docs/*.md"], teacher=str(model))
+    before = facts(config, project)
+    assert before == facts(config, project)
+    assert before.key_parts["tokenizer"] == digest(parse(model))
+    assert before.estimate["files"] == 1
+    (project / "docs" / "a.md").write_text("changed")
+    after = facts(config, project)
+    changed = {name for name in after.key_parts if after.key_parts[name] != before.key_parts[name]}
+    assert changed == {"source docs/a.md"}
+
+
+def test_facts_need_a_teacher(project: Path) -> None:
+    with pytest.raises(RecipeError, match="teacher is empty"):
+        facts(IngestConfig(sources=["docs"]), project)
+
+
+def test_facts_name_a_missing_source(project: Path) -> None:
+    model = project / "model.gguf"
+    model.write_bytes(b"GGUF weights")
+    with pytest.raises(InputError, match=r"'nope\.pdf'"):
+        facts(IngestConfig(sources=["nope.pdf"], teacher=str(model)), project)
+
+
+def test_a_file_that_will_be_refused_unread_is_not_hashed(project: Path) -> None:
+    file = SourceFile("b", project / "docs" / "b.txt")
+    assert source_digest(file, 0) == "too large: 1 bytes"
+    assert len(source_digest(file, 1)) == 64
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"sources": []},
+        {"sources": [" "]},
+        {"sources": ["a"], "chunk_tokens": 100, "overlap_tokens": 100},
+        {"sources": ["a"], "chunk_tokens": 40, "overlap_tokens": 0, "min_chunk_tokens": 41},
+        {"sources": ["a"], "ocr": "sometimes"},
+        {"sources": ["a"], "unknown": 1},
+    ],
+)
+def test_impossible_configs_are_refused(fields: dict[str, object]) -> None:
+    with pytest.raises(ValueError):
+        IngestConfig.model_validate(fields)
