@@ -18,7 +18,7 @@ from markupsafe import Markup
 
 WIDTH, HEIGHT = 440, 272
 LEFT, RIGHT, TOP, BOTTOM = 46, 14, 14, 42
-LETTER = 6.3  # width of an average letter at the pictures' font size
+LETTER = 7.6  # width of an average letter where the page's font is wide and the screen narrow
 MOST_POINTS = 500  # more would be finer than the picture's own grid
 
 
@@ -194,18 +194,22 @@ def _placed(label: str, x: float, y: float, taken: list[tuple[float, float, floa
         (x + 10, y + 17, "start", x + 10),
         (x - 10, y - 9, "end", x - 10 - width),
         (x - 10, y + 17, "end", x - 10 - width),
+        (x, y - 26, "middle", x - width / 2),
+        (x, y + 34, "middle", x - width / 2),
+        (x - 10, y - 24, "end", x - 10 - width),
+        (x - 10, y + 32, "end", x - 10 - width),
     )
 
     def cost(place: tuple[float, float, str, float]) -> float:
         _, baseline, _, left = place
-        box = (left, baseline - 10, left + width, baseline + 2)
+        box = (left, baseline - 12, left + width, baseline + 3)
         covered = sum(_overlap(box, other) for other in taken)
         outside = max(0.0, LEFT - 40 - box[0]) + max(0.0, box[2] - WIDTH)
         below = max(0.0, box[3] - (HEIGHT - BOTTOM)) + max(0.0, 2 - box[1])
         return covered + 50 * (outside + below)
 
     at_x, baseline, anchor, left = min(places, key=cost)
-    taken.append((left, baseline - 10, left + width, baseline + 2))
+    taken.append((left, baseline - 12, left + width, baseline + 3))
     return (
         f'<text class="name" x="{at_x:.1f}" y="{baseline:.1f}" text-anchor="{anchor}">'
         f"{escape(label)}</text>"

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 MISSING = "\N{EN DASH}"
+MINUS = "\N{MINUS SIGN}"
 
 NAMES = {
     "teacher": "Teacher",
@@ -59,22 +60,23 @@ def figure(metric: str, value: float | None) -> str:
         return MISSING
     measure = MEASURES[metric]
     scaled = value * measure.scale
-    return f"{scaled:.{measure.digits}f}" if measure.digits is not None else number(scaled)
+    if measure.digits is None:
+        return number(scaled)
+    return f"{scaled:.{measure.digits}f}".replace("-", MINUS)
 
 
 def number(value: float | None) -> str:
     """Three significant digits, thousands apart: 28800.4 -> 28,800; 0.01234 -> 0.0123."""
     if value is None:
         return MISSING
-    if abs(value) >= 1e9:
-        return f"{value:.3g}"
-    if abs(value) >= 1000:
-        return f"{value:,.0f}"
-    if abs(value) >= 100:
-        return f"{value:.0f}"
-    if value != 0 and abs(value) < 0.0005:
-        return f"{value:.1e}"
-    return f"{value:.2f}" if abs(value) >= 1 else f"{value:.3f}"
+    size = abs(value)
+    if size >= 1e9 or 0 < size < 0.0005:
+        text = f"{value:.2e}"
+    elif size >= 100:
+        text = f"{value:,.0f}"
+    else:
+        text = f"{value:.{1 if size >= 10 else 2 if size >= 1 else 3}f}"
+    return "0" if value == 0 else text.replace("-", MINUS, 1) if value < 0 else text
 
 
 def count(value: float | None) -> str:
@@ -114,10 +116,24 @@ def duration(seconds: float | None) -> str:
     return f"{minutes // 60} h {minutes % 60:02d} min"
 
 
-def verdict(report: Mapping[str, Any]) -> dict[str, list[str]]:
-    """What was measured, as sentences: `made`, `claims` (intervals exclude zero), `open`."""
+def disk_bytes(model: Mapping[str, Any]) -> float | None:
+    """What one must store to have the model: the file its reference names, else its weights.
+
+    A teacher that comes as a GGUF is unpacked to several times its size before it is measured;
+    the unpacked copy is no fair size to compare a student's with.
+    """
+    found = model.get("reference_disk_bytes") or model.get("disk_bytes")
+    return None if found is None else float(found)
+
+
+def verdict(report: Mapping[str, Any]) -> dict[str, list[Any]]:
+    """What was measured, in words.
+
+    `made`: sentences. `claims` (intervals exclude zero) and `open` (they do not): each
+    `{"text": a sentence's beginning, "figures": [one phrase a metric]}`.
+    """
     models, differences = report["models"], report["differences"]
-    found: dict[str, list[str]] = {"made": [], "claims": [], "open": []}
+    found: dict[str, list[Any]] = {"made": [], "claims": [], "open": []}
     teacher, student = models.get("teacher"), models.get("distilled")
     if teacher and student and teacher.get("parameters") and student.get("parameters"):
         share = 100 * student["parameters"] / teacher["parameters"]
@@ -132,23 +148,20 @@ def verdict(report: Mapping[str, Any]) -> dict[str, list[str]]:
         pair = differences.get(f"distilled_minus_{other}")
         if not pair or not student or other not in models:
             continue
-        better, worse, unclear = [], [], []
-        for metric in HEADLINES:
-            if metric not in pair:
-                continue
-            text = _against(metric, student, models[other], pair[metric])
-            if not pair[metric]["significant"]:
-                unclear.append(text)
-            elif (pair[metric]["value"] < 0) == MEASURES[metric].lower_is_better:
-                better.append(text)
-            else:
-                worse.append(text)
-        if better:
-            found["claims"].append(f"Distilled is better than {phrase}: {'; '.join(better)}.")
-        if worse:
-            found["claims"].append(f"Distilled is worse than {phrase}: {'; '.join(worse)}.")
-        if unclear:
-            found["open"].append(f"Against {phrase}, no difference shown: {'; '.join(unclear)}.")
+        sorted_out: dict[str, list[str]] = {"better": [], "worse": [], "unclear": []}
+        for metric in (name for name in HEADLINES if name in pair):
+            kind = "unclear"
+            if pair[metric]["significant"]:
+                lower = pair[metric]["value"] < 0
+                kind = "better" if lower == MEASURES[metric].lower_is_better else "worse"
+            sorted_out[kind].append(_against(metric, student, models[other], pair[metric]))
+        for kind in ("better", "worse"):
+            if sorted_out[kind]:
+                text = f"Distilled is {kind} than {phrase}"
+                found["claims"].append({"text": text, "figures": sorted_out[kind]})
+        if sorted_out["unclear"]:
+            text = f"Not told apart from {phrase}"
+            found["open"].append({"text": text, "figures": sorted_out["unclear"]})
     return found
 
 
@@ -156,9 +169,7 @@ def _against(
     metric: str, a: Mapping[str, Any], b: Mapping[str, Any], difference: Mapping[str, Any]
 ) -> str:
     measure = MEASURES[metric]
-    values = (figure(metric, side["metrics"][metric]["value"]) for side in (a, b))
-    unit = f" {measure.unit}" if measure.unit else ""
+    left, right = (figure(metric, side["metrics"][metric]["value"]) for side in (a, b))
+    unit = "" if not measure.unit else "%" if measure.unit == "%" else f" {measure.unit}"
     low, high = figure(metric, difference["low"]), figure(metric, difference["high"])
-    return (
-        f"{measure.title} {next(values)} against {next(values)}{unit} (difference {low} to {high})"
-    )
+    return f"{measure.title} {left} against {right}{unit}, difference {low} to {high}"

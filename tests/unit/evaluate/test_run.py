@@ -16,7 +16,7 @@ from potstill.core.events import Emitter, read_events
 from potstill.core.files import write_records
 from potstill.core.stage import Artifact, Context, Draft
 from potstill.errors import InputError, ModelError
-from potstill.evaluate import STAGE, EvaluateConfig
+from potstill.evaluate import STAGE, EvaluateConfig, speed
 from potstill.evaluate import run as stage
 from potstill.records import Example, Provenance, Turn
 
@@ -53,7 +53,14 @@ class Bench:
         }
         config = EvaluateConfig(
             teacher=str(self.models / "teacher"),
-            **{"answer_tokens": 6, "speed_tokens": 2, "speed_rounds": 1, "batch_size": 3, **fields},
+            **{
+                "answer_tokens": 6,
+                "speed_tokens": 2,
+                "speed_rounds": 1,
+                "batch_size": 3,
+                "resamples": 300,
+                **fields,
+            },
         )
         context = Context(self.root, self.root, 7, 1, Emitter(self.diary, "evaluate"))
         stage.run(config, inputs, Draft(self.root / name), context)
@@ -81,7 +88,9 @@ def models(
 
 
 @pytest.fixture
-def bench(tmp_path: Path, models: Path) -> Bench:
+def bench(tmp_path: Path, models: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
+    # collecting all of torch's objects takes longer than these models; tested with the speed
+    monkeypatch.setattr(speed, "_release_memory", lambda: None)
     return Bench(tmp_path, models)
 
 

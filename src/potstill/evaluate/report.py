@@ -1,0 +1,206 @@
+"""The report of a whole run: report.json for programs, report.html for people, a short table.
+
+In: the data folders of the finished stages, what the runner knows of them, recipe and machine.
+Out: two files in the run's folder, written atomically, and the same as a dictionary.
+Measures nothing and starts no model: every figure was measured by a stage.
+
+report.json holds `run`, `models` (evaluate's and each exported file's), `differences`, `data`
+(kept and rejected by reason), `stages`, `machine`, `recipe`, `history`, `training`, `surgery`,
+`parity`, `samples`, `notes`, `verdict`. What a stage did not leave is empty, never invented.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from potstill.core.files import read_json, read_records, write_atomic, write_json
+from potstill.evaluate import words
+from potstill.records import Example
+
+SAMPLES = 6
+STAGES = ("ingest", "generate", "curate", "distill", "evaluate", "export")
+KEPT_FILES = {
+    "ingest": {"documents": "documents.jsonl", "chunks": "chunks.jsonl"},
+    "generate": {"examples": "examples.jsonl"},
+    "curate": {"train": "train.jsonl", "validation": "validation.jsonl", "test": "test.jsonl"},
+}
+TABLE_HEADER = ["model", "parameters", "disk", "KL", "agreement %", "perplexity", "F1 %", "tok/s"]
+
+
+def build_report(
+    run_folder: Path,
+    artifacts: Mapping[str, Path],
+    stages: Mapping[str, Mapping[str, Any]],
+    recipe: Mapping[str, Any],
+    machine: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Write report.json and report.html below `run_folder` and return the former's content.
+
+    artifacts: stage name -> its data folder. stages: stage name -> {seconds,
+    peak_memory_bytes, reused, ...}. Errors: StoreError for a damaged file or a disk that
+    refuses; FileNotFoundError never: only results.json must be there.
+    """
+    from potstill.evaluate.page import render
+
+    results = read_json(artifacts["evaluate"] / "results.json")
+    export = _optional(artifacts, "export", "export.json")
+    training = _optional(artifacts, "distill", "training.json")
+    report: dict[str, Any] = {
+        "run": str(recipe.get("name") or run_folder.name),
+        "models": {**results["models"], **export.get("models", {})},
+        "differences": results["differences"],
+        "examples": results.get("examples", {}),
+        "settings": results.get("settings", {}),
+        "data": _data(artifacts),
+        "stages": {name: dict(stages[name]) for name in STAGES if name in stages},
+        "machine": {**machine, **results.get("machine", {})},
+        "recipe": dict(recipe),
+        "history": _optional(artifacts, "distill", "history.json"),
+        "training": training,
+        "surgery": _optional(artifacts, "distill", "surgery.json"),
+        "parity": export.get("parity", []),
+        "samples": _samples(artifacts),
+    }
+    report["notes"] = [*_own_notes(report), *map(str, export.get("notes", []))]
+    report["verdict"] = words.verdict(report)
+    write_json(run_folder / "report.json", report)
+    write_atomic(run_folder / "report.html", render(report))
+    return report
+
+
+def summary_table(report: Mapping[str, Any]) -> list[list[str]]:
+    """Header and one row a model, for the terminal."""
+    rows = [list(TABLE_HEADER)]
+    for name, model in report["models"].items():
+        metrics = model.get("metrics") or {}
+
+        def value(metric: str, metrics: Mapping[str, Any] = metrics) -> str:
+            found = metrics.get(metric)
+            return words.figure(metric, found["value"]) if found else words.MISSING
+
+        rows.append(
+            [
+                words.model_name(name),
+                words.millions(model.get("parameters")),
+                words.size(words.disk_bytes(model)),
+                *(value(metric) for metric in ("kl", "agreement", "perplexity", "f1")),
+                words.number(model.get("tokens_per_second")),
+            ]
+        )
+    return rows
+
+
+def _optional(artifacts: Mapping[str, Path], stage: str, name: str) -> dict[str, Any]:
+    """A JSON object that a stage may have left; empty if it did not."""
+    folder = artifacts.get(stage)
+    if folder is None or not (folder / name).exists():
+        return {}
+    value = read_json(folder / name)
+    return value if isinstance(value, dict) else {}
+
+
+def _data(artifacts: Mapping[str, Path]) -> dict[str, dict[str, dict[str, int]]]:
+    """Stage -> {"kept": {what: count}, "rejected": {reason: count}}, most frequent first."""
+    found = {}
+    for stage in ("ingest", "generate", "curate", "evaluate"):
+        folder = artifacts.get(stage)
+        if folder is None:
+            continue
+        if stage == "evaluate":
+            results = read_json(folder / "results.json")
+            kept = {"examples": int(results.get("examples", {}).get("evaluated", 0))}
+        else:
+            kept = {
+                what: _lines(folder / name)
+                for what, name in KEPT_FILES[stage].items()
+                if (folder / name).exists()
+            }
+        reasons = Counter(_reasons(folder / "rejected.jsonl"))
+        ordered = sorted(reasons.items(), key=lambda item: (-item[1], item[0]))
+        found[stage] = {"kept": kept, "rejected": dict(ordered)}
+    return found
+
+
+def _lines(path: Path) -> int:
+    with path.open("rb") as file:
+        return sum(1 for line in file if line.strip())
+
+
+def _reasons(path: Path) -> list[str]:
+    if not path.exists():
+        return []
+    with path.open(encoding="utf-8") as file:
+        return [str(json.loads(line)["reason"]) for line in file if line.strip()]
+
+
+def _samples(artifacts: Mapping[str, Path]) -> list[dict[str, Any]]:
+    """The first test examples by id, one a passage before a second of any: not chosen by score."""
+    said: dict[str, dict[str, Any]] = {}
+    with (artifacts["evaluate"] / "predictions.jsonl").open(encoding="utf-8") as file:
+        for line in filter(str.strip, file):
+            row = json.loads(line)
+            said.setdefault(row["id"], {})[row["model"]] = {
+                key: row[key] for key in ("answer", "f1", "em", "kl", "finished")
+            }
+    test_file = artifacts["curate"] / "test.jsonl" if "curate" in artifacts else None
+    if test_file is None or not test_file.exists():
+        return []
+    examples = sorted(
+        (example for example in read_records(test_file, Example) if example.id in said),
+        key=lambda example: example.id,
+    )
+    seen: Counter[str] = Counter()
+    ranked = []
+    for example in examples:
+        ranked.append((seen[example.provenance.chunk], example.id, example))
+        seen[example.provenance.chunk] += 1
+    ranked.sort(key=lambda entry: entry[:2])
+    return [
+        {
+            "id": example.id,
+            "question": example.question or example.turns[-2].content,
+            "prompt": [turn.model_dump() for turn in example.turns[:-1]],
+            "golds": list(example.answers or (example.turns[-1].content,)),
+            "answers": said[example.id],
+        }
+        for _, _, example in islice(ranked, SAMPLES)
+    ]
+
+
+def _own_notes(report: Mapping[str, Any]) -> list[str]:
+    """What a careful reader must know before trusting the figures."""
+    notes = []
+    examples = report["examples"]
+    evaluated = examples.get("evaluated")
+    if evaluated:
+        level = 100 * report["settings"].get("level", 0.95)
+        notes.append(
+            f"All quality figures are of the same {evaluated} held-out examples. Intervals are "
+            f"{level:g}% bootstrap intervals over examples; with few examples they are wide."
+        )
+    if examples.get("too_long"):
+        notes.append(f"{examples['too_long']} test examples were too long and were left out.")
+    cut = {
+        words.model_name(name): model["unfinished_answers"]
+        for name, model in report["models"].items()
+        if model.get("unfinished_answers")
+    }
+    if cut:
+        listed = ", ".join(f"{name} {number}" for name, number in cut.items())
+        notes.append(f"Answers that reached the length limit without an end: {listed}.")
+    teacher = report["models"].get("teacher", {})
+    if teacher.get("reference_disk_bytes"):
+        notes.append(
+            f"The teacher's disk size is that of its own file; unpacked for PyTorch it takes "
+            f"{words.size(teacher['disk_bytes'])}."
+        )
+    notes.append(
+        "Speed is one user's on this machine, greedy, median of rounds taken in turn. PyTorch and "
+        "llama.cpp rows differ in engine and number format as well as in the model."
+    )
+    return notes
