@@ -24,6 +24,7 @@ EXTRAS: dict[str, dict[str, str]] = {
     "llamacpp": {
         "xllamacpp": "xllamacpp",
         "cyllama": "cyllama",
+        "sentencepiece": "sentencepiece",
         "gguf": "gguf",
     },
     "train": {

@@ -10,6 +10,7 @@ everything that is trained through it. Knows nothing of weights.
 
 from __future__ import annotations
 
+import json
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -198,6 +199,29 @@ def mend_pre_tokenizer(tokenizer: Any, pre: str | None) -> bool:
     backend = tokenizer.backend_tokenizer
     backend.pre_tokenizer = pre_tokenizers.Sequence(parts)
     return True
+
+
+def splitting_rule(tokenizer: Any) -> str | None:
+    """The `tokenizer.ggml.pre` name of the tokenizer's splitting rule, by its structure.
+
+    None if it is none of the rules that are known here for certain.
+    """
+    state = json.loads(tokenizer.backend_tokenizer.to_str()).get("pre_tokenizer") or {}
+    parts = state["pretokenizers"] if state.get("type") == "Sequence" else [state]
+    kinds = [part.get("type") for part in parts]
+    last = parts[-1]
+    if kinds[-1] != "ByteLevel" or last.get("add_prefix_space"):
+        return None
+    if kinds == ["ByteLevel"] and last.get("use_regex", True):
+        return "gpt-2"
+    if kinds == ["Digits", "ByteLevel"] and last.get("use_regex", True):
+        return "smollm" if parts[0].get("individual_digits") else None
+    if kinds == ["Split", "ByteLevel"] and not last.get("use_regex", True):
+        split = parts[0]
+        pattern = split.get("pattern", {}).get("Regex")
+        if split.get("behavior") == "Isolated" and not split.get("invert"):
+            return next((name for name, rule in REGEX_RULES.items() if rule == pattern), None)
+    return None
 
 
 def separate_pad_from_eos(tokenizer: Any, model_ends: Sequence[int] = ()) -> None:

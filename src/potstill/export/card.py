@@ -1,0 +1,144 @@
+"""The model card: README.md in the Hugging Face form, written from the run's own figures.
+
+In: results.json of evaluate, export.json, names. Out: Markdown with a YAML header. Every figure
+comes from those two; nothing is claimed that was not measured. Knows nothing of models.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import yaml
+
+from potstill import __version__
+from potstill.models.packages import pinned
+from potstill.models.refs import Reference
+
+COLUMNS = (
+    ("kl", "KL to teacher", "{:.3f}"),
+    ("agreement", "top-1 agreement", "{:.1%}"),
+    ("perplexity", "perplexity", "{:.2f}"),
+    ("f1", "answer F1", "{:.2f}"),
+    ("em", "answer EM", "{:.2f}"),
+)
+NAMES = {
+    "teacher": "teacher",
+    "undistilled": "student, layers dropped, not trained",
+    "finetuned": "student, fine-tuned on the text alone",
+    "distilled": "**student, distilled (safetensors)**",
+}
+
+
+def model_card(
+    teacher: Reference,
+    name: str,
+    results: Mapping[str, Any],
+    exported: Mapping[str, Any],
+    training_rows: int,
+) -> str:
+    """The whole README.md.
+
+    exported: export.json's content, each model with its `file`. training_rows: examples in
+    train.jsonl.
+    """
+    header = yaml.safe_dump(_header(teacher), sort_keys=False).strip()
+    files = {key: model["file"] for key, model in exported["models"].items()}
+    smallest = min(exported["models"].values(), key=lambda model: model["disk_bytes"])["file"]
+    models = {**results["models"], **exported["models"]}
+    notes = "\n".join(f"- {note}" for note in exported["notes"])
+    return "\n".join(
+        [
+            f"---\n{header}\n---\n",
+            f"# {name}\n",
+            f"A small language model distilled from `{teacher}` with Potstill {__version__}: layers "
+            "of the teacher were dropped by measured influence, and what was left was trained on "
+            f"{training_rows} examples written by the teacher from a set of documents, to predict "
+            "both the text and the teacher's distribution over the vocabulary.\n",
+            "## Files\n",
+            "- `safetensors/`: for transformers, vLLM and further training",
+            *(f"- `{file}`: for llama.cpp and what is built on it" for file in files.values()),
+            "\n## Figures\n",
+            "On held-out examples, each with its 95 % bootstrap interval where one was measured. "
+            "Rows that end in `.gguf` were measured in llama.cpp, the others in PyTorch; `n` is "
+            "the number of examples.\n",
+            _quality(models, files),
+            "",
+            _size(models, files),
+            "\n## Checked before release\n",
+            *(_parity_line(one) for one in exported["parity"]),
+            *(["\n## Notes\n", notes] if notes else []),
+            "\n## How to run\n",
+            "With llama.cpp:\n",
+            f"```sh\nllama-cli -m {smallest} -cnv\n```\n",
+            "With transformers:\n",
+            "```python\nfrom transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
+            'tokenizer = AutoTokenizer.from_pretrained("safetensors")\n'
+            'model = AutoModelForCausalLM.from_pretrained("safetensors")\n```\n',
+            "## Limits\n",
+            "The student knows the documents it was distilled on and little else. It repeats the "
+            "teacher's mistakes. The figures above hold for questions like the held-out ones.\n",
+        ]
+    )
+
+
+def _header(teacher: Reference) -> dict[str, Any]:
+    header: dict[str, Any] = {"library_name": "transformers", "pipeline_tag": "text-generation"}
+    if teacher.kind == "pypi" and pinned(teacher.name).licence:
+        header["license"] = pinned(teacher.name).licence.lower()
+    if teacher.kind == "hub":
+        header["base_model"] = teacher.name
+    header["tags"] = ["distillation", "gguf", "potstill"]
+    return header
+
+
+def _quality(models: Mapping[str, Any], files: Mapping[str, str]) -> str:
+    rows = []
+    for key, model in models.items():
+        cells = [_figure(model["metrics"].get(metric), form) for metric, _, form in COLUMNS]
+        counts = sorted({figure["n"] for figure in model["metrics"].values()})
+        rows.append(
+            [_name(key, files), *cells, "–".join(str(n) for n in counts[:1] + counts[1:][-1:])]
+        )
+    return _table(["model", *(title for _, title, _ in COLUMNS), "n"], rows)
+
+
+def _size(models: Mapping[str, Any], files: Mapping[str, str]) -> str:
+    rows = [
+        [
+            _name(key, files),
+            f"{model['parameters'] / 1e6:.1f} M",
+            f"{model['disk_bytes'] / 1e6:.1f} MB",
+            f"{model['peak_memory_bytes'] / 1e6:.0f} MB",
+            f"{model['tokens_per_second']:.1f}",
+            f"{model['time_to_first_token_s']:.3f} s",
+        ]
+        for key, model in models.items()
+    ]
+    titles = ["model", "parameters", "disk", "peak memory", "tokens/s", "time to first token"]
+    return _table(titles, rows)
+
+
+def _figure(figure: Mapping[str, Any] | None, form: str) -> str:
+    if figure is None:
+        return "–"
+    low, high = form.format(figure["low"]), form.format(figure["high"])
+    return f"{form.format(figure['value'])} ({low} to {high})"
+
+
+def _name(key: str, files: Mapping[str, str]) -> str:
+    return f"`{files[key]}`" if key in files else NAMES.get(key, key)
+
+
+def _table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [titles, ["---"] * len(titles), *rows]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+def _parity_line(parity: Mapping[str, Any]) -> str:
+    return (
+        f"- `{parity['file']}` reloaded in llama.cpp: {parity['prompts']} prompts with the same "
+        f"token ids, generation stops at the end-of-turn token, KL to the PyTorch student "
+        f"{parity['kl_student']:.2g} nats a token (at most {parity['max_kl']:g} allowed), the same "
+        f"first choice at {parity['agreement_student']:.2%} of {parity['tokens']:.0f} tokens."
+    )

@@ -1,0 +1,79 @@
+"""What the export stage may be told. Light: pydantic only.
+
+In: the recipe's `export` section. Out: `ExportConfig`. Knows nothing of how it is done.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, field_validator
+
+from potstill.core.stage import StageConfig
+
+Quantisation = Literal["q4_0", "q4_k_m", "q5_k_m", "q6_k", "q8_0", "bf16"]
+
+
+class ExportConfig(StageConfig):
+    """Which files are made of the student, and how far they may differ from it."""
+
+    teacher: str = Field("", description="Model reference of the teacher; filled by the recipe.")
+    quantisations: tuple[Quantisation, ...] = Field(
+        ("q4_k_m",),
+        description="GGUF files to make beside the F16 one, which is always made.",
+    )
+    max_examples: int = Field(
+        32,
+        ge=2,
+        description="Measure each file on at most this many test rows, in the order of their ids; "
+        "the same rows for every file.",
+    )
+    max_tokens: int = Field(
+        2048,
+        ge=16,
+        le=131_072,
+        description="Longest test row in tokens; longer ones are set aside and counted.",
+    )
+    answer_tokens: int = Field(
+        48, ge=1, le=4096, description="Longest generated answer in tokens (greedy decoding)."
+    )
+    f16_max_kl: float = Field(
+        1e-3,
+        gt=0,
+        description="The run fails if the F16 file's mean KL to the PyTorch student is above this, "
+        "in nats a token.",
+    )
+    f16_min_agreement: float = Field(
+        0.99,
+        ge=0,
+        le=1,
+        description="The run fails if the F16 file ranks another token first than the PyTorch "
+        "student at more than the rest of the positions.",
+    )
+    quantised_max_kl: float = Field(
+        0.5, gt=0, description="The same bound for the quantised files, which lose more."
+    )
+    quantised_min_agreement: float = Field(
+        0.75, ge=0, le=1, description="The same bound for the quantised files."
+    )
+    resamples: int = Field(
+        2000, ge=100, le=100_000, description="Bootstrap resamples behind each interval."
+    )
+    level: float = Field(
+        0.95, gt=0.5, lt=1.0, description="Coverage of the intervals, such as 0.95."
+    )
+    speed_rounds: int = Field(
+        3, ge=1, le=100, description="Times each file is timed; the median counts."
+    )
+    speed_tokens: int = Field(
+        32, ge=2, le=4096, description="Tokens decoded in each timing, the first included."
+    )
+
+    @field_validator("quantisations", mode="before")
+    @classmethod
+    def _lower_case(cls, value: object) -> object:
+        """Q4_K_M and q4_k_m are the same; f16 is made anyway; nothing is made twice."""
+        if not isinstance(value, list | tuple):
+            return value
+        names = [name.lower() if isinstance(name, str) else name for name in value]
+        return tuple(dict.fromkeys(name for name in names if name != "f16"))

