@@ -60,14 +60,15 @@ def run(
     sources = _sources(config, inputs["distill"])
     test_file = inputs["curate"].path("test.jsonl")
     examples = _examples(test_file, config.max_examples)
-    held, too_long = _encoded(examples, sources, config)
+    limit = _longest(config, sources)
+    held, too_long = _encoded(examples, sources, limit)
     write_records(draft.data / "rejected.jsonl", too_long)
     if too_long:
         context.events.warning(
             f"{len(too_long)} of {len(examples)} test examples are longer than "
-            f"{config.max_tokens} tokens and are not evaluated."
+            f"{limit} tokens and are not evaluated."
         )
-    _need_enough(held, test_file, config)
+    _need_enough(held, test_file, limit)
     speeds = _speeds(config, sources, held, draft.work, context)
     scored = _scored(config, sources, held, draft.work, context)
     results = _results(config, sources, scored, speeds, context)
@@ -117,14 +118,23 @@ def _examples(test_file: Path, limit: int | None) -> list[Example]:
     return rows[:limit]
 
 
+def _longest(config: EvaluateConfig, sources: Sequence[Source]) -> int:
+    """Tokens that an example may have: the recipe's limit, and room to answer in every model."""
+    windows = [
+        read_json(source.folder / "config.json").get("max_position_embeddings")
+        for source in sources
+    ]
+    return min([config.max_tokens, *(int(w) - config.answer_tokens for w in windows if w)])
+
+
 def _encoded(
-    examples: Sequence[Example], sources: Sequence[Source], config: EvaluateConfig
+    examples: Sequence[Example], sources: Sequence[Source], limit: int
 ) -> tuple[list[Held], list[Rejected]]:
     """Examples as the teacher's token ids; every student's tokenizer must give the same ids."""
     tokenizers = [load_tokenizer(source.folder) for source in sources]
     held, too_long = [], []
     for example in examples:
-        first, *others = (encode_example(t, example.turns, config.max_tokens) for t in tokenizers)
+        first, *others = (encode_example(t, example.turns, limit) for t in tokenizers)
         for source, other in zip(sources[1:], others, strict=True):
             if other != first:
                 raise ModelError(
@@ -133,7 +143,7 @@ def _encoded(
                     "Teacher and student must share tokenizer and chat template.",
                 )
         if first.truncated:
-            detail = f"longer than {config.max_tokens} tokens"
+            detail = f"longer than {limit} tokens"
             row = example.model_dump(mode="json")
             too_long.append(
                 Rejected(id=example.id, stage="evaluate", reason="too_long", detail=detail, row=row)
@@ -144,11 +154,11 @@ def _encoded(
     return held, too_long
 
 
-def _need_enough(held: Sequence[Held], test_file: Path, config: EvaluateConfig) -> None:
+def _need_enough(held: Sequence[Held], test_file: Path, limit: int) -> None:
     if len(held) < 2:
         raise InputError(
             f"The test set {test_file} holds {len(held)} usable example(s) of at most "
-            f"{config.max_tokens} tokens, and an interval needs at least two.",
+            f"{limit} tokens, and an interval needs at least two.",
             "Give more documents, raise the share of rows for the test set, or raise "
             "evaluate.max_tokens.",
         )

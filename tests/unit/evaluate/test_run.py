@@ -224,6 +224,13 @@ def test_too_long_examples_are_set_aside_counted_and_announced(bench: Bench) -> 
     assert "1 of 7 test examples" in warnings[0]["message"]
 
 
+def test_examples_that_leave_no_room_to_answer_in_the_models_window_are_set_aside(
+    bench: Bench,
+) -> None:
+    data = bench.run([*ROWS, example(9, extra="x" * 940)], max_tokens=5000)  # the window is 1024
+    assert results(data)["examples"] == {"evaluated": 6, "too_long": 1}
+
+
 def test_max_examples_takes_the_first_by_id(bench: Bench) -> None:
     data = bench.run(ROWS[::-1], max_examples=2)
     ids = {json.loads(line)["id"] for line in (data / "predictions.jsonl").read_text().splitlines()}
