@@ -54,6 +54,7 @@ def without(text: str, spans: list[tuple[int, int]]) -> str:
 @given(TEXTS, st.integers(8, 60), st.floats(0, 0.9), st.sampled_from([count, count_bytes]))
 @settings(max_examples=150, deadline=None)
 @example("a" * 300, 20, 0.5, count_bytes)
+@example("🙂🙂🙂🙂🙂🙂", 17, 0.12, count_bytes)
 @example("Heading\n\n" * 40, 8, 0.5, count)
 def test_chunks_cover_the_text_within_their_limits(
     text: str, size: int, share: float, counter: object

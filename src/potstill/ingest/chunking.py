@@ -24,6 +24,7 @@ Span = tuple[int, int]
 REMEMBERED = 4096
 BLOCK = re.compile(r"\S(?:.*?\S)??(?=\s*\n\s*\n|\s*\Z)", re.DOTALL)
 LONGEST_HEADING = 80
+SMALLEST_PIECE = 16
 
 
 def chunk_spans(
@@ -67,6 +68,8 @@ class _Packer:
         semchunk = require("semchunk", "documents", "Cutting documents into chunks")
         spare = self.chunk_tokens - self.overlap_tokens
         size = min(self.overlap_tokens, spare) or self.chunk_tokens
+        # A small overlap must not shred the text; such neighbours then share less, or nothing.
+        size = min(max(size, SMALLEST_PIECE), self.chunk_tokens)
         pieces: list[Span] = []
         for block in BLOCK.finditer(self.text):
             _, spans = semchunk.chunk(block[0], size, self.count, memoize=False, offsets=True)

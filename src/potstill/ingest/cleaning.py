@@ -140,9 +140,8 @@ def assemble(pages: list[PageText], words: set[str]) -> tuple[str, tuple[Page, .
                 start = length - len(block)
                 if mended:  # the word belongs to the page on which it began
                     start += len(block.split(maxsplit=1)[0])
+                    spans[-1] = spans[-1].model_copy(update={"end": start})
         if page.number:
-            if spans:
-                spans[-1] = spans[-1].model_copy(update={"end": min(spans[-1].end, start)})
             spans.append(Page(number=page.number, start=start, end=length, method=page.method))
     return "".join(pieces), tuple(spans)
 
