@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import DynamicCache
 
-from potstill.evaluate.forward import Layers
+from potstill.evaluate.forward import Layers, layers_of
 
 
 @dataclass(frozen=True)
@@ -60,16 +60,20 @@ def greedy_answers(
     tokens = torch.tensor([prompt.first for prompt in prompts])
     answers: list[list[int]] = [[] for _ in prompts]
     finished = [False] * len(prompts)
+    rows = list(range(len(prompts)))  # which answer each place of the batch writes
     for step in range(limit):
-        for row, token in enumerate(tokens.tolist()):
-            if finished[row]:
-                continue
-            if token in ends:
-                finished[row] = True
-            else:
+        for row, token in zip(rows, tokens.tolist(), strict=True):
+            finished[row] = finished[row] or token in ends
+            if not finished[row]:
                 answers[row].append(token)
-        if all(finished) or step == limit - 1:
+        going = [place for place, row in enumerate(rows) if not finished[row]]
+        if not going or step == limit - 1:
             break
+        if 2 * len(going) <= len(rows):  # one long answer must not cost a whole batch
+            rows = [rows[place] for place in going]
+            kept = torch.tensor(going)
+            lengths, mask, tokens = lengths[kept], mask[kept], tokens[kept]
+            cache = DynamicCache([(keys[kept], values[kept]) for keys, values in layers_of(cache)])
         mask = functional.pad(mask, (0, 1), value=1)
         logits = model(
             input_ids=tokens[:, None],

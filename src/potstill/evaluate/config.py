@@ -31,10 +31,10 @@ class EvaluateConfig(StageConfig):
         description="Evaluate at most this many test rows, in the order of their ids; None: all.",
     )
     answer_tokens: int = Field(
-        48, ge=1, le=4096, description="Longest generated answer in tokens (greedy decoding)."
+        32, ge=1, le=4096, description="Longest generated answer in tokens (greedy decoding)."
     )
     batch_size: int = Field(
-        8, ge=1, le=256, description="Answers that are generated at once; costs cache memory."
+        16, ge=1, le=256, description="Answers that are generated at once; costs cache memory."
     )
     dtype: Literal["float32", "bfloat16"] = Field(
         "float32",
