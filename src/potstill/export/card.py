@@ -51,17 +51,17 @@ def model_card(
         [
             f"---\n{header}\n---\n",
             f"# {name}\n",
-            f"A small language model distilled from `{teacher}` with Potstill {__version__}: layers "
-            "of the teacher were dropped by measured influence, and what was left was trained on "
-            f"{training_rows} examples written by the teacher from a set of documents, to predict "
-            "both the text and the teacher's distribution over the vocabulary.\n",
+            f"A small language model distilled from `{teacher}` with Potstill {__version__}: "
+            "layers of the teacher were dropped by measured influence, and what was left was "
+            f"trained on {training_rows} examples that the teacher wrote from a set of documents, "
+            "to predict both their text and the teacher's distribution over the vocabulary.\n",
             "## Files\n",
             "- `safetensors/`: for transformers, vLLM and further training",
             *(f"- `{file}`: for llama.cpp and what is built on it" for file in files.values()),
             "\n## Figures\n",
-            "On held-out examples, each with its 95 % bootstrap interval where one was measured. "
-            "Rows that end in `.gguf` were measured in llama.cpp, the others in PyTorch; `n` is "
-            "the number of examples.\n",
+            f"On held-out examples, each with its {exported['level']:.0%} bootstrap interval. "
+            "The GGUF files were measured in llama.cpp, the others in PyTorch; `n` is the number "
+            "of examples.\n",
             _quality(models, files),
             "",
             _size(models, files),
@@ -97,9 +97,7 @@ def _quality(models: Mapping[str, Any], files: Mapping[str, str]) -> str:
     for key, model in models.items():
         cells = [_figure(model["metrics"].get(metric), form) for metric, _, form in COLUMNS]
         counts = sorted({figure["n"] for figure in model["metrics"].values()})
-        rows.append(
-            [_name(key, files), *cells, "–".join(str(n) for n in counts[:1] + counts[1:][-1:])]
-        )
+        rows.append([_name(key, files), *cells, ", ".join(str(n) for n in counts)])
     return _table(["model", *(title for _, title, _ in COLUMNS), "n"], rows)
 
 
@@ -121,7 +119,7 @@ def _size(models: Mapping[str, Any], files: Mapping[str, str]) -> str:
 
 def _figure(figure: Mapping[str, Any] | None, form: str) -> str:
     if figure is None:
-        return "–"
+        return "not measured"
     low, high = form.format(figure["low"]), form.format(figure["high"])
     return f"{form.format(figure['value'])} ({low} to {high})"
 

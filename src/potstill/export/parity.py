@@ -124,9 +124,9 @@ def row_sums(
 
 def _log_probabilities(model: Any, ids: Sequence[int], vocabulary: int) -> Tensor:
     with torch.inference_mode():
-        output = model(input_ids=torch.tensor([list(ids[:-1])]))
-        logits: Tensor = output.logits[0, :, :vocabulary].float()
-        return torch.log_softmax(logits, dim=-1)
+        logits: Tensor = model(input_ids=torch.tensor([list(ids[:-1])])).logits
+    log_probabilities: Tensor = torch.log_softmax(logits[0, :, :vocabulary].float(), dim=-1)
+    return log_probabilities
 
 
 def _kl(reference: Tensor, other: Tensor) -> Tensor:

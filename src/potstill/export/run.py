@@ -217,7 +217,13 @@ def _measured(
         }
         for metric, figure in metrics.items():
             context.events.metric(f"gguf-{kind}/{metric}", figure["value"])
-    return {"models": models, "parity": checks, "notes": [], "engines": _engines()}
+    return {
+        "models": models,
+        "parity": checks,
+        "notes": [],
+        "level": config.level,
+        "engines": _engines(),
+    }
 
 
 def _answers(

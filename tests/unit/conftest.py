@@ -1,0 +1,78 @@
+"""A tiny Llama with a tokenizer, a chat template and digits of its own, shared by unit tests."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+CHATML = (
+    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+TEXT = (
+    "The boiler of unit 7 holds 1250 litres and is drained every 14 days.\n\n"
+    "Valve B2 opens at 3.5 bar; the keeper notes the time, e.g. 08:45, in the log.\n"
+    "What does the keeper note? The keeper notes the time. How many litres? 1250 litres.\n"
+)
+MakeModel = Callable[..., Path]
+
+
+@pytest.fixture(scope="session")
+def make_student() -> MakeModel:
+    """make_student(folder, seed=0, split_digits=True, template=CHATML) -> the folder."""
+
+    def make(
+        folder: Path, seed: int = 0, split_digits: bool = True, template: str | None = CHATML
+    ) -> Path:
+        import torch
+        from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+        from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+        byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        digits = pre_tokenizers.Digits(individual_digits=True)
+        core = Tokenizer(models.BPE())
+        core.pre_tokenizer = (
+            pre_tokenizers.Sequence([digits, byte_level]) if split_digits else byte_level
+        )
+        core.decoder = decoders.ByteLevel()
+        trainer = trainers.BpeTrainer(
+            vocab_size=400,
+            special_tokens=["<|endoftext|>", "<|im_start|>", "<|im_end|>"],
+            initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+            show_progress=False,
+        )
+        core.train_from_iterator([TEXT], trainer)
+        tokenizer = PreTrainedTokenizerFast(
+            tokenizer_object=core,
+            bos_token="<|im_start|>",
+            eos_token="<|im_end|>",
+            pad_token="<|endoftext|>",
+        )
+        tokenizer.chat_template = template
+        torch.manual_seed(seed)
+        model = LlamaForCausalLM(
+            LlamaConfig(
+                vocab_size=len(tokenizer),
+                hidden_size=64,
+                intermediate_size=128,
+                num_hidden_layers=2,
+                num_attention_heads=4,
+                num_key_value_heads=2,
+                max_position_embeddings=512,
+                tie_word_embeddings=True,
+                bos_token_id=tokenizer.bos_token_id,
+                eos_token_id=tokenizer.eos_token_id,
+                pad_token_id=tokenizer.pad_token_id,
+            )
+        )
+        with torch.no_grad():
+            for parameter in model.parameters():
+                if parameter.ndim > 1:  # far from uniform, as a trained model is
+                    parameter.normal_(0.0, 0.15)
+        model.to(torch.bfloat16).save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        return folder
+
+    return make

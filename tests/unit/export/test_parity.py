@@ -1,0 +1,115 @@
+"""The scores behind the gate, against numbers worked out by hand and by scipy."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from scipy.special import rel_entr
+
+from potstill.errors import ModelError
+from potstill.export.parity import (
+    Allowance,
+    Row,
+    check_fidelity,
+    check_prompts,
+    check_stop,
+    figures,
+    row_sums,
+)
+from potstill.export.run import PLAIN_TEMPLATE
+from potstill.models.native import Answer, Answers
+from potstill.records import Turn
+
+ROW = Row("r", [5, 6, 7, 8], 2, (Turn(role="user", content="q"),), ("yes",), "yes")
+
+
+def log_probabilities(seed: int) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.log_softmax(torch.randn(3, 11, generator=generator), dim=-1)
+
+
+def test_row_sums_equal_scipys_relative_entropy_and_the_answers_rows_begin_one_early() -> None:
+    teacher, student, file = (log_probabilities(seed) for seed in (1, 2, 3))
+    targets = torch.tensor([4, 9, 0])
+    sums = row_sums(teacher, student, file, targets, answer_start=2)
+
+    def kl(reference: torch.Tensor, first: int) -> float:
+        p, q = reference[first:].double().exp(), file[first:].double().exp()
+        return float(rel_entr(p.numpy(), q.numpy()).sum())
+
+    assert sums["kl"] == pytest.approx(kl(teacher, 0), rel=1e-5)
+    assert sums["kl_student"] == pytest.approx(kl(student, 0), rel=1e-5)
+    assert sums["kl_answer"] == pytest.approx(kl(teacher, 1), rel=1e-5)
+    assert sums["nll"] == pytest.approx(-float(file[0, 4] + file[1, 9] + file[2, 0]), rel=1e-5)
+    assert sums["nll_answer"] == pytest.approx(-float(file[1, 9] + file[2, 0]), rel=1e-5)
+    assert (sums["tokens"], sums["answer_tokens"]) == (3, 2)
+    same = teacher.argmax(-1) == file.argmax(-1)
+    assert sums["agree"] == float(same.sum())
+
+
+def test_a_model_against_itself_has_no_kl_and_agrees_everywhere() -> None:
+    own = log_probabilities(1)
+    sums = row_sums(own, own, own, torch.tensor([1, 2, 3]), 1)
+    assert sums["kl"] == sums["kl_student"] == 0
+    assert sums["agree"] == sums["agree_student"] == 3
+
+
+def test_figures_are_means_over_tokens_of_all_rows() -> None:
+    names = [f"{n}{e}" for n in ("kl", "agree", "nll", "kl_student", "agree_student")
+             for e in ("", "_answer")]  # fmt: skip
+    one = {**dict.fromkeys(names, 1.0), "tokens": 2.0, "answer_tokens": 1.0}
+    two = {**dict.fromkeys(names, 5.0), "tokens": 4.0, "answer_tokens": 1.0}
+    answers = [Answer("Yes.", ROW.prompt, "stop"), Answer("no", ROW.prompt, "stop")]
+    found = figures([one, two], [ROW, ROW], answers, seed=1, resamples=100, level=0.9)
+    assert found["kl"]["value"] == pytest.approx(1.0)
+    assert found["kl_answer"]["value"] == pytest.approx(3.0)
+    assert found["perplexity"]["value"] == pytest.approx(math.e)
+    assert found["em"]["value"] == found["f1"]["value"] == 0.5
+    assert found["greedy_agreement"]["value"] == 0.0  # "Yes." is not "yes" letter for letter
+
+
+@pytest.mark.parametrize(
+    ("kl", "agree", "passes"),
+    [(0.009, 9.9, True), (0.02, 10.0, False), (0.0, 9.8, False), (math.nan, 10.0, False)],
+)
+def test_the_gate_shuts_on_kl_on_disagreement_and_on_nan(
+    kl: float, agree: float, passes: bool
+) -> None:
+    sums = [{"kl_student": kl, "agree_student": agree, "tokens": 10.0}]
+    allowance = Allowance(max_kl=1e-3, min_agreement=0.99)
+    if passes:
+        assert check_fidelity("f", sums, allowance)["agreement_student"] == pytest.approx(0.99)
+    else:
+        with pytest.raises(ModelError, match="not the student any more"):
+            check_fidelity("f", sums, allowance)
+
+
+def test_another_prompt_in_llamacpp_is_refused_and_says_where() -> None:
+    check_prompts("f", [ROW], [Answer("", [5, 6], "stop")])
+    with pytest.raises(ModelError, match="they part at position 1"):
+        check_prompts("f", [ROW], [Answer("", [5, 9], "stop")])
+    with pytest.raises(ModelError, match="1 prompt tokens there and 2"):
+        check_prompts("f", [ROW], [Answer("", [5], "stop")])
+
+
+def test_a_file_that_does_not_stop_is_refused() -> None:
+    with pytest.raises(ModelError, match="does not stop"):
+        check_stop("f", Answers([], False, 0.1, 1.0, 1))
+
+
+def test_the_plain_template_renders_what_training_used_for_a_model_without_one() -> None:
+    import jinja2
+
+    turns = [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": "One?"},
+        {"role": "assistant", "content": "Two."},
+        {"role": "user", "content": "Three?"},
+    ]
+    rendered = jinja2.Template(PLAIN_TEMPLATE).render(messages=turns, add_generation_prompt=True)
+    assert (
+        rendered
+        == "System: Be brief.\n\nUser: One?\n\nAssistant: Two.\n\nUser: Three?\n\nAssistant:"
+    )
