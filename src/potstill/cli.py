@@ -170,7 +170,8 @@ def chat(
         str | None, typer.Argument(help="Ask this one question and stop; else a conversation.")
     ] = None,
     file: Annotated[
-        str | None, typer.Option("--file", help="Which exported GGUF file [default: the smallest].")
+        str | None,
+        typer.Option("--file", help="Which exported GGUF file, by name [default: the smallest]."),
     ] = None,
     passages: Annotated[
         bool,
@@ -180,14 +181,20 @@ def chat(
     project: ProjectOption = None,
 ) -> None:
     """Talk to the student of a finished run, in the terminal."""
+    from potstill.core.files import read_records
+    from potstill.generate import PromptConfig, student_turn
     from potstill.pipeline import open_run
+    from potstill.records import Chunk
     from potstill.serve.chat import converse
 
+    this = open_run(run_name, project)
+    prompt = PromptConfig.model_validate(this.record["recipe"]["generate"]["prompt"])
+    chunks = read_records(this.artifact("ingest").path("chunks.jsonl"), Chunk) if passages else ()
     converse(
-        open_run(run_name, project),
+        this.exported(file),
+        chunks,
+        lambda passage, asked: student_turn(prompt, passage, asked),
         question=question,
-        file=file,
-        use_passages=passages,
         threads=threads,
     )
 

@@ -89,6 +89,20 @@ class Run:
             )
         return artifact
 
+    def exported(self, name: str | None = None) -> Path:
+        """An exported GGUF file of this run: the one of that name, else the smallest."""
+        files = sorted((self.folder / "export").glob("*.gguf"), key=lambda one: one.stat().st_size)
+        if not files:
+            raise StoreError(
+                f"The run {self.folder.name} has no exported student yet.",
+                f"Finish it with: potstill run {self.folder / 'recipe.yaml'}",
+            )
+        chosen = [one for one in files if name in (None, one.name, one.stem)]
+        if not chosen:
+            names = ", ".join(one.name for one in files)
+            raise UsageError(f"The run has no exported file {name}.", f"It has {names}.")
+        return chosen[0]
+
 
 def open_run(name: str | Path, project: Path | None = None) -> Run:
     """The run of that folder or name. Errors: UsageError names the runs that there are."""
