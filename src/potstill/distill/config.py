@@ -52,7 +52,7 @@ class StudentConfig(BaseModel):
         "least, measured once.",
     )
     calibration_tokens: int = Field(
-        768,
+        512,
         ge=64,
         le=65_536,
         description="Tokens of training rows on which layers are measured.",
@@ -151,6 +151,9 @@ class DistillConfig(StageConfig):
 
     validations: int = Field(
         6, ge=1, le=1000, description="Times that the held-out loss is measured while training."
+    )
+    validation_tokens: int = Field(
+        8192, ge=64, description="Most tokens of held-out rows that a validation measures."
     )
     patience: int = Field(
         3,

@@ -29,7 +29,7 @@ from torch import Tensor
 from potstill.distill.losses import LogDivergence, forward_kl_rows, per_token
 
 CHUNK_BYTES = 96 << 20
-"""Of one chunk's logits in fp32 (512 rows of 49,152 words): large enough for full-speed products."""
+"""Of a chunk's logits in fp32 (512 rows of 49,152 words): enough for full-speed products."""
 BLOCK_ELEMENTS = {"cpu": 1 << 19}
 """Logits that are worked on element by element at a time; on a GPU the whole chunk."""
 
@@ -81,7 +81,7 @@ def linear_scores(
     dtype: of the matrix products. chunk_rows: rows multiplied at once (default by memory).
     """
     wanted = torch.is_grad_enabled()
-    loss, kd, ce, agree = _LinearScores.apply(
+    loss, kd, ce, agree = _LinearScores.apply(  # type: ignore[no-untyped-call]
         student_hidden,
         student_weight,
         teacher_hidden,
@@ -132,7 +132,7 @@ class _LinearScores(torch.autograd.Function):
         asks_teacher = terms.kd_weights != 0
         taught = asks_teacher.nonzero()[:, 0]
         untaught = (~asks_teacher & (terms.ce_weights != 0)).nonzero()[:, 0]
-        for rows in [*taught.split(chunk_rows), *untaught.split(chunk_rows)]:
+        for rows in [*torch.split(taught, chunk_rows), *torch.split(untaught, chunk_rows)]:
             if not len(rows):
                 continue
             hidden = student_hidden[rows].to(dtype)
@@ -156,9 +156,9 @@ class _LinearScores(torch.autograd.Function):
                     (kd, ce, agree if agreement else None),
                     None if grad is None else grad[part],
                 )
-            if grad_hidden is not None:
+            if grad is not None and grad_hidden is not None:
                 grad_hidden[rows] = (grad @ weight).to(grad_hidden.dtype)
-            if grad_weight is not None:
+            if grad is not None and grad_weight is not None:
                 grad_weight[:vocabulary] += grad.T @ hidden
         loss = (kd * terms.kd_weights).sum() + (ce * terms.ce_weights).sum()
         ctx.save_for_backward(grad_hidden, grad_weight)

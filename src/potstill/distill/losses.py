@@ -157,20 +157,17 @@ def cross_entropy(
 
 def by_name(name: str, parameter: float | None = None) -> LogDivergence:
     """The per-token divergence of that name; `parameter` None takes the documented default."""
-    if name in DIVERGENCE_PARAMETERS:
-        value = DIVERGENCE_PARAMETERS[name] if parameter is None else parameter
-        word, function = {
-            "jsd": ("beta", jsd_rows),
-            "skew_forward_kl": ("alpha", skew_forward_kl_rows),
-            "skew_reverse_kl": ("alpha", skew_reverse_kl_rows),
-            "adaptive_kl": ("head", adaptive_kl_rows),
-        }[name]
-        return partial(function, **{word: value})
-    return {
+    value = DIVERGENCE_PARAMETERS.get(name, 0.0) if parameter is None else parameter
+    known: dict[str, LogDivergence] = {
         "forward_kl": forward_kl_rows,
         "reverse_kl": reverse_kl_rows,
+        "jsd": partial(jsd_rows, beta=value),
+        "skew_forward_kl": partial(skew_forward_kl_rows, alpha=value),
+        "skew_reverse_kl": partial(skew_reverse_kl_rows, alpha=value),
+        "adaptive_kl": partial(adaptive_kl_rows, head=value),
         "total_variation": total_variation_rows,
-    }[name]
+    }
+    return known[name]
 
 
 def per_token(

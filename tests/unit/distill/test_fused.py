@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import Tensor
+
 from potstill.distill import losses
 from potstill.distill.fused import Terms, linear_scores
-from torch import Tensor
 
 N, D, D_T, V, V_S, V_T = 23, 12, 16, 37, 40, 37
 NAMES = [
@@ -135,9 +136,7 @@ def test_the_teacher_is_not_needed_where_no_token_asks_for_it() -> None:
     student, weight, _, _, terms = _inputs()
     terms = Terms(terms.targets, torch.zeros(N), terms.ce_weights)
     scores = linear_scores(student.float(), weight.float(), None, None, terms, vocabulary=V)
-    ce = torch.nn.functional.cross_entropy(
-        student @ weight[:V].T, terms.targets, reduction="none"
-    )
+    ce = torch.nn.functional.cross_entropy(student @ weight[:V].T, terms.targets, reduction="none")
     _close(scores.loss, (ce * terms.ce_weights).sum(), 1e-5)
     assert scores.kd.abs().max() == 0
 

@@ -1,0 +1,73 @@
+"""Which checkpoints can be trusted: only those that were marked when they were whole.
+
+In: a folder of `checkpoint-N` folders, as transformers' Trainer writes them. Out: the newest whole
+one; broken ones are deleted. Knows nothing of what is in a checkpoint.
+
+A kill may fall into the middle of a checkpoint. So its files are flushed to disk first, then the
+mark with their sizes is written atomically, and only then older checkpoints are deleted, mark
+first. Whatever has no true mark is what a kill left behind.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+
+from potstill.core.files import disk_errors, folder_files, read_json, write_json
+from potstill.errors import StoreError
+
+MARK = "complete.json"
+
+
+def mark_complete(checkpoint: Path) -> None:
+    """Flush the checkpoint's files and write the mark that names them and their sizes."""
+    sizes = {}
+    with disk_errors(checkpoint, "write"):
+        for name in folder_files(checkpoint):
+            with (checkpoint / name).open("rb") as file:
+                os.fsync(file.fileno())
+            sizes[name.as_posix()] = (checkpoint / name).stat().st_size
+    write_json(checkpoint / MARK, sizes)
+
+
+def is_complete(checkpoint: Path) -> bool:
+    """Whether the mark is there and every file has the size that it names."""
+    try:
+        sizes = read_json(checkpoint / MARK)
+        return isinstance(sizes, dict) and all(
+            (checkpoint / name).stat().st_size == size for name, size in sizes.items()
+        )
+    except (OSError, StoreError):
+        return False
+
+
+def newest(folder: Path) -> Path | None:
+    """The newest complete checkpoint of the folder; incomplete ones are deleted."""
+    found = []
+    for step, checkpoint in _all(folder):
+        if is_complete(checkpoint):
+            found.append((step, checkpoint))
+        else:
+            shutil.rmtree(checkpoint)
+    return max(found)[1] if found else None
+
+
+def keep_only(folder: Path, steps: Iterable[int | None]) -> None:
+    """Delete the checkpoints of all other steps."""
+    kept = set(steps)
+    for step, checkpoint in _all(folder):
+        if step not in kept:
+            (checkpoint / MARK).unlink(missing_ok=True)
+            shutil.rmtree(checkpoint)
+
+
+def step_of(checkpoint: Path) -> int:
+    """The optimizer steps that the checkpoint stands for, from its name."""
+    return int(checkpoint.name.removeprefix("checkpoint-"))
+
+
+def _all(folder: Path) -> list[tuple[int, Path]]:
+    named = [path for path in folder.glob("checkpoint-*") if path.name[11:].isdigit()]
+    return sorted((step_of(path), path) for path in named)

@@ -1,0 +1,231 @@
+"""Checks before the first step: what silently ruins distillation is refused, loudly.
+
+In: rows, tokenizers, teacher, student, and a batch as the trainer will see it. Out: nothing, or one
+TrainingError that says what is wrong and how to mend it. Knows nothing of optimizers.
+
+Each check stands for a failure that other projects have had without noticing: the loss falls,
+and the student is wrong.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from potstill.distill.batches import ActiveTokens, MicroBatch, Row
+from potstill.errors import TrainingError
+from potstill.models.chat import encode_example
+from potstill.models.surgery import output_weight
+from potstill.records import Example
+
+SAMPLED_BATCHES = 8
+
+
+def check(
+    *,
+    rows: Sequence[Row],
+    validation: Sequence[Row],
+    examples: Sequence[Example],
+    batches: Callable[[int], MicroBatch],
+    batch_count: int,
+    active: ActiveTokens,
+    teacher: Any,
+    student: Any,
+    teacher_tokenizer: Any,
+    student_tokenizer: Any,
+) -> int:
+    """Run every check; returns the size of the vocabulary that teacher and student share.
+
+    batches(i): the i-th of `batch_count` training micro-batches, exactly as it will be trained on.
+    """
+    check_tokenizers(teacher_tokenizer, student_tokenizer)
+    vocabulary = check_vocabulary(student_tokenizer, teacher, student)
+    check_teacher(teacher)
+    for example in examples[:SAMPLED_BATCHES]:
+        check_prompts(example, teacher_tokenizer, student_tokenizer)
+    check_rows([*rows, *validation], student_tokenizer, vocabulary, teacher, student)
+    check_anything_active(rows, active)
+    stride = max(1, batch_count // SAMPLED_BATCHES)
+    for number in range(0, batch_count, stride):
+        check_batch(rows, batches(number), active)
+    return vocabulary
+
+
+def check_tokenizers(teacher: Any, student: Any) -> None:
+    """Teacher and student must read and write the same tokens."""
+    if teacher is student:
+        return
+    if teacher.get_vocab() != student.get_vocab():
+        raise TrainingError(
+            "Teacher and student have different vocabularies, so their distributions cannot be "
+            "compared word by word.",
+            "Use a student that is cut from the teacher, with the teacher's own tokenizer.",
+        )
+    for name in ("bos_token_id", "eos_token_id", "chat_template"):
+        if getattr(teacher, name, None) != getattr(student, name, None):
+            raise TrainingError(
+                f"Teacher and student differ in {name}, so they would be prompted differently.",
+                "Save the teacher's tokenizer beside the student.",
+            )
+
+
+def check_vocabulary(tokenizer: Any, teacher: Any, student: Any) -> int:
+    """Output rows that both models have. Every token of the tokenizer must be among them."""
+    rows = [int(output_weight(model).shape[0]) for model in (teacher, student)]
+    shared = min(rows)
+    needed = max(tokenizer.get_vocab().values()) + 1
+    if shared < needed:
+        raise TrainingError(
+            f"The tokenizer knows {needed} tokens, but the teacher's output layer has {rows[0]} "
+            f"rows and the student's {rows[1]}.",
+            "Use the tokenizer that belongs to the model.",
+        )
+    return shared
+
+
+def check_teacher(model: Any) -> None:
+    """The teacher must be in evaluation mode (no dropout) and must not be trained along."""
+    if any(module.training for module in model.modules()):
+        raise TrainingError(
+            "The teacher is in training mode; dropout would make its distribution noise.",
+            "Call teacher.eval().",
+        )
+    if any(parameter.requires_grad for parameter in model.parameters()):
+        raise TrainingError(
+            "The teacher's weights take gradients; it would be trained along.",
+            "Call teacher.requires_grad_(False).",
+        )
+
+
+def check_prompts(example: Example, teacher: Any, student: Any) -> None:
+    """Both sides must see the same ids for the same conversation, the first token included."""
+    if teacher is student:
+        return
+    limit = 1 << 20
+    ours, theirs = (
+        encode_example(tokenizer, example.turns, limit).ids for tokenizer in (student, teacher)
+    )
+    if ours == theirs:
+        return
+    start = student.bos_token_id
+    one_sided = start is not None and (ours[:1] == [start]) != (theirs[:1] == [start])
+    what = "a begin-of-sequence token on one side only" if one_sided else "different token ids"
+    raise TrainingError(
+        f"Teacher and student encode row {example.id} with {what}.",
+        "Use the teacher's tokenizer and chat template for the student too.",
+    )
+
+
+def check_rows(
+    rows: Sequence[Row], tokenizer: Any, vocabulary: int, teacher: Any, student: Any
+) -> None:
+    """Every row must fit both models, have an answer, and end in the token that ends a turn."""
+    end = tokenizer.eos_token_id
+    if end is None:
+        raise TrainingError(
+            "The tokenizer has no end-of-sequence token, so the student would never learn to stop.",
+            "Set eos_token in the teacher's tokenizer configuration.",
+        )
+    limit = min(_positions(teacher), _positions(student))
+    for row in rows:
+        if len(row.ids) > limit:
+            raise TrainingError(
+                f"Row {row.id} has {len(row.ids)} tokens, the model takes {limit} at most.",
+                f"Set distill.sequence_tokens to {limit} or less.",
+            )
+        if max(row.ids) >= vocabulary:
+            raise TrainingError(
+                f"Row {row.id} holds token {max(row.ids)}, but the models share only "
+                f"{vocabulary} output rows.",
+                "Use the tokenizer that belongs to the model.",
+            )
+        if row.truncated or row.bare:
+            continue
+        answer = row.ids[row.answer_start :]
+        if not answer or all(token == end for token in answer):
+            raise TrainingError(
+                f"Row {row.id} has an empty answer.", "Let curation reject rows without an answer."
+            )
+        if answer[-1] != end:
+            raise TrainingError(
+                f"The answer of row {row.id} does not end in the end-of-turn token {end}, so the "
+                "student would never learn to stop.",
+                "Mend the chat template, or set eos_token to the token that ends a turn.",
+            )
+    whole = sum(not row.truncated for row in rows)
+    if rows and not whole:
+        raise TrainingError(
+            f"All {len(rows)} rows are longer than distill.sequence_tokens; no answer is whole.",
+            "Raise distill.sequence_tokens, or make the chunks shorter.",
+        )
+
+
+def check_anything_active(rows: Sequence[Row], active: ActiveTokens) -> None:
+    """Each term that has a weight must have at least one token in the training rows."""
+    for name, tokens in (("kd_tokens", active.kd), ("ce_tokens", active.ce)):
+        if tokens is None:
+            continue
+        count = sum(
+            row.predictions if tokens == "all" else len(row.ids) - max(1, row.answer_start)
+            for row in rows
+        )
+        if count <= 0:
+            raise TrainingError(
+                f"No token of any row is active for {name}: {tokens}; that term would be silent.",
+                "Set it to all, or give rows with answers.",
+            )
+
+
+def check_batch(rows: Sequence[Row], batch: MicroBatch, active: ActiveTokens) -> None:
+    """A batch against the rows it was made of: shift, masks, padding and end tokens."""
+    longest = int(batch.input_ids.shape[1])
+    found: dict[tuple[int, int], tuple[int, bool, bool]] = {}
+    for position, target, kd, ce in zip(
+        batch.positions.tolist(),
+        batch.targets.tolist(),
+        batch.kd_active.tolist(),
+        batch.ce_active.tolist(),
+        strict=True,
+    ):
+        found[divmod(position, longest)] = (target, kd, ce)
+    for place, number in enumerate(batch.rows):
+        row = rows[number]
+        if tuple(batch.input_ids[place, : len(row.ids)].tolist()) != row.ids:
+            raise _misbuilt(row, "holds other tokens than the row")
+        for token in range(1, longest):
+            inside = token < len(row.ids)
+            wanted = {
+                term: inside and (tokens == "all" or (token >= row.answer_start))
+                for term, tokens in (("kd", active.kd), ("ce", active.ce))
+                if tokens is not None
+            }
+            target, kd, ce = found.pop((place, token - 1), (None, False, False))
+            got = {"kd": kd, "ce": ce}
+            if any(got[term] and not inside for term in wanted):
+                raise _misbuilt(row, "counts padding as if it were text")
+            for term, expected in wanted.items():
+                if got[term] == expected:
+                    continue
+                if token == len(row.ids) - 1 and expected and not row.truncated:
+                    raise _misbuilt(
+                        row, f"masks the end token for {term}, as happens where padding is EOS"
+                    )
+                raise _misbuilt(row, f"has a mask for {term} that is not shifted like the targets")
+            if any(wanted.values()) and target != row.ids[token]:
+                raise _misbuilt(row, "has targets that are not the tokens that follow")
+    if found:
+        raise TrainingError(
+            "A batch counts predictions beyond the end of its rows.", "This is a bug; report it."
+        )
+
+
+def _misbuilt(row: Row, what: str) -> TrainingError:
+    return TrainingError(
+        f"The batch with row {row.id} {what}.",
+        "Do not train on it: whatever builds the batches must be mended first.",
+    )
+
+
+def _positions(model: Any) -> int:
+    limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    return int(limit) if limit else 1 << 30

@@ -1,0 +1,352 @@
+"""The distill stage: cut a student from the teacher, distil it, and train what it is compared with.
+
+In: curated rows (and the chunks they come from). Out: three models, `undistilled`, `distilled`
+and `finetuned`, and what was measured on the way. Knows nothing of how rows were made.
+
+    teacher --surgery--> student start --+--> models/undistilled
+                                         +--objective of the recipe--> models/distilled
+                                         +--cross-entropy on the text alone--> models/finetuned
+
+`finetuned` starts from the same student and sees the same rows in the same order for the same
+number of steps, with the same optimizer and schedule; only the teacher is missing. Each part
+leaves a mark in `draft.work` when it is done, and is not done again after a kill.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import gc
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from potstill.core.files import disk_errors, read_json, read_records, write_json
+from potstill.core.stage import Artifact, Context, Draft
+from potstill.distill import preflight, signals
+from potstill.distill.batches import (
+    Row,
+    collate,
+    encode_passages,
+    encode_rows,
+    plan_steps,
+)
+from potstill.distill.config import DistillConfig
+from potstill.distill.train import (
+    Trained,
+    pick_dtype,
+    raise_malloc_thresholds,
+    train_student,
+)
+from potstill.distill.trainer import Objective
+from potstill.errors import TrainingError
+from potstill.models import refs, surgery
+from potstill.models.load import load_model, load_tokenizer, quiet
+from potstill.records import Chunk, Example
+
+PADDING = 0
+"""Any id with an embedding: no real token ever sees padding."""
+
+
+@dataclass(frozen=True)
+class _Material:
+    """What both trainings share."""
+
+    tokenizer: Any
+    rows: list[Row]
+    validation: list[Row]
+    plan: list[list[list[int]]]
+    vocabulary: int
+    dtype: torch.dtype
+
+
+def run(
+    config: DistillConfig, inputs: Mapping[str, Artifact], draft: Draft, context: Context
+) -> None:
+    """Run the stage; goes on from whatever a killed run left in the draft."""
+    raise_malloc_thresholds()
+    torch.set_num_threads(context.threads)
+    dtype = pick_dtype(config.precision)
+    tokenizer = load_tokenizer(config.teacher)
+    examples = list(read_records(inputs["curate"].path("train.jsonl"), Example))
+    rows = encode_rows(examples, tokenizer, config.sequence_tokens)
+    if config.passages:
+        rows += _passages(inputs["ingest"], examples, tokenizer, config)
+    held_out = list(read_records(inputs["curate"].path("validation.jsonl"), Example))
+    validation = _up_to(
+        encode_rows(held_out, tokenizer, config.sequence_tokens), config.validation_tokens
+    )
+    if not rows or not validation:
+        raise TrainingError(
+            f"There are {len(rows)} training rows and {len(validation)} validation rows; "
+            "both are needed.",
+            "Add documents, ask for more questions per chunk, or raise the validation share.",
+        )
+    _report_truncated(rows, validation, config, context)
+    teacher = signals.LiveTeacher(load_model(config.teacher), dtype)
+    cut = _surgery(config, teacher.model, rows, draft, context)
+    student = surgery.drop_layers(load_model(config.teacher), cut["dropped"])
+    cut["parameters"]["student"] = surgery.parameters_of(student)
+    write_json(draft.data / "surgery.json", cut)
+    _save_once(student, tokenizer, draft, "undistilled")
+    lengths = [len(row.ids) for row in rows]
+    plan = plan_steps(
+        lengths,
+        step_tokens=config.step_tokens,
+        micro_tokens=config.micro_tokens,
+        epochs=config.epochs,
+        max_tokens=config.max_tokens,
+        seed=context.seed,
+    )
+    objective = _objective(config)
+    micros = [micro for step in plan for micro in step]
+    vocabulary = preflight.check(
+        rows=rows,
+        validation=validation,
+        examples=examples,
+        batches=lambda number: collate(rows, micros[number], objective.active, PADDING),
+        batch_count=len(micros),
+        active=objective.active,
+        teacher=teacher.model,
+        student=student,
+        teacher_tokenizer=tokenizer,
+        student_tokenizer=tokenizer,
+    )
+    material = _Material(tokenizer, rows, validation, plan, vocabulary, dtype)
+    del student
+    signal, validation_signal = _signals(config, teacher, material, draft, context)
+    del teacher
+    gc.collect()
+    trained: dict[str, Trained] = {}
+    for name, goal in (("distilled", objective), ("finetuned", FINETUNED)):
+        distilled = trained.get("distilled")
+        trained[name] = _train_once(
+            name,
+            goal,
+            config,
+            cut["dropped"],
+            material,
+            (signal, validation_signal),
+            draft,
+            context,
+            last_step=distilled.steps if distilled else len(plan),
+            patience=0 if distilled else config.patience,
+        )
+    _write_results(config, trained, material, draft)
+
+
+FINETUNED = Objective(kd_weight=0.0, kd_tokens="all", ce_weight=1.0, ce_tokens="all")
+
+
+def _objective(config: DistillConfig) -> Objective:
+    return Objective(
+        kd_weight=config.kd_weight,
+        kd_tokens=config.kd_tokens,
+        ce_weight=config.ce_weight,
+        ce_tokens=config.ce_tokens,
+        temperature=config.temperature,
+        divergence=config.divergence,
+        divergence_parameter=config.divergence_parameter,
+    )
+
+
+def _passages(
+    ingest: Artifact, examples: Sequence[Example], tokenizer: Any, config: DistillConfig
+) -> list[Row]:
+    """The chunks that training rows come from; held-out chunks stay unseen."""
+    seen = {example.provenance.chunk for example in examples}
+    chunks = (c for c in read_records(ingest.path("chunks.jsonl"), Chunk) if c.id in seen)
+    return encode_passages(chunks, tokenizer, config.sequence_tokens)
+
+
+def _up_to(rows: Sequence[Row], tokens: int) -> list[Row]:
+    """Rows in even distances, as many as `tokens` allow; at least one if there is one."""
+    total = sum(len(row.ids) for row in rows)
+    if total <= tokens:
+        return list(rows)
+    count = max(1, len(rows) * tokens // total)
+    return [rows[number * len(rows) // count] for number in range(count)]
+
+
+def _report_truncated(
+    rows: Sequence[Row], validation: Sequence[Row], config: DistillConfig, context: Context
+) -> None:
+    cut = sum(row.truncated for row in [*rows, *validation])
+    context.events.metric("truncated_rows", cut)
+    if cut:
+        context.events.warning(
+            f"{cut} of {len(rows) + len(validation)} rows are longer than "
+            f"{config.sequence_tokens} tokens; their ends, with the answers, are cut off."
+        )
+
+
+def _surgery(
+    config: DistillConfig, teacher: Any, rows: Sequence[Row], draft: Draft, context: Context
+) -> dict[str, Any]:
+    """Which layers to drop and why, measured once; `surgery.json` of the artifact."""
+    done = draft.work / "surgery.json"
+    if done.exists():
+        found: dict[str, Any] = read_json(done)
+        return found
+    settings = config.student
+    count = settings.drop_layers
+    if count is None:
+        count = surgery.drops_for_ratio(teacher, settings.parameters_ratio)
+    calibration = _calibration(rows, settings.calibration_tokens)
+    context.events.progress(0, max(1, count), "layers", step="surgery")
+    influence = surgery.layer_influence(teacher, calibration)
+    removals: list[surgery.Dropped] = []
+    if settings.method == "greedy":
+        removals = surgery.greedy_drops(
+            teacher,
+            calibration,
+            count,
+            lambda at, of: context.events.progress(at, of, "layers", step="surgery"),
+        )
+        dropped = sorted(removal.layer for removal in removals)
+    else:
+        dropped = surgery.least_influential(influence, count)
+    result = {
+        "method": settings.method,
+        "layers": len(influence),
+        "dropped": dropped,
+        "influence": [round(value, 6) for value in influence],
+        "removals": [{"layer": removal.layer, "kl": round(removal.kl, 6)} for removal in removals],
+        "calibration_tokens": sum(ids.numel() for ids in calibration),
+        "parameters": {"teacher": surgery.parameters_of(teacher)},
+    }
+    write_json(done, result)
+    return result
+
+
+def _calibration(rows: Sequence[Row], tokens: int) -> list[Tensor]:
+    """Whole rows in even distances, one a batch, up to `tokens`; the last one is cut to fit."""
+    mean = sum(len(row.ids) for row in rows) / len(rows)
+    count = min(len(rows), max(1, round(tokens / mean)))
+    chosen, left = [], tokens
+    for number in range(count):
+        ids = rows[number * len(rows) // count].ids[:left]
+        left -= len(ids)
+        if len(ids) > 1:
+            chosen.append(torch.tensor([ids]))
+    return chosen
+
+
+def _signals(
+    config: DistillConfig,
+    teacher: signals.LiveTeacher,
+    material: _Material,
+    draft: Draft,
+    context: Context,
+) -> tuple[signals.TeacherSignal, signals.TeacherSignal]:
+    """Where training and validation get the teacher's distribution from."""
+    digest = refs.digest(refs.parse(config.teacher))
+
+    def cache(name: str, rows: Sequence[Row]) -> signals.CachedTeacher:
+        return signals.open_cache(
+            draft.work / f"teacher-{name}",
+            teacher,
+            digest,
+            rows,
+            lambda done, of: context.events.progress(done, of, "tokens", step=f"teacher on {name}"),
+        )
+
+    validation = cache("validation", material.validation)
+    seen_again = sum(len(micro) for step in material.plan for micro in step) > len(material.rows)
+    size = signals.cache_bytes(material.rows, int(teacher.weight.shape[1]))
+    auto = seen_again and size <= signals.LARGEST_CACHE
+    if config.kd_weight and (config.signal == "cache" or (config.signal == "auto" and auto)):
+        return cache("training", material.rows), validation
+    return teacher, validation
+
+
+def _train_once(
+    name: str,
+    objective: Objective,
+    config: DistillConfig,
+    dropped: Sequence[int],
+    material: _Material,
+    sources: tuple[signals.TeacherSignal, signals.TeacherSignal],
+    draft: Draft,
+    context: Context,
+    *,
+    last_step: int,
+    patience: int,
+) -> Trained:
+    """Train and save one model, or read what came of it if that was done before a kill."""
+    mark = draft.work / f"{name}.json"
+    if mark.exists() and (draft.data / "models" / name).is_dir():
+        return Trained(**read_json(mark))
+    student = surgery.drop_layers(load_model(config.teacher), dropped)
+    work = draft.work / name
+    student, trained = train_student(
+        student,
+        sources[0],
+        sources[1],
+        objective,
+        material.rows,
+        material.plan,
+        material.validation,
+        config=config,
+        vocabulary=material.vocabulary,
+        dtype=material.dtype,
+        padding=PADDING,
+        seed=context.seed,
+        name=name,
+        last_step=last_step,
+        patience=patience,
+        work=work,
+        tensorboard=draft.data / "tensorboard" / name,
+        events=context.events,
+    )
+    write_json(mark, dataclasses.asdict(trained))
+    _save_once(student, material.tokenizer, draft, name)
+    shutil.rmtree(work, ignore_errors=True)  # checkpoints; the mark says that they are not needed
+    return trained
+
+
+def _save_once(student: Any, tokenizer: Any, draft: Draft, name: str) -> None:
+    """Save as a Hugging Face folder in bf16, tokenizer included; there whole or not at all."""
+    target = draft.data / "models" / name
+    if target.is_dir():
+        return
+    part = draft.work / f"{name}.part"
+    shutil.rmtree(part, ignore_errors=True)
+    model = student.to(torch.bfloat16)
+    model.config.use_cache = True  # the trainer switched it off
+    with disk_errors(target, "write"), quiet():
+        model.save_pretrained(part)
+        tokenizer.save_pretrained(part)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        os.replace(part, target)
+
+
+def _write_results(
+    config: DistillConfig, trained: Mapping[str, Trained], material: _Material, draft: Draft
+) -> None:
+    write_json(draft.data / "history.json", {name: one.history for name, one in trained.items()})
+    write_json(
+        draft.data / "training.json",
+        {
+            "rows": len(material.rows),
+            "row_tokens": sum(len(row.ids) for row in material.rows),
+            "truncated_rows": sum(row.truncated for row in material.rows),
+            "validation_rows": len(material.validation),
+            "precision": str(material.dtype).removeprefix("torch."),
+            "learning_rate": config.learning_rate,
+            "planned_steps": len(material.plan),
+            "models": {
+                name: {
+                    "steps": one.steps,
+                    "tokens": one.tokens,
+                    "stopped_early": one.stopped_early,
+                    "best_step": one.best_step,
+                }
+                for name, one in trained.items()
+            },
+        },
+    )

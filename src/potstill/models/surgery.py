@@ -1,0 +1,309 @@
+"""Cut a smaller model out of a larger one by dropping decoder layers, chosen by measurement.
+
+In: a decoder-only transformers model and calibration token ids. Out: each layer's influence, the
+layers to drop, the model without them. Works on models with their decoder layers in
+`model.model.layers` (Llama, Mistral, Qwen, Gemma, SmolLM and their like).
+Knows nothing of training, data sets or stages.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from potstill.errors import ModelError
+
+KNOWN = "Dropping layers is known for decoders with their layers in model.model.layers."
+MEASURED_TOKENS = 384
+"""Predictions on which a candidate's KL is measured; the output layer is the dear part of it."""
+CANDIDATES = 8
+"""Layers that are tried in a round of the greedy choice, from the second round on."""
+KL_CHUNK = 128
+
+
+@dataclass(frozen=True)
+class Dropped:
+    """One removal of the greedy choice: the layer, by its number in the intact model."""
+
+    layer: int
+    kl: float
+    """KL(intact model || model without this and all earlier removals), nats per token."""
+
+
+@dataclass(frozen=True)
+class _Traced:
+    """One calibration batch: each layer's other arguments, and what the intact model says."""
+
+    first_input: Tensor
+    arguments: list[dict[str, Any]]
+    measured: Tensor
+    log_p: Tensor
+
+
+def body_of(model: Any) -> Any:
+    """The decoder without its output layer. Errors: ModelError for an unknown architecture."""
+    body = getattr(model, "model", None)
+    if hasattr(model, "get_base_model"):  # a PEFT model hides the real one a level deeper
+        body = getattr(model.get_base_model(), "model", None)
+    layers = getattr(body, "layers", None)
+    if body is None or not isinstance(layers, nn.ModuleList) or not len(layers):
+        raise ModelError(
+            f"The architecture {type(model).__name__} is not known here.",
+            KNOWN,
+        )
+    return body
+
+
+def output_weight(model: Any) -> Tensor:
+    """The output layer's weight [V, d]. Errors: ModelError if logits are more than h @ W^T."""
+    head = model.get_output_embeddings()
+    config = model.config.get_text_config()
+    special = [
+        name
+        for name, plain in (("final_logit_softcapping", None), ("logit_scale", 1.0))
+        if getattr(config, name, plain) not in (plain, None)
+    ]
+    if getattr(config, "logits_scaling", 1.0) not in (1.0, None):
+        special.append("logits_scaling")
+    if getattr(head, "bias", None) is not None:
+        special.append("a bias in the output layer")
+    if not hasattr(head, "weight") or special:
+        raise ModelError(
+            f"The output layer of {type(model).__name__} is not a plain product "
+            f"({', '.join(special) or 'no weight'}), which is not supported.",
+            "Choose a model without it, such as one of the Llama or Qwen families.",
+        )
+    weight: Tensor = head.weight
+    return weight
+
+
+def layer_influence(model: Any, batches: Iterable[Tensor]) -> list[float]:
+    """1 - cosine of each decoder layer's input and output, averaged over tokens.
+
+    batches: token ids [B, L] each, without padding. Returns one figure a layer, 0 for a layer
+    that changes nothing (at most 2). Source: ShortGPT's Block Influence, Men et al. 2024,
+    arXiv:2403.03853, equation 1.
+    """
+    layers = body_of(model).layers
+    sums = [0.0] * len(layers)
+    tokens = 0
+
+    def note(number: int) -> Callable[..., None]:
+        def hook(_: Any, args: Any, kwargs: Any, output: Any) -> None:
+            before = _states(args[0] if args else kwargs["hidden_states"]).float()
+            cosine = F.cosine_similarity(before, _states(output).float(), dim=-1)
+            sums[number] += float((1 - cosine).sum())
+
+        return hook
+
+    hooks = [
+        layer.register_forward_hook(note(number), with_kwargs=True)
+        for number, layer in enumerate(layers)
+    ]
+    try:
+        with torch.no_grad():
+            for ids in batches:
+                body_of(model)(input_ids=ids, use_cache=False)
+                tokens += ids.numel()
+    finally:
+        for hook in hooks:
+            hook.remove()
+    if not tokens:
+        raise ModelError("There is no calibration text to measure the layers on.")
+    return [total / tokens for total in sums]
+
+
+def least_influential(influence: Sequence[float], count: int) -> list[int]:
+    """The `count` layers with the least influence, ascending by number."""
+    order = sorted(range(len(influence)), key=lambda layer: (influence[layer], layer))
+    return sorted(order[:count])
+
+
+def greedy_drops(
+    model: Any,
+    batches: Sequence[Tensor],
+    count: int,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> list[Dropped]:
+    """Drop, again and again, the layer whose removal raises the KL to the intact model least.
+
+    batches: token ids [B, L] each, without padding. Returns `count` removals in their order.
+    Two things make it fast: the inputs of all layers are computed once a round, so that only the
+    layers behind a removed one are run for it; and after the first round only the `CANDIDATES`
+    that did the least harm when they were last tried are tried again.
+    """
+    body = body_of(model)
+    _check_count(count, len(body.layers))
+    weight = output_weight(model).detach()
+    with torch.no_grad():
+        traced = _trace(model, batches)
+        kept = list(range(len(body.layers)))
+        # What removing each layer added to the KL when it was last tried.
+        harm = dict.fromkeys(kept, 0.0)
+        kl, removals = 0.0, list[Dropped]()
+        for removal in range(count):
+            inputs = [_inputs_of(body, kept, batch) for batch in traced]
+            tried = sorted(kept, key=lambda layer: (harm[layer], layer))
+            tried = tried if removal == 0 else tried[:CANDIDATES]
+            found = {
+                layer: _kl_without(body, weight, kept, layer, inputs, traced) for layer in tried
+            }
+            harm.update({layer: value - kl for layer, value in found.items()})
+            best = min(found, key=lambda layer: (found[layer], layer))
+            kl = found[best]
+            kept.remove(best)
+            removals.append(Dropped(best, kl))
+            progress(removal + 1, count)
+    return removals
+
+
+def drops_for_ratio(model: Any, ratio: float) -> int:
+    """The fewest layers to drop so that at most `ratio` of the parameters are left.
+
+    Errors: ModelError if embeddings and one layer alone are more than that.
+    """
+    layers = body_of(model).layers
+    total = sum(parameter.numel() for parameter in model.parameters())
+    sizes = sorted(sum(one.numel() for one in layer.parameters()) for layer in layers)
+    left, count = total, 0
+    while left > ratio * total:
+        if count == len(sizes) - 1:
+            raise ModelError(
+                f"Dropping layers cannot bring this model to {ratio:.0%} of its parameters: "
+                f"embeddings and one layer are {left / total:.0%}.",
+                "Raise student.parameters_ratio.",
+            )
+        left -= sizes[count]  # the smallest, so that the promise holds for any choice of layers
+        count += 1
+    return count
+
+
+def drop_layers(model: Any, layers: Iterable[int]) -> Any:
+    """Remove these decoder layers from the model, in place, and return it.
+
+    The rest is renumbered (`layer_idx`), and the configuration follows: `num_hidden_layers`, and
+    every list in it that has one entry a layer, such as `layer_types`.
+    Errors: ModelError for an unknown architecture, layers that do not exist, or all of them.
+    """
+    body = body_of(model)
+    before = len(body.layers)
+    gone = set(layers)
+    _check_count(len(gone), before)
+    if not gone <= set(range(before)):
+        raise ModelError(f"The model has layers 0 to {before - 1}, not {sorted(gone)}.")
+    config = model.config.get_text_config()
+    shared = [name for name in ("num_kv_shared_layers", "mlp_only_layers") if _set(config, name)]
+    if shared or config.num_hidden_layers != before:
+        raise ModelError(
+            f"The layers of {type(model).__name__} refer to each other by number "
+            f"({', '.join(shared) or 'num_hidden_layers'}), so none can be dropped.",
+            KNOWN,
+        )
+    kept = [number for number in range(before) if number not in gone]
+    body.layers = nn.ModuleList([body.layers[number] for number in kept])
+    for number, layer in enumerate(body.layers):
+        for module in layer.modules():
+            if hasattr(module, "layer_idx"):
+                module.layer_idx = number
+    config.num_hidden_layers = len(kept)
+    for name, value in list(vars(config).items()):
+        if isinstance(value, list | tuple) and len(value) == before:
+            setattr(config, name, [value[number] for number in kept])
+    return model
+
+
+def parameters_of(model: Any) -> int:
+    """Number of parameters, tied ones counted once."""
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def _check_count(count: int, layers: int) -> None:
+    if not 0 <= count < layers:
+        raise ModelError(
+            f"{count} of {layers} layers cannot be dropped; at least one must stay.",
+            "Lower student.drop_layers or raise student.parameters_ratio.",
+        )
+
+
+def _set(config: Any, name: str) -> bool:
+    return bool(getattr(config, name, None))
+
+
+def _states(output: Any) -> Tensor:
+    """A layer's hidden states; some architectures wrap them in a tuple."""
+    states: Tensor = output[0] if isinstance(output, tuple) else output
+    return states
+
+
+def _trace(model: Any, batches: Sequence[Tensor]) -> list[_Traced]:
+    """Run the intact model once, noting what each layer is given besides its hidden states."""
+    body = body_of(model)
+    weight = output_weight(model).detach()
+    total = sum(ids.numel() for ids in batches)
+    if not total:
+        raise ModelError("There is no calibration text to measure the layers on.")
+    stride = max(1, math.ceil(total / MEASURED_TOKENS))
+    traced = []
+    for ids in batches:
+        inputs: list[Tensor] = []
+        arguments: list[dict[str, Any]] = []
+
+        def note(
+            _: Any,
+            args: Any,
+            kwargs: Any,
+            inputs: list[Tensor] = inputs,
+            arguments: list[dict[str, Any]] = arguments,
+        ) -> None:
+            inputs.append(args[0] if args else kwargs["hidden_states"])
+            arguments.append({k: v for k, v in kwargs.items() if k != "hidden_states"})
+
+        hooks = [layer.register_forward_pre_hook(note, with_kwargs=True) for layer in body.layers]
+        try:
+            last = body(input_ids=ids, use_cache=False).last_hidden_state
+        finally:
+            for hook in hooks:
+                hook.remove()
+        measured = torch.arange(stride - 1, ids.numel(), stride, device=ids.device)
+        log_p = F.log_softmax((last.flatten(0, 1)[measured] @ weight.T).float(), dim=-1)
+        traced.append(_Traced(inputs[0], arguments, measured, log_p))
+    return traced
+
+
+def _inputs_of(body: Any, kept: Sequence[int], batch: _Traced) -> dict[int, Tensor]:
+    """The input of every kept layer, in the model that is left."""
+    states, inputs = batch.first_input, {}
+    for layer in kept:
+        inputs[layer] = states
+        states = _states(body.layers[layer](states, **batch.arguments[layer]))
+    return inputs
+
+
+def _kl_without(
+    body: Any,
+    weight: Tensor,
+    kept: Sequence[int],
+    removed: int,
+    inputs: Sequence[dict[int, Tensor]],
+    traced: Sequence[_Traced],
+) -> float:
+    """KL(intact || kept without `removed`) in nats per measured token."""
+    total, tokens = 0.0, 0
+    for before, batch in zip(inputs, traced, strict=True):
+        states = before[removed]
+        for layer in kept:
+            if layer > removed:
+                states = _states(body.layers[layer](states, **batch.arguments[layer]))
+        last = body.norm(states).flatten(0, 1)[batch.measured]
+        for start in range(0, len(last), KL_CHUNK):
+            log_p = batch.log_p[start : start + KL_CHUNK]
+            log_q = F.log_softmax((last[start : start + KL_CHUNK] @ weight.T).float(), dim=-1)
+            total += float(F.kl_div(log_q, log_p, reduction="sum", log_target=True))
+        tokens += len(last)
+    return total / max(1, tokens)

@@ -1,0 +1,129 @@
+"""A four-layer teacher on disk, rows about a boiler, and everything a training needs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from potstill.core.events import Emitter
+from potstill.core.stage import Artifact, Context, Draft
+from potstill.records import Chunk, Example, Provenance, Turn
+
+FACTS = [
+    ("How many litres does the boiler hold?", "1250 litres"),
+    ("When is the boiler drained?", "every 14 days"),
+    ("At what pressure does valve B2 open?", "3.5 bar"),
+    ("What does the keeper note?", "the time"),
+    ("Where does the keeper note the time?", "in the log"),
+    ("Which unit has the boiler?", "unit 7"),
+]
+PASSAGE = "The boiler of unit 7 holds 1250 litres and is drained every 14 days."
+
+
+@pytest.fixture(scope="session")
+def teacher_folder(tmp_path_factory: pytest.TempPathFactory, make_student: Any) -> Path:
+    """A random Llama of four layers with tied embeddings and its tokenizer, in fp32."""
+    import torch
+    from transformers import AutoConfig, LlamaForCausalLM
+
+    folder: Path = make_student(tmp_path_factory.mktemp("teacher"))
+    config = AutoConfig.from_pretrained(folder)
+    config.num_hidden_layers, config.hidden_size, config.intermediate_size = 4, 32, 64
+    config.head_dim, config.dtype = 8, torch.float32
+    torch.manual_seed(1)
+    model = LlamaForCausalLM(config)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim > 1:
+                parameter.normal_(0.0, 0.3)
+    model.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def teacher(teacher_folder: Path) -> Any:
+    """The teacher, freshly loaded."""
+    from potstill.models.load import load_model
+
+    return load_model(teacher_folder).requires_grad_(False)
+
+
+@pytest.fixture(scope="session")
+def tokenizer(teacher_folder: Path) -> Any:
+    from potstill.models.load import load_tokenizer
+
+    return load_tokenizer(teacher_folder)
+
+
+@pytest.fixture(scope="session")
+def examples() -> list[Example]:
+    """Twelve rows of different lengths."""
+    made = []
+    for number in range(12):
+        question, answer = FACTS[number % len(FACTS)]
+        passage = PASSAGE if number % 2 else f"{PASSAGE} {PASSAGE[: 5 * number]}"
+        made.append(
+            Example(
+                id=f"row{number}",
+                turns=(
+                    Turn(role="user", content=f"{passage}\n{question}"),
+                    Turn(role="assistant", content=answer),
+                ),
+                answers=(answer,),
+                provenance=Provenance(document="d", chunk=f"c{number // 2}"),
+            )
+        )
+    return made
+
+
+@pytest.fixture
+def stage_inputs(tmp_path: Path, examples: list[Example]) -> dict[str, Artifact]:
+    """The artifacts of ingest and curate: eight training rows, four for validation."""
+    chunks = [
+        Chunk(id=f"c{n}", document="d", source="boiler.pdf", start=0, end=9, tokens=9, text=PASSAGE)
+        for n in range(6)
+    ]
+    tables = {
+        "ingest": {"chunks.jsonl": chunks},
+        "curate": {"train.jsonl": examples[:8], "validation.jsonl": examples[8:]},
+    }
+    artifacts = {}
+    for stage, files in tables.items():
+        folder = tmp_path / stage
+        (folder / "data").mkdir(parents=True)
+        for name, records in files.items():
+            text = "".join(record.model_dump_json() + "\n" for record in records)
+            (folder / "data" / name).write_text(text)
+        artifacts[stage] = Artifact(stage, "key", folder, "digest")
+    return artifacts
+
+
+@pytest.fixture
+def make_draft(tmp_path: Path) -> Callable[[str], Draft]:
+    def make(name: str) -> Draft:
+        draft = Draft(tmp_path / name)
+        draft.data.mkdir(parents=True, exist_ok=True)
+        draft.work.mkdir(exist_ok=True)
+        return draft
+
+    return make
+
+
+@pytest.fixture
+def context(tmp_path: Path) -> Context:
+    return Context(
+        tmp_path, tmp_path / "cache", 7, 1, Emitter(tmp_path / "events.jsonl", "distill")
+    )
+
+
+@pytest.fixture
+def events_of(tmp_path: Path) -> Callable[[], list[dict[str, Any]]]:
+    def read() -> list[dict[str, Any]]:
+        lines = (tmp_path / "events.jsonl").read_text().splitlines()
+        return [json.loads(line) for line in lines]
+
+    return read
