@@ -196,7 +196,7 @@ def _run_locked(
 
 def write_report(this: Run) -> dict[str, Any]:
     """Write `report.json` and `report.html` of a finished run from its artifacts."""
-    from potstill.evaluate.report import build_report  # brings the plotting library along
+    from potstill.evaluate.report import build_report  # brings the template engine along
 
     record = this.record
     artifacts = {stage.name: this.artifact(stage.name).folder / "data" for stage in PIPELINE}

@@ -13,7 +13,7 @@ HEAVY = {
     "transformers",
     "xllamacpp",
     "numpy",
-    "matplotlib",
+    "jinja2",
     "pypdfium2",
     "docx",
     "rapidocr",

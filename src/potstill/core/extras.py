@@ -35,9 +35,10 @@ EXTRAS: dict[str, dict[str, str]] = {
         "safetensors": "safetensors",
         "tensorboard": "tensorboard",
         "numpy": "numpy",
+        "jinja2": "jinja2",
     },
     "curate": {"rensa": "rensa"},
-    "report": {"jinja2": "jinja2", "matplotlib": "matplotlib"},
+    "report": {"jinja2": "jinja2", "numpy": "numpy"},
 }
 
 

@@ -1,0 +1,148 @@
+"""All six stages with a fake writer and a four-layer teacher: results, reuse, kill and resume."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from potstill import pipeline
+from potstill.core.events import read_events
+from potstill.recipe import Recipe
+
+
+def small_recipe(teacher: Path) -> dict[str, Any]:
+    """A recipe that takes seconds: one text file, a tiny teacher, a few steps."""
+    return {
+        "name": "small",
+        "teacher": str(teacher),
+        "ingest": {"sources": ["notes.md"], "chunk_tokens": 160, "overlap_tokens": 0},
+        "generate": {"backend": "fake", "pairs_per_chunk": 3},
+        "distill": {
+            "student": {"parameters_ratio": 0.9, "drop_layers": 1, "calibration_tokens": 64},
+            "epochs": 2,
+            "step_tokens": 512,
+            "micro_tokens": 1024,
+            "sequence_tokens": 512,
+            "validations": 2,
+        },
+        "evaluate": {
+            "max_examples": 3,
+            "answer_tokens": 4,
+            "resamples": 100,
+            "speed_rounds": 1,
+            "speed_tokens": 2,
+        },
+        "export": {
+            "max_examples": 2,
+            "answer_tokens": 4,
+            "resamples": 100,
+            "speed_rounds": 1,
+            "speed_tokens": 2,
+            "quantisations": ["q8_0"],
+        },
+    }
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    from potstill.sample import sample_path
+
+    text = sample_path("handbook.md").read_text("utf-8")
+    (tmp_path / "notes.md").write_text(text[:6000], "utf-8")
+    return tmp_path
+
+
+def test_a_whole_run_leaves_report_files_and_reusable_stages(
+    project: Path, tiny_teacher: Path
+) -> None:
+    recipe = Recipe.from_dict(small_recipe(tiny_teacher))
+    seen: list[dict[str, Any]] = []
+    run = pipeline.run(recipe, project, watch=seen.append)
+
+    report = run.report
+    models = report["models"]
+    assert set(models) >= {"teacher", "undistilled", "finetuned", "distilled", "gguf-f16"}
+    assert models["distilled"]["parameters"] < models["teacher"]["parameters"]
+    for name in ("undistilled", "finetuned", "distilled"):
+        kl = models[name]["metrics"]["kl"]
+        assert kl["low"] <= kl["value"] <= kl["high"]
+    summary = json.loads(run.artifact("curate").path("summary.json").read_text())
+    assert summary["input"] == sum(summary["kept"].values()) + sum(summary["rejected"].values())
+    assert (run.folder / "report.html").read_text("utf-8").startswith("<!")
+    assert run.exported().suffix == ".gguf"
+    assert {event["kind"] for event in seen} >= {"started", "finished", "progress", "metric"}
+    assert pipeline.verify(run) == {stage.name: [] for stage in pipeline.PIPELINE}
+
+    again = pipeline.plan(recipe, project)
+    assert {step.action for step in again} == {"reuse"}
+    changed = Recipe.from_dict({**small_recipe(tiny_teacher), "curate": {"support": 0.9}})
+    actions = {step.name: (step.action, step.reason) for step in pipeline.plan(changed, project)}
+    assert actions["generate"][0] == "reuse"
+    assert actions["curate"] == ("run", "changed: config.support")
+
+    shutil.rmtree(run.artifact("evaluate").folder)
+    before = {name: stage["digest"] for name, stage in run.record["stages"].items()}
+    repeated = pipeline.run(recipe, project)
+    after = {name: stage["digest"] for name, stage in repeated.record["stages"].items()}
+    for name in ("ingest", "generate", "curate", "distill"):
+        assert before[name] == after[name]
+
+
+def outcome(project: Path) -> tuple[dict[str, str], Any, dict[str, str]]:
+    """Digests of the data stages, the loss curves, and the final weights' hashes."""
+    record = json.loads((project / "runs" / "small" / "run.json").read_text())
+    data = {name: record["stages"][name]["digest"] for name in ("ingest", "generate", "curate")}
+    folder = project / "store" / "distill" / record["stages"]["distill"]["key"]
+    history = json.loads((folder / "data" / "history.json").read_text())
+    files = json.loads((folder / "manifest.json").read_text())["files"]
+    weights = {name: one["sha256"] for name, one in files.items() if name.endswith(".safetensors")}
+    return data, history, weights
+
+
+def test_a_run_killed_again_and_again_ends_as_an_undisturbed_one(
+    project: Path, tiny_teacher: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    recipe = small_recipe(tiny_teacher)
+    calm, killed = tmp_path_factory.mktemp("calm"), tmp_path_factory.mktemp("killed")
+    for folder in (calm, killed):
+        shutil.copy(project / "notes.md", folder / "notes.md")
+        (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe), "utf-8")
+
+    def command(folder: Path) -> list[str]:
+        options = ["--project", str(folder), "--until", "distill"]
+        base = [sys.executable, "-m", "potstill.cli", "run", str(folder / "recipe.yaml")]
+        return [*base, *options]
+
+    subprocess.run(command(calm), check=True, capture_output=True, timeout=240)
+    lot = random.Random(5)
+    kills = 0
+    for _ in range(12):
+        process = subprocess.Popen(
+            command(killed),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        try:
+            process.wait(timeout=lot.uniform(1.0, 7.0))
+            break
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            kills += 1
+    assert kills >= 2
+    subprocess.run(command(killed), check=True, capture_output=True, timeout=240)
+
+    assert outcome(killed) == outcome(calm)
+    events, _ = read_events(killed / "runs" / "small" / "events.jsonl")
+    assert sum(event["kind"] == "run_started" for event in events) == kills + 1
