@@ -47,7 +47,7 @@ class Recipe(BaseModel):
     )
     ingest: IngestConfig = Field(description="Files -> documents -> chunks.")
     generate: GenerateConfig = Field(description="Chunks -> question-answer rows, by the teacher.")
-    curate: CurateConfig = Field(description="Rows -> kept or rejected, and split.")
+    curate: CurateConfig = Field(description="Rows -> kept in a split, or rejected with a reason.")
     distill: DistillConfig = Field(description="Rows and teacher -> student.")
     evaluate: EvaluateConfig = Field(description="Student against teacher, on held-out rows.")
     export: ExportConfig = Field(description="Student -> files that others run.")

@@ -103,7 +103,7 @@ def test_a_missing_field_is_named(tmp_path: Path) -> None:
         (MINIMAL.replace("mine", "../mine"), "name = '../mine' is not right"),
         (MINIMAL.replace("mine", "Mine Own"), "name = 'Mine Own' is not right"),
         ("a: !!python/object/apply:os.getcwd []\n", "not valid YAML"),
-        (MINIMAL.replace("\n  epochs: 2", " 3 #"), "distill = "),
+        (MINIMAL[: MINIMAL.index("distill")] + "distill: 3\n", "distill = 3 is not right"),
     ],
 )
 def test_nonsense_is_one_line(tmp_path: Path, text: str, words: str) -> None:
