@@ -11,7 +11,9 @@ CHATML = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
+# "\n\n1" tells the splitting rules apart: only one that splits digits joins the line breaks.
 TEXT = (
+    "\n\n1. Open the valve.\n\n2. Drain the boiler.\n\n3. Close the valve.\n\n"
     "The boiler of unit 7 holds 1250 litres and is drained every 14 days.\n\n"
     "Valve B2 opens at 3.5 bar; the keeper notes the time, e.g. 08:45, in the log.\n"
     "What does the keeper note? The keeper notes the time. How many litres? 1250 litres.\n"
@@ -76,3 +78,22 @@ def make_student() -> MakeModel:
         return folder
 
     return make
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tmp_path_factory: pytest.TempPathFactory, make_student: MakeModel) -> Path:
+    return make_student(tmp_path_factory.mktemp("tiny") / "folder")
+
+
+@pytest.fixture(scope="session")
+def tiny_ggufs(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path) -> dict[str, Path]:
+    """The tiny model as F16 and Q8_0 GGUF, made by llama.cpp's own converter."""
+    from potstill.export.gguf import convert, quantize
+    from potstill.models.load import load_tokenizer
+
+    folder = tmp_path_factory.mktemp("gguf")
+    files = {kind: folder / f"tiny-{kind}.gguf" for kind in ("f16", "q8_0", "q4_0")}
+    convert(tiny_folder, files["f16"], load_tokenizer(tiny_folder), "tiny")
+    quantize(files["f16"], files["q8_0"], "q8_0", 1)
+    quantize(files["f16"], files["q4_0"], "q4_0", 1)
+    return files

@@ -123,14 +123,14 @@ def row_sums(
 
 
 def _log_probabilities(model: Any, ids: Sequence[int], vocabulary: int) -> Tensor:
-    with torch.inference_mode():
+    with torch.no_grad():
         logits: Tensor = model(input_ids=torch.tensor([list(ids[:-1])])).logits
-    log_probabilities: Tensor = torch.log_softmax(logits[0, :, :vocabulary].float(), dim=-1)
-    return log_probabilities
+        return torch.log_softmax(logits[0, :, :vocabulary].float(), dim=-1)
 
 
 def _kl(reference: Tensor, other: Tensor) -> Tensor:
-    return torch.linalg.vecdot(reference.exp(), reference - other).double()
+    kl: Tensor = torch.linalg.vecdot(reference.exp(), reference - other)
+    return kl.double()
 
 
 def _agreement(reference: Tensor, other: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -77,13 +78,17 @@ def _example(index: int, question: str) -> Example:
 
 @pytest.fixture(scope="session")
 def exporting(
-    tmp_path_factory: pytest.TempPathFactory, make_student: Callable[..., Path]
+    tmp_path_factory: pytest.TempPathFactory,
+    make_student: Callable[..., Path],
+    tiny_folder: Path,
+    tiny_ggufs: dict[str, Path],
 ) -> Exporting:
+    """Goes on from a killed run that had already converted the student."""
     from potstill.export.run import run
 
     folder = tmp_path_factory.mktemp("export")
-    student = make_student(folder / "student", seed=1)
-    teacher = make_student(folder / "teacher", seed=2)
-    exporting = Exporting(folder, student, teacher)
+    exporting = Exporting(folder, tiny_folder, make_student(folder / "teacher", seed=2))
+    shutil.copy(tiny_ggufs["f16"], exporting.draft.data / "student-f16.gguf")
+    (exporting.draft.data / ".student-q4_k_m.gguf.part").write_bytes(b"half a file")
     run(exporting.config, exporting.inputs, exporting.draft, exporting.context)
     return exporting

@@ -40,6 +40,7 @@ def test_every_file_is_made_measured_and_within_its_bounds(exporting: Any) -> No
     assert f16["agreement_student"] >= 0.99
     assert f16["stops"]
     assert f16["prompts"] == q4["prompts"] == 4
+    assert list(data.glob(".*")) == []
     for model in exported["models"].values():
         assert (data / model["file"]).stat().st_size == model["disk_bytes"]
         assert model["tokens_per_second"] > 0 < model["time_to_first_token_s"]
