@@ -1,0 +1,144 @@
+"""What a recipe may say about generation: the teacher, how it is asked, how often.
+
+In: fields. Out: a validated, immutable config. Knows no model and no file.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any, ClassVar, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from potstill.core.stage import StageConfig
+from potstill.generate import wording
+from potstill.generate.focus import Kind
+
+PLACEHOLDER = re.compile(r"\{(\w+)\}")
+
+
+class Shot(BaseModel):
+    """One worked example that the teacher sees before the real passage."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    passage: str = Field(min_length=1, description="A short passage.")
+    focus: str = Field(min_length=1, description="The sentence of it that is asked about.")
+    question: str = Field(min_length=1, description="A question about that sentence.")
+    reasoning: str = Field(
+        min_length=1, description="Why the answer is right; it holds the answer."
+    )
+    answer: str = Field(min_length=1, description="Words copied from the sentence.")
+
+    @model_validator(mode="after")
+    def is_a_good_example(self) -> Shot:
+        """A worked example that breaks the rules teaches the teacher to break them."""
+        if self.focus not in self.passage:
+            raise ValueError("the focus must stand in the passage, word for word")
+        if self.answer not in self.focus:
+            raise ValueError("the answer must stand in the focus, word for word")
+        if self.answer not in self.reasoning:
+            raise ValueError("the reasoning must hold the answer, word for word")
+        return self
+
+
+class PromptConfig(BaseModel):
+    """How the teacher is asked, and how the student will be. Replace any part of it."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str = Field("extractive-qa", min_length=1, description="Name that rows are marked with.")
+    version: int = Field(1, ge=1, description="Raise it when you change the words.")
+    system: str = Field(wording.SYSTEM, description="System turn for the teacher; empty for none.")
+    ask: str = Field(
+        wording.ASK,
+        description="The teacher's user turn. {focus} is the sentence to ask about, {answer} "
+        "the words of it that the question is for, {passage} the whole chunk.",
+    )
+    shots: tuple[Shot, ...] = Field(
+        tuple(Shot(**shot) for shot in wording.SHOTS),
+        description="Worked examples, shown as turns before the real one.",
+    )
+    openings: dict[Kind, tuple[str, ...]] = Field(
+        wording.OPENINGS,
+        description="First words of a question, by the kind of its answer; a question may start "
+        "with nothing else.",
+    )
+    vocabulary: tuple[str, ...] = Field(
+        wording.VOCABULARY,
+        description="Words a question may use besides those of its sentence, so that a small "
+        "teacher cannot bring in other subjects. Empty: any words.",
+    )
+    student: str = Field(
+        wording.STUDENT,
+        description="The user turn of the resulting row: what the student will be asked. "
+        "{passage} and {question}.",
+    )
+
+    @model_validator(mode="after")
+    def placeholders_fit(self) -> PromptConfig:
+        """A missing placeholder would make every prompt the same."""
+        _check("ask", self.ask, {"focus", "answer"}, {"focus", "answer", "passage"})
+        _check("student", self.student, {"question"}, {"question", "passage"})
+        if not any(self.openings.values()):
+            raise ValueError("openings holds no words, so no question could be asked")
+        return self
+
+    @property
+    def label(self) -> str:
+        """Name and version, for provenance."""
+        return f"{self.name}@{self.version}"
+
+
+class GenerateConfig(StageConfig):
+    """How question-answer rows are made from chunks."""
+
+    # A reply depends on its request alone (inference/llamacpp.py), not on how many run at once.
+    not_in_key: ClassVar[frozenset[str]] = frozenset({"parallel"})
+
+    teacher: str = Field(
+        "", description="Model reference of the teacher; empty: the recipe's teacher."
+    )
+    backend: Literal["auto", "llamacpp", "transformers", "fake"] = Field(
+        "auto",
+        description="Engine: llama.cpp for GGUF files and transformers for the rest (auto), one "
+        "of them, or a fake that needs no model.",
+    )
+    pairs_per_chunk: int = Field(
+        12, ge=1, le=1000, description="Most question-answer pairs asked for from one chunk."
+    )
+    attempts: int = Field(
+        3, ge=1, le=20, description="How often a pair is asked for, each time with a new seed."
+    )
+    temperature: float = Field(0.4, ge=0, le=2, description="Sampling temperature; 0 is greedy.")
+    top_p: float = Field(0.95, gt=0, le=1, description="Nucleus of tokens that are sampled from.")
+    max_tokens: int = Field(160, ge=16, le=8192, description="Longest reply, in tokens.")
+    parallel: int = Field(8, ge=1, le=256, description="Requests that run at once.")
+    context_tokens: int = Field(
+        4096, ge=256, le=1_000_000, description="Longest prompt and reply together, in tokens."
+    )
+    min_focus_words: int = Field(
+        5, ge=1, description="Shorter sentences (titles, list marks) are not asked about."
+    )
+    max_answer_words: int = Field(8, ge=1, le=64, description="Longest answer, in words.")
+    prompt: PromptConfig = Field(
+        default_factory=lambda: PromptConfig(), description="How teacher and student are asked."
+    )
+
+    @model_validator(mode="after")
+    def attempts_differ(self) -> GenerateConfig:
+        """Greedy decoding answers the same every time."""
+        if self.temperature == 0 and self.attempts > 1:
+            raise ValueError("with temperature 0 every attempt is the same; set attempts to 1")
+        if self.max_tokens >= self.context_tokens:
+            raise ValueError("context_tokens must leave room for a prompt besides max_tokens")
+        return self
+
+
+def _check(field: str, text: str, needed: set[str], known: set[str]) -> None:
+    found = set(PLACEHOLDER.findall(text))
+    if missing := sorted(needed - found):
+        raise ValueError(f"{field} must contain {{{missing[0]}}}")
+    if unknown := sorted(found - known):
+        names: Any = ", ".join(f"{{{name}}}" for name in sorted(known))
+        raise ValueError(f"{field} contains {{{unknown[0]}}}; it may use {names}")

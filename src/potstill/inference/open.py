@@ -1,0 +1,84 @@
+"""Open a model by its reference, behind the port of `base.py`.
+
+In: a model reference and the name of a backend. Out: a TextModel inside `with`.
+Chooses llama.cpp for what is a GGUF file and transformers for the rest. Knows no engine's details;
+the engines are imported only when they are opened.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Literal
+
+from potstill.core.extras import installed_version
+from potstill.errors import ModelError
+from potstill.inference.base import TextModel
+from potstill.models.refs import digest, gguf_file, parse
+
+Backend = Literal["auto", "llamacpp", "transformers", "fake"]
+
+
+def resolve_backend(reference: str, backend: Backend = "auto") -> Backend:
+    """The engine that `auto` stands for: llama.cpp for a GGUF, transformers for a folder or hub.
+
+    Errors: ModelError if llama.cpp is asked for a model that is not a GGUF.
+    """
+    if backend == "fake" or backend == "transformers":
+        return backend
+    is_gguf = parse(reference).kind in {"gguf", "pypi"}
+    if backend == "llamacpp" and not is_gguf:
+        raise ModelError(
+            f"The backend llamacpp cannot run {reference}: it is not a GGUF file.",
+            "Set backend to transformers or auto, or name a .gguf file.",
+        )
+    return "llamacpp" if is_gguf else "transformers"
+
+
+def engine_identity(reference: str, backend: Backend = "auto") -> str:
+    """Digest of the model and name and version of the engine: what replies depend on."""
+    chosen = resolve_backend(reference, backend)
+    if chosen == "fake":
+        return "fake 1"
+    package = {"llamacpp": "xllamacpp", "transformers": "transformers"}[chosen]
+    return f"{digest(parse(reference))} {package} {installed_version(package)}"
+
+
+@contextmanager
+def open_model(
+    reference: str,
+    backend: Backend = "auto",
+    *,
+    threads: int = 1,
+    parallel: int = 1,
+    context_tokens: int = 2048,
+) -> Iterator[TextModel]:
+    """Open a model for text.
+
+    threads: processor threads. parallel: requests answered at once. context_tokens: longest
+    prompt and reply together. Errors: ModelError, MissingExtraError.
+    """
+    chosen = resolve_backend(reference, backend)
+    model: TextModel
+    if chosen == "fake":
+        from potstill.inference.fake import FakeModel
+
+        model = FakeModel()
+    elif chosen == "llamacpp":
+        from potstill.inference.llamacpp import LlamaCppModel
+
+        path = gguf_file(parse(reference))
+        assert path is not None  # resolve_backend has refused everything else
+        model = LlamaCppModel(
+            path, threads=threads, parallel=parallel, context_tokens=context_tokens
+        )
+    else:
+        from potstill.inference.transformers import TransformersModel
+
+        model = TransformersModel(
+            reference, threads=threads, parallel=parallel, context_tokens=context_tokens
+        )
+    try:
+        yield model
+    finally:
+        model.close()
