@@ -92,5 +92,7 @@ def test_both_builds_of_llamacpp_answer_alike_and_stop_at_the_end_of_turn(
     reply = tokenizer(answer.text, add_special_tokens=False).input_ids
     ids = [*answer.prompt_ids, *reply, tokenizer.eos_token_id]
     with native.scorer(gguf, context=len(ids), threads=1) as scorer:
-        greedy = scorer.logits(ids, len(answer.prompt_ids)).argmax(-1)
-    assert greedy.tolist() == [*reply, tokenizer.eos_token_id]
+        logits = scorer.logits(ids, len(answer.prompt_ids))
+    # Reading a prompt at once and token by token rounds differently: near ties may turn.
+    chosen = logits[np.arange(len(logits)), [*reply, tokenizer.eos_token_id]]
+    assert float((logits.max(-1) - chosen).max()) < 0.3
