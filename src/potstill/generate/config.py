@@ -64,10 +64,18 @@ class PromptConfig(BaseModel):
         description="First words of a question, by the kind of its answer; a question may start "
         "with nothing else.",
     )
+    in_place_share: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="Share of the questions that are their sentence with a question word in the "
+        "answer's place (the lamp burns for how many hours?). Above 0, every further attempt at "
+        "any question takes this form too. A small teacher gets few free questions right.",
+    )
     vocabulary: tuple[str, ...] = Field(
         wording.VOCABULARY,
-        description="Words a question may use besides those of its sentence, so that a small "
-        "teacher cannot bring in other subjects. Empty: any words.",
+        description="Words a question may use besides those of its passage; others show that the "
+        "teacher invented something. Empty: any words.",
     )
     student: str = Field(
         wording.STUDENT,

@@ -37,6 +37,7 @@ LIGHT = frozenset(
     "could will would shall should do does did he she they his her their there also both very "
     "about up down out off until till between through during within without against".split()
 )
+ASKING = frozenset("who what which where when why how whose many much long often".split())
 
 
 @dataclass(frozen=True)

@@ -8,19 +8,26 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Iterable
 from itertools import pairwise
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from potstill.generate.config import PromptConfig
-from potstill.generate.focus import LIGHT, Task
+from potstill.generate.focus import ASKING, LIGHT, Task
 from potstill.generate.prompts import student_turn
 from potstill.records import Chunk, Example, Provenance, Span, Turn, short_id
 
 WORDS = re.compile(r"[^\W_]+(?:['\u2019.,/-][^\W_]+)*")
-QUESTION_WORDS = (3, 18)  # fewest and most words after the opening
-REASONING_CHARACTERS = 160
+QUESTION_CHARACTERS = (10, 140)  # fewest and most after the opening
+REASONING_CHARACTERS = 140
+CLAUSE = re.compile(
+    r"(?=, | and | because | so that | which | when | if | while | before | after )"
+)
+MONTHS = re.compile(
+    r"January|February|March|April|May|June|July|August|September|October|November|December"
+)
 
 
 class Pair(BaseModel):
@@ -41,13 +48,12 @@ class UnusableError(Exception):
         self.reason, self.detail = reason, detail
 
 
-def schema(prompt: PromptConfig, task: Task) -> dict[str, Any]:
-    """The JSON Schema of a reply: the question's first words, the words it may use, and the spans
-    that may answer it."""
+def schema(prompt: PromptConfig, task: Task, in_place: bool) -> dict[str, Any]:
+    """The JSON Schema of a reply: the form of the question, a short reason, the answer."""
     return {
         "type": "object",
         "properties": {
-            "question": {"type": "string", "pattern": question_pattern(prompt, task)},
+            "question": {"type": "string", "pattern": question_pattern(prompt, task, in_place)},
             "reasoning": {"type": "string", "minLength": 1, "maxLength": REASONING_CHARACTERS},
             "answer": {"type": "string", "enum": [task.answer]},
         },
@@ -56,46 +62,69 @@ def schema(prompt: PromptConfig, task: Task) -> dict[str, Any]:
     }
 
 
-def question_pattern(prompt: PromptConfig, task: Task) -> str:
-    """A regular expression: an opening, then words of the sentence and of the vocabulary.
+def question_pattern(prompt: PromptConfig, task: Task, in_place: bool) -> str:
+    """The regular expression of the question.
 
-    Of a table cell only the question for its row and column has it as its answer.
+    Of a table cell, only the question for its row and column has it as its answer. Elsewhere
+    either the sentence itself with a question word in the answer's place, or a free question that
+    starts with one of the prompt's openings.
     """
     if task.column:
-        column = escape(task.column[:1].lower() + task.column[1:])
-        row = escape(task.row)
-        return (
-            rf"^((What|Who|Which) is the {column} of (the )?{row}|"
-            rf"(What|Which) {column} (does|has) (the )?{row}( have)?)\?$"
-        )
+        return cell_pattern(task)
+    if in_place:
+        return in_place_pattern(task)
     openings = prompt.openings.get(task.kind) or sum(prompt.openings.values(), ())
-    opening = "|".join(re.escape(one).replace("\\ ", " ") for one in openings)
-    low, high = QUESTION_WORDS
-    if not prompt.vocabulary:
-        return rf'^({opening}) [^?"\\\n]{{{4 * low},{8 * high}}}\?$'
-    known = dict.fromkeys(word for found in WORDS.findall(task.shown) for word in forms(found))
-    known |= dict.fromkeys(prompt.vocabulary)
-    for word in telling_words(task):
-        known.pop(word, None)
-    words = "|".join(escape(word) for word in known)
-    return rf"^({opening})( ({words})){{{low},{high}}}\?$"
+    low, high = QUESTION_CHARACTERS
+    return rf'^({"|".join(map(escape, openings))}) [^?"\\\n]{{{low},{high}}}\?$'
 
 
-def telling_words(task: Task) -> set[str]:
-    """Words that would give the answer away: its names and figures, not the units it counts."""
-    rest = task.shown.replace(task.answer, " ")
-    kept = set(WORDS.findall(rest))
-    inside = WORDS.findall(task.answer)
-    if task.kind == "number":
-        inside = [word for word in inside if not word.isalpha() or word[:1].isupper()]
-    return {form for word in inside if word not in kept for form in forms(word)}
+def cell_pattern(task: Task) -> str:
+    """What is the radio name of the grader? Or: Which radio name does the grader have?"""
+    column = escape(task.column[:1].lower() + task.column[1:])
+    row = f"(the )?{escape(task.row)}"
+    if task.row[1:].islower():  # words, not a name: in the middle of a sentence without a capital
+        row = f"(the {escape(task.row.lower())}|{row})"
+    who = "|Who" if task.kind == "name" else ""
+    return (
+        rf"^((What|Which{who}) is the {column} of {row}|"
+        rf"(What|Which) {column} (does {row} have|has {row}))\?$"
+    )
+
+
+def in_place_pattern(task: Task) -> str:
+    """The sentence with the answer asked for where it stands: "The lamp burns for how many hours?"
+
+    What follows the answer may be left out from any clause border on.
+    """
+    before, _, after = task.focus.partition(task.answer)
+    asking = "|".join(escape(words) for words in question_words(task))
+    if not before:
+        asking = "|".join(escape(words.capitalize()) for words in question_words(task))
+    clauses = [part for part in CLAUSE.split(after.rstrip(' .!?")\u201d')) if part]
+    rest = ""
+    for clause in reversed(clauses):
+        rest = rf"({escape(clause)}{rest})?"
+    return rf"^{escape(before)}({asking}){rest}\?$"
+
+
+def question_words(task: Task) -> tuple[str, ...]:
+    """What may stand in an answer's place."""
+    figure, _, unit = task.answer.partition(" ")
+    if task.kind == "name":
+        return ("who", "what", "which place", "which one")
+    if task.kind == "other":
+        return ("what", "where", "when")
+    if MONTHS.search(task.answer):
+        return ("which date", "what day")
+    if not unit or any(sign.isalpha() for sign in figure if figure.isupper()):
+        return ("what", "how many", "which number")
+    if any(sign.isdigit() for sign in unit):
+        return ("how long", "how much", "what")
+    return (f"how many {unit}",)
 
 
 def forms(word: str) -> list[str]:
-    """A word and what it may become in a question: carries -> carry, stored -> store.
-
-    Forms that are no words do no harm: no teacher finds them likely.
-    """
+    """A word and what it may become in a question: carries -> carry, stored -> store."""
     found = [word]
     if word.islower():
         for ending, others in ENDINGS:
@@ -127,7 +156,7 @@ def to_example(
     question, reasoning, answer = (
         " ".join(part.split()) for part in (pair.question, pair.reasoning, pair.answer)
     )
-    check_pair(question, reasoning, answer, task, prompt)
+    check_pair(question, reasoning, answer, task, chunk, prompt)
     span = find_span(chunk.text, task.focus, answer)
     if span is None:
         raise UnusableError("answer_not_in_passage", answer)
@@ -150,7 +179,7 @@ def to_example(
 
 
 def check_pair(
-    question: str, reasoning: str, answer: str, task: Task, prompt: PromptConfig
+    question: str, reasoning: str, answer: str, task: Task, chunk: Chunk, prompt: PromptConfig
 ) -> None:
     """What makes a pair worthless, cheapest first. Errors: UnusableError."""
     if not question.endswith("?") or len(question) < 10:
@@ -161,11 +190,13 @@ def check_pair(
         raise UnusableError("question_contains_answer", f"{question} / {answer}")
     if normal(question) in {normal(shot.question) for shot in prompt.shots}:
         raise UnusableError("copied_example", question)
-    if repeats(question):
+    if repeats(question) and not repeats(task.shown):
         raise UnusableError("repetition", question)
-    asked_about = content_words(task.shown) - content_words(answer)
-    if len(content_words(question) & asked_about) < min(2, len(asked_about)):
+    asked, about = content_words(question), content_words(task.shown) - content_words(answer)
+    if not asked & about or len(asked & about) < min(2, len(asked), len(about)):
         raise UnusableError("off_topic", f"{question} / {task.shown}")
+    if prompt.vocabulary and (foreign := foreign_words(question, chunk.text, prompt.vocabulary)):
+        raise UnusableError("foreign_words", f"{question} / {', '.join(foreign)}")
     if f" {normal(answer)} " not in f" {normal(reasoning)} ":
         raise UnusableError("reasoning_disagrees", f"{question} / {answer} / {reasoning}")
 
@@ -191,7 +222,16 @@ def normal(text: str) -> str:
 
 def content_words(text: str) -> set[str]:
     """The words that carry meaning, in their simplest form."""
-    return {min(forms(word), key=len) for word in normal(text).split() if word not in LIGHT}
+    return {
+        min(forms(word), key=len) for word in normal(text).split() if word not in LIGHT | ASKING
+    }
+
+
+def foreign_words(question: str, passage: str, vocabulary: Iterable[str]) -> list[str]:
+    """Words of a question that neither its passage nor the vocabulary has, in any form."""
+    known = {form for word in normal(passage).split() for form in forms(word)}
+    known.update(form for word in vocabulary for form in forms(word))
+    return [word for word in normal(question).split() if known.isdisjoint(forms(word))]
 
 
 def repeats(text: str) -> bool:

@@ -203,13 +203,16 @@ def tasks(config: GenerateConfig, chunk: Chunk) -> list[Task]:
 def request_for(config: GenerateConfig, one: Wanted, attempt: int, seed: int) -> Request:
     """The request of an attempt: a function of the recipe, the chunk and the task alone."""
     turns = teacher_turns(config.prompt, one.chunk.text, one.task.shown, one.task.answer)
+    own_seed = request_seed(seed, one.chunk.id, one.task.index, attempt)
+    drawn = request_seed(seed, one.chunk.id, one.task.index, -1) / 2**31
+    share = config.prompt.in_place_share
     return Request(
         messages=turns,
         max_tokens=config.max_tokens,
         temperature=config.temperature,
         top_p=config.top_p,
-        seed=request_seed(seed, one.chunk.id, one.task.index, attempt),
-        schema=schema(config.prompt, one.task),
+        seed=own_seed,
+        schema=schema(config.prompt, one.task, drawn < share or (attempt > 0 and share > 0)),
     )
 
 

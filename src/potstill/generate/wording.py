@@ -23,9 +23,9 @@ STUDENT = (
 
 SHOTS = (
     {
-        "passage": "The ferry Blue Marlin leaves Port Sena at 7:15. It carries 48 passengers and "
-        "4 cars.",
-        "focus": "It carries 48 passengers and 4 cars.",
+        "passage": "The ferry Blue Marlin leaves Port Sena at 7:15. The Blue Marlin carries 48 "
+        "passengers and 4 cars.",
+        "focus": "The Blue Marlin carries 48 passengers and 4 cars.",
         "question": "How many passengers does the Blue Marlin carry?",
         "reasoning": "The Blue Marlin carries 48 passengers.",
         "answer": "48 passengers",
@@ -34,7 +34,7 @@ SHOTS = (
         "passage": "The village choir was founded by the baker Emil Roth in 1952.",
         "focus": "The village choir was founded by the baker Emil Roth in 1952.",
         "question": "Who founded the village choir?",
-        "reasoning": "The village choir was founded by the baker Emil Roth.",
+        "reasoning": "The village choir was founded by Emil Roth.",
         "answer": "Emil Roth",
     },
     {
@@ -50,7 +50,7 @@ SHOTS = (
         "after 90 hours.",
         "focus": "The oil filter must be cleaned after 20 hours of use, and the belt is changed "
         "after 90 hours.",
-        "question": "When must the oil filter be cleaned?",
+        "question": "The oil filter must be cleaned after how many hours of use?",
         "reasoning": "The oil filter must be cleaned after 20 hours of use.",
         "answer": "20 hours",
     },
@@ -67,9 +67,15 @@ OPENINGS: dict[Kind, tuple[str, ...]] = {
 
 VOCABULARY = tuple(
     (
-        "a an the of in on at to for from by with and or as than when while before after between "
-        "through into per about is are was were be been do does did has have had can may must "
-        "will it its there each many much long often far name named called number time kind part "
-        "colour person people maximum minimum highest lowest most least first last"
+        "a an the of in on at to for from by with and or as than if when while before after under "
+        "over above below between during through into per about against is are was were be been "
+        "being do does did has have had can could may must should will would it its they their "
+        "there that this which who whom whose what where how why not no only each every all many "
+        "much long often far old large big high low fast heavy wide deep tall hot cold name named "
+        "names called number numbers amount time day date days month year week hour minute kind "
+        "type part color colour place person people thing things size weight length height width "
+        "temperature speed price cost costs take takes happen happens happened need needs needed "
+        "use uses used make makes made give gives given get gets keep kept hold holds work works "
+        "most least maximum minimum highest lowest first last one used"
     ).split()
 )

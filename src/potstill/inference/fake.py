@@ -8,16 +8,19 @@ the passage and whose answer is one that the schema allows. Knows no language.
 from __future__ import annotations
 
 import json
+import random
 import re
 import time
 from collections.abc import Iterable, Iterator
+from functools import lru_cache
+from re import _parser as sre_parse  # type: ignore[attr-defined]
 from typing import Any
 
 from potstill.inference.base import Reply, Request
 
 WORD = re.compile(r"[A-Za-z0-9]+")
 TOKEN = re.compile(r"\w+|[^\w\s]")
-OPENINGS = ("What", "Which", "How many", "How", "When", "Where", "Who", "How much", "How long")
+LETTERS = "abcdefghijklmnopqrstuvwxyz"
 GARBAGE = "no no no"
 
 
@@ -69,7 +72,7 @@ class FakeModel:
     def _text(self, request: Request) -> str:
         if self.garbage:
             return GARBAGE
-        source = request.messages[-1].content.strip().splitlines()[-1]
+        source = " ".join(request.messages[-1].content.split())
         if request.schema is None:
             return " ".join(WORD.findall(source)[: request.max_tokens]) or "Nothing."
         return json.dumps(_follow(request.schema, source, request.seed), ensure_ascii=False)
@@ -101,31 +104,73 @@ def _follow(schema: dict[str, Any], source: str, seed: int) -> Any:
 
 def _pair(fields: dict[str, Any], source: str, seed: int) -> dict[str, Any]:
     """A question about `source` whose answer stands in it; the fields in the schema's order."""
-    words = WORD.findall(source)
+    words = WORD.findall(source) or ["word"]
     if "enum" in fields["answer"]:
         answer = _follow(fields["answer"], source, seed)
     else:
-        answer = words[seed % len(words)] if words else "word"
-    taken = {word.lower() for word in WORD.findall(answer)}
-    asked = [word for word in words if word.lower() not in taken]
-    start = seed % max(1, len(asked) - 3)
-    question = _question(asked[start:] + asked[:start], fields["question"].get("pattern", ""))
+        answer = words[seed % len(words)]
+    pattern = fields["question"].get("pattern")
+    long = {word.lower() for word in words if len(word) > 3}
+    about = long - {word.lower() for word in WORD.findall(answer)}
+    if pattern is None:
+        asked = [word for word in words if word.lower() in about]
+        question = f"What {' '.join(asked[seed % 3 :][:6])}?"
+    else:
+        question = _write(_parsed(pattern), random.Random(seed), about)
     made = {"question": question, "answer": answer}
     return {
-        name: made[name] if name in made else _reason(answer, source, field)
+        name: made[name] if name in made else f"{answer}: {source}"[: field.get("maxLength", 200)]
         for name, field in fields.items()
     }
 
 
-def _question(words: list[str], pattern: str) -> str:
-    """An opening and some words, in the pattern's form if there is one."""
-    for count in range(min(6, len(words)), 0, -1):
-        for opening in OPENINGS:
-            question = f"{opening} {' '.join(words[:count])}?"
-            if re.search(pattern, question):
-                return question
-    return f"What {' '.join(words[:6])}?"
+@lru_cache(maxsize=256)
+def _parsed(pattern: str) -> Any:
+    return sre_parse.parse(pattern)
 
 
-def _reason(answer: str, source: str, field: dict[str, Any]) -> str:
-    return f"{answer}: {source}"[: field.get("maxLength", 200)]
+def _write(parts: Any, random: random.Random, wanted: set[str]) -> str:
+    """A text that a regular expression matches; each word of `wanted` that fits is used once."""
+    text = ""
+    for kind, value in parts:
+        if kind is sre_parse.LITERAL:
+            text += chr(value)
+        elif kind is sre_parse.BRANCH:
+            apt = [part for part in value[1] if _literal(part).lower() in wanted]
+            chosen = random.choice(apt or value[1])
+            wanted = wanted - {_literal(chosen).lower()}
+            text += _write(chosen, random, wanted)
+        elif kind is sre_parse.SUBPATTERN:
+            text += _write(value[-1], random, wanted)
+        elif kind is sre_parse.MAX_REPEAT:
+            low, high, part = value
+            for _ in range(random.randint(low, min(int(high), low + 5))):
+                written = _write(part, random, wanted)
+                wanted = wanted - {written.strip().lower()}
+                text += written
+        elif kind is sre_parse.IN:
+            text += random.choice([letter for letter in LETTERS if _in(letter, value)])
+        elif kind is not sre_parse.AT:
+            text += random.choice(LETTERS)
+    return text
+
+
+def _literal(part: Any) -> str:
+    """The text of a part that is only letters, else nothing."""
+    plain = all(kind is sre_parse.LITERAL for kind, _ in part)
+    return "".join(chr(value) for _, value in part) if plain else ""
+
+
+def _in(letter: str, members: Any) -> bool:
+    """Whether a character class holds a letter."""
+    negated = members[0][0] is sre_parse.NEGATE
+    return bool(any(_member(letter, member) for member in members[negated:]) != negated)
+
+
+def _member(letter: str, member: Any) -> bool:
+    kind, value = member
+    if kind is sre_parse.LITERAL:
+        return bool(ord(letter) == value)
+    if kind is sre_parse.RANGE:
+        return bool(value[0] <= ord(letter) <= value[1])
+    return letter.isalpha()
