@@ -32,6 +32,7 @@ from potstill.models import native
 from potstill.records import Turn
 
 Sums = dict[str, float]
+COLUMNS = ("kl", "agree", "nll", "kl_student", "agree_student")
 
 
 @dataclass(frozen=True)
@@ -72,9 +73,13 @@ def score_files(
     """Sums over the tokens of each row, for each file; the models take turns, row by row.
 
     vocabulary: ids below this are words; what lies above is padding and is cut off everywhere.
+    Rows are read in the order of their ids, and a beginning that a row shares with the one
+    before (the passage of several questions) is read and scored once.
     """
     context = max(len(row.ids) for row in rows)
-    scores: dict[str, list[Sums]] = {name: [] for name in files}
+    readers = [Reader(teacher, vocabulary), Reader(student, vocabulary)]
+    order = sorted(range(len(rows)), key=lambda place: (rows[place].ids, place))
+    scores: dict[str, dict[int, Sums]] = {name: {} for name in files}
     with ExitStack() as stack:
         scorers = {
             name: stack.enter_context(native.scorer(path, context=context, threads=threads))
@@ -85,47 +90,79 @@ def score_files(
                 raise ModelError(
                     f"{files[name].name} has {scorer.vocabulary} tokens, the student {vocabulary}."
                 )
-        for done, row in enumerate(rows, 1):
-            targets = torch.tensor(row.ids[1:])
-            teacher_log = _log_probabilities(teacher, row.ids, vocabulary)
-            student_log = _log_probabilities(student, row.ids, vocabulary)
+        before: list[int] = []
+        columns = {name: torch.zeros(len(COLUMNS), 0, dtype=torch.float64) for name in files}
+        for done, place in enumerate(order, 1):
+            row = rows[place]
+            start = max(1, min(native.common_prefix(before, row.ids), len(row.ids) - 1))
+            targets = torch.tensor(row.ids[start:])
+            references = [reader.log_probabilities(row.ids, start) for reader in readers]
             for name, scorer in scorers.items():
-                logits = torch.from_numpy(scorer.logits(row.ids, 1))[:, :vocabulary]
+                logits = torch.from_numpy(scorer.logits(row.ids, start))[:, :vocabulary]
                 file_log = torch.log_softmax(logits, dim=-1)
-                scores[name].append(
-                    row_sums(teacher_log, student_log, file_log, targets, row.answer_start)
-                )
+                new = token_columns(references[0], references[1], file_log, targets)
+                columns[name] = torch.cat([columns[name][:, : start - 1], new], dim=1)
+                scores[name][place] = row_sums(columns[name], row.answer_start)
+            before = row.ids
             tell(done)
-    return scores
+    return {name: [found[place] for place in range(len(rows))] for name, found in scores.items()}
 
 
-def row_sums(
-    teacher: Tensor, student: Tensor, file: Tensor, targets: Tensor, answer_start: int
-) -> Sums:
-    """All sums of one row from log-probabilities [tokens, vocabulary] and target ids [tokens].
+class Reader:
+    """A PyTorch model that reads rows one after the other and keeps what they share."""
 
-    Row r predicts token r + 1, so the answer's rows begin at answer_start - 1.
+    def __init__(self, model: Any, vocabulary: int) -> None:
+        self._model = model
+        self._vocabulary = vocabulary
+        self._before: list[int] = []
+        self._cache: Any = None
+
+    def log_probabilities(self, ids: Sequence[int], start: int) -> Tensor:
+        """[len(ids) - start, vocabulary]: what predicts each token from `start` (>= 1) on."""
+        keep = min(native.common_prefix(self._before, ids), start - 1)
+        if keep and self._can_be_cut():
+            if surplus := len(self._before) - keep:
+                self._cache.crop(-surplus)
+        else:
+            keep, self._cache = 0, None
+        with torch.no_grad():
+            output = self._model(
+                input_ids=torch.tensor([list(ids[keep:-1])]),
+                past_key_values=self._cache,
+                use_cache=True,
+            )
+            logits = output.logits[0, start - 1 - keep :, : self._vocabulary]
+            found: Tensor = torch.log_softmax(logits.float(), dim=-1)
+        self._before, self._cache = list(ids[:-1]), output.past_key_values
+        return found
+
+    def _can_be_cut(self) -> bool:
+        """Only plain attention forgets its last tokens; windows and recurrent states do not."""
+        layers = getattr(self._cache, "layers", ())
+        return bool(layers) and all(type(layer).__name__ == "DynamicLayer" for layer in layers)
+
+
+def token_columns(teacher: Tensor, student: Tensor, file: Tensor, targets: Tensor) -> Tensor:
+    """`COLUMNS` of each token, [5, tokens] float64.
+
+    teacher, student, file: log-probabilities [tokens, vocabulary]; targets: token ids [tokens].
     """
-    columns = {
-        "kl": _kl(teacher, file),
-        "agree": _agreement(teacher, file),
-        "nll": -file.gather(1, targets[:, None])[:, 0].double(),
-        "kl_student": _kl(student, file),
-        "agree_student": _agreement(student, file),
-    }
-    sums = {name: float(values.sum()) for name, values in columns.items()}
-    answer = {f"{n}_answer": float(v[answer_start - 1 :].sum()) for n, v in columns.items()}
-    counts = {
-        "tokens": float(len(targets)),
-        "answer_tokens": float(len(targets) - answer_start + 1),
-    }
-    return {**sums, **answer, **counts}
+    nll = -file.gather(1, targets[:, None])[:, 0].double()
+    found = [_kl(teacher, file), _agreement(teacher, file), nll]
+    return torch.stack([*found, _kl(student, file), _agreement(student, file)])
 
 
-def _log_probabilities(model: Any, ids: Sequence[int], vocabulary: int) -> Tensor:
-    with torch.no_grad():
-        logits: Tensor = model(input_ids=torch.tensor([list(ids[:-1])])).logits
-        return torch.log_softmax(logits[0, :, :vocabulary].float(), dim=-1)
+def row_sums(columns: Tensor, answer_start: int) -> Sums:
+    """All sums of one row from its `token_columns`.
+
+    Column r is of token r + 1, so the answer's columns begin at answer_start - 1.
+    """
+    sums: Sums = {"tokens": float(columns.shape[1])}
+    sums["answer_tokens"] = sums["tokens"] - answer_start + 1
+    for name, values in zip(COLUMNS, columns, strict=True):
+        sums[name] = float(values.sum())
+        sums[f"{name}_answer"] = float(values[answer_start - 1 :].sum())
+    return sums
 
 
 def _kl(reference: Tensor, other: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -111,13 +111,17 @@ def answer(
     return Answers(answers=answers, **result)
 
 
-@dataclass(frozen=True)
+@dataclass
 class Scorer:
-    """llama.cpp's own logits under teacher forcing, from a process that stays open."""
+    """llama.cpp's own logits under teacher forcing, from a process that stays open.
+
+    What a row shares with the beginning of the row before it is not read again.
+    """
 
     vocabulary: int
     _worker: _Worker
     _out: Path
+    _before: list[int] = field(default_factory=list)
 
     def logits(self, ids: Sequence[int], start: int) -> Any:
         """float32 array [len(ids) - start, vocabulary]: what predicts each token from `start` on.
@@ -126,9 +130,17 @@ class Scorer:
         """
         import numpy as np
 
-        self._worker.write({"ids": list(ids), "start": start})
+        keep = min(common_prefix(self._before, ids), start - 1)
+        self._worker.write({"ids": list(ids), "start": start, "keep": keep})
         self._worker.read()
+        self._before = list(ids[:-1])  # nothing is predicted from the last token
         return np.load(self._out)
+
+
+def common_prefix(left: Sequence[int], right: Sequence[int]) -> int:
+    """How many tokens two rows begin with alike."""
+    pairs = enumerate(zip(left, right, strict=False))
+    return next((place for place, (a, b) in pairs if a != b), min(len(left), len(right)))
 
 
 @contextmanager

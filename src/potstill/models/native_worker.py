@@ -149,9 +149,10 @@ def _post(server: str, path: str, body: dict[str, Any]) -> Any:
 def score(gguf: str, out: str, context: int, threads: int) -> dict[str, Any]:
     """Logits under teacher forcing over the whole vocabulary, row after row as they are asked for.
 
-    Each further line of standard input is `{"ids": [...], "start": first scored token, >= 1}`;
-    an empty line ends it. For each, `out` becomes a float32 .npy [len(ids) - start, vocabulary]:
-    for each token from `start` on the logits of the position before it.
+    Each further line of standard input is `{"ids": [...], "start": ..., "keep": ...}`; an empty
+    line ends it. For each, `out` becomes a float32 .npy [len(ids) - start, vocabulary]: for each
+    token from `start` on the logits of the position before it. The first `keep` tokens, fewer
+    than `start`, are those of the line before and are not read again.
     """
     import numpy as np
 
@@ -166,16 +167,18 @@ def score(gguf: str, out: str, context: int, threads: int) -> dict[str, Any]:
         if not line.strip():
             break
         row = json.loads(line)
-        ids, start = row["ids"], row["start"]
-        running.kv_cache_clear()
+        ids, start, keep = row["ids"], row["start"], row["keep"]
+        if not (keep and running.memory_seq_rm(0, keep, -1)):
+            keep = 0  # the first row, or an architecture whose state cannot be cut
+            running.kv_cache_clear()
         batch.clear()
-        for position, token in enumerate(ids[:-1]):
-            batch.add(token, position, [0], position >= start - 1)
+        for position in range(keep, len(ids) - 1):
+            batch.add(ids[position], position, [0], position >= start - 1)
         if running.decode(batch) not in (0, None):
             raise RuntimeError(f"llama_decode failed on a row of {len(ids)} tokens")
         logits = np.empty((len(ids) - start, model.n_vocab), dtype=np.float32)
         for place in range(len(logits)):
-            logits[place] = running.get_logits_ith(start - 1 + place)
+            logits[place] = running.get_logits_ith(start - 1 - keep + place)
         np.save(out, logits)
         _say({"positions": len(logits)})
     return {}

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,14 +14,18 @@ from scipy.special import rel_entr
 from potstill.errors import ModelError
 from potstill.export.parity import (
     Allowance,
+    Reader,
     Row,
     check_fidelity,
     check_prompts,
     check_stop,
     figures,
     row_sums,
+    score_files,
+    token_columns,
 )
 from potstill.export.run import PLAIN_TEMPLATE
+from potstill.models.load import load_model
 from potstill.models.native import Answer, Answers
 from potstill.records import Turn
 
@@ -33,7 +40,7 @@ def log_probabilities(seed: int) -> torch.Tensor:
 def test_row_sums_equal_scipys_relative_entropy_and_the_answers_rows_begin_one_early() -> None:
     teacher, student, file = (log_probabilities(seed) for seed in (1, 2, 3))
     targets = torch.tensor([4, 9, 0])
-    sums = row_sums(teacher, student, file, targets, answer_start=2)
+    sums = row_sums(token_columns(teacher, student, file, targets), answer_start=2)
 
     def kl(reference: torch.Tensor, first: int) -> float:
         p, q = reference[first:].double().exp(), file[first:].double().exp()
@@ -51,7 +58,7 @@ def test_row_sums_equal_scipys_relative_entropy_and_the_answers_rows_begin_one_e
 
 def test_a_model_against_itself_has_no_kl_and_agrees_everywhere() -> None:
     own = log_probabilities(1)
-    sums = row_sums(own, own, own, torch.tensor([1, 2, 3]), 1)
+    sums = row_sums(token_columns(own, own, own, torch.tensor([1, 2, 3])), 1)
     assert sums["kl"] == sums["kl_student"] == 0
     assert sums["agree"] == sums["agree_student"] == 3
 
@@ -113,3 +120,37 @@ def test_the_plain_template_renders_what_training_used_for_a_model_without_one()
         rendered
         == "System: Be brief.\n\nUser: One?\n\nAssistant: Two.\n\nUser: Three?\n\nAssistant:"
     )
+
+
+def test_what_rows_share_is_read_once_and_scored_the_same(
+    tiny_folder: Path, tiny_ggufs: dict[str, Path]
+) -> None:
+    model = load_model(tiny_folder)
+    passage = list(range(30, 60))
+    rows = [
+        replace(ROW, id=str(place), ids=[*passage, *question], answer_start=31)
+        for place, question in enumerate([[70, 71, 72], [5, 6], [70, 71, 99, 7], [70, 71, 72]])
+    ] + [replace(ROW, ids=[8, 9, 10], answer_start=1)]
+    fed: list[int] = []
+
+    def counting(input_ids: torch.Tensor, **settings: Any) -> Any:
+        fed.append(input_ids.shape[1])
+        return model(input_ids=input_ids, **settings)
+
+    file = {"f16": tiny_ggufs["f16"]}
+    together = score_files(file, counting, counting, rows, 300, 1)["f16"]
+    assert sum(fed) < 2 * 2 * len(passage)  # two models, and the passage only once for each
+    for row, sums in zip(rows, together, strict=True):
+        alone = score_files(file, model, model, [row], 300, 1)["f16"][0]
+        assert sums == pytest.approx(alone, rel=1e-3, abs=1e-4)
+        assert sums["kl"] == pytest.approx(0, abs=1e-4)
+        assert sums["tokens"] == sums["agree"] == len(row.ids) - 1
+
+
+def test_a_model_whose_state_cannot_be_cut_is_read_from_the_start(tiny_folder: Path) -> None:
+    model = load_model(tiny_folder)
+    reader = Reader(model, 300)
+    first = reader.log_probabilities([40, 41, 42, 43], 1)
+    reader._can_be_cut = lambda: False  # type: ignore[method-assign]
+    again = reader.log_probabilities([40, 41, 42, 43], 3)
+    torch.testing.assert_close(again, first[2:])
