@@ -13,6 +13,7 @@ import json
 import shutil
 import sys
 import time
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -210,16 +211,19 @@ def _trainable(student: Any, config: DistillConfig) -> Any:
 
     settings = config.lora
     modules = settings.target_modules
-    return peft.get_peft_model(
-        student,
-        peft.LoraConfig(
-            r=settings.rank,
-            lora_alpha=settings.alpha,
-            lora_dropout=settings.dropout,
-            target_modules=modules if isinstance(modules, str) else list(modules),
-            task_type="CAUSAL_LM",
-        ),
-    )
+    with warnings.catch_warnings():
+        # PEFT still asks for a property that transformers has renamed.
+        warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*")
+        return peft.get_peft_model(
+            student,
+            peft.LoraConfig(
+                r=settings.rank,
+                lora_alpha=settings.alpha,
+                lora_dropout=settings.dropout,
+                target_modules=modules if isinstance(modules, str) else list(modules),
+                task_type="CAUSAL_LM",
+            ),
+        )
 
 
 def _merged(student: Any, config: DistillConfig) -> Any:
