@@ -117,7 +117,7 @@ def hub_commit(reference: Reference) -> str:
             reference.name, revision=reference.revision, local_files_only=True
         )
         return Path(folder).name
-    except Exception:  # not cached here: the hub must be asked
+    except (OSError, ValueError):  # not cached here: the hub must be asked
         pass
     try:
         information = hub.HfApi().model_info(
