@@ -60,11 +60,11 @@ def _commands(group: Any, prefix: str) -> list[tuple[str, Any]]:
 
 
 def _parameter(one: Any) -> str:
-    if one.param_type_name == "argument":
+    if not hasattr(one, "is_flag"):
         usage = f"`{one.name.upper()}`" + ("" if one.required else " (optional)")
     else:
         names = ", ".join([*one.opts, *one.secondary_opts])
-        value = "" if one.is_flag else f" {one.metavar or one.type.name.upper()}"
+        value = "" if one.is_flag else f" {one.metavar or str(one.name).upper()}"
         usage = f"`{names}{value}`"
     return f"| {usage} | {_cell(one.help or '')} |"
 

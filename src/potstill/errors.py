@@ -18,7 +18,10 @@ from __future__ import annotations
 
 
 class PotstillError(Exception):
-    """A foreseen failure. `message` says what and where, `hint` says the way out."""
+    """A foreseen failure.
+
+    `message` says what and where, `hint` says the way out.
+    """
 
     exit_code = 1
 

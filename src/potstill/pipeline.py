@@ -127,7 +127,7 @@ def run(
     *,
     until: str | None = None,
     threads: int | None = None,
-    watch: Watcher = lambda event: None,
+    watch: Watcher | None = None,
 ) -> Run:
     """Take a recipe through the stages; finished ones are reused, a killed one goes on.
 
@@ -149,7 +149,7 @@ def run(
                 "Watch it there, or stop it first.",
             ) from error
     with lock:
-        return _run_locked(recipe, runner, steps, Run(folder), watch)
+        return _run_locked(recipe, runner, steps, Run(folder), watch or _nobody)
 
 
 def _run_locked(
@@ -192,6 +192,10 @@ def _run_locked(
         raise
     emit("run_finished", seconds=round(time.monotonic() - began, 1))
     return this
+
+
+def _nobody(event: dict[str, Any]) -> None:
+    """Watches nothing."""
 
 
 def write_report(this: Run) -> dict[str, Any]:
