@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from transformers import (
     EarlyStoppingCallback,
     TrainerCallback,
@@ -166,7 +167,7 @@ def _run(trainer: DistillTrainer, resumed: Path | None) -> None:
         # Killed after early stopping had spoken and before its result was kept.
         trainer.state = TrainerState.load_from_json(str(resumed / STATE))
         trainer._load_from_checkpoint(str(trainer.state.best_model_checkpoint or resumed))
-    except (ValueError, KeyError, EOFError, RuntimeError, OSError) as error:
+    except (ValueError, KeyError, EOFError, RuntimeError, OSError, SafetensorError) as error:
         if isinstance(error, OSError) and error.errno:
             raise
         raise TrainingError(

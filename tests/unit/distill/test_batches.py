@@ -1,0 +1,120 @@
+"""Rows, masks, the shift and the plan of steps."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from potstill.distill.batches import (
+    ActiveTokens,
+    Row,
+    collate,
+    encode_passages,
+    encode_rows,
+    plan_steps,
+    split_step,
+)
+from potstill.errors import TrainingError
+from potstill.records import Chunk, Example
+
+ROWS = [Row("a", (5, 6, 7, 8, 2), 3), Row("b", (9, 4, 2), 1)]
+
+
+def test_position_t_predicts_the_token_after_it() -> None:
+    batch = collate(ROWS, [0, 1], ActiveTokens("all", "answer"), padding=0)
+    assert batch.input_ids.tolist() == [[5, 6, 7, 8, 2], [9, 4, 2, 0, 0]]
+    flat = batch.input_ids.flatten()
+    assert batch.positions.tolist() == [0, 1, 2, 3, 5, 6]
+    assert batch.targets.tolist() == flat[batch.positions + 1].tolist() == [6, 7, 8, 2, 4, 2]
+    # The answers are (8, 2) and (4, 2), their end tokens included.
+    assert batch.ce_active.tolist() == [False, False, True, True, True, True]
+    assert batch.kd_active.all()
+
+
+def test_predictions_that_no_term_counts_are_left_out() -> None:
+    batch = collate(ROWS, [0], ActiveTokens(None, "answer"), padding=0)
+    assert batch.positions.tolist() == [2, 3]
+    assert not batch.kd_active.any()
+
+
+def test_padding_with_the_end_token_does_not_mask_the_end_token() -> None:
+    batch = collate(ROWS, [0, 1], ActiveTokens("answer", "answer"), padding=2)
+    assert batch.targets.tolist() == [8, 2, 4, 2]
+
+
+def test_rows_end_in_the_end_token_and_long_ones_are_marked(
+    tokenizer: Any, examples: list[Example]
+) -> None:
+    whole = encode_rows(examples, tokenizer, 500)
+    assert all(row.ids[-1] == tokenizer.eos_token_id and not row.truncated for row in whole)
+    answer = tokenizer.decode(whole[0].ids[whole[0].answer_start :])
+    assert answer == f"{examples[0].answers[0]}<|im_end|>"
+    cut = encode_rows(examples, tokenizer, 20)
+    assert all(len(row.ids) == 20 and row.truncated for row in cut)
+
+
+def test_passages_have_no_answer(tokenizer: Any) -> None:
+    chunk = Chunk(id="c", document="d", source="s", start=0, end=9, tokens=3, text="The boiler")
+    (row,) = encode_passages([chunk], tokenizer, 500)
+    assert row.bare
+    assert row.answer_start == len(row.ids)
+    assert not collate([row], [0], ActiveTokens("all", "answer"), 0).ce_active.any()
+
+
+LENGTHS = st.lists(st.integers(2, 60), min_size=1, max_size=80)
+
+
+@settings(max_examples=50, deadline=None)
+@given(LENGTHS, st.integers(20, 300), st.integers(60, 200), st.integers(0, 5))
+def test_every_epoch_has_every_row_once_and_micro_batches_keep_their_budget(
+    lengths: list[int], step_tokens: int, micro_tokens: int, seed: int
+) -> None:
+    plan = plan_steps(
+        lengths,
+        step_tokens=step_tokens,
+        micro_tokens=micro_tokens,
+        epochs=2,
+        max_tokens=None,
+        seed=seed,
+    )
+    rows = [row for step in plan for micro in step for row in micro]
+    half = len(lengths)
+    assert sorted(rows[:half]) == sorted(rows[half:]) == list(range(half))
+    for step in plan:
+        assert sum(lengths[row] for micro in step for row in micro) <= step_tokens + 60 + 60
+        for micro in step:
+            assert len(micro) * max(lengths[row] for row in micro) <= max(micro_tokens, 60)
+
+
+def test_the_plan_is_the_same_for_the_same_seed_and_another_for_another() -> None:
+    def plan(seed: int, **changes: Any) -> list[list[list[int]]]:
+        settings: dict[str, Any] = {"step_tokens": 90, "micro_tokens": 90, "epochs": 3}
+        settings |= {"max_tokens": None, "seed": seed} | changes
+        return plan_steps([*range(10, 60)], **settings)
+
+    assert plan(1) == plan(1)
+    assert plan(1) != plan(2)
+    short = plan(1, max_tokens=400)
+    assert short == plan(1)[: len(short)]
+    assert len(short) < len(plan(1))
+
+
+def test_lengths_within_a_step_are_alike() -> None:
+    lengths = [10 + (7 * number) % 90 for number in range(400)]
+    plan = plan_steps(
+        lengths, step_tokens=500, micro_tokens=1000, epochs=1, max_tokens=None, seed=0
+    )
+    padded = sum(len(micro) * max(lengths[row] for row in micro) for step in plan for micro in step)
+    assert padded / sum(lengths) < 1.08
+
+
+def test_splitting_a_step_keeps_its_rows() -> None:
+    assert split_step([2, 0, 1], [5, 9, 7], 14) == [[0, 2], [1]]
+
+
+def test_no_rows_is_an_error() -> None:
+    with pytest.raises(TrainingError, match="no training rows"):
+        plan_steps([], step_tokens=1, micro_tokens=1, epochs=1, max_tokens=None, seed=0)

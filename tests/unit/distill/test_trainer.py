@@ -1,0 +1,278 @@
+"""The reducer, the schedule, early stopping, checkpoints and resume."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from potstill.core.events import Emitter
+from potstill.distill import checkpoints
+from potstill.distill.batches import Row, collate, encode_rows, plan_steps
+from potstill.distill.config import DistillConfig
+from potstill.distill.losses import forward_kl
+from potstill.distill.signals import LiveTeacher
+from potstill.distill.train import Trained, pick_dtype, train_student
+from potstill.distill.trainer import DistillTrainer, Objective, Steps, make_step, rate_factor
+from potstill.errors import TrainingError
+from potstill.models.surgery import drop_layers
+from potstill.records import Example
+
+OBJECTIVE = Objective(kd_weight=1.0, kd_tokens="all", ce_weight=0.3, ce_tokens="answer")
+Train = Callable[..., tuple[Any, Trained]]
+
+
+@pytest.fixture
+def rows(tokenizer: Any, examples: list[Example]) -> list[Row]:
+    return encode_rows(examples, tokenizer, 500)[:8]
+
+
+def _trainer(
+    student: Any, teacher: Any, rows: list[Row], plan: Any, folder: Path, objective: Objective
+) -> DistillTrainer:
+    from transformers import TrainingArguments
+
+    signal = LiveTeacher(teacher, torch.float32)
+    return DistillTrainer(
+        student,
+        signal,
+        signal,
+        objective,
+        Steps(rows, plan, objective.active, 0),
+        rows,
+        vocabulary=int(signal.weight.shape[0]),
+        dtype=torch.float32,
+        config=DistillConfig(teacher="t"),
+        arguments=TrainingArguments(
+            str(folder), max_steps=len(plan), report_to="none", use_cpu=True, disable_tqdm=True
+        ),
+        callbacks=[],
+    )
+
+
+def _gradients(trainer: DistillTrainer, micros: Sequence[Sequence[int]]) -> dict[str, torch.Tensor]:
+    trainer.model.zero_grad()
+    batches = [collate(trainer.steps.rows, micro, OBJECTIVE.active, 0) for micro in micros]
+    trainer.training_step(trainer.model, make_step(batches))
+    return {n: p.grad.clone() for n, p in trainer.model.named_parameters() if p.grad is not None}
+
+
+def test_the_gradient_does_not_depend_on_how_the_step_is_split(
+    teacher: Any, rows: list[Row], tmp_path: Path
+) -> None:
+    student = drop_layers(copy.deepcopy(teacher), [1]).requires_grad_(True)
+    trainer = _trainer(student, teacher, rows, [[[0]]], tmp_path, OBJECTIVE)
+    whole = _gradients(trainer, [list(range(8))])
+    assert whole.keys() == dict(student.named_parameters()).keys()
+    for size in (1, 2, 4):
+        split = [list(range(start, start + size)) for start in range(0, 8, size)]
+        for name, gradient in _gradients(trainer, split).items():
+            error = (gradient - whole[name]).norm() / whole[name].norm()
+            assert error < 1e-5, f"{name} differs by {error:.1e} with micro-batches of {size}"
+
+
+def test_the_loss_is_the_mean_over_each_terms_active_tokens(
+    teacher: Any, rows: list[Row], tmp_path: Path
+) -> None:
+    student = drop_layers(copy.deepcopy(teacher), [1]).requires_grad_(True)
+    trainer = _trainer(student, teacher, rows, [[[0]]], tmp_path, OBJECTIVE)
+    batches = [collate(rows, micro, OBJECTIVE.active, 0) for micro in ([0, 1, 2], [3])]
+    loss = trainer.training_step(student, make_step(batches))
+    kl = ce = 0.0
+    predictions = answers = 0
+    for row in rows[:4]:  # one by one, without padding, from the models' own logits
+        ids = torch.tensor([row.ids])
+        with torch.no_grad():
+            logits, truth = (model(ids).logits[0, :-1].double() for model in (student, teacher))
+        kl += float(forward_kl(logits, truth))
+        surprise = torch.nn.functional.cross_entropy(logits, ids[0, 1:], reduction="none")
+        ce += float(surprise[row.answer_start - 1 :].sum())
+        predictions += row.predictions
+        answers += len(row.ids) - row.answer_start
+    assert float(loss) == pytest.approx(kl / predictions + 0.3 * ce / answers, rel=1e-5)
+    at_once = trainer.compute_loss(student, make_step(batches)).detach()
+    assert float(at_once) == pytest.approx(float(loss))
+
+
+def test_held_out_figures_mean_the_same_for_every_objective(
+    teacher: Any, rows: list[Row], tmp_path: Path
+) -> None:
+    student = drop_layers(copy.deepcopy(teacher), [1]).requires_grad_(True)
+    figures = [
+        _trainer(student, teacher, rows, [[[0]]], tmp_path, objective).held_out()
+        for objective in (
+            OBJECTIVE,
+            Objective(0.0, "all", 1.0, "all"),
+            Objective(1.0, "answer", 0.0, "all", temperature=2.0, divergence="jsd"),
+        )
+    ]
+    for name in ("kl", "kl_answer", "ce", "ce_answer", "agreement"):
+        assert figures[0][name] == pytest.approx(figures[1][name]) == figures[2][name]
+    assert figures[0]["loss"] == pytest.approx(figures[0]["kl"] + 0.3 * figures[0]["ce_answer"])
+    assert figures[1]["loss"] == pytest.approx(figures[1]["ce"])
+    assert 0 < figures[2]["loss"] < 4 * 0.7
+
+
+@pytest.fixture
+def train(teacher: Any, rows: list[Row], tmp_path: Path) -> Train:
+    """train(folder, **config) -> what train_student returns."""
+
+    def run(folder: str, objective: Objective = OBJECTIVE, **changes: Any) -> tuple[Any, Trained]:
+        settings: dict[str, Any] = {"teacher": "t", "learning_rate": 3e-3, "validations": 4}
+        config = DistillConfig(**(settings | {"patience": 0} | changes))
+        plan = plan_steps(
+            [len(row.ids) for row in rows],
+            step_tokens=150,
+            micro_tokens=100,
+            epochs=4,
+            max_tokens=None,
+            seed=3,
+        )
+        signal = LiveTeacher(copy.deepcopy(teacher), torch.float32)
+        return train_student(
+            drop_layers(copy.deepcopy(teacher), [1]),
+            signal,
+            signal,
+            objective,
+            rows[:6],
+            [[[row % 6 for row in micro] for micro in step] for step in plan],
+            rows[6:],
+            config=config,
+            vocabulary=int(signal.weight.shape[0]),
+            dtype=torch.float32,
+            padding=0,
+            seed=1,
+            name="distilled",
+            last_step=len(plan),
+            patience=config.patience,
+            work=tmp_path / folder,
+            tensorboard=tmp_path / f"{folder}-board",
+            events=Emitter(None),
+        )
+
+    return run
+
+
+def _assert_same(one: tuple[Any, Trained], other: tuple[Any, Trained]) -> None:
+    assert one[1] == other[1]
+    for name, tensor in one[0].state_dict().items():
+        assert torch.equal(tensor, other[0].state_dict()[name]), name
+
+
+def _newest(folder: Path) -> Path:
+    found = checkpoints.newest(folder)
+    assert found is not None
+    return found
+
+
+@pytest.mark.parametrize("adapter", ["none", "lora"])
+def test_after_a_break_curve_and_weights_equal_the_undisturbed_run(
+    train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, adapter: str
+) -> None:
+    settings = {"adapter": adapter, "lora": {"rank": 4, "dropout": 0.2}}
+    whole = train("whole", **settings)
+    steps = DistillTrainer.training_step
+    seen = 0
+
+    def break_off(self: Any, *args: Any, **kwargs: Any) -> Any:
+        nonlocal seen
+        seen += 1
+        if seen == whole[1].steps // 2 + 2:
+            raise KeyboardInterrupt
+        return steps(self, *args, **kwargs)
+
+    monkeypatch.setattr(DistillTrainer, "training_step", break_off)
+    with pytest.raises(KeyboardInterrupt):
+        train("broken", **settings)
+    monkeypatch.undo()
+    # As a kill in the middle of a checkpoint leaves it: no mark, a file cut short.
+    torn = tmp_path / "broken" / "checkpoint-900"
+    torn.mkdir()
+    (torn / "optimizer.pt").write_bytes(b"half")
+    resumed = train("broken", **settings)
+    assert not torn.exists()
+    _assert_same(whole, resumed)
+
+
+def test_a_checkpoint_whose_file_was_cut_short_is_not_resumed_from(
+    train: Train, tmp_path: Path
+) -> None:
+    train("run")
+    folder = tmp_path / "run"
+    last = _newest(folder)
+    with (last / "optimizer.pt").open("r+b") as file:
+        file.truncate(100)
+    assert not checkpoints.is_complete(last)
+    again = checkpoints.newest(folder)
+    assert again != last
+    assert not last.exists()
+
+
+def test_a_damaged_checkpoint_of_the_right_size_is_one_clear_error(
+    train: Train, tmp_path: Path
+) -> None:
+    train("run")
+    last = _newest(tmp_path / "run")
+    weights = last / "model.safetensors"
+    weights.write_bytes(b"\xff" * weights.stat().st_size)
+    with pytest.raises(TrainingError, match="cannot be gone on from"):
+        train("run")
+
+
+def test_only_the_best_and_the_newest_checkpoint_are_kept(train: Train, tmp_path: Path) -> None:
+    _, trained = train("run")
+    kept = {int(path.name.split("-")[1]) for path in (tmp_path / "run").glob("checkpoint-*")}
+    assert kept == {trained.best_step, trained.steps}
+
+
+def test_training_stops_early_and_returns_the_best_weights(train: Train, tmp_path: Path) -> None:
+    # Cross-entropy on answers alone, far too fast: the held-out loss soon rises.
+    objective = Objective(0.0, "all", 1.0, "answer")
+    settings = {"patience": 2, "learning_rate": 0.05, "validations": 20, "schedule": "wsd"}
+    student, trained = train("run", objective, **settings)
+    losses = {row["step"]: row["loss"] for row in trained.history["validation"]}
+    del losses[0]
+    assert trained.stopped_early
+    assert trained.best_step == min(losses, key=lambda step: losses[step])
+    assert trained.best_step < trained.steps
+    # Killed after it stopped and before the result was kept: the same again, at once.
+    _assert_same((student, trained), train("run", objective, **settings))
+
+
+def test_the_state_of_a_folder_that_was_moved_still_leads_to_the_best_weights(
+    train: Train, tmp_path: Path
+) -> None:
+    student, trained = train("run")
+    (tmp_path / "run").rename(tmp_path / "moved")
+    state = _newest(tmp_path / "moved") / "trainer_state.json"
+    assert "run/checkpoint" in json.loads(state.read_text())["best_model_checkpoint"]
+    _assert_same((student, trained), train("moved"))
+
+
+def test_the_embedding_of_the_padding_token_learns_too(train: Train, teacher: Any) -> None:
+    padding = teacher.config.pad_token_id
+    assert teacher.get_input_embeddings().padding_idx == padding
+    student, _ = train("run")
+    assert student.get_input_embeddings().padding_idx is None
+
+
+def test_learning_rates_warm_up_and_decay_and_are_never_zero() -> None:
+    for schedule in ("cosine", "wsd"):
+        rates = [rate_factor(step, 40, 4, schedule) for step in range(40)]
+        assert min(rates) > 0
+        assert rates[:5] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0])
+        assert rates[4:] == sorted(rates[4:], reverse=True)
+    assert rate_factor(20, 40, 4, "wsd") == 1.0
+    assert rate_factor(39, 40, 4, "wsd") == pytest.approx(1 / 8)
+    assert rate_factor(22, 40, 4, "cosine") == pytest.approx(0.5)
+
+
+def test_precision_is_what_the_recipe_says() -> None:
+    assert pick_dtype("fp32") == torch.float32
+    assert pick_dtype("bf16") == torch.bfloat16
+    assert pick_dtype("auto") in (torch.float32, torch.bfloat16)
