@@ -20,15 +20,14 @@ KINDS: tuple[Kind, ...] = ("number", "name", "other")
 
 SENTENCE_END = re.compile(r"(?<=[.!?])[\"'\u201d\u2019)]*\s+(?=[\"'\u201c\u2018(]?[A-Z0-9])")
 ABBREVIATION = re.compile(
-    r"(?:^|[\s(])(?:Mr|Mrs|Ms|Dr|Prof|St|No|Nos|Fig|vs|e\.g|i\.e|etc|approx|[A-Z])\.$"
+    r"(?:^|[\s(])(?:Mr|Mrs|Ms|Dr|Prof|St|No|Nos|Fig|vs|e\.g|i\.e|etc|approx)\.$"
+    r"|(?:^|[A-Z][\w.]*\s)[A-Z]\.$"  # an initial: "Maud T.", not the end of "into pond A."
 )
 WORD = re.compile(r"\S+")
 CELL = " | "
 ENDS = '.!?"\u201d\u2019)'
 EDGES = " \t.,;:!?\"'\u201c\u201d\u2018\u2019()[]{}"
-NUMBER = re.compile(
-    "two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|once|twice|half", re.IGNORECASE
-)
+NUMBER = re.compile("two|three|four|five|six|seven|eight|nine|ten|eleven|twelve", re.IGNORECASE)
 JOINING = frozenset("of and the de la von van".split())
 LIGHT = frozenset(
     "a an the of in on at to for from by with and or but nor so is are was were be been being it "
@@ -191,7 +190,7 @@ def _run_end(text: str, words: Words, start: int, kind: Kind, max_words: int) ->
             break
         if kind == "number" and _is_figure(word):
             last, unit_may_follow = at, True
-        elif _is_capital(word) and (kind == "name" or unit_may_follow):
+        elif (_is_capital(word) or word == "May") and (kind == "name" or unit_may_follow):
             last = at  # 14 March 2009
         elif kind == "number" and (
             word == "per" or (unit_may_follow and word.lower() not in LIGHT)

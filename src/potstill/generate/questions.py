@@ -25,6 +25,8 @@ REASONING_CHARACTERS = 140
 CLAUSE = re.compile(
     r"(?=, | and | because | so that | which | when | if | while | before | after )"
 )
+DAYS = re.compile(r"(Mon|Tues|Wednes|Thurs|Fri|Satur|Sun)days?\b")
+SHORTEST_BEGINNING = 4  # words before the answer that make sense without what follows it
 MONTHS = re.compile(
     r"January|February|March|April|May|June|July|August|September|October|November|December"
 )
@@ -54,7 +56,7 @@ def schema(prompt: PromptConfig, task: Task, in_place: bool) -> dict[str, Any]:
         "type": "object",
         "properties": {
             "question": {"type": "string", "pattern": question_pattern(prompt, task, in_place)},
-            "reasoning": {"type": "string", "minLength": 1, "maxLength": REASONING_CHARACTERS},
+            "reasoning": reasoning_schema(task, in_place),
             "answer": {"type": "string", "enum": [task.answer]},
         },
         "required": ["question", "reasoning", "answer"],
@@ -96,26 +98,50 @@ def in_place_pattern(task: Task) -> str:
 
     What follows the answer may be left out from any clause border on.
     """
-    before, _, after = task.focus.partition(task.answer)
-    asking = "|".join(escape(words) for words in question_words(task))
+    before, _, _ = task.focus.partition(task.answer)
+    asking = question_words(task)
     if not before:
-        asking = "|".join(escape(words.capitalize()) for words in question_words(task))
+        asking = tuple(words[:1].upper() + words[1:] for words in asking)
+    return rf"^{escape(before)}({'|'.join(map(escape, asking))}){_rest(task)}\?$"
+
+
+def reasoning_schema(task: Task, in_place: bool) -> dict[str, Any]:
+    """A free sentence, or, where the question's form is fixed, the words that hold the answer."""
+    if task.column:
+        column = escape(task.column[:1].lower() + task.column[1:])
+        pattern = rf"^The {column} of (the )?{escape(task.row)} is {escape(task.answer)}\.$"
+    elif in_place:
+        before, _, _ = task.focus.partition(task.answer)
+        pattern = rf"^{escape(before + task.answer)}{_rest(task)}\.$"
+    else:
+        return {"type": "string", "minLength": 1, "maxLength": REASONING_CHARACTERS}
+    return {"type": "string", "pattern": pattern}
+
+
+def _rest(task: Task) -> str:
+    """What follows the answer, of which only what makes a sentence whole must be there."""
+    before, _, after = task.focus.partition(task.answer)
     clauses = [part for part in CLAUSE.split(after.rstrip(' .!?")\u201d')) if part]
+    needed = len(before.split()) < SHORTEST_BEGINNING
     rest = ""
-    for clause in reversed(clauses):
-        rest = rf"({escape(clause)}{rest})?"
-    return rf"^{escape(before)}({asking}){rest}\?$"
+    for place, clause in reversed(list(enumerate(clauses))):
+        rest = f"{escape(clause)}{rest}"
+        if place > 0 or not needed:
+            rest = f"({rest})?"
+    return rest
 
 
 def question_words(task: Task) -> tuple[str, ...]:
     """What may stand in an answer's place."""
     figure, _, unit = task.answer.partition(" ")
+    if MONTHS.search(task.answer):
+        return ("which date", "what day") if task.kind == "number" else ("which month",)
+    if DAYS.search(task.answer):
+        return ("which day", "what day")
     if task.kind == "name":
         return ("who", "what", "which place", "which one")
     if task.kind == "other":
-        return ("what", "where", "when")
-    if MONTHS.search(task.answer):
-        return ("which date", "what day")
+        return ("what",)
     if not unit or any(sign.isalpha() for sign in figure if figure.isupper()):
         return ("what", "how many", "which number")
     if any(sign.isdigit() for sign in unit):
