@@ -18,7 +18,9 @@ from typing import Literal
 Kind = Literal["number", "name", "other"]
 KINDS: tuple[Kind, ...] = ("number", "name", "other")
 
-SENTENCE_END = re.compile(r"(?<=[.!?])[\"'\u201d\u2019)]*\s+(?=[\"'\u201c\u2018(]?[A-Z0-9])")
+SENTENCE_END = re.compile(
+    r"(?:(?<=[.!?])|(?<=[.!?][\"'\u201d\u2019)]))\s+(?=[\"'\u201c\u2018(]?[A-Z0-9])"
+)
 ABBREVIATION = re.compile(
     r"(?:^|[\s(])(?:Mr|Mrs|Ms|Dr|Prof|St|No|Nos|Fig|vs|e\.g|i\.e|etc|approx)\.$"
     r"|(?:^|[A-Z][\w.]*\s)[A-Z]\.$"  # an initial: "Maud T.", not the end of "into pond A."

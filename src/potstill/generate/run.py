@@ -65,6 +65,8 @@ def run(
             context_tokens=config.context_tokens,
         )
 
+    for left_over in draft.data.iterdir():
+        left_over.unlink()  # parts of files that a killed process was writing
     chunks = inputs["ingest"].path("chunks.jsonl")
     total = sum(len(tasks(config, chunk)) for chunk in read_records(chunks, Chunk))
     if total == 0:

@@ -14,12 +14,14 @@ import time
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from re import _parser as sre_parse  # type: ignore[attr-defined]
+from string import printable
 from typing import Any
 
 from potstill.inference.base import Reply, Request
 
 WORD = re.compile(r"[A-Za-z0-9]+")
 TOKEN = re.compile(r"\w+|[^\w\s]")
+LABEL = re.compile(r"^\w+: ")
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 GARBAGE = "no no no"
 
@@ -72,7 +74,9 @@ class FakeModel:
     def _text(self, request: Request) -> str:
         if self.garbage:
             return GARBAGE
-        source = " ".join(request.messages[-1].content.split())
+        # What is asked stands at a prompt's end; "Sentence:" and the like are no part of it.
+        lines = request.messages[-1].content.strip().splitlines()[-2:]
+        source = " ".join(LABEL.sub("", line) for line in lines)
         if request.schema is None:
             return " ".join(WORD.findall(source)[: request.max_tokens]) or "Nothing."
         return json.dumps(_follow(request.schema, source, request.seed), ensure_ascii=False)
@@ -144,15 +148,25 @@ def _write(parts: Any, random: random.Random, wanted: set[str]) -> str:
             text += _write(value[-1], random, wanted)
         elif kind is sre_parse.MAX_REPEAT:
             low, high, part = value
+            if low > 1 and part[0][0] is sre_parse.IN and part[0][1][0][0] is sre_parse.NEGATE:
+                text += _free(wanted, low, int(high))
+                continue
             for _ in range(random.randint(low, min(int(high), low + 5))):
                 written = _write(part, random, wanted)
                 wanted = wanted - {written.strip().lower()}
                 text += written
         elif kind is sre_parse.IN:
-            text += random.choice([letter for letter in LETTERS if _in(letter, value)])
+            letters = [letter for letter in LETTERS if _in(letter, value)]
+            text += random.choice(letters or [one for one in printable if _in(one, value)])
         elif kind is not sre_parse.AT:
             text += random.choice(LETTERS)
     return text
+
+
+def _free(wanted: set[str], low: int, high: int) -> str:
+    """Words where a pattern leaves the words open, `low` to `high` characters."""
+    text = " ".join(sorted(wanted))[:high].strip()
+    return text if len(text) >= low else text.ljust(low, "o")
 
 
 def _literal(part: Any) -> str:
@@ -173,4 +187,4 @@ def _member(letter: str, member: Any) -> bool:
         return bool(ord(letter) == value)
     if kind is sre_parse.RANGE:
         return bool(value[0] <= ord(letter) <= value[1])
-    return letter.isalpha()
+    return letter.isalnum()

@@ -34,8 +34,6 @@ from potstill.inference.base import FinishReason, Reply, Request
 # costs time and changes nothing at the temperatures that are used.
 TOP_K = 128
 LOOKAHEAD = 16  # requests a slot, from which a free one chooses what its cache knows best
-# Small models otherwise write blanks and line breaks between the fields until they are cut off.
-COMPACT = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 _LOCAL = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # never through a proxy
 
 
@@ -193,7 +191,7 @@ class LlamaCppModel:
         if request.schema is not None:
             body["response_format"] = {
                 "type": "json_schema",
-                "json_schema": {"schema": {**request.schema, "x-guidance": COMPACT}},
+                "json_schema": {"schema": request.schema},
             }
         return body
 
