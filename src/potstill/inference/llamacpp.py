@@ -8,7 +8,7 @@ still in the cache. In llama.cpp it does, in three places of the CPU code: flash
 other kernels for one query row than for many, F16 matrix products have another kernel for one
 column than for several, and a unified cache mixes the rows of all slots. The settings below leave
 one kernel each: flash attention over a BF16 cache (which only the row-by-row kernel can read) and
-a cache of its own for each slot. docs/decisions/reproducible-generation.md has the measurements.
+a cache of its own for each slot. docs/decisions/0002-reproducible-generation.md has the measurements.
 
 Knows nothing of model references; `open.py` finds the file.
 """
