@@ -36,12 +36,8 @@ from potstill.distill.batches import (
     plan_steps,
 )
 from potstill.distill.config import DistillConfig
-from potstill.distill.train import (
-    Trained,
-    pick_dtype,
-    raise_malloc_thresholds,
-    train_student,
-)
+from potstill.distill.memory import raise_malloc_thresholds
+from potstill.distill.train import Trained, pick_dtype, train_student
 from potstill.distill.trainer import Objective
 from potstill.errors import TrainingError
 from potstill.models import refs, surgery
@@ -87,7 +83,8 @@ def run(
             "Add documents, ask for more questions per chunk, or raise the validation share.",
         )
     _report_truncated(rows, validation, config, context)
-    teacher = signals.LiveTeacher(load_model(config.teacher), dtype)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    teacher = signals.LiveTeacher(load_model(config.teacher).to(device), dtype)
     cut = _surgery(config, teacher.model, rows, draft, context)
     student = surgery.drop_layers(load_model(config.teacher), cut["dropped"])
     cut["parameters"]["student"] = surgery.parameters_of(student)
@@ -196,7 +193,9 @@ def _surgery(
     count = settings.drop_layers
     if count is None:
         count = surgery.drops_for_ratio(teacher, settings.parameters_ratio)
-    calibration = _calibration(rows, settings.calibration_tokens)
+    calibration = [
+        ids.to(teacher.device) for ids in _calibration(rows, settings.calibration_tokens)
+    ]
     context.events.progress(0, max(1, count), "layers", step="surgery")
     influence = surgery.layer_influence(teacher, calibration)
     removals: list[surgery.Dropped] = []
@@ -316,7 +315,7 @@ def _save_once(student: Any, tokenizer: Any, draft: Draft, name: str) -> None:
         return
     part = draft.work / f"{name}.part"
     shutil.rmtree(part, ignore_errors=True)
-    model = student.to(torch.bfloat16)
+    model = student.to("cpu", torch.bfloat16)
     model.config.use_cache = True  # the trainer switched it off
     with disk_errors(target, "write"), quiet():
         model.save_pretrained(part)

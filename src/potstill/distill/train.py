@@ -7,11 +7,8 @@ Knows nothing of stages, surgery or where the trained model is kept.
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 import json
 import shutil
-import sys
 import time
 import warnings
 from collections.abc import Sequence
@@ -34,6 +31,7 @@ from potstill.core.files import read_json, write_atomic
 from potstill.distill import checkpoints
 from potstill.distill.batches import Row
 from potstill.distill.config import DistillConfig
+from potstill.distill.memory import Trimmer
 from potstill.distill.signals import TeacherSignal
 from potstill.distill.trainer import DistillTrainer, Objective, Steps
 from potstill.errors import TrainingError
@@ -124,6 +122,7 @@ def train_student(
         TensorBoardCallback(board),
         _Diary(events, name, steps.tokens()[:last_step]),
         _Clock(config.checkpoint_minutes),
+        Trimmer(),
     ]
     if patience:
         callbacks.append(EarlyStoppingCallback(patience))
@@ -325,18 +324,3 @@ def pick_dtype(precision: str) -> torch.dtype:
             fast = bool(known())
         return torch.bfloat16 if fast else torch.float32
     return torch.bfloat16 if precision == "bf16" else torch.float32
-
-
-def raise_malloc_thresholds() -> None:
-    """Let glibc keep freed memory instead of giving it back to the kernel.
-
-    Training frees and asks for the same large blocks at every step; with the default thresholds
-    each of them is a fresh mapping whose pages the kernel clears first. Measured: 27 to 42% more
-    tokens a second. Does nothing on systems without glibc.
-    """
-    if sys.platform != "linux":
-        return
-    with contextlib.suppress(OSError, AttributeError):
-        library = ctypes.CDLL("libc.so.6")
-        library.mallopt(-3, 1 << 30)  # M_MMAP_THRESHOLD
-        library.mallopt(-1, (1 << 31) - 1)  # M_TRIM_THRESHOLD
