@@ -23,7 +23,7 @@ WORDS = re.compile(r"[^\W_]+(?:['\u2019.,/-][^\W_]+)*")
 QUESTION_CHARACTERS = (10, 140)  # fewest and most after the opening
 REASONING_CHARACTERS = 140
 CLAUSE = re.compile(
-    r"(?=, | and | because | so that | which | when | if | while | before | after )"
+    r"(?=, )|(?<!,)(?= and | because | so that | which | when | if | while | before | after )"
 )
 DAYS = re.compile(r"(Mon|Tues|Wednes|Thurs|Fri|Satur|Sun)days?\b")
 SHORTEST_BEGINNING = 4  # words before the answer that make sense without what follows it
@@ -164,9 +164,13 @@ def forms(word: str) -> list[str]:
 ENDINGS = (("ies", ("y",)), ("es", ("", "e")), ("s", ("",)), ("ed", ("", "e")), ("ing", ("", "e")))
 
 
-def escape(word: str) -> str:
-    """Escape what a regular expression would read; JSON Schema engines refuse needless escapes."""
-    return re.sub(r"([.^$*+?()\[\]{}|\\/])", r"\\\1", word)
+def escape(text: str) -> str:
+    """Text as a regular expression for it; JSON Schema engines refuse needless escapes.
+
+    Quotation marks and backslashes are left out: llama.cpp would write them into the JSON string
+    as they are, and end it there.
+    """
+    return re.sub(r"([.^$*+?()\[\]{}|/])", r"\\\1", re.sub(r'["\\]', "", text))
 
 
 def to_example(

@@ -8,7 +8,7 @@ still in the cache. In llama.cpp it does, in three places of the CPU code: flash
 other kernels for one query row than for many, F16 matrix products have another kernel for one
 column than for several, and a unified cache mixes the rows of all slots. The settings below leave
 one kernel each: flash attention over a BF16 cache (which only the row-by-row kernel can read) and
-a cache of its own for each slot. docs/decisions/0002-reproducible-generation.md has the measurements.
+a cache of its own for each slot. Measured in docs/decisions/0002-reproducible-generation.md.
 
 Knows nothing of model references; `open.py` finds the file.
 """
@@ -134,6 +134,8 @@ class LlamaCppModel:
                 self._server.handle_chat_completions(
                     {**self._body(request, slot=0), "stream": True}, on_chunk
                 )
+            except (RuntimeError, ValueError) as error:
+                pieces.put(ModelError(f"The model refused: {error}."))
             except BaseException as error:
                 pieces.put(error)
             finally:
@@ -165,7 +167,12 @@ class LlamaCppModel:
 
     def _answer(self, request: Request, slot: int) -> Reply:
         began = time.monotonic()
-        reply = _as_object(self._server.handle_chat_completions(self._body(request, slot)))
+        try:
+            reply = _as_object(self._server.handle_chat_completions(self._body(request, slot)))
+        except (RuntimeError, ValueError) as error:
+            # llama.cpp raises where a reply is not what the schema promised, as with a pattern
+            # that allows an unescaped quotation mark. The engine lives on.
+            reply = {"message": str(error)}
         seconds = time.monotonic() - began
         if "choices" not in reply:
             return Reply(_error_text(reply), "error", 0, 0, seconds)

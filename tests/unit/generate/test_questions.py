@@ -133,6 +133,15 @@ def test_signs_of_a_sentence_are_no_commands_of_the_pattern() -> None:
         assert not re.fullmatch(form, text.replace("A+B", "AAB"))
 
 
+def test_no_form_lets_a_quotation_mark_end_the_json_string() -> None:
+    text = 'The word "anchor" was last used on 3 August 2022, when the \\ Heron fell.'
+    (task, *_) = plan(text, limit=9, min_words=3, max_answer_words=8)
+    form = pattern(task, in_place=True)
+    assert re.fullmatch(form, "The word anchor was last used on which date?")
+    assert not re.fullmatch(form, "The word anchor was last used on which date,?")
+    assert '"' not in form + pattern(task, in_place=True, field="reasoning")
+
+
 def test_the_span_is_found_inside_its_sentence_across_line_breaks() -> None:
     text = "46 litres stand here.\n\nThe lamp burns 46\nlitres a week."
     span = find_span(text, "The lamp burns 46 litres a week.", "46 litres")
