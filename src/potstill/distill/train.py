@@ -251,11 +251,13 @@ def _history(log: Sequence[dict[str, Any]]) -> dict[str, list[dict[str, float]]]
     steps, validation = [], []
     for entry in log:
         if "loss" in entry:
-            names = ("step", "tokens", "loss", "kd", "ce", "grad_norm", "learning_rate")
-            steps.append({name: entry[name] for name in names if name in entry})
+            shown = ("step", "tokens", "loss", "kd", "ce", "grad_norm", "learning_rate")
+            steps.append({name: entry[name] for name in shown if name in entry})
         elif "eval_loss" in entry:
             row = {"step": entry["step"], "tokens": entry["tokens"]}
-            row |= {k.removeprefix("eval_"): v for k, v in entry.items() if k.startswith("eval_")}
+            # Sorted: a state that was read back from a checkpoint has its names in that order.
+            names = sorted(name for name in entry if name.startswith("eval_"))
+            row |= {name.removeprefix("eval_"): entry[name] for name in names}
             validation.append(row)
     return {"steps": steps, "validation": validation}
 
