@@ -163,8 +163,8 @@ def test_each_failure_is_one_error_and_leaves_the_finished_rows(
     with pytest.raises(kind) as caught:
         run(toys, fail=fail)
     assert words in str(caught.value)
-    (notes,) = (toys / "store" / "count").glob("*.draft/work/notes")
-    assert notes.read_text() == "0\n1\n2\n3\n4\n"
+    (draft,) = (toys / "store" / "count").glob("*.draft")
+    assert (draft / "work" / "notes").read_text() == "0\n1\n2\n3\n4\n"
     assert run(toys)[0] == {"count": False, "double": False}
 
 
