@@ -140,27 +140,13 @@ def plan(
     if as_json:
         _print_json([asdict(step) for step in steps])
         return
-    rows = [(step.name, step.action, step.reason, _cost(step.estimate)) for step in steps]
-    table = display.table(("stage", "action", "why", "expected"), rows)
-    for column in table.columns:
-        column.justify = "left"
-    _out().print(table)
-
-
-def _cost(estimate: Any) -> str:
-    from potstill import display
-
-    words = []
-    for name, value in estimate.items():
-        if name.endswith("_bytes"):
-            words.append(f"{display.size(value)} {name.removesuffix('_bytes')}")
-        elif name == "seconds":
-            words.append(display.duration(value))
-        elif isinstance(value, int | float):
-            words.append(f"{display.number(value)} {name.replace('_', ' ')}")
-        else:
-            words.append(f"{name.replace('_', ' ')}: {value}")
-    return ", ".join(words)
+    out = _out()
+    out.print(display.plan_table(steps))
+    if any(step.estimate for step in steps):
+        out.print(
+            "\nExpected, about; times are corrected by what a stage took here the last time.",
+            highlight=False,
+        )
 
 
 @app.command()

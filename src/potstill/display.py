@@ -6,7 +6,7 @@ In: events, one dictionary each. Out: text on standard error. Knows nothing of s
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -14,6 +14,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
+
+from potstill.core.runner import PlannedStep
 
 QUIET_SECONDS = 10.0  # between two progress lines where there is no terminal
 FIGURES = ("loss", "kl", "validation_kl", "tokens_per_second", "rows_per_second")
@@ -155,3 +157,36 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
     for row in rows:
         drawn.add_row(*(escape(cell) for cell in row))
     return drawn
+
+
+COSTS: tuple[tuple[str, str, Callable[[float], str]], ...] = (
+    ("requests", "requests", number),
+    ("tokens", "tokens", number),
+    ("seconds", "time", duration),
+    ("memory_bytes", "memory", size),
+    ("disk_bytes", "disk", size),
+    ("money", "fees", lambda value: number(value) if value else "none"),
+)
+
+
+def plan_table(steps: Sequence[PlannedStep]) -> Table:
+    """A plan: what each stage would do, why, what it would cost, and the sum (the largest, for
+    memory: stages run one after the other)."""
+    rows = [
+        (step.name, step.action, step.reason, *_costs(step.estimate).values()) for step in steps
+    ]
+    total: dict[str, float] = {}
+    for step in steps:
+        for name, value in step.estimate.items():
+            before = total.get(name, 0.0)
+            total[name] = max(before, value) if name == "memory_bytes" else before + value
+    if total:
+        rows.append(("in all", "", "", *_costs(total).values()))
+    drawn = table(("stage", "action", "why", *(title for _, title, _ in COSTS)), rows)
+    for column in drawn.columns[1:3]:
+        column.justify = "left"
+    return drawn
+
+
+def _costs(figures: Mapping[str, float]) -> dict[str, str]:
+    return {name: shown(figures[name]) if name in figures else "" for name, _, shown in COSTS}

@@ -66,6 +66,10 @@ def test_a_whole_run_leaves_report_files_and_reusable_stages(
     project: Path, tiny_teacher: Path
 ) -> None:
     recipe = Recipe.from_dict(small_recipe(tiny_teacher))
+    fresh = {step.name: step.estimate for step in pipeline.plan(recipe, project)}
+    assert all(costs["seconds"] > 0 and costs["memory_bytes"] > 0 for costs in fresh.values())
+    assert fresh["generate"]["requests"] > 0
+    assert fresh["distill"]["tokens"] > 0
     seen: list[dict[str, Any]] = []
     run = pipeline.run(recipe, project, watch=seen.append)
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from potstill.core.events import read_events
-from potstill.core.runner import Runner, Step
+from potstill.core.runner import PlannedStep, Runner, Step
 from potstill.core.store import Store
 from potstill.errors import InputError, PotstillError, StoreError
 
@@ -28,7 +28,13 @@ COUNT = """
         pause: float = 0.0
         fail: str = ""
 
-    STAGE = Stage("count", 1, Config, (), "toy_count.run:run")
+    def estimate(config, earlier, project):
+        return {"rows": config.rows, "seconds": 100.0 * config.rows}
+
+    def counts(artifact):
+        return {"rows": len(artifact.path("rows.txt").read_text().splitlines())}
+
+    STAGE = Stage("count", 1, Config, (), "toy_count.run:run", estimate=estimate, counts=counts)
 """
 COUNT_RUN = """
     import os, time
@@ -59,7 +65,10 @@ DOUBLE = """
     class Config(StageConfig):
         times: int = 2
 
-    STAGE = Stage("double", 1, Config, ("count",), "toy_double.run:run")
+    def estimate(config, earlier, project):
+        return {"rows": config.times * earlier["count"]["rows"]}
+
+    STAGE = Stage("double", 1, Config, ("count",), "toy_double.run:run", estimate=estimate)
 """
 DOUBLE_RUN = """
     def run(config, inputs, draft, context):
@@ -70,7 +79,7 @@ DRIVER = """
     import sys
     from pathlib import Path
     import toy_count
-    from potstill.core.runner import Runner, Step
+    from potstill.core.runner import PlannedStep, Runner, Step
     from potstill.core.store import Store
     root = Path(sys.argv[1])
     config = toy_count.Config(rows=int(sys.argv[2]), pause=float(sys.argv[3]))
@@ -144,6 +153,27 @@ def test_the_plan_names_the_changed_field_and_starts_nothing(toys: Path) -> None
     assert (first.action, first.reason) == ("run", "changed: config.rows")
     assert (second.action, second.reason) == ("wait", "after count")
     assert sorted(toys.rglob("*")) == before
+
+
+def test_the_plan_reckons_with_what_is_there_and_with_what_stages_took_here(toys: Path) -> None:
+    import toy_count
+    import toy_double
+
+    runner = Runner(Store(toys / "store"), toys, seed=1, threads=1)
+
+    def plan(rows: int, times: int) -> list[PlannedStep]:
+        count = Step(toy_count.STAGE, toy_count.Config(rows=rows))
+        return runner.plan([count, Step(toy_double.STAGE, toy_double.Config(times=times))])
+
+    fresh = plan(rows=5, times=2)
+    assert [step.estimate for step in fresh] == [{"rows": 5, "seconds": 500.0}, {"rows": 10}]
+    run(toys, rows=5)
+    assert [step.estimate for step in plan(rows=5, times=2)] == [{}, {}]
+    assert plan(rows=5, times=3)[1].estimate == {"rows": 15}
+    # Five rows took far less than the 500 seconds foreseen; ten will take twice that.
+    took = runner.store.newest_manifest("count")
+    assert took is not None
+    assert plan(rows=10, times=2)[0].estimate["seconds"] == pytest.approx(2 * took["seconds"])
 
 
 @pytest.mark.parametrize(

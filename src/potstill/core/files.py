@@ -20,6 +20,8 @@ from potstill.errors import InputError, StoreError
 
 AnyRecord = TypeVar("AnyRecord", bound=BaseModel)
 BLOCK = 1 << 20
+UNFINISHED = ".*.part"
+"""Pattern of the names under which files are written before they are whole."""
 
 
 @contextmanager
@@ -50,10 +52,14 @@ def fsync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
+def _unfinished(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{os.getpid()}.part")
+
+
 def write_atomic(path: Path, data: bytes | str) -> None:
     """Write `path` so that a reader sees the old content or the new, never a part."""
     content = data.encode() if isinstance(data, str) else data
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    part = _unfinished(path)
     with disk_errors(path, "write"):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -82,7 +88,7 @@ def read_json(path: Path) -> Any:
 
 def write_records(path: Path, records: Iterable[BaseModel]) -> int:
     """Write records as JSON Lines, atomically and streaming; returns how many."""
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    part = _unfinished(path)
     count = 0
     with disk_errors(path, "write"):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -113,6 +119,12 @@ def read_records(path: Path, kind: type[AnyRecord]) -> Iterator[AnyRecord]:
                 raise InputError(
                     f"{path}, line {number}: not a valid {kind.__name__} ({where}: {first['msg']})."
                 ) from error
+
+
+def count_lines(path: Path) -> int:
+    """Records of a JSON Lines file, without reading them."""
+    with path.open("rb") as file:
+        return sum(1 for line in file if line.strip())
 
 
 def file_digest(path: Path) -> str:

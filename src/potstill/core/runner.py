@@ -18,7 +18,7 @@ from typing import Any
 
 from potstill.core.events import Emitter, follow
 from potstill.core.keys import StageKey, changed_parts, stage_key
-from potstill.core.stage import Artifact, PlanFacts, Stage, StageConfig
+from potstill.core.stage import Artifact, Figures, Stage, StageConfig
 from potstill.core.store import Store
 from potstill.errors import PotstillError, by_name
 
@@ -41,7 +41,8 @@ class PlannedStep:
     action: str
     """reuse, run, resume, or wait (its inputs are not there yet)."""
     reason: str
-    estimate: Mapping[str, Any]
+    estimate: Figures
+    """What it is expected to cost; empty if it is reused."""
     key: str | None
 
 
@@ -54,37 +55,50 @@ class Runner:
     seed: int
     threads: int
 
-    def key(self, step: Step, done: Mapping[str, Artifact]) -> tuple[StageKey, PlanFacts]:
+    def key(self, step: Step, done: Mapping[str, Artifact]) -> StageKey:
         """The step's key, given its finished inputs."""
         facts = step.stage.facts(step.config, self.project)
         inputs = {name: done[name].digest for name in step.stage.inputs}
-        return stage_key(step.stage, step.config, inputs, facts.key_parts, self.seed), facts
+        return stage_key(step.stage, step.config, inputs, facts.key_parts, self.seed)
 
     def plan(self, steps: Sequence[Step]) -> list[PlannedStep]:
         """What `run` would do now. Starts nothing and writes nothing."""
         done: dict[str, Artifact] = {}
+        figures: dict[str, Figures] = {}
         planned = []
         for step in steps:
             name = step.stage.name
             missing = [one for one in step.stage.inputs if one not in done]
-            if missing:
-                facts = step.stage.facts(step.config, self.project)
-                reason = f"after {', '.join(missing)}"
-                planned.append(PlannedStep(name, "wait", reason, facts.estimate, None))
-                continue
-            key, facts = self.key(step, done)
-            artifact = self.store.find(name, key.value)
-            if artifact is not None:
+            key = None if missing else self.key(step, done)
+            artifact = self.store.find(name, key.value) if key else None
+            if key and artifact is not None:
                 done[name] = artifact
+                figures[name] = step.stage.counts(artifact)
                 planned.append(PlannedStep(name, "reuse", "nothing changed", {}, key.value))
                 continue
-            action = "resume" if (self.store.root / name / f"{key.value}.draft").exists() else "run"
-            planned.append(
-                PlannedStep(
-                    name, action, self._reason(name, key, action), facts.estimate, key.value
-                )
-            )
+            figures[name] = step.stage.estimate(step.config, figures, self.project)
+            expected = self._corrected(name, figures[name])
+            if key is None:
+                step.stage.facts(step.config, self.project)  # a wrong model is told of now
+                reason = f"after {', '.join(missing)}"
+                planned.append(PlannedStep(name, "wait", reason, expected, None))
+                continue
+            draft = self.store.root / name / f"{key.value}.draft"
+            action = "resume" if draft.exists() else "run"
+            reason = self._reason(name, key, action)
+            planned.append(PlannedStep(name, action, reason, expected, key.value))
         return planned
+
+    def _corrected(self, name: str, expected: Figures) -> Figures:
+        """The estimate with its time as this machine needs it: by as much as the stage's last
+        undisturbed run took more or less than had been expected of it."""
+        last = self.store.newest_manifest(name)
+        if last is None or last.get("resumed") or "seconds" not in expected:
+            return expected
+        foreseen = last.get("expected", {}).get("seconds")
+        if not foreseen:
+            return expected
+        return {**expected, "seconds": expected["seconds"] * last["seconds"] / foreseen}
 
     def _reason(self, name: str, key: StageKey, action: str) -> str:
         if action == "resume":
@@ -109,13 +123,15 @@ class Runner:
         Errors: the stage's own PotstillError, as its process reported it.
         """
         done: dict[str, Artifact] = {}
+        figures: dict[str, Figures] = {}
         for step in steps:
             name = step.stage.name
-            key, _ = self.key(step, done)
+            key = self.key(step, done)
             artifact = self.store.find(name, key.value)
             reused = artifact is not None
             if artifact is None:
-                self._spawn(step, key, done, events, logs / f"{name}.log", watch)
+                expected = step.stage.estimate(step.config, figures, self.project)
+                self._spawn(step, key, done, expected, events, logs / f"{name}.log", watch)
                 artifact = self.store.find(name, key.value)
                 if artifact is None:
                     raise PotstillError(f"The stage {name} ended without a result.")
@@ -124,6 +140,7 @@ class Runner:
                 Emitter(events, name).emit("skipped", key=key.value, reason="nothing changed")
                 watch({"stage": name, "kind": "skipped", "key": key.value})
             done[name] = artifact
+            figures[name] = step.stage.counts(artifact)
             finished(artifact, reused)
         return done
 
@@ -132,6 +149,7 @@ class Runner:
         step: Step,
         key: StageKey,
         done: Mapping[str, Artifact],
+        expected: Figures,
         events: Path,
         log: Path,
         watch: Watcher,
@@ -144,6 +162,7 @@ class Runner:
             "inputs": {one: done[one].key for one in step.stage.inputs},
             "key": key.value,
             "parts": dict(key.parts),
+            "expected": dict(expected),
             "store": str(self.store.root),
             "project": str(self.project),
             "seed": self.seed,

@@ -83,12 +83,23 @@ class PlanFacts:
 
     key_parts: Mapping[str, str] = field(default_factory=dict)
     """Digests of what it reads besides earlier stages: source files, models, prompts."""
-    estimate: Mapping[str, Any] = field(default_factory=dict)
-    """For `potstill plan`: requests, tokens, money, minutes, memory_bytes, disk_bytes."""
+
+
+Figures = Mapping[str, float]
+"""Quantities by name. Of costs: requests, tokens, seconds, memory_bytes, disk_bytes, money. Of
+what later stages have to work on: documents, chunks, chunk_tokens, rows, train_rows, test_rows."""
 
 
 def _no_facts(config: Any, project: Path) -> PlanFacts:
     return PlanFacts()
+
+
+def _no_estimate(config: Any, earlier: Mapping[str, Figures], project: Path) -> Figures:
+    return {}
+
+
+def _no_counts(artifact: Artifact) -> Figures:
+    return {}
 
 
 @dataclass(frozen=True)
@@ -97,6 +108,8 @@ class Stage:
 
     `function` is "module:name" of `run(config, inputs, draft, context) -> None`.
     `facts(config, project)` is light: no torch, no network beyond resolving a name.
+    `estimate(config, earlier, project)` says what a run will cost on this machine, from the
+    figures of the earlier stages: the `counts` of finished ones, the estimates of the others.
     `version` is bumped by hand when the code's meaning changes.
     """
 
@@ -106,6 +119,8 @@ class Stage:
     inputs: tuple[str, ...]
     function: str
     facts: Callable[[Any, Path], PlanFacts] = _no_facts
+    estimate: Callable[[Any, Mapping[str, Figures], Path], Figures] = _no_estimate
+    counts: Callable[[Artifact], Figures] = _no_counts
 
     def load(self) -> Callable[[StageConfig, Mapping[str, Artifact], Draft, Context], None]:
         """Import the function that runs the stage (this is where torch may come in)."""

@@ -20,6 +20,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from potstill.core.files import (
+    UNFINISHED,
     disk_errors,
     file_digest,
     folder_files,
@@ -106,11 +107,17 @@ class Store:
             lock.release()
 
     def draft(self, stage: str, key: str) -> Draft:
-        """The entry's draft folder; one left behind by a killed process is gone on with."""
+        """The entry's draft folder; one left behind by a killed process is gone on with, without
+        the halves of files that it was writing."""
         draft = Draft(self.root / stage / f"{key}.draft")
         with disk_errors(draft.folder, "create"):
             draft.data.mkdir(parents=True, exist_ok=True)
             draft.work.mkdir(parents=True, exist_ok=True)
+            for half in list(draft.folder.rglob(UNFINISHED)):
+                if half.is_dir():
+                    shutil.rmtree(half)
+                else:
+                    half.unlink(missing_ok=True)
         return draft
 
     def commit(self, draft: Draft, manifest: Mapping[str, Any]) -> Artifact:

@@ -80,6 +80,7 @@ def run_job(job: dict[str, Any], events: Emitter) -> None:
             "stage": stage.name,
             "key": key,
             "parts": job["parts"],
+            "expected": job["expected"],
             "config": job["config"],
             "inputs": {
                 name: {"key": one.key, "digest": one.digest} for name, one in inputs.items()

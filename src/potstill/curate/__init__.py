@@ -2,6 +2,7 @@
 
 from potstill.core.stage import Stage
 from potstill.curate.config import CurateConfig
+from potstill.curate.plan import counts, estimate
 
 __all__ = ["STAGE", "CurateConfig"]
 
@@ -11,4 +12,6 @@ STAGE = Stage(
     config=CurateConfig,
     inputs=("ingest", "generate"),
     function="potstill.curate.run:run",
+    estimate=estimate,
+    counts=counts,
 )

@@ -1,22 +1,15 @@
 """Rows and teacher -> student: cut the student, train it, train what it is compared with.
 
-Light on purpose: `config.py` and the stage's description. torch comes in with `run.py`.
+Light on purpose: `config.py`, `plan.py` and the stage's description. torch comes in with `run.py`.
 """
 
 from __future__ import annotations
 
-from pathlib import Path
-
-from potstill.core.stage import PlanFacts, Stage
+from potstill.core.stage import Stage
 from potstill.distill.config import DistillConfig, LoraConfig, StudentConfig
-from potstill.models import refs
+from potstill.distill.plan import counts, estimate, facts
 
 __all__ = ["STAGE", "DistillConfig", "LoraConfig", "StudentConfig"]
-
-
-def _facts(config: DistillConfig, project: Path) -> PlanFacts:
-    return PlanFacts(key_parts={"teacher": refs.digest(refs.parse(config.teacher))})
-
 
 STAGE = Stage(
     name="distill",
@@ -24,5 +17,7 @@ STAGE = Stage(
     config=DistillConfig,
     inputs=("curate", "ingest"),
     function="potstill.distill.run:run",
-    facts=_facts,
+    facts=facts,
+    estimate=estimate,
+    counts=counts,
 )

@@ -6,18 +6,11 @@ Import-light: the work is in `run.py`, and the report of a whole run in `report.
 
 from __future__ import annotations
 
-from pathlib import Path
-
-from potstill.core.stage import PlanFacts, Stage
+from potstill.core.stage import Stage
 from potstill.evaluate.config import EvaluateConfig
-from potstill.models.refs import digest, parse
+from potstill.evaluate.plan import estimate, facts
 
 __all__ = ["STAGE", "EvaluateConfig"]
-
-
-def _facts(config: EvaluateConfig, project: Path) -> PlanFacts:
-    return PlanFacts(key_parts={"teacher": digest(parse(config.teacher))})
-
 
 STAGE = Stage(
     name="evaluate",
@@ -25,5 +18,6 @@ STAGE = Stage(
     config=EvaluateConfig,
     inputs=("curate", "distill"),
     function="potstill.evaluate.run:run",
-    facts=_facts,
+    facts=facts,
+    estimate=estimate,
 )

@@ -18,7 +18,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from potstill.core.files import read_json, read_records, write_atomic, write_json
+from potstill.core.files import count_lines, read_json, read_records, write_atomic, write_json
 from potstill.evaluate import words
 from potstill.records import Example
 
@@ -116,7 +116,7 @@ def _data(artifacts: Mapping[str, Path]) -> dict[str, dict[str, dict[str, int]]]
             kept = {"examples": int(results.get("examples", {}).get("evaluated", 0))}
         else:
             kept = {
-                what: _lines(folder / name)
+                what: count_lines(folder / name)
                 for what, name in KEPT_FILES[stage].items()
                 if (folder / name).exists()
             }
@@ -124,11 +124,6 @@ def _data(artifacts: Mapping[str, Path]) -> dict[str, dict[str, dict[str, int]]]
         ordered = sorted(reasons.items(), key=lambda item: (-item[1], item[0]))
         found[stage] = {"kept": kept, "rejected": dict(ordered)}
     return found
-
-
-def _lines(path: Path) -> int:
-    with path.open("rb") as file:
-        return sum(1 for line in file if line.strip())
 
 
 def _reasons(path: Path) -> list[str]:

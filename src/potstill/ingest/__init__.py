@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from potstill.core.stage import Stage
 from potstill.ingest.config import IngestConfig
-from potstill.ingest.plan import facts
+from potstill.ingest.plan import counts, estimate, facts
 
 __all__ = ["STAGE", "IngestConfig"]
 
@@ -19,4 +19,6 @@ STAGE = Stage(
     inputs=(),
     function="potstill.ingest.run:run",
     facts=facts,
+    estimate=estimate,
+    counts=counts,
 )

@@ -1,20 +1,29 @@
-"""What ingestion's result depends on besides its config: the files' bytes and the tokenizer.
+"""What ingestion's result depends on besides its config, and what it will cost.
 
-In: an IngestConfig and the project folder. Out: PlanFacts. Hashes files, reads none of them.
+In: an IngestConfig and the project folder. Out: PlanFacts (digests of the files and the
+tokenizer), figures. Hashes files, reads none of them.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from pathlib import Path
 
+from potstill.core.costs import seconds
 from potstill.core.extras import installed_version
-from potstill.core.files import file_digest
-from potstill.core.stage import PlanFacts
+from potstill.core.files import file_digest, read_records
+from potstill.core.stage import Artifact, Figures, PlanFacts
 from potstill.errors import RecipeError
 from potstill.ingest.config import IngestConfig
 from potstill.ingest.sources import SourceFile, find_sources
+from potstill.records import Chunk
 
 READERS = ("pypdfium2", "python-docx", "charset-normalizer", "semchunk")
+BYTES_PER_TOKEN = {".pdf": 4, ".docx": 9}  # compressed, with fonts; plain text has four, too
+PLAIN_BYTES_PER_TOKEN = 4
+TOKENS_PER_SECOND = 20_000  # reading and cutting; OCR takes longer, and nobody knows before
+START_SECONDS = 5
 
 
 def facts(config: IngestConfig, project: Path) -> PlanFacts:
@@ -35,8 +44,32 @@ def facts(config: IngestConfig, project: Path) -> PlanFacts:
     parts["tokenizer"] = digest(parse(config.teacher))
     readers = READERS if config.ocr == "never" else (*READERS, "rapidocr")
     parts["readers"] = ", ".join(f"{name} {installed_version(name)}" for name in readers)
-    size = sum(file.path.stat().st_size for file in files)
-    return PlanFacts(parts, {"files": len(files), "disk_bytes": 3 * size})
+    return PlanFacts(parts)
+
+
+def estimate(config: IngestConfig, earlier: Mapping[str, Figures], project: Path) -> Figures:
+    """What the sizes of the files let expect."""
+    files = find_sources(config.sources, project)
+    tokens = sum(file.path.stat().st_size / _bytes_per_token(file) for file in files)
+    whole = max(1, math.ceil(tokens / (config.chunk_tokens - config.overlap_tokens)))
+    return {
+        "files": len(files),
+        "chunks": whole,
+        "chunk_tokens": min(tokens, config.chunk_tokens),
+        "seconds": START_SECONDS + seconds(tokens, TOKENS_PER_SECOND),
+        "memory_bytes": 6e8,
+        "disk_bytes": 10 * tokens,
+    }
+
+
+def counts(artifact: Artifact) -> Figures:
+    """What a finished ingestion gave."""
+    tokens = [chunk.tokens for chunk in read_records(artifact.path("chunks.jsonl"), Chunk)]
+    return {"chunks": len(tokens), "chunk_tokens": sum(tokens) / max(1, len(tokens))}
+
+
+def _bytes_per_token(file: SourceFile) -> float:
+    return BYTES_PER_TOKEN.get(file.path.suffix.lower(), PLAIN_BYTES_PER_TOKEN)
 
 
 def source_digest(file: SourceFile, max_bytes: int) -> str:

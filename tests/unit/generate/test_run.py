@@ -19,7 +19,8 @@ import pytest
 
 from potstill.core.events import Emitter, read_events
 from potstill.core.files import read_json, read_records, write_records
-from potstill.core.stage import Artifact, Context, Draft
+from potstill.core.stage import Artifact, Context
+from potstill.core.store import Store
 from potstill.errors import InputError, PotstillError, RecipeError, TeacherError
 from potstill.generate import STAGE, GenerateConfig
 from potstill.generate.run import request_seed, run, tasks
@@ -52,9 +53,7 @@ class Stage:
     def __init__(self, root: Path, chunks: Sequence[Chunk], cache: Path | None = None) -> None:
         self.root, self.cache = root, cache or root / "cache"
         write_records(root / "ingest" / "data" / "chunks.jsonl", chunks)
-        self.draft = Draft(root / "draft")
-        for folder in (self.draft.data, self.draft.work):
-            folder.mkdir(parents=True, exist_ok=True)
+        self.draft = Store(root / "store").draft("generate", "k")
         self.events = Emitter(root / "events.jsonl", "generate")
 
     def run(self, config: GenerateConfig, seed: int = 17, model: TextModel | None = None) -> None:

@@ -1,0 +1,63 @@
+"""What distillation depends on besides its config, and what it will cost.
+
+In: a DistillConfig, the figures of ingestion and curation. Out: PlanFacts, figures. Light.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from potstill.core.costs import seconds
+from potstill.core.stage import Artifact, Figures, PlanFacts
+from potstill.distill.config import DistillConfig
+from potstill.models import refs
+from potstill.models.size import expected_parameters, folder_parameters
+
+QUESTION_TOKENS = 55  # a row is its passage, a question, an answer, and the chat template
+# Weights times tokens a second, measured with SmolLM2-135M and a student of 99M on two cores.
+TRAINING_RATE = 99e6 * 280
+READING_RATE = 135e6 * 1000
+GREEDY_RATE = 135e6 * 900
+CANDIDATES = 8  # of models/surgery.py
+BYTES_A_WEIGHT = 16  # weight, gradient and AdamW's two moments in float32
+BYTES_A_TOKEN = 1.6e6  # activations of a micro-batch's token, at 99M weights
+
+
+def facts(config: DistillConfig, project: Path) -> PlanFacts:
+    """The teacher's identity. Errors: ModelError."""
+    return PlanFacts(key_parts={"teacher": refs.digest(refs.parse(config.teacher))})
+
+
+def row_tokens(earlier: Mapping[str, Figures]) -> float:
+    """About how long a row is."""
+    return earlier["ingest"]["chunk_tokens"] + QUESTION_TOKENS
+
+
+def estimate(config: DistillConfig, earlier: Mapping[str, Figures], project: Path) -> Figures:
+    """Two trainings of the same length, the teacher's pass over the rows, the choice of layers."""
+    teacher = expected_parameters(config.teacher)
+    student = teacher * config.student.parameters_ratio
+    length = min(row_tokens(earlier), config.sequence_tokens)
+    rows = earlier["curate"]["train_rows"] * length
+    budget = min(config.epochs * rows, config.max_tokens or float("inf"))
+    held_out = min(earlier["curate"]["validation_rows"] * length, config.validation_tokens)
+    tried = config.student.calibration_tokens * CANDIDATES * 10  # about ten layers go
+    spent = 20 + seconds(2 * budget, TRAINING_RATE / student)
+    spent += seconds(rows + 2 * config.validations * held_out, READING_RATE / teacher)
+    if config.student.method == "greedy":
+        spent += seconds(tried, GREEDY_RATE / teacher)
+    activations = BYTES_A_TOKEN * (student / 99e6) ** 0.5 * config.micro_tokens
+    return {
+        "parameters": student,
+        "tokens": round(2 * budget),
+        "seconds": spent,
+        "memory_bytes": 8e8 + BYTES_A_WEIGHT * student + 4 * teacher + activations,
+        # Three models in bf16; the larger part, two checkpoints, goes when training is done.
+        "disk_bytes": 3 * 2 * student + 2 * 12 * student,
+    }
+
+
+def counts(artifact: Artifact) -> Figures:
+    """The student's size."""
+    return {"parameters": folder_parameters(artifact.path("models/distilled")) or 0}

@@ -1,0 +1,42 @@
+"""What evaluation depends on besides its config, and what it will cost.
+
+In: an EvaluateConfig, the figures of the earlier stages. Out: PlanFacts, figures. Light.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from potstill.core.costs import seconds
+from potstill.core.stage import Figures, PlanFacts
+from potstill.evaluate.config import EvaluateConfig
+from potstill.models.refs import digest, parse
+from potstill.models.size import expected_parameters
+
+MODELS = 4
+# Weights times tokens a second in float32, measured with SmolLM2-135M on two cores.
+READING_RATE = 135e6 * 330
+WRITING_RATE = 135e6 * 60
+
+
+def facts(config: EvaluateConfig, project: Path) -> PlanFacts:
+    """The teacher's identity. Errors: ModelError."""
+    return PlanFacts(key_parts={"teacher": digest(parse(config.teacher))})
+
+
+def estimate(config: EvaluateConfig, earlier: Mapping[str, Figures], project: Path) -> Figures:
+    """Every model reads every test row, answers it, and is timed."""
+    teacher = expected_parameters(config.teacher)
+    rows = min(earlier["curate"]["test_rows"], config.max_examples or float("inf"))
+    length = min(earlier["ingest"]["chunk_tokens"], config.max_tokens)
+    read = MODELS * (rows + config.speed_rounds) * length
+    written = MODELS * (rows * config.answer_tokens / 2 + config.speed_rounds * config.speed_tokens)
+    return {
+        "tokens": round(read + written),
+        "seconds": 15
+        + seconds(read, READING_RATE / teacher)
+        + seconds(written, WRITING_RATE / teacher),
+        "memory_bytes": 8e8 + 12 * teacher,
+        "disk_bytes": 2000.0 * rows * MODELS,
+    }

