@@ -185,6 +185,8 @@ def plan_table(steps: Sequence[PlannedStep]) -> Table:
     drawn = table(("stage", "action", "why", *(title for _, title, _ in COSTS)), rows)
     for column in drawn.columns[1:3]:
         column.justify = "left"
+    for column in drawn.columns[3:]:
+        column.no_wrap = True
     return drawn
 
 

@@ -5,20 +5,29 @@ In: examples (and passages) and a tokenizer. Out: `Row`s, a deterministic plan o
 active. Knows nothing of models or losses.
 
 Rows are padded on the right and attention is causal, so no real token ever sees padding: batches
-need no attention mask, and a row's result does not depend on its neighbours.
+need no attention mask, and a row's result does not depend on its neighbours. Rows that share a
+beginning may stand in one sequence (`families.py`); only then there is a mask.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from potstill.distill.config import Tokens
+from potstill.distill.families import (
+    Family,
+    Place,
+    computed_tokens,
+    places,
+    shared_tokens,
+    sights,
+)
 from potstill.errors import TrainingError
 from potstill.models.chat import encode_example
 from potstill.records import Chunk, Example
@@ -46,39 +55,51 @@ class Row:
 
 @dataclass(frozen=True)
 class MicroBatch:
-    """Rows that are computed at once. B rows padded to L tokens, of which N predictions count.
+    """Families that are computed at once: B sequences padded to L tokens, N predictions that count.
 
     The hidden state at flat position `positions[i]` predicts `targets[i]`, the token after it.
     """
 
     rows: tuple[int, ...]
     """Which rows of the data set."""
+    places: tuple[Place, ...]
+    """Where each of them stands in the flattened input."""
     input_ids: Tensor
     """[B, L] int64."""
     positions: Tensor
     """[N] int64, into the [B * L] flattened hidden states."""
     targets: Tensor
     """[N] int64."""
-    kd_active: Tensor
-    """[N] bool: the teacher is imitated here."""
-    ce_active: Tensor
-    """[N] bool: the cross-entropy counts here."""
+    kd_counts: Tensor
+    """[N] fp32: for how many rows the teacher is imitated here; above 1 in a shared beginning."""
+    ce_counts: Tensor
+    """[N] fp32: for how many rows the cross-entropy counts here."""
+    position_ids: Tensor | None = None
+    """[B, L] int64, where rows share a beginning; else a token's position is its column."""
+    sees: Tensor | None = None
+    """[B, 1, L, L] bool: which token (third axis) sees which; else every one before it."""
+
+    def inputs(self) -> dict[str, Any]:
+        """What the decoder is called with."""
+        arguments: dict[str, Any] = {"input_ids": self.input_ids, "use_cache": False}
+        if self.sees is not None:
+            arguments |= {"position_ids": self.position_ids, "attention_mask": self.sees}
+        return arguments
 
     def to(self, device: torch.device) -> MicroBatch:
         """The same on another device."""
         if self.input_ids.device == device:
             return self
-        tensors = (
-            tensor.to(device)
-            for tensor in (
-                self.input_ids,
-                self.positions,
-                self.targets,
-                self.kd_active,
-                self.ce_active,
-            )
-        )
-        return MicroBatch(self.rows, *tensors)
+        moved: dict[str, Any] = {
+            name: value.to(device)
+            for name, value in vars(self).items()
+            if isinstance(value, Tensor)
+        }
+        return replace(self, **moved)
+
+
+Micro = list[Family]
+"""What becomes a micro-batch."""
 
 
 @dataclass(frozen=True)
@@ -112,115 +133,162 @@ def encode_passages(chunks: Iterable[Chunk], tokenizer: Any, max_tokens: int) ->
 
 
 def plan_steps(
-    lengths: Sequence[int],
+    rows: Sequence[Row],
+    families: Sequence[Family],
     *,
     step_tokens: int,
     micro_tokens: int,
     epochs: float,
     max_tokens: int | None,
     seed: int,
-) -> list[list[list[int]]]:
-    """The whole training as steps of micro-batches of row numbers; the same for the same input.
+) -> list[list[Micro]]:
+    """The whole training as steps of micro-batches of families; the same for the same input.
 
-    Every epoch shuffles the rows, sorts them by length within windows of `WINDOW_STEPS` steps,
-    cuts the windows into steps of about `step_tokens` real tokens, and shuffles the steps of a
-    window. A micro-batch holds at most `micro_tokens` tokens, padding included.
+    Every epoch shuffles the families, sorts them by length within windows of `WINDOW_STEPS`
+    steps, cuts the windows into steps of about `step_tokens` tokens, and shuffles the steps of a
+    window. A step's tokens are those of its rows, each counted in full though a beginning that
+    rows share is computed once. A micro-batch computes at most `micro_tokens`, padding included.
     """
-    if not lengths:
+    if not rows:
         raise TrainingError(
             "There are no training rows.", "Add documents, or let curation keep more rows."
         )
-    budget = int(epochs * sum(lengths))
+    tokens = {family: sum(len(rows[number].ids) for number in family) for family in families}
+    sizes = sizes_of(rows, families)
+    budget = int(epochs * sum(tokens.values()))
     if max_tokens is not None:
         budget = min(budget, max_tokens)
-    steps: list[list[list[int]]] = []
+    steps: list[list[Micro]] = []
     spent, epoch = 0, 0
     while spent < budget:
-        for step in _epoch_steps(lengths, step_tokens, random.Random(f"{seed}/{epoch}")):
+        lots = random.Random(f"{seed}/{epoch}")
+        for step in _epoch_steps(families, tokens, sizes, step_tokens, lots):
             if spent >= budget:
                 break
-            spent += sum(lengths[row] for row in step)
-            steps.append(split_step(step, lengths, micro_tokens))
+            spent += sum(tokens[family] for family in step)
+            steps.append(split_step(step, sizes, micro_tokens))
         epoch += 1
     return steps
 
 
-def split_step(rows: Sequence[int], lengths: Sequence[int], micro_tokens: int) -> list[list[int]]:
-    """Rows in ascending length, cut so that rows x longest stays within `micro_tokens`."""
-    micros: list[list[int]] = []
-    for row in sorted(rows, key=lambda row: (lengths[row], row)):
-        if micros and (len(micros[-1]) + 1) * lengths[row] <= micro_tokens:
-            micros[-1].append(row)
+def sizes_of(rows: Sequence[Row], families: Sequence[Family]) -> dict[Family, int]:
+    """How many tokens each family computes."""
+    ids = [row.ids for row in rows]
+    return {family: computed_tokens(ids, family) for family in families}
+
+
+def split_step(
+    families: Sequence[Family], sizes: Mapping[Family, int], micro_tokens: int
+) -> list[Micro]:
+    """Families in ascending length, cut so that families x longest stays within `micro_tokens`."""
+    micros: list[Micro] = []
+    for family in sorted(families, key=lambda family: (sizes[family], family)):
+        if micros and (len(micros[-1]) + 1) * sizes[family] <= micro_tokens:
+            micros[-1].append(family)
         else:
-            micros.append([row])
+            micros.append([family])
     return micros
 
 
-def _epoch_steps(lengths: Sequence[int], step_tokens: int, lots: random.Random) -> list[list[int]]:
-    order = list(range(len(lengths)))
+def _epoch_steps(
+    families: Sequence[Family],
+    tokens: Mapping[Family, int],
+    sizes: Mapping[Family, int],
+    step_tokens: int,
+    lots: random.Random,
+) -> list[list[Family]]:
+    order = list(families)
     lots.shuffle(order)
-    steps: list[list[int]] = []
-    window: list[int] = []
-    for position, row in enumerate(order):
-        window.append(row)
-        full = sum(lengths[one] for one in window) >= WINDOW_STEPS * step_tokens
-        if full or position == len(order) - 1:
-            steps += _window_steps(window, lengths, step_tokens, lots)
+    steps: list[list[Family]] = []
+    window: list[Family] = []
+    for place, family in enumerate(order):
+        window.append(family)
+        full = sum(tokens[one] for one in window) >= WINDOW_STEPS * step_tokens
+        if full or place == len(order) - 1:
+            window.sort(key=lambda family: (sizes[family], family))
+            steps += _window_steps(window, tokens, step_tokens, lots)
             window = []
     return steps
 
 
 def _window_steps(
-    window: Sequence[int], lengths: Sequence[int], step_tokens: int, lots: random.Random
-) -> list[list[int]]:
-    """Cut a window into steps of similar lengths and nearly equal size, in a shuffled order."""
-    total = sum(lengths[row] for row in window)
+    window: Sequence[Family],
+    tokens: Mapping[Family, int],
+    step_tokens: int,
+    lots: random.Random,
+) -> list[list[Family]]:
+    """Cut a sorted window into steps of nearly equal size, in a shuffled order."""
+    total = sum(tokens[family] for family in window)
     count = max(1, round(total / step_tokens))
-    steps: list[list[int]] = [[] for _ in range(count)]
+    steps: list[list[Family]] = [[] for _ in range(count)]
     seen = 0
-    for row in sorted(window, key=lambda row: (lengths[row], row)):
-        middle = seen + lengths[row] / 2
-        steps[min(count - 1, int(middle * count / total))].append(row)
-        seen += lengths[row]
+    for family in window:
+        middle = seen + tokens[family] / 2
+        steps[min(count - 1, int(middle * count / total))].append(family)
+        seen += tokens[family]
     steps = [step for step in steps if step]
     lots.shuffle(steps)
     return steps
 
 
 def collate(
-    rows: Sequence[Row], chosen: Sequence[int], active: ActiveTokens, padding: int
+    rows: Sequence[Row], micro: Sequence[Family], active: ActiveTokens, padding: int
 ) -> MicroBatch:
-    """The micro-batch of the `chosen` rows. `padding` is any id the model has an embedding for."""
-    longest = max(len(rows[number].ids) for number in chosen)
-    input_ids = torch.full((len(chosen), longest), padding, dtype=torch.int64)
-    positions: list[Tensor] = []
-    targets: list[Tensor] = []
-    kd_active: list[Tensor] = []
-    ce_active: list[Tensor] = []
-    for place, number in enumerate(chosen):
-        row = rows[number]
-        ids = torch.tensor(row.ids, dtype=torch.int64)
-        input_ids[place, : len(ids)] = ids
-        # The shift, here and nowhere else: position t predicts token t + 1.
-        predicted = torch.arange(1, len(ids))
-        in_answer = predicted >= row.answer_start
-        kd, ce = _active(in_answer, active.kd), _active(in_answer, active.ce)
-        counts = kd | ce
-        positions.append(place * longest + (predicted - 1)[counts])
-        targets.append(ids[1:][counts])
-        kd_active.append(kd[counts])
-        ce_active.append(ce[counts])
-    return MicroBatch(
-        tuple(chosen),
-        input_ids,
-        torch.cat(positions),
-        torch.cat(targets),
-        torch.cat(kd_active),
-        torch.cat(ce_active),
+    """The micro-batch of some families. `padding` is any id the model has an embedding for."""
+    ids = [row.ids for row in rows]
+    longest = max(computed_tokens(ids, family) for family in micro)
+    input_ids = torch.full((len(micro), longest), padding, dtype=torch.int64)
+    found: list[Place] = []
+    predictions: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
+    seen: list[tuple[Tensor, Tensor]] = []
+    branched = any(len(family) > 1 for family in micro)
+    for line, family in enumerate(micro):
+        shared = shared_tokens(ids, family)
+        members = places([len(ids[number]) for number in family], shared, line * longest)
+        for number, place in zip(family, members, strict=True):
+            input_ids.view(-1)[place.flat()] = torch.tensor(ids[number], dtype=torch.int64)
+        predictions += _predictions([rows[number] for number in family], members, active)
+        found += members
+        if branched:
+            seen.append(sights(members, longest))
+    positions, targets, kd_counts, ce_counts = (
+        torch.cat(parts) for parts in zip(*predictions, strict=True)
     )
+    counts = (kd_counts + ce_counts) > 0
+    return MicroBatch(
+        tuple(number for family in micro for number in family),
+        tuple(found),
+        input_ids,
+        positions[counts],
+        targets[counts],
+        kd_counts[counts],
+        ce_counts[counts],
+        torch.stack([position_ids for position_ids, _ in seen]) if branched else None,
+        torch.stack([sees for _, sees in seen]).unsqueeze(1) if branched else None,
+    )
+
+
+def _predictions(
+    family: Sequence[Row], members: Sequence[Place], active: ActiveTokens
+) -> list[tuple[Tensor, Tensor, Tensor, Tensor]]:
+    """Positions, targets and counts: of the shared beginning once, of each row's own end."""
+    beginning = max(0, members[0].shared - 1)  # predictions whose target is shared too
+    shared_kd, shared_ce = torch.zeros(beginning), torch.zeros(beginning)
+    first = torch.tensor(family[0].ids[1 : beginning + 1], dtype=torch.int64)
+    found = [(members[0].flat()[:beginning], first, shared_kd, shared_ce)]
+    for row, place in zip(family, members, strict=True):
+        flat, ids = place.flat(), torch.tensor(row.ids, dtype=torch.int64)
+        # The shift, here and nowhere else: position t predicts token t + 1.
+        in_answer = torch.arange(1, len(ids)) >= row.answer_start
+        kd, ce = _active(in_answer, active.kd), _active(in_answer, active.ce)
+        shared_kd += kd[:beginning]
+        shared_ce += ce[:beginning]
+        own = slice(beginning, None)
+        found.append((flat[:-1][own], ids[1:][own], kd[own], ce[own]))
+    return found
 
 
 def _active(in_answer: Tensor, tokens: Tokens | None) -> Tensor:
     if tokens is None:
-        return torch.zeros_like(in_answer)
-    return in_answer if tokens == "answer" else torch.ones_like(in_answer)
+        return torch.zeros(len(in_answer))
+    return in_answer.float() if tokens == "answer" else torch.ones(len(in_answer))

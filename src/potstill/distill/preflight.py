@@ -9,8 +9,11 @@ and the student is wrong.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
+
+import torch
+from torch import Tensor
 
 from potstill.distill.batches import ActiveTokens, MicroBatch, Row
 from potstill.errors import TrainingError
@@ -176,47 +179,92 @@ def check_anything_active(rows: Sequence[Row], active: ActiveTokens) -> None:
             )
 
 
+Counts = tuple[float, float]
+"""For how many rows the divergence and the cross-entropy count a prediction."""
+
+
 def check_batch(rows: Sequence[Row], batch: MicroBatch, active: ActiveTokens) -> None:
-    """A batch against the rows it was made of: shift, masks, padding and end tokens."""
-    longest = int(batch.input_ids.shape[1])
-    found: dict[tuple[int, int], tuple[int, bool, bool]] = {}
+    """A batch against the rows it was made of: shift, masks, padding, end tokens, and who sees
+    whom where rows share a beginning."""
+    found: dict[tuple[int, int], Counts] = {}
     for position, target, kd, ce in zip(
         batch.positions.tolist(),
         batch.targets.tolist(),
-        batch.kd_active.tolist(),
-        batch.ce_active.tolist(),
+        batch.kd_counts.tolist(),
+        batch.ce_counts.tolist(),
         strict=True,
     ):
-        found[divmod(position, longest)] = (target, kd, ce)
-    for place, number in enumerate(batch.rows):
+        before = found.get((position, target), (0.0, 0.0))
+        found[position, target] = (before[0] + kd, before[1] + ce)
+    places = {number: place.flat() for number, place in zip(batch.rows, batch.places, strict=True)}
+    for number, flat in places.items():
+        if tuple(batch.input_ids.flatten()[flat].tolist()) != rows[number].ids:
+            raise _misbuilt(rows[number], "holds other tokens than the row")
+        _check_sight(rows[number], flat, batch)
+    wanted = _wanted(rows, {number: flat.tolist() for number, flat in places.items()}, active)
+    text = {position for position, _ in wanted}
+    for number, flat in places.items():
+        for token, position in enumerate(flat.tolist()[:-1], 1):
+            target = rows[number].ids[token]
+            expected, got = wanted[position, target], found.get((position, target))
+            if got is None and any(place == position for place, _ in found) and any(expected):
+                raise _misbuilt(rows[number], "has targets that are not the tokens that follow")
+            _check_counts(rows[number], token, expected, got or (0.0, 0.0))
+    for position, target in found:
+        if position not in text:
+            raise _misbuilt(rows[batch.rows[0]], "or beside it counts padding as if it were text")
+        if (position, target) not in wanted:
+            raise _misbuilt(
+                rows[batch.rows[0]], "or beside it has targets that are not the tokens that follow"
+            )
+
+
+def _wanted(
+    rows: Sequence[Row], places: Mapping[int, Sequence[int]], active: ActiveTokens
+) -> dict[tuple[int, int], Counts]:
+    """(position, target) -> how many rows count that prediction for each term."""
+    wanted: dict[tuple[int, int], Counts] = {}
+    for number, flat in places.items():
         row = rows[number]
-        if tuple(batch.input_ids[place, : len(row.ids)].tolist()) != row.ids:
-            raise _misbuilt(row, "holds other tokens than the row")
-        for token in range(1, longest):
-            inside = token < len(row.ids)
-            wanted = {
-                term: inside and (tokens == "all" or (token >= row.answer_start))
-                for term, tokens in (("kd", active.kd), ("ce", active.ce))
-                if tokens is not None
-            }
-            target, kd, ce = found.pop((place, token - 1), (None, False, False))
-            got = {"kd": kd, "ce": ce}
-            if any(got[term] and not inside for term in wanted):
-                raise _misbuilt(row, "counts padding as if it were text")
-            for term, expected in wanted.items():
-                if got[term] == expected:
-                    continue
-                if token == len(row.ids) - 1 and expected and not row.truncated:
-                    raise _misbuilt(
-                        row, f"masks the end token for {term}, as happens where padding is EOS"
-                    )
-                raise _misbuilt(row, f"has a mask for {term} that is not shifted like the targets")
-            if any(wanted.values()) and target != row.ids[token]:
-                raise _misbuilt(row, "has targets that are not the tokens that follow")
-    if found:
-        raise TrainingError(
-            "A batch counts predictions beyond the end of its rows.", "This is a bug; report it."
-        )
+        for token in range(1, len(row.ids)):
+            kd, ce = (
+                float(tokens == "all" or (tokens == "answer" and token >= row.answer_start))
+                for tokens in (active.kd, active.ce)
+            )
+            place = (flat[token - 1], row.ids[token])
+            before = wanted.get(place, (0.0, 0.0))
+            wanted[place] = (before[0] + kd, before[1] + ce)
+    return wanted
+
+
+def _check_counts(row: Row, token: int, wanted: Counts, got: Counts) -> None:
+    for term, expected, count in zip(("kd", "ce"), wanted, got, strict=True):
+        if bool(expected) != bool(count):
+            if token == len(row.ids) - 1 and expected and not row.truncated:
+                raise _misbuilt(
+                    row, f"masks the end token for {term}, as happens where padding is EOS"
+                )
+            raise _misbuilt(row, f"has a mask for {term} that is not shifted like the targets")
+        if expected != count:
+            raise _misbuilt(
+                row, f"counts a prediction {count:g} times for {term}, not {expected:g}"
+            )
+
+
+def _check_sight(row: Row, flat: Tensor, batch: MicroBatch) -> None:
+    """Each token has its position in the row, and sees the row's tokens up to itself, no other."""
+    width = batch.input_ids.shape[1]
+    line, columns = int(flat[0]) // width, flat % width
+    if batch.sees is None or batch.position_ids is None:
+        if not torch.equal(columns, torch.arange(len(flat))):
+            raise _misbuilt(row, "does not start its positions at 0")
+        return
+    if batch.position_ids[line][columns].tolist() != list(range(len(flat))):
+        raise _misbuilt(row, "does not count its positions from its own beginning")
+    expected = torch.zeros(len(flat), width, dtype=torch.bool)
+    expected[:, columns] = torch.ones(len(flat), len(flat)).tril().bool()
+    if not torch.equal(batch.sees[line, 0][columns], expected):
+        raise _misbuilt(row, "lets the row see tokens that are not before it, or hides some")
 
 
 def _misbuilt(row: Row, what: str) -> TrainingError:

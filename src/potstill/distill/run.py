@@ -27,15 +27,18 @@ from torch import Tensor
 
 from potstill.core.files import disk_errors, read_json, read_records, write_json
 from potstill.core.stage import Artifact, Context, Draft
-from potstill.distill import preflight, signals
+from potstill.distill import families, preflight, signals
 from potstill.distill.batches import (
+    Micro,
     Row,
     collate,
     encode_passages,
     encode_rows,
     plan_steps,
+    sizes_of,
 )
 from potstill.distill.config import DistillConfig
+from potstill.distill.families import Family
 from potstill.distill.memory import raise_malloc_thresholds
 from potstill.distill.train import Trained, pick_dtype, train_student
 from potstill.distill.trainer import Objective
@@ -54,8 +57,10 @@ class _Material:
 
     tokenizer: Any
     rows: list[Row]
+    families: list[Family]
     validation: list[Row]
-    plan: list[list[list[int]]]
+    validation_families: list[Family]
+    plan: list[list[Micro]]
     vocabulary: int
     dtype: torch.dtype
 
@@ -90,9 +95,16 @@ def run(
     cut["parameters"]["student"] = surgery.parameters_of(student)
     write_json(draft.data / "surgery.json", cut)
     _save_once(student, tokenizer, draft, "undistilled")
-    lengths = [len(row.ids) for row in rows]
+    shared = config.share_beginnings and families.can_share(student)
+    row_families, held_out_families = (
+        families.group([row.ids for row in some], config.micro_tokens)
+        if shared
+        else families.singles(len(some))
+        for some in (rows, validation)
+    )
     plan = plan_steps(
-        lengths,
+        rows,
+        row_families,
         step_tokens=config.step_tokens,
         micro_tokens=config.micro_tokens,
         epochs=config.epochs,
@@ -113,7 +125,9 @@ def run(
         teacher_tokenizer=tokenizer,
         student_tokenizer=tokenizer,
     )
-    material = _Material(tokenizer, rows, validation, plan, vocabulary, dtype)
+    material = _Material(
+        tokenizer, rows, row_families, validation, held_out_families, plan, vocabulary, dtype
+    )
     del student
     signal, validation_signal = _signals(config, teacher, material, draft, context)
     del teacher
@@ -245,21 +259,23 @@ def _signals(
     """Where training and validation get the teacher's distribution from."""
     digest = refs.digest(refs.parse(config.teacher))
 
-    def cache(name: str, rows: Sequence[Row]) -> signals.CachedTeacher:
+    def cache(name: str, rows: Sequence[Row], together: Sequence[Family]) -> signals.CachedTeacher:
         return signals.open_cache(
             draft.work / f"teacher-{name}",
             teacher,
             digest,
             rows,
+            together,
             lambda done, of: context.events.progress(done, of, "tokens", step=f"teacher on {name}"),
         )
 
-    validation = cache("validation", material.validation)
-    seen_again = sum(len(micro) for step in material.plan for micro in step) > len(material.rows)
+    validation = cache("validation", material.validation, material.validation_families)
+    planned = sum(len(family) for step in material.plan for micro in step for family in micro)
+    seen_again = planned > len(material.rows)
     size = signals.cache_bytes(material.rows, int(teacher.weight.shape[1]))
     auto = seen_again and size <= signals.LARGEST_CACHE
     if config.kd_weight and (config.signal == "cache" or (config.signal == "auto" and auto)):
-        return cache("training", material.rows), validation
+        return cache("training", material.rows, material.families), validation
     return teacher, validation
 
 
@@ -290,6 +306,7 @@ def _train_once(
         material.rows,
         material.plan,
         material.validation,
+        material.validation_families,
         config=config,
         vocabulary=material.vocabulary,
         dtype=material.dtype,
@@ -333,6 +350,7 @@ def _write_results(
         {
             "rows": len(material.rows),
             "row_tokens": sum(len(row.ids) for row in material.rows),
+            "computed_row_tokens": sum(sizes_of(material.rows, material.families).values()),
             "truncated_rows": sum(row.truncated for row in material.rows),
             "validation_rows": len(material.validation),
             "precision": str(material.dtype).removeprefix("torch."),

@@ -5,9 +5,9 @@ In: micro-batches. Out: for their active tokens the teacher's last hidden states
 Knows nothing of students or losses.
 
 The file holds bf16 hidden states of every prediction of every row, in row order, and is written
-as it is computed: a killed run goes on after the last whole row. Its index carries a digest of
-the teacher and of all token ids; with any other teacher, tokenizer, template or text it is
-refused, and built anew by `open_cache`.
+as it is computed: a killed run goes on after the last whole block of rows. Its index carries a
+digest of the teacher and of all token ids; with any other teacher, tokenizer, template or text it
+is refused, and built anew by `open_cache`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -23,7 +23,15 @@ import torch
 from torch import Tensor
 
 from potstill.core.files import disk_errors, read_json, write_json
-from potstill.distill.batches import ActiveTokens, MicroBatch, Row, collate, split_step
+from potstill.distill.batches import (
+    ActiveTokens,
+    MicroBatch,
+    Row,
+    collate,
+    sizes_of,
+    split_step,
+)
+from potstill.distill.families import Family
 from potstill.errors import StoreError, TrainingError
 from potstill.models.surgery import body_of, output_weight
 
@@ -53,7 +61,7 @@ class LiveTeacher:
     @torch.no_grad()
     def hidden(self, rows: Sequence[Row], batch: MicroBatch) -> Tensor:
         """One forward pass of the teacher's body; its output layer is not multiplied here."""
-        states = self.body(input_ids=batch.input_ids, use_cache=False).last_hidden_state
+        states = self.body(**batch.inputs()).last_hidden_state
         chosen: Tensor = states.flatten(0, 1)[batch.positions]
         return chosen
 
@@ -87,11 +95,10 @@ class CachedTeacher:
 
     def hidden(self, rows: Sequence[Row], batch: MicroBatch) -> Tensor:
         """Rows of the file: the prediction at position t of row r is number offsets[r] + t."""
-        longest = batch.input_ids.shape[1]
-        starts = torch.tensor([self.offsets[row] for row in batch.rows])
-        positions = batch.positions.cpu()
-        chosen = starts[positions // longest] + positions % longest
-        return self.states[chosen].to(batch.input_ids.device)
+        number = torch.zeros(batch.input_ids.numel(), dtype=torch.int64)
+        for row, place in zip(batch.rows, batch.places, strict=True):
+            number[place.flat()] = self.offsets[row] + torch.arange(place.length)
+        return self.states[number[batch.positions.cpu()]].to(batch.input_ids.device)
 
 
 def cache_key(digest: str, rows: Sequence[Row], width: int) -> str:
@@ -112,12 +119,13 @@ def open_cache(
     teacher: LiveTeacher,
     digest: str,
     rows: Sequence[Row],
+    families: Sequence[Family],
     progress: Callable[[int, int], None],
 ) -> CachedTeacher:
     """The cache of these rows in `folder`: opened, completed or built, whatever it needs.
 
-    progress(done, total) counts tokens. Errors: TrainingError if the teacher's states are not
-    finite; it names the row.
+    families: which rows are computed together. progress(done, total) counts tokens.
+    Errors: TrainingError if the teacher's states are not finite; it names the row.
     """
     width = int(teacher.weight.shape[1])
     key = cache_key(digest, rows, width)
@@ -127,8 +135,9 @@ def open_cache(
             folder.mkdir(parents=True, exist_ok=True)
             if not part.exists() or read_json(part).get("key") != key:
                 (folder / "hidden.bf16").unlink(missing_ok=True)
+                (folder / "blocks.json").unlink(missing_ok=True)
                 write_json(part, {"key": key})
-            _compute(folder / "hidden.bf16", teacher, rows, width, progress)
+            _compute(folder / "hidden.bf16", teacher, rows, families, progress)
             write_json(index, {"key": key, "rows": len(rows), "width": width})
             part.unlink(missing_ok=True)
     return CachedTeacher(folder, teacher.weight, digest, rows)
@@ -138,47 +147,64 @@ def _compute(
     file: Path,
     teacher: LiveTeacher,
     rows: Sequence[Row],
-    width: int,
+    families: Sequence[Family],
     progress: Callable[[int, int], None],
 ) -> None:
-    """Append the states of the rows that the file does not hold yet, in row order."""
-    offsets = _offsets(rows)
-    held = file.stat().st_size // (2 * width) if file.exists() else 0
-    done = max(number for number, offset in enumerate(offsets) if offset <= held)
+    """Fill the file, block after block of families; a finished block is noted and not repeated.
+
+    The blocks are the same on every run, so that a run that was killed computes the same batches
+    as an undisturbed one, and bf16 sums round alike.
+    """
+    width = int(teacher.weight.shape[1])
+    offsets, sizes = _offsets(rows), sizes_of(rows, families)
     every = ActiveTokens(kd="all", ce=None)
-    with file.open("ab") as output:
-        output.truncate(offsets[done] * 2 * width)
-        while done < len(rows):
-            group = _next_group(rows, done)
-            states: dict[int, Tensor] = {}
-            # Similar lengths together; the file still gets them in row order.
-            for micro in split_step(group, [len(row.ids) for row in rows], CACHE_BATCH_TOKENS):
-                batch = collate(rows, micro, every, padding=0)
-                batch = batch.to(teacher.weight.device)
-                hidden = teacher.hidden(rows, batch).to(torch.bfloat16).cpu()
-                pieces = torch.split(hidden, [rows[row].predictions for row in micro])
-                states.update(zip(micro, pieces, strict=True))
-            for row in group:
-                if not torch.isfinite(states[row]).all():
-                    raise TrainingError(
-                        f"The teacher's hidden states of row {rows[row].id} are not finite.",
-                        "Remove the row, or use precision: fp32.",
-                    )
-                output.write(states[row].contiguous().view(torch.uint8).numpy().data)
-            done = group[-1] + 1
-            progress(offsets[done], offsets[-1])
-        output.flush()
-        os.fsync(output.fileno())
+    noted = file.with_name("blocks.json")
+    size = offsets[-1] * width * 2
+    whole = file.exists() and file.stat().st_size == size
+    done = read_json(noted)["done"] if whole and noted.exists() else 0
+    with file.open("r+b" if done else "wb") as output:
+        output.truncate(size)
+        finished = 0
+        for number, block in enumerate(_blocks(families, sizes)):
+            finished += sum(rows[one].predictions for family in block for one in family)
+            if number < done:
+                continue
+            for micro in split_step(block, sizes, CACHE_BATCH_TOKENS):
+                batch = collate(rows, micro, every, padding=0).to(teacher.weight.device)
+                states = torch.zeros(batch.input_ids.numel(), width, dtype=torch.bfloat16)
+                states[batch.positions.cpu()] = teacher.hidden(rows, batch).to(
+                    "cpu", torch.bfloat16
+                )
+                for row, place in zip(batch.rows, batch.places, strict=True):
+                    output.seek(offsets[row] * width * 2)
+                    output.write(_checked(rows[row], states[place.flat()[:-1]]))
+            output.flush()
+            os.fsync(output.fileno())
+            write_json(noted, {"done": number + 1})
+            progress(finished, offsets[-1])
 
 
-def _next_group(rows: Sequence[Row], first: int) -> list[int]:
-    """The next rows, about four batches of them."""
-    group: list[int] = []
-    tokens = 0
-    while first + len(group) < len(rows) and tokens < 4 * CACHE_BATCH_TOKENS:
-        tokens += len(rows[first + len(group)].ids)
-        group.append(first + len(group))
-    return group
+def _checked(row: Row, states: Tensor) -> memoryview:
+    """The bytes of a row's states. Errors: TrainingError if one is not finite."""
+    if not torch.isfinite(states).all():
+        raise TrainingError(
+            f"The teacher's hidden states of row {row.id} are not finite.",
+            "Remove the row, or use precision: fp32.",
+        )
+    return memoryview(states.contiguous().view(torch.uint8).numpy().data)
+
+
+def _blocks(families: Sequence[Family], sizes: Mapping[Family, int]) -> list[list[Family]]:
+    """The families in their order, about four batches in a block."""
+    blocks: list[list[Family]] = []
+    tokens = 4 * CACHE_BATCH_TOKENS
+    for family in families:
+        if tokens >= 4 * CACHE_BATCH_TOKENS:
+            blocks.append([])
+            tokens = 0
+        blocks[-1].append(family)
+        tokens += sizes[family]
+    return blocks
 
 
 def _offsets(rows: Sequence[Row]) -> list[int]:

@@ -29,8 +29,9 @@ from transformers.integrations import TensorBoardCallback
 from potstill.core.events import Emitter
 from potstill.core.files import read_json, write_atomic
 from potstill.distill import checkpoints
-from potstill.distill.batches import Row
+from potstill.distill.batches import Micro, Row
 from potstill.distill.config import DistillConfig
+from potstill.distill.families import Family
 from potstill.distill.memory import Trimmer
 from potstill.distill.signals import TeacherSignal
 from potstill.distill.trainer import DistillTrainer, Objective, Steps
@@ -58,8 +59,9 @@ def train_student(
     validation_signal: TeacherSignal,
     objective: Objective,
     rows: Sequence[Row],
-    plan: Sequence[Sequence[Sequence[int]]],
+    plan: Sequence[Sequence[Micro]],
     validation: Sequence[Row],
+    validation_families: Sequence[Family],
     *,
     config: DistillConfig,
     vocabulary: int,
@@ -134,6 +136,7 @@ def train_student(
             objective,
             steps,
             validation,
+            validation_families,
             vocabulary=vocabulary,
             dtype=dtype,
             config=config,

@@ -23,8 +23,17 @@ from torch.utils.data import DataLoader, Dataset
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
 from potstill.distill import checkpoints, losses
-from potstill.distill.batches import ActiveTokens, MicroBatch, Row, collate, split_step
+from potstill.distill.batches import (
+    ActiveTokens,
+    Micro,
+    MicroBatch,
+    Row,
+    collate,
+    sizes_of,
+    split_step,
+)
 from potstill.distill.config import DistillConfig, Tokens
+from potstill.distill.families import Family
 from potstill.distill.fused import Scores, Terms, linear_scores
 from potstill.distill.signals import TeacherSignal
 from potstill.errors import TrainingError
@@ -65,8 +74,8 @@ class Step:
     """One optimizer step: micro-batches, and the active tokens that each term is divided by."""
 
     batches: tuple[MicroBatch, ...]
-    kd_tokens: int
-    ce_tokens: int
+    kd_tokens: float
+    ce_tokens: float
 
 
 class Steps(Dataset[Step]):
@@ -75,7 +84,7 @@ class Steps(Dataset[Step]):
     def __init__(
         self,
         rows: Sequence[Row],
-        plan: Sequence[Sequence[Sequence[int]]],
+        plan: Sequence[Sequence[Micro]],
         active: ActiveTokens,
         padding: int,
     ) -> None:
@@ -93,7 +102,8 @@ class Steps(Dataset[Step]):
         """Real tokens trained on after each step."""
         total, sums = 0, []
         for step in self.plan:
-            total += sum(len(self.rows[row].ids) for micro in step for row in micro)
+            families = (family for micro in step for family in micro)
+            total += sum(len(self.rows[row].ids) for family in families for row in family)
             sums.append(total)
         return sums
 
@@ -102,8 +112,8 @@ def make_step(batches: Sequence[MicroBatch]) -> Step:
     """Micro-batches as one step, with its active tokens counted over all of them."""
     return Step(
         tuple(batches),
-        kd_tokens=sum(int(batch.kd_active.sum()) for batch in batches),
-        ce_tokens=sum(int(batch.ce_active.sum()) for batch in batches),
+        kd_tokens=sum(float(batch.kd_counts.sum()) for batch in batches),
+        ce_tokens=sum(float(batch.ce_counts.sum()) for batch in batches),
     )
 
 
@@ -118,6 +128,7 @@ class DistillTrainer(Trainer):  # type: ignore[misc]
         objective: Objective,
         steps: Steps,
         validation: Sequence[Row],
+        validation_families: Sequence[Family],
         *,
         vocabulary: int,
         dtype: torch.dtype,
@@ -129,6 +140,7 @@ class DistillTrainer(Trainer):  # type: ignore[misc]
         self.control: Any = None
         self.signal, self.validation_signal = signal, validation_signal
         self.objective, self.steps, self.validation = objective, steps, validation
+        self.validation_families = validation_families
         self.vocabulary, self.dtype, self.config = vocabulary, dtype, config
         self.divergence = objective.log_divergence
         self.tokens_after = steps.tokens()
@@ -175,8 +187,8 @@ class DistillTrainer(Trainer):  # type: ignore[misc]
                 self._stop_for_bad_numbers(batch.rows, "loss")
             self.accelerator.backward(part)
             loss += part.detach()
-            kd_sum += float(scores.kd.sum())
-            ce_sum += float(scores.ce.sum())
+            kd_sum += float((scores.kd * batch.kd_counts.to(scores.kd.device)).sum())
+            ce_sum += float((scores.ce * batch.ce_counts.to(scores.ce.device)).sum())
         if self.objective.kd_weight:
             self.figures["kd"] = kd_sum / max(1, inputs.kd_tokens)
         if self.objective.ce_weight:
@@ -212,8 +224,8 @@ class DistillTrainer(Trainer):  # type: ignore[misc]
             self.signal,
             self.steps.rows,
             batch,
-            batch.kd_active.float() * kd_scale,
-            batch.ce_active.float() * ce_scale,
+            batch.kd_counts * kd_scale,
+            batch.ce_counts * ce_scale,
             self.divergence,
         )
         return scores.loss, scores
@@ -232,7 +244,7 @@ class DistillTrainer(Trainer):  # type: ignore[misc]
         with torch.autocast(
             batch.input_ids.device.type, torch.bfloat16, enabled=self.dtype == torch.bfloat16
         ):
-            states = body_of(model)(input_ids=batch.input_ids, use_cache=False).last_hidden_state
+            states = body_of(model)(**batch.inputs()).last_hidden_state
         taught = bool((kd_weights != 0).any())
         return linear_scores(
             states.flatten(0, 1)[batch.positions],
@@ -267,25 +279,25 @@ class DistillTrainer(Trainer):  # type: ignore[misc]
                 ("kl", "kl_answer", "ce", "ce_answer", "agreement", "kd", "kd_answer"), 0.0
             ),
         )
-        tokens = answers = 0
-        lengths = [len(row.ids) for row in rows]
+        tokens = answers = 0.0
+        sizes = sizes_of(rows, self.validation_families)
         plain = self.objective.divergence == "forward_kl" and self.objective.temperature == 1.0
         everything = ActiveTokens(kd="all", ce="answer")
-        for micro in split_step(range(len(rows)), lengths, VALIDATION_TOKENS):
+        for micro in split_step(self.validation_families, sizes, VALIDATION_TOKENS):
             batch = collate(rows, micro, everything, self.steps.padding).to(self.args.device)
             one = torch.ones(len(batch.targets), device=self.args.device)
             arguments = (self.model, self.validation_signal, rows, batch, one)
             scores = self._scores(*arguments, one, losses.forward_kl_rows, agreement=True)
-            in_answer = batch.ce_active.float()
+            counts, in_answer = batch.kd_counts, batch.ce_counts
             kd = scores.kd
             if self.objective.kd_weight and not plain:
                 kd = self._scores(*arguments, 0 * one, self.divergence).kd
             assert scores.agree is not None
             for name, values in (("kl", scores.kd), ("ce", scores.ce), ("kd", kd)):
-                sums[name] += float(values.sum())
+                sums[name] += float((values * counts).sum())
                 sums[f"{name}_answer"] += float((values * in_answer).sum())
-            sums["agreement"] += float(scores.agree.sum())
-            tokens, answers = tokens + len(batch.targets), answers + int(in_answer.sum())
+            sums["agreement"] += float((scores.agree * counts).sum())
+            tokens, answers = tokens + float(counts.sum()), answers + float(in_answer.sum())
         self.model.train()
         means = {
             name: total / max(1, answers if name.endswith("_answer") else tokens)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ from potstill.distill.batches import (
     plan_steps,
     split_step,
 )
+from potstill.distill.families import Family, singles
 from potstill.errors import TrainingError
 from potstill.records import Chunk, Example
 
@@ -24,24 +26,24 @@ ROWS = [Row("a", (5, 6, 7, 8, 2), 3), Row("b", (9, 4, 2), 1)]
 
 
 def test_position_t_predicts_the_token_after_it() -> None:
-    batch = collate(ROWS, [0, 1], ActiveTokens("all", "answer"), padding=0)
+    batch = collate(ROWS, [(0,), (1,)], ActiveTokens("all", "answer"), padding=0)
     assert batch.input_ids.tolist() == [[5, 6, 7, 8, 2], [9, 4, 2, 0, 0]]
     flat = batch.input_ids.flatten()
     assert batch.positions.tolist() == [0, 1, 2, 3, 5, 6]
     assert batch.targets.tolist() == flat[batch.positions + 1].tolist() == [6, 7, 8, 2, 4, 2]
     # The answers are (8, 2) and (4, 2), their end tokens included.
-    assert batch.ce_active.tolist() == [False, False, True, True, True, True]
-    assert batch.kd_active.all()
+    assert batch.ce_counts.tolist() == [0, 0, 1, 1, 1, 1]
+    assert batch.kd_counts.tolist() == [1] * 6
 
 
 def test_predictions_that_no_term_counts_are_left_out() -> None:
-    batch = collate(ROWS, [0], ActiveTokens(None, "answer"), padding=0)
+    batch = collate(ROWS, [(0,)], ActiveTokens(None, "answer"), padding=0)
     assert batch.positions.tolist() == [2, 3]
-    assert not batch.kd_active.any()
+    assert not batch.kd_counts.any()
 
 
 def test_padding_with_the_end_token_does_not_mask_the_end_token() -> None:
-    batch = collate(ROWS, [0, 1], ActiveTokens("answer", "answer"), padding=2)
+    batch = collate(ROWS, [(0,), (1,)], ActiveTokens("answer", "answer"), padding=2)
     assert batch.targets.tolist() == [8, 2, 4, 2]
 
 
@@ -61,10 +63,22 @@ def test_passages_have_no_answer(tokenizer: Any) -> None:
     (row,) = encode_passages([chunk], tokenizer, 500)
     assert row.bare
     assert row.answer_start == len(row.ids)
-    assert not collate([row], [0], ActiveTokens("all", "answer"), 0).ce_active.any()
+    assert not collate([row], [(0,)], ActiveTokens("all", "answer"), 0).ce_counts.any()
 
 
 LENGTHS = st.lists(st.integers(2, 60), min_size=1, max_size=80)
+
+
+def rows_of(lengths: Sequence[int]) -> list[Row]:
+    """Rows that share nothing."""
+    return [Row(str(n), (n, *range(1, length)), 1) for n, length in enumerate(lengths)]
+
+
+def plan_of(lengths: Sequence[int], **settings: Any) -> list[list[list[int]]]:
+    """The plan of rows that share nothing, as row numbers."""
+    rows = rows_of(lengths)
+    plan = plan_steps(rows, singles(len(rows)), **settings)
+    return [[[row for (row,) in micro] for micro in step] for step in plan]
 
 
 @settings(max_examples=50, deadline=None)
@@ -72,7 +86,7 @@ LENGTHS = st.lists(st.integers(2, 60), min_size=1, max_size=80)
 def test_every_epoch_has_every_row_once_and_micro_batches_keep_their_budget(
     lengths: list[int], step_tokens: int, micro_tokens: int, seed: int
 ) -> None:
-    plan = plan_steps(
+    plan = plan_of(
         lengths,
         step_tokens=step_tokens,
         micro_tokens=micro_tokens,
@@ -93,7 +107,7 @@ def test_the_plan_is_the_same_for_the_same_seed_and_another_for_another() -> Non
     def plan(seed: int, **changes: Any) -> list[list[list[int]]]:
         settings: dict[str, Any] = {"step_tokens": 90, "micro_tokens": 90, "epochs": 3}
         settings |= {"max_tokens": None, "seed": seed} | changes
-        return plan_steps([*range(10, 60)], **settings)
+        return plan_of([*range(10, 60)], **settings)
 
     assert plan(1) == plan(1)
     assert plan(1) != plan(2)
@@ -104,17 +118,16 @@ def test_the_plan_is_the_same_for_the_same_seed_and_another_for_another() -> Non
 
 def test_lengths_within_a_step_are_alike() -> None:
     lengths = [10 + (7 * number) % 90 for number in range(400)]
-    plan = plan_steps(
-        lengths, step_tokens=500, micro_tokens=1000, epochs=1, max_tokens=None, seed=0
-    )
+    plan = plan_of(lengths, step_tokens=500, micro_tokens=1000, epochs=1, max_tokens=None, seed=0)
     padded = sum(len(micro) * max(lengths[row] for row in micro) for step in plan for micro in step)
     assert padded / sum(lengths) < 1.08
 
 
-def test_splitting_a_step_keeps_its_rows() -> None:
-    assert split_step([2, 0, 1], [5, 9, 7], 14) == [[0, 2], [1]]
+def test_splitting_a_step_keeps_its_families() -> None:
+    sizes: dict[Family, int] = {(0, 3): 5, (1,): 9, (2,): 7}
+    assert split_step([(2,), (0, 3), (1,)], sizes, 14) == [[(0, 3), (2,)], [(1,)]]
 
 
 def test_no_rows_is_an_error() -> None:
     with pytest.raises(TrainingError, match="no training rows"):
-        plan_steps([], step_tokens=1, micro_tokens=1, epochs=1, max_tokens=None, seed=0)
+        plan_of([], step_tokens=1, micro_tokens=1, epochs=1, max_tokens=None, seed=0)

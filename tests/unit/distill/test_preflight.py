@@ -35,7 +35,7 @@ def check(teacher: Any, tokenizer: Any, rows: list[Row], examples: list[Example]
             "rows": rows,
             "validation": rows[:2],
             "examples": examples,
-            "batches": lambda number: collate(rows, [number], BOTH, 0),
+            "batches": lambda number: collate(rows, [(number,)], BOTH, 0),
             "batch_count": len(rows),
             "active": BOTH,
             "teacher": teacher,
@@ -155,7 +155,7 @@ def test_every_row_cut_short(check: Check, rows: list[Row]) -> None:
 
 
 def _planted(change: Callable[[MicroBatch], MicroBatch], check: Check, rows: list[Row]) -> None:
-    check(batches=lambda number: change(collate(rows, [number, (number + 1) % 12], BOTH, 2)))
+    check(batches=lambda number: change(collate(rows, [(number,), ((number + 1) % 12,)], BOTH, 2)))
 
 
 def test_padding_that_is_eos_and_masks_the_end_token(
@@ -163,7 +163,7 @@ def test_padding_that_is_eos_and_masks_the_end_token(
 ) -> None:
     def plant(batch: MicroBatch) -> MicroBatch:
         kept = batch.targets != tokenizer.eos_token_id
-        return dataclasses.replace(batch, ce_active=batch.ce_active & kept)
+        return dataclasses.replace(batch, ce_counts=batch.ce_counts * kept)
 
     with pytest.raises(TrainingError, match="masks the end token for ce"):
         _planted(plant, check, rows)
@@ -171,7 +171,7 @@ def test_padding_that_is_eos_and_masks_the_end_token(
 
 def test_a_mask_that_is_not_shifted(check: Check, rows: list[Row]) -> None:
     def plant(batch: MicroBatch) -> MicroBatch:
-        return dataclasses.replace(batch, ce_active=batch.ce_active.roll(1))
+        return dataclasses.replace(batch, ce_counts=batch.ce_counts.roll(1))
 
     with pytest.raises(TrainingError, match="not shifted"):
         _planted(plant, check, rows)
@@ -194,8 +194,8 @@ def test_padding_that_counts_as_text(check: Check, rows: list[Row]) -> None:
             batch,
             positions=torch.cat([batch.positions, last]),
             targets=torch.cat([batch.targets, torch.tensor([2])]),
-            kd_active=torch.cat([batch.kd_active, torch.tensor([True])]),
-            ce_active=torch.cat([batch.ce_active, torch.tensor([False])]),
+            kd_counts=torch.cat([batch.kd_counts, torch.ones(1)]),
+            ce_counts=torch.cat([batch.ce_counts, torch.zeros(1)]),
         )
 
     with pytest.raises(TrainingError, match="counts padding"):

@@ -15,6 +15,7 @@ from potstill.core.events import Emitter
 from potstill.distill import checkpoints
 from potstill.distill.batches import Row, collate, encode_rows, plan_steps
 from potstill.distill.config import DistillConfig
+from potstill.distill.families import singles
 from potstill.distill.losses import forward_kl
 from potstill.distill.signals import LiveTeacher
 from potstill.distill.train import Trained, pick_dtype, train_student
@@ -45,6 +46,7 @@ def _trainer(
         objective,
         Steps(rows, plan, objective.active, 0),
         rows,
+        singles(len(rows)),
         vocabulary=int(signal.weight.shape[0]),
         dtype=torch.float32,
         config=DistillConfig(teacher="t"),
@@ -57,7 +59,10 @@ def _trainer(
 
 def _gradients(trainer: DistillTrainer, micros: Sequence[Sequence[int]]) -> dict[str, torch.Tensor]:
     trainer.model.zero_grad()
-    batches = [collate(trainer.steps.rows, micro, OBJECTIVE.active, 0) for micro in micros]
+    batches = [
+        collate(trainer.steps.rows, [(row,) for row in micro], OBJECTIVE.active, 0)
+        for micro in micros
+    ]
     trainer.training_step(trainer.model, make_step(batches))
     return {n: p.grad.clone() for n, p in trainer.model.named_parameters() if p.grad is not None}
 
@@ -66,7 +71,7 @@ def test_the_gradient_does_not_depend_on_how_the_step_is_split(
     teacher: Any, rows: list[Row], tmp_path: Path
 ) -> None:
     student = drop_layers(copy.deepcopy(teacher), [1]).requires_grad_(True)
-    trainer = _trainer(student, teacher, rows, [[[0]]], tmp_path, OBJECTIVE)
+    trainer = _trainer(student, teacher, rows, [[[(0,)]]], tmp_path, OBJECTIVE)
     whole = _gradients(trainer, [list(range(8))])
     assert whole.keys() == dict(student.named_parameters()).keys()
     for size in (1, 2, 4):
@@ -80,8 +85,8 @@ def test_the_loss_is_the_mean_over_each_terms_active_tokens(
     teacher: Any, rows: list[Row], tmp_path: Path
 ) -> None:
     student = drop_layers(copy.deepcopy(teacher), [1]).requires_grad_(True)
-    trainer = _trainer(student, teacher, rows, [[[0]]], tmp_path, OBJECTIVE)
-    batches = [collate(rows, micro, OBJECTIVE.active, 0) for micro in ([0, 1, 2], [3])]
+    trainer = _trainer(student, teacher, rows, [[[(0,)]]], tmp_path, OBJECTIVE)
+    batches = [collate(rows, micro, OBJECTIVE.active, 0) for micro in ([(0,), (1,), (2,)], [(3,)])]
     loss = trainer.training_step(student, make_step(batches))
     kl = ce = 0.0
     predictions = answers = 0
@@ -104,7 +109,7 @@ def test_held_out_figures_mean_the_same_for_every_objective(
 ) -> None:
     student = drop_layers(copy.deepcopy(teacher), [1]).requires_grad_(True)
     figures = [
-        _trainer(student, teacher, rows, [[[0]]], tmp_path, objective).held_out()
+        _trainer(student, teacher, rows, [[[(0,)]]], tmp_path, objective).held_out()
         for objective in (
             OBJECTIVE,
             Objective(0.0, "all", 1.0, "all"),
@@ -126,7 +131,8 @@ def train(teacher: Any, rows: list[Row], tmp_path: Path) -> Train:
         settings: dict[str, Any] = {"teacher": "t", "learning_rate": 3e-3, "validations": 4}
         config = DistillConfig(**(settings | {"patience": 0} | changes))
         plan = plan_steps(
-            [len(row.ids) for row in rows],
+            rows,
+            singles(len(rows)),
             step_tokens=150,
             micro_tokens=100,
             epochs=4,
@@ -140,8 +146,9 @@ def train(teacher: Any, rows: list[Row], tmp_path: Path) -> Train:
             signal,
             objective,
             rows[:6],
-            [[[row % 6 for row in micro] for micro in step] for step in plan],
+            [[[(row % 6,) for (row,) in micro] for micro in step] for step in plan],
             rows[6:],
+            singles(2),
             config=config,
             vocabulary=int(signal.weight.shape[0]),
             dtype=torch.float32,

@@ -1,0 +1,226 @@
+"""Rows that share a beginning give, in one sequence, what they give one by one."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from potstill.distill import preflight
+from potstill.distill.batches import ActiveTokens, MicroBatch, Row, collate, encode_rows, plan_steps
+from potstill.distill.config import DistillConfig
+from potstill.distill.families import (
+    FEWEST_SHARED,
+    Family,
+    can_share,
+    common_beginning,
+    computed_tokens,
+    group,
+    shared_tokens,
+    singles,
+)
+from potstill.distill.signals import LiveTeacher, open_cache
+from potstill.distill.trainer import DistillTrainer, Objective, Steps, make_step
+from potstill.errors import TrainingError
+from potstill.models.surgery import drop_layers
+from potstill.records import Example, Provenance, Turn
+
+OBJECTIVE = Objective(kd_weight=1.0, kd_tokens="all", ce_weight=0.3, ce_tokens="answer")
+PASSAGE = (
+    "The boiler of unit 7 holds 1250 litres and is drained every 14 days. Valve B2 opens at 3.5 "
+    "bar; the keeper notes the time in the log. What does the keeper note? The keeper notes the "
+    "time. "
+)
+ENDS = (
+    ("How many litres?", "1250 litres"),
+    ("How many days?", "14 days"),
+    ("How many days are there?", "14"),
+    ("Who notes it?", "the keeper"),
+)
+
+
+@pytest.fixture
+def rows(tokenizer: Any) -> list[Row]:
+    """Two passages with four questions each, the same row twice, and a row on its own."""
+    asked = [(PASSAGE, *end) for end in ENDS] + [(PASSAGE[60:] + PASSAGE, *end) for end in ENDS]
+    asked += [(PASSAGE, *ENDS[0]), ("The log.", "What?", "the log")]
+    examples = [
+        Example(
+            id=f"row{number}",
+            turns=(
+                Turn(role="user", content=f"{passage}\n{question}"),
+                Turn(role="assistant", content=answer),
+            ),
+            answers=(answer,),
+            provenance=Provenance(document="d", chunk="c"),
+        )
+        for number, (passage, question, answer) in enumerate(asked)
+    ]
+    return encode_rows(examples, tokenizer, 500)
+
+
+def families_of(rows: list[Row], most: int = 1000) -> list[Family]:
+    return group([row.ids for row in rows], most)
+
+
+def test_rows_about_one_passage_become_a_family(rows: list[Row]) -> None:
+    families = families_of(rows)
+    assert sorted(map(sorted, families)) == [[0, 1, 2, 3, 8], [4, 5, 6, 7], [9]]
+    ids = [row.ids for row in rows]
+    for family in families[:-1]:
+        assert computed_tokens(ids, family) < 0.5 * sum(len(ids[number]) for number in family)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(0, 2), st.integers(0, 80), st.integers(1, 9)), max_size=14),
+    st.integers(10, 400),
+)
+def test_every_row_is_in_one_family_that_shares_enough_and_fits(
+    drawn: list[tuple[int, int, int]], most: int
+) -> None:
+    rows = [(kind, *range(shared), *[90 + own] * own) for kind, shared, own in drawn]
+    families = group(rows, most)
+    assert sorted(number for family in families for number in family) == list(range(len(rows)))
+    for family in families:
+        if len(family) == 1:
+            continue
+        shared = shared_tokens(rows, family)
+        assert computed_tokens(rows, family) <= most
+        assert shared >= FEWEST_SHARED
+        assert all(common_beginning(rows[family[0]], rows[one]) >= shared for one in family)
+
+
+def test_states_of_a_family_are_those_of_its_rows(teacher: Any, rows: list[Row]) -> None:
+    assert can_share(teacher)
+    every = ActiveTokens("all", "all")
+    batch = collate(rows, families_of(rows), every, padding=0)
+    with torch.no_grad():
+        states = teacher.model(**batch.inputs()).last_hidden_state.flatten(0, 1)
+        for number, place in zip(batch.rows, batch.places, strict=True):
+            alone = teacher.model(input_ids=torch.tensor([rows[number].ids])).last_hidden_state[0]
+            torch.testing.assert_close(states[place.flat()], alone, rtol=1e-5, atol=1e-5)
+    assert batch.kd_counts.sum() == sum(row.predictions for row in rows)
+    assert len(batch.positions) < 0.6 * sum(row.predictions for row in rows)
+
+
+def trainer_of(teacher: Any, rows: list[Row], families: list[Family], folder: Path) -> Any:
+    from transformers import TrainingArguments
+
+    signal = LiveTeacher(teacher, torch.float32)
+    student = drop_layers(copy.deepcopy(teacher), [1]).requires_grad_(True)
+    return DistillTrainer(
+        student,
+        signal,
+        signal,
+        OBJECTIVE,
+        Steps(rows, [[families]], OBJECTIVE.active, 0),
+        rows,
+        families,
+        vocabulary=int(signal.weight.shape[0]),
+        dtype=torch.float32,
+        config=DistillConfig(teacher="t"),
+        arguments=TrainingArguments(
+            str(folder), max_steps=1, report_to="none", use_cpu=True, disable_tqdm=True
+        ),
+        callbacks=[],
+    )
+
+
+def test_loss_gradient_and_held_out_figures_are_those_of_separate_rows(
+    teacher: Any, rows: list[Row], tmp_path: Path
+) -> None:
+    results = []
+    for families in (singles(len(rows)), families_of(rows)):
+        trainer = trainer_of(teacher, rows, families, tmp_path)
+        # Two micro-batches: a family must weigh the same whatever it stands beside.
+        halves = [families[::2], families[1::2]]
+        batches = [collate(rows, half, OBJECTIVE.active, 0) for half in halves]
+        loss = trainer.training_step(trainer.model, make_step(batches))
+        gradients = {name: one.grad for name, one in trainer.model.named_parameters()}
+        results.append((float(loss), gradients, trainer.figures, trainer.held_out()))
+    apart, together = results
+    assert together[0] == pytest.approx(apart[0], rel=1e-5)
+    for name, gradient in apart[1].items():
+        error = (together[1][name] - gradient).norm() / gradient.norm()
+        assert error < 1e-5, f"{name} differs by {error:.1e}"
+    assert together[2] == pytest.approx(apart[2], rel=1e-5)
+    assert together[3] == pytest.approx(apart[3], rel=1e-5)
+
+
+def test_the_cache_of_families_is_that_of_rows(
+    teacher: Any, rows: list[Row], tmp_path: Path
+) -> None:
+    live = LiveTeacher(teacher, torch.float32)
+    states = [
+        open_cache(tmp_path / name, live, "t", rows, families, lambda done, of: None)
+        for name, families in (("apart", singles(len(rows))), ("together", families_of(rows)))
+    ]
+    torch.testing.assert_close(states[0].states, states[1].states, rtol=0.02, atol=0.02)
+    batch = collate(rows, families_of(rows), OBJECTIVE.active, padding=0)
+    torch.testing.assert_close(
+        states[1].hidden(rows, batch).float(), live.hidden(rows, batch), rtol=0.02, atol=0.02
+    )
+
+
+def test_the_plan_keeps_families_whole_and_counts_every_row_in_full(rows: list[Row]) -> None:
+    families = families_of(rows)
+    budget = {"step_tokens": 300, "micro_tokens": 400, "max_tokens": None, "seed": 3}
+    plan = plan_steps(rows, families, epochs=1, **budget)
+    assert sorted(family for step in plan for micro in step for family in micro) == sorted(families)
+    steps = Steps(rows, plan, OBJECTIVE.active, 0)
+    assert steps.tokens()[-1] == sum(len(row.ids) for row in rows)
+
+
+def planted(rows: list[Row], change: Any) -> None:
+    batch = collate(rows, families_of(rows), OBJECTIVE.active, padding=0)
+    preflight.check_batch(rows, batch, OBJECTIVE.active)
+    preflight.check_batch(rows, dataclasses.replace(batch, **change(batch)), OBJECTIVE.active)
+
+
+def see_each_other(batch: MicroBatch) -> dict[str, Any]:
+    assert batch.sees is not None
+    return {"sees": torch.ones_like(batch.sees).tril()}
+
+
+def hide_the_beginning(batch: MicroBatch) -> dict[str, Any]:
+    assert batch.sees is not None
+    hidden = batch.sees.clone()
+    hidden[..., 0] = False
+    return {"sees": hidden}
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (see_each_other, "see tokens that are not before it"),
+        (hide_the_beginning, "or hides some"),
+        (
+            lambda batch: {"position_ids": torch.arange(batch.input_ids.shape[1]).expand(3, -1)},
+            "count its positions from its own beginning",
+        ),
+        (lambda batch: {"kd_counts": batch.kd_counts.clamp(max=1)}, "counts a prediction 1 times"),
+        (lambda batch: {"input_ids": batch.input_ids.roll(1, 1)}, "other tokens than the row"),
+    ],
+)
+def test_a_family_that_is_misbuilt_is_refused(rows: list[Row], change: Any, words: str) -> None:
+    with pytest.raises(TrainingError, match=words):
+        planted(rows, change)
+
+
+def test_a_model_with_windows_or_another_attention_shares_nothing(teacher: Any) -> None:
+    teacher.config.layer_types = ["full_attention", "sliding_attention"] * 2
+    assert not can_share(teacher)
+    del teacher.config.layer_types
+    teacher.config.sliding_window = 64
+    assert not can_share(teacher)
+    teacher.config.sliding_window = None
+    assert can_share(teacher)
+    teacher.config._attn_implementation = "eager"
+    assert not can_share(teacher)
