@@ -157,7 +157,8 @@ def _run_locked(
 ) -> Run:
     folder = this.folder
     emitter = Emitter(this.events)
-    stages: dict[str, dict[str, Any]] = {}
+    # What was finished before stays on record until this run has something newer.
+    stages = _recorded(this, runner.store)
     began = time.monotonic()
 
     def emit(kind: str, **fields: Any) -> None:
@@ -167,6 +168,9 @@ def _run_locked(
     def finished(artifact: Artifact, reused: bool) -> None:
         manifest = runner.store.manifest(artifact.stage, artifact.key)
         assert manifest is not None
+        if stages.get(artifact.stage, {}).get("key") != artifact.key:
+            for name in _later(artifact.stage):  # they were made from another result
+                stages.pop(name, None)
         stages[artifact.stage] = {
             "key": artifact.key,
             "digest": artifact.digest,
@@ -192,6 +196,22 @@ def _run_locked(
         raise
     emit("run_finished", seconds=round(time.monotonic() - began, 1))
     return this
+
+
+def _recorded(this: Run, store: Store) -> dict[str, dict[str, Any]]:
+    """The stages that an earlier run of this name finished in the same store."""
+    if not (this.folder / "run.json").exists():
+        return {}
+    try:
+        record = this.record
+        return dict(record["stages"]) if record["store"] == str(store.root) else {}
+    except (StoreError, KeyError, TypeError):
+        return {}  # damaged: this run writes it anew
+
+
+def _later(stage: str) -> list[str]:
+    names = [one.name for one in PIPELINE]
+    return names[names.index(stage) + 1 :]
 
 
 def _nobody(event: dict[str, Any]) -> None:

@@ -58,9 +58,12 @@ class Recipe(BaseModel):
         path = find_recipe(source)
         text = _read(path)
         data, lines = _parse(text, path)
+        places: dict[tuple[str, ...], str] = {
+            place: f"{path.name}, line {line}" for place, line in lines.items()
+        }
         for override in overrides:
-            _apply(data, override)
-        return _validate(cls, data, lines, path.name)
+            places[_apply(data, override)] = f"--set {override}"
+        return _validate(cls, data, places, path.name)
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Recipe:
@@ -144,7 +147,8 @@ def _note_lines(
         _note_lines(value, here, lines, path)
 
 
-def _apply(data: dict[str, Any], override: str) -> None:
+def _apply(data: dict[str, Any], override: str) -> tuple[str, ...]:
+    """Put the override's value into `data`; returns the field's place."""
     place, equals, text = override.partition("=")
     names = place.strip().split(".")
     if not equals or not all(names):
@@ -163,16 +167,17 @@ def _apply(data: dict[str, Any], override: str) -> None:
             raise RecipeError(f"--set {override}: {name} is a value, not a section.")
         target = inner
     target[names[-1]] = value
+    return tuple(names)
 
 
 def _validate(
-    kind: type[Recipe], data: dict[str, Any], lines: dict[tuple[str, ...], int], file: str
+    kind: type[Recipe], data: dict[str, Any], places: dict[tuple[str, ...], str], file: str
 ) -> Recipe:
     data = _fill_shared(kind, data)
     try:
         return kind.model_validate(data)
     except ValidationError as error:
-        raise _explain(kind, error, lines, file) from error
+        raise _explain(kind, error, places, file) from error
 
 
 def _fill_shared(kind: type[Recipe], data: dict[str, Any]) -> dict[str, Any]:
@@ -197,14 +202,14 @@ def _fill_shared(kind: type[Recipe], data: dict[str, Any]) -> dict[str, Any]:
 def _explain(
     kind: type[Recipe],
     error: ValidationError,
-    lines: dict[tuple[str, ...], int],
+    places: dict[tuple[str, ...], str],
     file: str,
 ) -> RecipeError:
-    """The first mistake as one line; how many more there are."""
+    """The first mistake as one line; how many more there are. places: where a field was given."""
     first = error.errors(include_url=False)[0]
     place = tuple(str(part) for part in first["loc"])
-    line = next((lines[place[:n]] for n in range(len(place), 0, -1) if place[:n] in lines), None)
-    where = f"{file}, line {line}" if line is not None else file
+    given_at = (places[place[:n]] for n in range(len(place), 0, -1) if place[:n] in places)
+    where = next(given_at, file)
     field = ".".join(place)
     hint = ""
     if first["type"] == "extra_forbidden":

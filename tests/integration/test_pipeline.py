@@ -17,6 +17,7 @@ import yaml
 
 from potstill import pipeline
 from potstill.core.events import read_events
+from potstill.errors import StoreError
 from potstill.recipe import Recipe
 
 
@@ -101,6 +102,16 @@ def test_a_whole_run_leaves_report_files_and_reusable_stages(
     for name in ("ingest", "generate", "curate", "distill"):
         assert before[name] == after[name]
 
+    # A run that fails leaves the record of what was finished before it.
+    rows = run.artifact("generate").path("examples.jsonl")
+    whole = rows.read_bytes()
+    rows.write_bytes(whole[:-9])
+    with pytest.raises(StoreError, match="is damaged"):
+        pipeline.run(recipe, project)
+    assert list(run.record["stages"]) == [stage.name for stage in pipeline.PIPELINE]
+    assert [name for name, wrong in pipeline.verify(run).items() if wrong] == ["generate"]
+    rows.write_bytes(whole)
+
 
 def outcome(project: Path) -> tuple[dict[str, str], Any, dict[str, str]]:
     """Digests of the data stages, the loss curves, and the final weights' hashes."""
@@ -129,8 +140,9 @@ def test_a_run_killed_again_and_again_ends_as_an_undisturbed_one(
 
     subprocess.run(command(calm), check=True, capture_output=True, timeout=240)
     lot = random.Random(5)
-    kills = 0
+    kills = starts = 0
     for _ in range(12):
+        starts += 1
         process = subprocess.Popen(
             command(killed),
             stdout=subprocess.DEVNULL,
@@ -149,4 +161,4 @@ def test_a_run_killed_again_and_again_ends_as_an_undisturbed_one(
 
     assert outcome(killed) == outcome(calm)
     events, _ = read_events(killed / "runs" / "small" / "events.jsonl")
-    assert sum(event["kind"] == "run_started" for event in events) == kills + 1
+    assert sum(event["kind"] == "run_started" for event in events) == starts + 1

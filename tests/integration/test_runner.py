@@ -198,6 +198,14 @@ def test_each_failure_is_one_error_and_leaves_the_finished_rows(
     assert run(toys)[0] == {"count": False, "double": False}
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full (Linux)")
+def test_a_disk_too_full_for_the_log_does_not_hide_the_error(toys: Path) -> None:
+    (toys / "logs").mkdir()
+    (toys / "logs" / "count.log").symlink_to("/dev/full")
+    with pytest.raises(PotstillError, match="nobody foresaw: KeyError: 'surprise'"):
+        run(toys, fail="bug")
+
+
 def test_a_damaged_input_stops_the_next_stage_with_its_name(toys: Path) -> None:
     run(toys)
     (rows,) = (toys / "store" / "count").glob("*/data/rows.txt")

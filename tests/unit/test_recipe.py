@@ -84,6 +84,15 @@ def test_a_wrong_type_says_what_was_given(tmp_path: Path) -> None:
     assert said.startswith("mine.yaml, line 6: distill.epochs = 'many' is not right")
 
 
+@pytest.mark.parametrize("override", ["distill.epochs=many", "distill.epochz=3"])
+def test_a_mistake_in_an_override_is_sought_there_and_not_in_the_file(
+    tmp_path: Path, override: str
+) -> None:
+    with pytest.raises(RecipeError) as caught:
+        Recipe.load(written(tmp_path, MINIMAL), [override])
+    assert str(caught.value).startswith(f"--set {override}: ")
+
+
 def test_more_mistakes_are_counted(tmp_path: Path) -> None:
     text = MINIMAL.replace("epochs: 2", "epochs: many\n  clip_norm: -1")
     assert "(1 more mistake after this one.)" in mistake(tmp_path, text)

@@ -45,7 +45,7 @@ def main() -> int:
     except PotstillError as error:
         return _failed(events, error)
     except OSError as error:
-        return _failed(events, _disk_error(error) or _unexpected(error, job))
+        return _failed(events, _disk_error(error) or _unexpected(error, job), error)
     except MemoryError as error:
         return _failed(events, _out_of_memory(job), error)
     except Exception as error:
@@ -125,12 +125,18 @@ def _die_with_parent() -> None:
 
 def _failed(events: Emitter, error: PotstillError, cause: BaseException | None = None) -> int:
     if cause is not None:
-        traceback.print_exception(cause)  # standard error is the stage's log file
+        _log(cause)
     fields = {"error": type(error).__name__, "message": error.message, "hint": error.hint}
     with contextlib.suppress(OSError):  # a full disk; the parent reads the line below instead
         events.emit("failed", **fields)
     sys.stdout.write(json.dumps(fields) + "\n")
     return error.exit_code
+
+
+def _log(cause: BaseException) -> None:
+    """Standard error is the stage's log file, and the disk may be too full for that, too."""
+    with contextlib.suppress(OSError):
+        traceback.print_exception(cause)
 
 
 def _disk_error(error: BaseException) -> PotstillError | None:
@@ -156,7 +162,6 @@ def _out_of_memory(job: dict[str, Any]) -> PotstillError:
 
 
 def _unexpected(error: BaseException, job: dict[str, Any]) -> PotstillError:
-    traceback.print_exception(error)
     return PotstillError(
         f"The stage {job['stage']} failed in a way nobody foresaw: "
         f"{type(error).__name__}: {str(error)[:300]}",

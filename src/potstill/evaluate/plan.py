@@ -16,8 +16,8 @@ from potstill.models.size import expected_parameters
 
 MODELS = 4
 # Weights times tokens a second in float32, measured with SmolLM2-135M on two cores.
-READING_RATE = 135e6 * 330
-WRITING_RATE = 135e6 * 60
+READING_RATE = 135e6 * 500
+WRITING_RATE = 135e6 * 80
 
 
 def facts(config: EvaluateConfig, project: Path) -> PlanFacts:

@@ -18,7 +18,7 @@ TOKENS_PER_QUESTION = 18  # of a chunk: prose has about so many tokens for each 
 REQUESTS_PER_PAIR = 1.35
 PROMPT_TOKENS, REPLY_TOKENS = 420, 55  # worked examples included
 # Weights times requests a second, measured with SmolLM2-135M on two cores and eight slots.
-LLAMACPP_RATE = 135e6 * 2.0
+LLAMACPP_RATE = 135e6 * 1.6
 TRANSFORMERS_RATE = 135e6 * 0.5
 
 

@@ -22,8 +22,9 @@ from potstill.records import Chunk
 READERS = ("pypdfium2", "python-docx", "charset-normalizer", "semchunk")
 BYTES_PER_TOKEN = {".pdf": 4, ".docx": 9}  # compressed, with fonts; plain text has four, too
 PLAIN_BYTES_PER_TOKEN = 4
+CHUNK_FILL = 0.75  # chunks end at sections and sentences, so most are not full
 TOKENS_PER_SECOND = 20_000  # reading and cutting; OCR takes longer, and nobody knows before
-START_SECONDS = 5
+START_SECONDS = 8
 
 
 def facts(config: IngestConfig, project: Path) -> PlanFacts:
@@ -51,11 +52,12 @@ def estimate(config: IngestConfig, earlier: Mapping[str, Figures], project: Path
     """What the sizes of the files let expect."""
     files = find_sources(config.sources, project)
     tokens = sum(file.path.stat().st_size / _bytes_per_token(file) for file in files)
-    whole = max(1, math.ceil(tokens / (config.chunk_tokens - config.overlap_tokens)))
+    length = CHUNK_FILL * config.chunk_tokens
+    chunks = max(1, math.ceil(tokens / max(1, length - config.overlap_tokens)))
     return {
         "files": len(files),
-        "chunks": whole,
-        "chunk_tokens": min(tokens, config.chunk_tokens),
+        "chunks": chunks,
+        "chunk_tokens": min(tokens, length),
         "seconds": START_SECONDS + seconds(tokens, TOKENS_PER_SECOND),
         "memory_bytes": 6e8,
         "disk_bytes": 10 * tokens,

@@ -33,6 +33,7 @@ from potstill.records import Chunk, Document, Rejected, short_id
 
 STAGE = "ingest"
 POINTS_PER_INCH = 72.0
+REMEDY = "Replace the file, or name other documents in ingest.sources."
 LONGEST_SIDE = 4000  # pixels; a poster is drawn at a lower resolution
 
 
@@ -240,7 +241,7 @@ class SeenPages:
 def _nothing_usable(problems: list[tuple[str, UnusableError]]) -> InputError:
     name, problem = problems[0]
     if len(problems) == 1:
-        return InputError(f"{name} cannot be used: {problem.detail}.", "No other source is named.")
+        return InputError(f"{name} cannot be used: {problem.detail}.", REMEDY)
     others = ", ".join(sorted({other.reason for _, other in problems[1:]}))
     return InputError(
         f"None of the {len(problems)} source files can be used; {name}: {problem.detail}.",
