@@ -19,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -32,9 +33,11 @@ BUSY_GOAL = 0.9
 SHORT = (
     "name=short",
     "ingest.sources=[sample:handbook-scan.pdf]",
-    "generate.pairs_per_chunk=3",
-    "distill.epochs=2",
-    "evaluate.max_examples=4",
+    "generate.pairs_per_chunk=4",
+    "distill.max_tokens=30000",
+    "distill.checkpoint_minutes=0.1",
+    "evaluate.max_examples=6",
+    "export.max_examples=4",
 )
 
 
@@ -131,20 +134,24 @@ def measure_kills(folder: Path, kills: int, seed: int) -> None:
     subprocess.run(command(calm, *SHORT), check=True, stdout=sys.stderr)
     length = time.monotonic() - began
     lot = random.Random(seed)
-    done = 0
+    done, hit = 0, Counter[str]()
     while done < kills:
         process = subprocess.Popen(
             command(killed, *SHORT), stdout=sys.stderr, start_new_session=True
         )
         try:
-            process.wait(timeout=lot.uniform(0.5, max(4.0, 2.5 * length / kills)))
+            process.wait(timeout=lot.uniform(1.0, max(4.0, 3.2 * length / kills)))
             break  # it finished before it could be killed
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
             done += 1
+            hit[last_stage(killed)] += 1
     last = subprocess.run(command(killed, *SHORT), check=False, stdout=sys.stderr)
-    how = f"SIGKILL to the whole process group at {done} random moments (seed {seed})"
+    how = (
+        f"SIGKILL to the whole process group at {done} random moments (seed {seed}) of a shortened "
+        f"quickstart that takes {length:.0f} s undisturbed; where they fell: {dict(hit)}"
+    )
     figure("kills_survived", done, "kills", kills, last.returncode == 0 and done == kills, how)
     if last.returncode != 0:
         return
@@ -155,6 +162,14 @@ def measure_kills(folder: Path, kills: int, seed: int) -> None:
     sent = requests_sent(killed)
     holds = sent["repeated"] == 0
     figure("requests_sent_twice", sent["repeated"], "requests", 0, holds, f"{how}; {sent}")
+
+
+def last_stage(project: Path) -> str:
+    """The stage that the short run was in when it was killed."""
+    path = project / "runs" / "short" / "events.jsonl"
+    lines = path.read_text().splitlines() if path.exists() else []
+    stages = [json.loads(line)["stage"] for line in lines if line.endswith("}")]
+    return str(next((stage for stage in reversed(stages) if stage), "before the first stage"))
 
 
 def requests_sent(project: Path) -> dict[str, int]:
