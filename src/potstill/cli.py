@@ -113,7 +113,18 @@ def _show_report(report: dict[str, Any], folder: Path) -> None:
     out.print()
     name = _shown(folder)
     out.print(f"Report   {name / 'report.html'}", highlight=False)
-    out.print(f"Chat     potstill chat {name}", highlight=False)
+    out.print(f"Chat     {_command()} chat {name}", highlight=False)
+
+
+def _command() -> str:
+    """How this program is called from here: by its name if the shell finds it, else by its path."""
+    import shutil
+
+    own = Path(sys.argv[0])
+    found = shutil.which("potstill")
+    if own.name != "potstill" or (found and Path(found).samefile(own)):
+        return "potstill"
+    return str(_shown(own))
 
 
 def _shown(folder: Path) -> Path:

@@ -112,7 +112,9 @@ class Display:
 
     def _on_progress(self, event: dict[str, Any]) -> None:
         label = event.get("step") or event["stage"]
-        count = f"{number(event['done'])}/{number(event['total'])} {event['unit']}"
+        count = f"{number(int(event['done']))}/{number(event['total'])} {event['unit']}"
+        if "page" in event:
+            count += f", page {number(event['page'])}/{number(event['pages'])}"
         figures = "  ".join(f"{name} {value}" for name, value in self._figures.items())
         if not self.live:
             now = time.monotonic()
