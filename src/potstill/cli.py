@@ -122,7 +122,7 @@ def _command() -> str:
 
     own = Path(sys.argv[0])
     found = shutil.which("potstill")
-    if own.name != "potstill" or (found and Path(found).samefile(own)):
+    if own.name != "potstill" or not own.exists() or (found and Path(found).samefile(own)):
         return "potstill"
     return str(_shown(own))
 

@@ -158,7 +158,7 @@ def _run_locked(
     folder = this.folder
     emitter = Emitter(this.events)
     # What was finished before stays on record until this run has something newer.
-    stages = _recorded(this, runner.store)
+    stages = _recorded(this, recipe, runner.store)
     began = time.monotonic()
 
     def emit(kind: str, **fields: Any) -> None:
@@ -198,15 +198,19 @@ def _run_locked(
     return this
 
 
-def _recorded(this: Run, store: Store) -> dict[str, dict[str, Any]]:
-    """The stages that an earlier run of this name finished in the same store."""
-    if not (this.folder / "run.json").exists():
-        return {}
+def _recorded(this: Run, recipe: Recipe, store: Store) -> dict[str, dict[str, Any]]:
+    """The stages that an earlier run of this recipe finished in the same store."""
     try:
         record = this.record
-        return dict(record["stages"]) if record["store"] == str(store.root) else {}
-    except (StoreError, KeyError, TypeError):
-        return {}  # damaged: this run writes it anew
+        stages = record["stages"]
+        same = (record["store"], record["recipe"]) == (
+            str(store.root),
+            recipe.model_dump(mode="json"),
+        )
+    except (StoreError, OSError, LookupError):
+        return {}  # there is none, or it is damaged and this run writes it anew
+    whole = isinstance(stages, dict) and all(isinstance(one, dict) for one in stages.values())
+    return dict(stages) if same and whole else {}
 
 
 def _later(stage: str) -> list[str]:

@@ -161,4 +161,5 @@ def test_a_run_killed_again_and_again_ends_as_an_undisturbed_one(
 
     assert outcome(killed) == outcome(calm)
     events, _ = read_events(killed / "runs" / "small" / "events.jsonl")
-    assert sum(event["kind"] == "run_started" for event in events) == starts + 1
+    # A kill may fall before a run has said that it started.
+    assert 1 < sum(event["kind"] == "run_started" for event in events) <= starts + 1

@@ -23,6 +23,8 @@ from potstill.core.store import Store
 from potstill.errors import PotstillError, by_name
 
 Watcher = Callable[[dict[str, Any]], None]
+LARGEST_CORRECTION = 4.0
+"""A stage that found its work done, or met pages to recognise, says little about the next run."""
 
 
 @dataclass(frozen=True)
@@ -76,33 +78,38 @@ class Runner:
                 figures[name] = step.stage.counts(artifact)
                 planned.append(PlannedStep(name, "reuse", "nothing changed", {}, key.value))
                 continue
-            figures[name] = step.stage.estimate(step.config, figures, self.project)
+            figures[name] = self._expected(step, figures)
             expected = self._corrected(name, figures[name])
             if key is None:
                 step.stage.facts(step.config, self.project)  # a wrong model is told of now
                 reason = f"after {', '.join(missing)}"
                 planned.append(PlannedStep(name, "wait", reason, expected, None))
                 continue
-            draft = self.store.root / name / f"{key.value}.draft"
-            action = "resume" if draft.exists() else "run"
+            action = "resume" if self.store.has_draft(name, key.value) else "run"
             reason = self._reason(name, key, action)
             planned.append(PlannedStep(name, action, reason, expected, key.value))
         return planned
 
+    def _expected(self, step: Step, figures: Mapping[str, Figures]) -> Figures:
+        """The stage's estimate; none if it fails, for no guess is worth a run."""
+        try:
+            return step.stage.estimate(step.config, figures, self.project)
+        except (ArithmeticError, LookupError, OSError, TypeError, ValueError):
+            return {}
+
     def _corrected(self, name: str, expected: Figures) -> Figures:
         """The estimate with its time as this machine needs it: by as much as the stage's last
-        undisturbed run took more or less than had been expected of it."""
-        last = self.store.newest_manifest(name)
-        if last is None or last.get("resumed") or "seconds" not in expected:
+        undisturbed run took more or less than had been expected of it, within reason."""
+        last = self.store.newest_manifest(name, undisturbed=True)
+        foreseen = last.get("expected", {}).get("seconds") if last else None
+        if last is None or not foreseen or "seconds" not in expected:
             return expected
-        foreseen = last.get("expected", {}).get("seconds")
-        if not foreseen:
-            return expected
-        return {**expected, "seconds": expected["seconds"] * last["seconds"] / foreseen}
+        factor = min(LARGEST_CORRECTION, max(1 / LARGEST_CORRECTION, last["seconds"] / foreseen))
+        return {**expected, "seconds": expected["seconds"] * factor}
 
     def _reason(self, name: str, key: StageKey, action: str) -> str:
         if action == "resume":
-            return "was interrupted; goes on from where it was"
+            return "was interrupted; goes on from where it was, for less than this"
         last = self.store.newest_manifest(name)
         if last is None:
             return "never run here"
@@ -130,7 +137,7 @@ class Runner:
             artifact = self.store.find(name, key.value)
             reused = artifact is not None
             if artifact is None:
-                expected = step.stage.estimate(step.config, figures, self.project)
+                expected = self._expected(step, figures)
                 self._spawn(step, key, done, expected, events, logs / f"{name}.log", watch)
                 artifact = self.store.find(name, key.value)
                 if artifact is None:

@@ -87,7 +87,8 @@ class PlanFacts:
 
 Figures = Mapping[str, float]
 """Quantities by name. Of costs: requests, tokens, seconds, memory_bytes, disk_bytes, money. Of
-what later stages have to work on: documents, chunks, chunk_tokens, rows, train_rows, test_rows."""
+what later stages have to work on: files, chunks, chunk_tokens, rows, train_rows, validation_rows,
+test_rows, parameters."""
 
 
 def _no_facts(config: Any, project: Path) -> PlanFacts:

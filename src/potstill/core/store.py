@@ -77,14 +77,19 @@ class Store:
             raise _damaged(folder, problems[0])
         return Artifact(stage, key, folder, manifest["digest"])
 
-    def newest_manifest(self, stage: str) -> dict[str, Any] | None:
-        """The manifest of the stage's last finished result, whatever its key; None if none."""
+    def newest_manifest(self, stage: str, *, undisturbed: bool = False) -> dict[str, Any] | None:
+        """The manifest of the stage's last finished result, whatever its key; None if none.
+
+        undisturbed: of those that were made in one go.
+        """
         finished: list[dict[str, Any]] = []
         for path in (self.root / stage).glob(f"*/{MANIFEST}"):
             try:
                 finished.append(read_json(path))
             except (StoreError, OSError):
                 continue  # a damaged entry is reported when it is used, not when it is compared
+        if undisturbed:
+            finished = [one for one in finished if not one.get("resumed")]
         return max(finished, key=lambda one: str(one.get("finished", "")), default=None)
 
     @contextmanager
@@ -105,6 +110,10 @@ class Store:
             yield
         finally:
             lock.release()
+
+    def has_draft(self, stage: str, key: str) -> bool:
+        """Whether a process was interrupted while it made this entry."""
+        return (self.root / stage / f"{key}.draft").exists()
 
     def draft(self, stage: str, key: str) -> Draft:
         """The entry's draft folder; one left behind by a killed process is gone on with, without

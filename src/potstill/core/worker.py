@@ -63,6 +63,7 @@ def run_job(job: dict[str, Any], events: Emitter) -> None:
         if store.find(stage.name, key) is not None or store.recover(stage.name, key):
             return  # finished while this one waited, or just before a kill
         inputs = {name: _input(store, name, one) for name, one in job["inputs"].items()}
+        resumed = store.has_draft(stage.name, key)
         draft = store.draft(stage.name, key)
         context = Context(
             project=Path(job["project"]),
@@ -71,7 +72,6 @@ def run_job(job: dict[str, Any], events: Emitter) -> None:
             threads=job["threads"],
             events=events,
         )
-        resumed = any(draft.work.iterdir())
         events.emit("started", key=key, resumed=resumed)
         began = time.monotonic()
         stage.load()(config, inputs, draft, context)

@@ -22,11 +22,11 @@ from torch import Tensor
 from potstill.distill.config import Tokens
 from potstill.distill.families import (
     Family,
-    Place,
+    RowSpan,
     computed_tokens,
-    places,
+    positions_and_mask,
     shared_tokens,
-    sights,
+    spans_of,
 )
 from potstill.errors import TrainingError
 from potstill.models.chat import encode_example
@@ -62,7 +62,7 @@ class MicroBatch:
 
     rows: tuple[int, ...]
     """Which rows of the data set."""
-    places: tuple[Place, ...]
+    spans: tuple[RowSpan, ...]
     """Where each of them stands in the flattened input."""
     input_ids: Tensor
     """[B, L] int64."""
@@ -76,14 +76,15 @@ class MicroBatch:
     """[N] fp32: for how many rows the cross-entropy counts here."""
     position_ids: Tensor | None = None
     """[B, L] int64, where rows share a beginning; else a token's position is its column."""
-    sees: Tensor | None = None
+    attention_mask: Tensor | None = None
     """[B, 1, L, L] bool: which token (third axis) sees which; else every one before it."""
 
     def inputs(self) -> dict[str, Any]:
         """What the decoder is called with."""
         arguments: dict[str, Any] = {"input_ids": self.input_ids, "use_cache": False}
-        if self.sees is not None:
-            arguments |= {"position_ids": self.position_ids, "attention_mask": self.sees}
+        if self.attention_mask is not None:
+            arguments["position_ids"] = self.position_ids
+            arguments["attention_mask"] = self.attention_mask
         return arguments
 
     def to(self, device: torch.device) -> MicroBatch:
@@ -161,8 +162,8 @@ def plan_steps(
     steps: list[list[Micro]] = []
     spent, epoch = 0, 0
     while spent < budget:
-        lots = random.Random(f"{seed}/{epoch}")
-        for step in _epoch_steps(families, tokens, sizes, step_tokens, lots):
+        rng = random.Random(f"{seed}/{epoch}")
+        for step in _epoch_steps(families, tokens, sizes, step_tokens, rng):
             if spent >= budget:
                 break
             spent += sum(tokens[family] for family in step)
@@ -173,8 +174,9 @@ def plan_steps(
 
 def sizes_of(rows: Sequence[Row], families: Sequence[Family]) -> dict[Family, int]:
     """How many tokens each family computes."""
-    ids = [row.ids for row in rows]
-    return {family: computed_tokens(ids, family) for family in families}
+    return {
+        family: computed_tokens([rows[number].ids for number in family]) for family in families
+    }
 
 
 def split_step(
@@ -195,19 +197,20 @@ def _epoch_steps(
     tokens: Mapping[Family, int],
     sizes: Mapping[Family, int],
     step_tokens: int,
-    lots: random.Random,
+    rng: random.Random,
 ) -> list[list[Family]]:
     order = list(families)
-    lots.shuffle(order)
+    rng.shuffle(order)
     steps: list[list[Family]] = []
     window: list[Family] = []
+    held = 0
     for place, family in enumerate(order):
         window.append(family)
-        full = sum(tokens[one] for one in window) >= WINDOW_STEPS * step_tokens
-        if full or place == len(order) - 1:
+        held += tokens[family]
+        if held >= WINDOW_STEPS * step_tokens or place == len(order) - 1:
             window.sort(key=lambda family: (sizes[family], family))
-            steps += _window_steps(window, tokens, step_tokens, lots)
-            window = []
+            steps += _window_steps(window, tokens, step_tokens, rng)
+            window, held = [], 0
     return steps
 
 
@@ -215,7 +218,7 @@ def _window_steps(
     window: Sequence[Family],
     tokens: Mapping[Family, int],
     step_tokens: int,
-    lots: random.Random,
+    rng: random.Random,
 ) -> list[list[Family]]:
     """Cut a sorted window into steps of nearly equal size, in a shuffled order."""
     total = sum(tokens[family] for family in window)
@@ -227,7 +230,7 @@ def _window_steps(
         steps[min(count - 1, int(middle * count / total))].append(family)
         seen += tokens[family]
     steps = [step for step in steps if step]
-    lots.shuffle(steps)
+    rng.shuffle(steps)
     return steps
 
 
@@ -235,49 +238,49 @@ def collate(
     rows: Sequence[Row], micro: Sequence[Family], active: ActiveTokens, padding: int
 ) -> MicroBatch:
     """The micro-batch of some families. `padding` is any id the model has an embedding for."""
-    ids = [row.ids for row in rows]
-    longest = max(computed_tokens(ids, family) for family in micro)
+    longest = max(computed_tokens([rows[number].ids for number in family]) for family in micro)
     input_ids = torch.full((len(micro), longest), padding, dtype=torch.int64)
-    found: list[Place] = []
+    spans: list[RowSpan] = []
     predictions: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
-    seen: list[tuple[Tensor, Tensor]] = []
+    masks: list[tuple[Tensor, Tensor]] = []
     branched = any(len(family) > 1 for family in micro)
     for line, family in enumerate(micro):
-        shared = shared_tokens(ids, family)
-        members = places([len(ids[number]) for number in family], shared, line * longest)
-        for number, place in zip(family, members, strict=True):
-            input_ids.view(-1)[place.flat()] = torch.tensor(ids[number], dtype=torch.int64)
-        predictions += _predictions([rows[number] for number in family], members, active)
-        found += members
+        members = [rows[number] for number in family]
+        ids = [row.ids for row in members]
+        found = spans_of([len(one) for one in ids], shared_tokens(ids), line * longest)
+        for one, span in zip(ids, found, strict=True):
+            input_ids.view(-1)[span.flat()] = torch.tensor(one, dtype=torch.int64)
+        predictions += _predictions(members, found, active)
+        spans += found
         if branched:
-            seen.append(sights(members, longest))
+            masks.append(positions_and_mask(found, longest))
     positions, targets, kd_counts, ce_counts = (
         torch.cat(parts) for parts in zip(*predictions, strict=True)
     )
     counts = (kd_counts + ce_counts) > 0
     return MicroBatch(
         tuple(number for family in micro for number in family),
-        tuple(found),
+        tuple(spans),
         input_ids,
         positions[counts],
         targets[counts],
         kd_counts[counts],
         ce_counts[counts],
-        torch.stack([position_ids for position_ids, _ in seen]) if branched else None,
-        torch.stack([sees for _, sees in seen]).unsqueeze(1) if branched else None,
+        torch.stack([position_ids for position_ids, _ in masks]) if branched else None,
+        torch.stack([mask for _, mask in masks]).unsqueeze(1) if branched else None,
     )
 
 
 def _predictions(
-    family: Sequence[Row], members: Sequence[Place], active: ActiveTokens
+    family: Sequence[Row], spans: Sequence[RowSpan], active: ActiveTokens
 ) -> list[tuple[Tensor, Tensor, Tensor, Tensor]]:
     """Positions, targets and counts: of the shared beginning once, of each row's own end."""
-    beginning = max(0, members[0].shared - 1)  # predictions whose target is shared too
+    beginning = max(0, spans[0].shared - 1)  # predictions whose target is shared too
     shared_kd, shared_ce = torch.zeros(beginning), torch.zeros(beginning)
     first = torch.tensor(family[0].ids[1 : beginning + 1], dtype=torch.int64)
-    found = [(members[0].flat()[:beginning], first, shared_kd, shared_ce)]
-    for row, place in zip(family, members, strict=True):
-        flat, ids = place.flat(), torch.tensor(row.ids, dtype=torch.int64)
+    found = [(spans[0].flat()[:beginning], first, shared_kd, shared_ce)]
+    for row, span in zip(family, spans, strict=True):
+        flat, ids = span.flat(), torch.tensor(row.ids, dtype=torch.int64)
         # The shift, here and nowhere else: position t predicts token t + 1.
         in_answer = torch.arange(1, len(ids)) >= row.answer_start
         kd, ce = _active(in_answer, active.kd), _active(in_answer, active.ce)

@@ -119,8 +119,9 @@ class DistillConfig(StageConfig):
     share_beginnings: bool = Field(
         True,
         description="Compute the tokens that rows have in common at their beginning, such as a "
-        "passage with several questions, once: the same gradient in less time. Has no effect on "
-        "models with sliding-window attention.",
+        "passage with several questions, once: the same gradient of such rows in less time. They "
+        "stay in one optimizer step. Has no effect on models with sliding-window attention, and "
+        "none with lora.dropout.",
     )
     passages: bool = Field(
         False, description="Also imitate the teacher on the bare text of the training chunks."

@@ -25,13 +25,12 @@ Family = tuple[int, ...]
 """Numbers of rows that share a beginning; a row that shares nothing is a family of its own."""
 
 LARGEST_FAMILY = 1024
-"""Most tokens of a family's sequence: its attention costs the square of them."""
-FEWEST_SHARED = 32
-LEAST_SHARE = 0.5
-"""A row joins a family if so many of its tokens, and this part of it, are shared."""
+"""Tokens of a family's sequence, or twice its longest row: its attention costs their square."""
+LEAST_GAIN = 32
+"""A row joins a family if that saves so many tokens."""
 
 
-class Place(NamedTuple):
+class RowSpan(NamedTuple):
     """Where a row stands in the flattened input of a batch."""
 
     shared_start: int
@@ -59,27 +58,34 @@ def can_share(model: Any) -> bool:
     return implementation == "sdpa" and set(kinds) == {"full_attention"} and not windowed
 
 
-def singles(count: int) -> list[Family]:
+def one_row_families(count: int) -> list[Family]:
     """Every row by itself."""
     return [(number,) for number in range(count)]
 
 
-def group(rows: Sequence[Sequence[int]], most: int) -> list[Family]:
-    """Families of rows of token ids, each of at most `most` tokens (a single row may be longer)."""
-    most = min(most, LARGEST_FAMILY)
+def group(rows: Sequence[Sequence[int]], *, computed: int, in_full: int) -> list[Family]:
+    """Families of rows of token ids, in the order of their ids.
+
+    computed: most tokens of a family's sequence. in_full: most tokens of its rows, each counted in
+    full. A single row may have more. A row joins the family before it only where that saves.
+    """
     families: list[Family] = []
     current: list[int] = []
+    size = total = 0
     for number in sorted(range(len(rows)), key=lambda number: (tuple(rows[number]), number)):
         ids = rows[number]
         if current:
             # In sorted order nothing between two rows shares less than these two do.
             shared = common_beginning(rows[current[0]], ids)
-            joined = shared + sum(len(rows[one]) - shared for one in (*current, number))
-            if joined <= most and shared >= max(FEWEST_SHARED, LEAST_SHARE * len(ids)):
+            joined = total + len(ids) - len(current) * shared
+            most = min(computed, max(LARGEST_FAMILY, 2 * len(ids)))
+            saves = size + len(ids) - joined >= LEAST_GAIN
+            if saves and joined <= most and total + len(ids) <= in_full:
                 current.append(number)
+                size, total = joined, total + len(ids)
                 continue
             families.append(tuple(current))
-        current = [number]
+        current, size, total = [number], len(ids), len(ids)
     return [*families, tuple(current)] if current else families
 
 
@@ -91,29 +97,29 @@ def common_beginning(one: Sequence[int], other: Sequence[int]) -> int:
     return min(len(one), len(other))
 
 
-def shared_tokens(rows: Sequence[Sequence[int]], family: Family) -> int:
+def shared_tokens(family: Sequence[Sequence[int]]) -> int:
     """Length of the beginning that all rows of a family share; 0 for a single row."""
     if len(family) == 1:
         return 0
-    return min(common_beginning(rows[family[0]], rows[number]) for number in family[1:])
+    return min(common_beginning(family[0], ids) for ids in family[1:])
 
 
-def computed_tokens(rows: Sequence[Sequence[int]], family: Family) -> int:
+def computed_tokens(family: Sequence[Sequence[int]]) -> int:
     """Length of the family's sequence."""
-    shared = shared_tokens(rows, family)
-    return shared + sum(len(rows[number]) - shared for number in family)
+    shared = shared_tokens(family)
+    return shared + sum(len(ids) - shared for ids in family)
 
 
-def places(lengths: Sequence[int], shared: int, start: int) -> list[Place]:
+def spans_of(lengths: Sequence[int], shared: int, start: int) -> list[RowSpan]:
     """Where the rows of a family stand if its sequence begins at flat position `start`."""
     found, own = [], start + shared
     for length in lengths:
-        found.append(Place(start, shared, own, length))
+        found.append(RowSpan(start, shared, own, length))
         own += length - shared
     return found
 
 
-def sights(family: Sequence[Place], width: int) -> tuple[Tensor, Tensor]:
+def positions_and_mask(family: Sequence[RowSpan], width: int) -> tuple[Tensor, Tensor]:
     """Position of each token in its row, [width] int64, and what it sees, [width, width] bool.
 
     Padding sees only itself: an empty row of a mask would be a softmax over nothing.
@@ -121,11 +127,11 @@ def sights(family: Sequence[Place], width: int) -> tuple[Tensor, Tensor]:
     start, shared = family[0].shared_start, family[0].shared
     positions = torch.zeros(width, dtype=torch.int64)
     positions[:shared] = torch.arange(shared)
-    sees = torch.eye(width, dtype=torch.bool)
-    sees[:shared, :shared] = True
-    for place in family:
-        first, last = place.own_start - start, place.own_start - start + place.length - shared
-        positions[first:last] = torch.arange(shared, place.length)
-        sees[first:last, :shared] = True
-        sees[first:last, first:last] = True
-    return positions, sees.tril()
+    mask = torch.eye(width, dtype=torch.bool)
+    mask[:shared, :shared] = True
+    for span in family:
+        first, last = span.own_start - start, span.own_start - start + span.length - shared
+        positions[first:last] = torch.arange(shared, span.length)
+        mask[first:last, :shared] = True
+        mask[first:last, first:last] = True
+    return positions, mask.tril()

@@ -14,14 +14,15 @@ from potstill.distill.config import DistillConfig
 from potstill.models import refs
 from potstill.models.size import expected_parameters, folder_parameters
 
-QUESTION_TOKENS = 55  # a row is its passage, a question, an answer, and the chat template
+INSTRUCTION_TOKENS, QUESTION_TOKENS = 30, 30  # of a row besides its passage
 # Weights times computed tokens a second, measured with SmolLM2-135M and a student of 99M on two
 # cores.
-TRAINING_RATE = 99e6 * 400
+TRAINING_RATE = 99e6 * 310
 READING_RATE = 135e6 * 1000
 GREEDY_RATE = 135e6 * 900
-CANDIDATES = 8  # of models/surgery.py
-BYTES_A_WEIGHT = 16  # weight, gradient and AdamW's two moments in float32
+CANDIDATES, ROUNDS = 8, 10  # of the greedy choice: layers tried in a round, rounds, about
+BYTES_A_WEIGHT = {"none": 16, "lora": 5}  # float32: weight, gradient, AdamW's two moments
+LAYER_SHARE = 0.026  # of a small model's weights; larger ones have more layers
 BYTES_A_TOKEN = 1.6e6  # activations of a micro-batch's token, at 99M weights
 
 
@@ -32,40 +33,46 @@ def facts(config: DistillConfig, project: Path) -> PlanFacts:
 
 def row_tokens(earlier: Mapping[str, Figures]) -> float:
     """About how long a row is."""
-    return earlier["ingest"]["chunk_tokens"] + QUESTION_TOKENS
+    return earlier["ingest"]["chunk_tokens"] + INSTRUCTION_TOKENS + QUESTION_TOKENS
 
 
 def computed_share(config: DistillConfig, earlier: Mapping[str, Figures]) -> float:
     """Which part of the rows' tokens is computed, as their common beginnings are only once."""
-    chunk = earlier["ingest"]["chunk_tokens"]
-    questions = max(1.0, earlier["generate"]["rows"] / earlier["ingest"]["chunks"])
-    if not config.share_beginnings or chunk < QUESTION_TOKENS:
+    length = row_tokens(earlier)
+    # A family of rows stays within these (families.py).
+    room = min(config.step_tokens / length, 1 + config.micro_tokens / QUESTION_TOKENS)
+    asked = earlier["generate"]["rows"] / max(1.0, earlier["ingest"]["chunks"])
+    rows = max(1.0, min(asked, room))
+    if not config.share_beginnings or length > config.sequence_tokens:
         return 1.0
-    return (chunk + questions * QUESTION_TOKENS) / (questions * (chunk + QUESTION_TOKENS))
+    return (length + (rows - 1) * QUESTION_TOKENS) / (rows * length)
 
 
 def estimate(config: DistillConfig, earlier: Mapping[str, Figures], project: Path) -> Figures:
     """Two trainings of the same length, the teacher's pass over the rows, the choice of layers."""
     teacher = expected_parameters(config.teacher)
     student = teacher * config.student.parameters_ratio
+    if config.student.drop_layers is not None:
+        student = teacher * max(0.1, 1 - LAYER_SHARE * config.student.drop_layers)
     length = min(row_tokens(earlier), config.sequence_tokens)
     rows = earlier["curate"]["train_rows"] * length
     budget = min(config.epochs * rows, config.max_tokens or float("inf"))
     held_out = min(earlier["curate"]["validation_rows"] * length, config.validation_tokens)
-    tried = config.student.calibration_tokens * CANDIDATES * 10  # about ten layers go
+    tried = config.student.calibration_tokens * CANDIDATES * ROUNDS
     computed = computed_share(config, earlier)
     spent = 20 + seconds(2 * budget * computed, TRAINING_RATE / student)
     spent += seconds((rows + 2 * config.validations * held_out) * computed, READING_RATE / teacher)
     if config.student.method == "greedy":
         spent += seconds(tried, GREEDY_RATE / teacher)
+    width = (teacher / 400) ** 0.5  # of hidden states, about: 576 of SmolLM2-135M
     activations = BYTES_A_TOKEN * (student / 99e6) ** 0.5 * config.micro_tokens
     return {
         "parameters": student,
         "tokens": round(2 * budget),
         "seconds": spent,
-        "memory_bytes": 8e8 + BYTES_A_WEIGHT * student + 4 * teacher + activations,
-        # Three models in bf16; the larger part, two checkpoints, goes when training is done.
-        "disk_bytes": 3 * 2 * student + 2 * 12 * student,
+        "memory_bytes": 8e8 + BYTES_A_WEIGHT[config.adapter] * student + 4 * teacher + activations,
+        # Three models in bf16; two checkpoints and the teacher's states go when training is done.
+        "disk_bytes": 3 * 2 * student + 2 * 12 * student + 2 * rows * width,
     }
 
 

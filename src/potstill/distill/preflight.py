@@ -48,7 +48,7 @@ def check(
         check_prompts(example, teacher_tokenizer, student_tokenizer)
     check_rows([*rows, *validation], student_tokenizer, vocabulary, teacher, student)
     check_anything_active(rows, active)
-    stride = max(1, batch_count // SAMPLED_BATCHES)
+    stride = max(1, -(-batch_count // SAMPLED_BATCHES))  # rounded up
     for number in range(0, batch_count, stride):
         check_batch(rows, batches(number), active)
     return vocabulary
@@ -202,12 +202,12 @@ def check_batch(rows: Sequence[Row], batch: MicroBatch, active: ActiveTokens) ->
             raise _misbuilt(rows[number], "holds other tokens than the row")
         _check_sight(rows[number], flat, batch)
     wanted = _wanted(rows, {number: flat.tolist() for number, flat in places.items()}, active)
-    text = {position for position, _ in wanted}
+    text, counted = ({position for position, _ in some} for some in (wanted, found))
     for number, flat in places.items():
         for token, position in enumerate(flat.tolist()[:-1], 1):
             target = rows[number].ids[token]
             expected, got = wanted[position, target], found.get((position, target))
-            if got is None and any(place == position for place, _ in found) and any(expected):
+            if got is None and any(expected) and position in counted:
                 raise _misbuilt(rows[number], "has targets that are not the tokens that follow")
             _check_counts(rows[number], token, expected, got or (0.0, 0.0))
     for position, target in found:
@@ -255,7 +255,7 @@ def _check_sight(row: Row, flat: Tensor, batch: MicroBatch) -> None:
     """Each token has its position in the row, and sees the row's tokens up to itself, no other."""
     width = batch.input_ids.shape[1]
     line, columns = int(flat[0]) // width, flat % width
-    if batch.sees is None or batch.position_ids is None:
+    if batch.attention_mask is None or batch.position_ids is None:
         if not torch.equal(columns, torch.arange(len(flat))):
             raise _misbuilt(row, "does not start its positions at 0")
         return
@@ -263,7 +263,7 @@ def _check_sight(row: Row, flat: Tensor, batch: MicroBatch) -> None:
         raise _misbuilt(row, "does not count its positions from its own beginning")
     expected = torch.zeros(len(flat), width, dtype=torch.bool)
     expected[:, columns] = torch.ones(len(flat), len(flat)).tril().bool()
-    if not torch.equal(batch.sees[line, 0][columns], expected):
+    if not torch.equal(batch.attention_mask[line, 0][columns], expected):
         raise _misbuilt(row, "lets the row see tokens that are not before it, or hides some")
 
 

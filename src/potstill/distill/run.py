@@ -95,12 +95,8 @@ def run(
     cut["parameters"]["student"] = surgery.parameters_of(student)
     write_json(draft.data / "surgery.json", cut)
     _save_once(student, tokenizer, draft, "undistilled")
-    shared = config.share_beginnings and families.can_share(student)
     row_families, held_out_families = (
-        families.group([row.ids for row in some], config.micro_tokens)
-        if shared
-        else families.singles(len(some))
-        for some in (rows, validation)
+        _families(config, student, some) for some in (rows, validation)
     )
     plan = plan_steps(
         rows,
@@ -111,6 +107,7 @@ def run(
         max_tokens=config.max_tokens,
         seed=context.seed,
     )
+    _report_unseen(rows, plan, config, context)
     objective = _objective(config)
     micros = [micro for step in plan for micro in step]
     vocabulary = preflight.check(
@@ -148,6 +145,16 @@ def run(
             patience=0 if distilled else config.patience,
         )
     _write_results(config, trained, material, draft)
+
+
+def _families(config: DistillConfig, student: Any, rows: Sequence[Row]) -> list[Family]:
+    """Rows that are computed together. Dropout would be drawn once for all that share a token."""
+    drops = config.adapter == "lora" and config.lora.dropout > 0
+    if drops or not config.share_beginnings or not families.can_share(student):
+        return families.one_row_families(len(rows))
+    return families.group(
+        [row.ids for row in rows], computed=config.micro_tokens, in_full=config.step_tokens
+    )
 
 
 FINETUNED = Objective(kd_weight=0.0, kd_tokens="all", ce_weight=1.0, ce_tokens="all")
@@ -192,6 +199,18 @@ def _report_truncated(
         context.events.warning(
             f"{cut} of {len(rows) + len(validation)} rows are longer than "
             f"{config.sequence_tokens} tokens; their ends, with the answers, are cut off."
+        )
+
+
+def _report_unseen(
+    rows: Sequence[Row], plan: Sequence[Sequence[Micro]], config: DistillConfig, context: Context
+) -> None:
+    """A cap on tokens that was right for few rows silently leaves out many."""
+    seen = {row for step in plan for micro in step for family in micro for row in family}
+    if len(seen) < len(rows) and config.epochs >= 1:
+        context.events.warning(
+            f"distill.max_tokens ends the training before {len(rows) - len(seen)} of {len(rows)} "
+            "rows are seen once."
         )
 
 

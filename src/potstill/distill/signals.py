@@ -96,8 +96,8 @@ class CachedTeacher:
     def hidden(self, rows: Sequence[Row], batch: MicroBatch) -> Tensor:
         """Rows of the file: the prediction at position t of row r is number offsets[r] + t."""
         number = torch.zeros(batch.input_ids.numel(), dtype=torch.int64)
-        for row, place in zip(batch.rows, batch.places, strict=True):
-            number[place.flat()] = self.offsets[row] + torch.arange(place.length)
+        for row, span in zip(batch.rows, batch.spans, strict=True):
+            number[span.flat()[:-1]] = self.offsets[row] + torch.arange(span.length - 1)
         return self.states[number[batch.positions.cpu()]].to(batch.input_ids.device)
 
 
@@ -175,9 +175,9 @@ def _compute(
                 states[batch.positions.cpu()] = teacher.hidden(rows, batch).to(
                     "cpu", torch.bfloat16
                 )
-                for row, place in zip(batch.rows, batch.places, strict=True):
+                for row, span in zip(batch.rows, batch.spans, strict=True):
                     output.seek(offsets[row] * width * 2)
-                    output.write(_checked(rows[row], states[place.flat()[:-1]]))
+                    output.write(_checked(rows[row], states[span.flat()[:-1]]))
             output.flush()
             os.fsync(output.fileno())
             write_json(noted, {"done": number + 1})

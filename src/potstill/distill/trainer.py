@@ -273,11 +273,9 @@ class DistillTrainer(Trainer):  # type: ignore[misc]
     def held_out(self) -> dict[str, float]:
         """Means over held-out tokens. Everything but `loss` means the same for every objective."""
         self.model.eval()
-        rows, sums = (
-            self.validation,
-            dict.fromkeys(
-                ("kl", "kl_answer", "ce", "ce_answer", "agreement", "kd", "kd_answer"), 0.0
-            ),
+        rows = self.validation
+        sums = dict.fromkeys(
+            ("kl", "kl_answer", "ce", "ce_answer", "agreement", "kd", "kd_answer"), 0.0
         )
         tokens = answers = 0.0
         sizes = sizes_of(rows, self.validation_families)

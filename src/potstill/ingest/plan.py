@@ -51,9 +51,11 @@ def facts(config: IngestConfig, project: Path) -> PlanFacts:
 def estimate(config: IngestConfig, earlier: Mapping[str, Figures], project: Path) -> Figures:
     """What the sizes of the files let expect."""
     files = find_sources(config.sources, project)
-    tokens = sum(file.path.stat().st_size / _bytes_per_token(file) for file in files)
+    sizes = [(file.path.stat().st_size, _bytes_per_token(file)) for file in files]
+    tokens = sum(size / part for size, part in sizes if size <= config.max_file_bytes)
     length = CHUNK_FILL * config.chunk_tokens
-    chunks = max(1, math.ceil(tokens / max(1, length - config.overlap_tokens)))
+    forward = max(length - config.overlap_tokens, length / 4)
+    chunks = max(1, math.ceil(tokens / forward))
     return {
         "files": len(files),
         "chunks": chunks,

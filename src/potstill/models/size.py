@@ -8,25 +8,30 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import struct
 from pathlib import Path
 from typing import BinaryIO
 
-from potstill.errors import ModelError
 from potstill.models.packages import pinned
 from potstill.models.refs import Reference, parse
 
 LARGEST_HEADER = 64 << 20
 UNKNOWN = 1_000_000_000
-"""What a plan reckons with for a hub model that is not cached here."""
-# GGUF metadata value types of a fixed size; 8 is a string, 9 an array (the GGUF specification).
-FIXED_BYTES = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}
-STRING, ARRAY = 8, 9
+"""What a plan reckons with for a hub model that is not cached here and whose name tells nothing."""
+IN_NAME = re.compile(r"(?<![A-Za-z0-9.])(\d+(?:\.\d+)?)([BbMm])(?![A-Za-z0-9])")
 
 
 def expected_parameters(reference: Reference | str) -> int:
-    """Number of weights, or `UNKNOWN`. Errors: ModelError for a reference without sense."""
-    return parameters(reference) or UNKNOWN
+    """Number of weights; where no file tells, what the name says (7B), else `UNKNOWN`.
+
+    Errors: ModelError for a reference without sense.
+    """
+    reference = parse(reference) if isinstance(reference, str) else reference
+    found = parameters(reference)
+    if found is None and (said := IN_NAME.search(reference.text)):
+        found = round(float(said[1]) * (1e9 if said[2] in "Bb" else 1e6))
+    return found or UNKNOWN
 
 
 def parameters(reference: Reference | str) -> int | None:
@@ -35,19 +40,32 @@ def parameters(reference: Reference | str) -> int | None:
     if reference.kind == "pypi":
         return pinned(reference.name, reference.revision).parameters
     if reference.kind == "hub":
-        return _hub_parameters(reference)
+        folder = _hub_folder(reference)
+        return folder_parameters(folder) if folder else None
     assert reference.path is not None
-    count = gguf_parameters if reference.kind == "gguf" else folder_parameters
+    if reference.kind == "folder":
+        return folder_parameters(reference.path)
     try:
-        return count(reference.path)
+        return gguf_parameters(reference.path)
     except (OSError, ValueError, KeyError, struct.error):
         return None
 
 
 def folder_parameters(folder: Path) -> int | None:
-    """The sum over the headers of a folder's safetensors files; None if it has none."""
-    files = sorted(folder.glob("*.safetensors"))
-    return sum(_safetensors(file) for file in files) if files else None
+    """The sum over the headers of a folder's safetensors files; None if none can be read.
+
+    A folder may hold its weights twice; the index, or the file that transformers reads, decides.
+    """
+    try:
+        index, single = folder / "model.safetensors.index.json", folder / "model.safetensors"
+        if index.exists():
+            names = set(json.loads(index.read_text("utf-8"))["weight_map"].values())
+            files = [folder / name for name in sorted(names)]
+        else:
+            files = [single] if single.exists() else sorted(folder.glob("*.safetensors"))
+        return sum(_safetensors(file) for file in files) or None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, struct.error):
+        return None
 
 
 def gguf_parameters(path: Path) -> int:
@@ -68,16 +86,17 @@ def gguf_parameters(path: Path) -> int:
     return total
 
 
-def _hub_parameters(reference: Reference) -> int | None:
+def _hub_folder(reference: Reference) -> Path | None:
     try:
         import huggingface_hub
 
-        folder = huggingface_hub.snapshot_download(
-            reference.name, revision=reference.revision, local_files_only=True
+        return Path(
+            huggingface_hub.snapshot_download(
+                reference.name, revision=reference.revision, local_files_only=True
+            )
         )
-    except (ImportError, OSError, ValueError, ModelError):
+    except (ImportError, OSError, ValueError):
         return None
-    return folder_parameters(Path(folder))
 
 
 def _safetensors(path: Path) -> int:

@@ -12,13 +12,17 @@ from collections.abc import Iterable, Iterator
 LONGEST_LOOP = 80
 FEWEST_ROUNDS = 4
 SHORTEST_REPETITION = 16
+SHORTEST_RULE = 200
+"""Of signs alone: leader dots, rules and table borders are no loops."""
 
 
 def ends_in_loop(text: str) -> bool:
     """Whether the text ends in the same 1 to 80 characters at least four times in a row, at least
-    sixteen characters in all."""
+    sixteen characters in all; two hundred if none of them is a letter or a figure."""
     for length in range(1, min(LONGEST_LOOP, len(text) // FEWEST_ROUNDS) + 1):
-        rounds = max(FEWEST_ROUNDS, -(-SHORTEST_REPETITION // length))
+        words = any(sign.isalnum() for sign in text[-length:])
+        shortest = SHORTEST_REPETITION if words else SHORTEST_RULE
+        rounds = max(FEWEST_ROUNDS, -(-shortest // length))
         if len(text) >= rounds * length and text.endswith(text[-length:] * rounds):
             return True
     return False

@@ -18,7 +18,7 @@ from potstill.distill.batches import (
     plan_steps,
     split_step,
 )
-from potstill.distill.families import Family, singles
+from potstill.distill.families import Family, one_row_families
 from potstill.errors import TrainingError
 from potstill.records import Chunk, Example
 
@@ -77,7 +77,7 @@ def rows_of(lengths: Sequence[int]) -> list[Row]:
 def plan_of(lengths: Sequence[int], **settings: Any) -> list[list[list[int]]]:
     """The plan of rows that share nothing, as row numbers."""
     rows = rows_of(lengths)
-    plan = plan_steps(rows, singles(len(rows)), **settings)
+    plan = plan_steps(rows, one_row_families(len(rows)), **settings)
     return [[[row for (row,) in micro] for micro in step] for step in plan]
 
 

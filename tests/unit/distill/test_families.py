@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +17,14 @@ from potstill.distill import preflight
 from potstill.distill.batches import ActiveTokens, MicroBatch, Row, collate, encode_rows, plan_steps
 from potstill.distill.config import DistillConfig
 from potstill.distill.families import (
-    FEWEST_SHARED,
+    LEAST_GAIN,
     Family,
     can_share,
     common_beginning,
     computed_tokens,
     group,
     shared_tokens,
-    singles,
+    one_row_families,
 )
 from potstill.distill.signals import LiveTeacher, open_cache
 from potstill.distill.trainer import DistillTrainer, Objective, Steps, make_step
@@ -65,8 +66,12 @@ def rows(tokenizer: Any) -> list[Row]:
     return encode_rows(examples, tokenizer, 500)
 
 
-def families_of(rows: list[Row], most: int = 1000) -> list[Family]:
-    return group([row.ids for row in rows], most)
+def families_of(rows: list[Row]) -> list[Family]:
+    return group([row.ids for row in rows], computed=1000, in_full=5000)
+
+
+def ids_of(rows: Sequence[Sequence[int]], family: Family) -> list[Sequence[int]]:
+    return [rows[number] for number in family]
 
 
 def test_rows_about_one_passage_become_a_family(rows: list[Row]) -> None:
@@ -74,27 +79,48 @@ def test_rows_about_one_passage_become_a_family(rows: list[Row]) -> None:
     assert sorted(map(sorted, families)) == [[0, 1, 2, 3, 8], [4, 5, 6, 7], [9]]
     ids = [row.ids for row in rows]
     for family in families[:-1]:
-        assert computed_tokens(ids, family) < 0.5 * sum(len(ids[number]) for number in family)
+        members = ids_of(ids, family)
+        assert computed_tokens(members) < 0.5 * sum(map(len, members))
 
 
 @settings(max_examples=60, deadline=None)
 @given(
     st.lists(st.tuples(st.integers(0, 2), st.integers(0, 80), st.integers(1, 9)), max_size=14),
     st.integers(10, 400),
+    st.integers(10, 900),
 )
-def test_every_row_is_in_one_family_that_shares_enough_and_fits(
-    drawn: list[tuple[int, int, int]], most: int
+def test_every_row_is_in_one_family_that_saves_and_fits(
+    drawn: list[tuple[int, int, int]], computed: int, in_full: int
 ) -> None:
     rows = [(kind, *range(shared), *[90 + own] * own) for kind, shared, own in drawn]
-    families = group(rows, most)
+    families = group(rows, computed=computed, in_full=in_full)
     assert sorted(number for family in families for number in family) == list(range(len(rows)))
     for family in families:
-        if len(family) == 1:
-            continue
-        shared = shared_tokens(rows, family)
-        assert computed_tokens(rows, family) <= most
-        assert shared >= FEWEST_SHARED
-        assert all(common_beginning(rows[family[0]], rows[one]) >= shared for one in family)
+        members = ids_of(rows, family)
+        total = sum(map(len, members))
+        assert computed_tokens(members) <= total - LEAST_GAIN * (len(family) - 1)
+        if len(family) > 1:
+            assert computed_tokens(members) <= computed
+            assert total <= in_full
+            shared = shared_tokens(members)
+            assert all(common_beginning(members[0], one) >= shared for one in members)
+
+
+def test_a_row_does_not_join_where_it_would_make_the_others_share_less() -> None:
+    instructions = list(range(1000, 1200))
+    rows = [
+        [*instructions, *range(passage, passage + 100), *[passage + 500 + question] * 50]
+        for passage in (2000, 3000)
+        for question in range(4)
+    ]
+    families = group(rows, computed=4000, in_full=9000)
+    assert sorted(map(sorted, families)) == [[0, 1, 2, 3], [4, 5, 6, 7]]
+
+
+def test_long_beginnings_are_shared_too() -> None:
+    rows = [[*range(1500), 2000 + question, 3] for question in range(6)]
+    assert len(group(rows, computed=8192, in_full=100_000)) == 1
+    assert len(group(rows, computed=8192, in_full=6100)) == 2
 
 
 def test_states_of_a_family_are_those_of_its_rows(teacher: Any, rows: list[Row]) -> None:
@@ -103,9 +129,9 @@ def test_states_of_a_family_are_those_of_its_rows(teacher: Any, rows: list[Row])
     batch = collate(rows, families_of(rows), every, padding=0)
     with torch.no_grad():
         states = teacher.model(**batch.inputs()).last_hidden_state.flatten(0, 1)
-        for number, place in zip(batch.rows, batch.places, strict=True):
+        for number, span in zip(batch.rows, batch.spans, strict=True):
             alone = teacher.model(input_ids=torch.tensor([rows[number].ids])).last_hidden_state[0]
-            torch.testing.assert_close(states[place.flat()], alone, rtol=1e-5, atol=1e-5)
+            torch.testing.assert_close(states[span.flat()], alone, rtol=1e-5, atol=1e-5)
     assert batch.kd_counts.sum() == sum(row.predictions for row in rows)
     assert len(batch.positions) < 0.6 * sum(row.predictions for row in rows)
 
@@ -137,7 +163,7 @@ def test_loss_gradient_and_held_out_figures_are_those_of_separate_rows(
     teacher: Any, rows: list[Row], tmp_path: Path
 ) -> None:
     results = []
-    for families in (singles(len(rows)), families_of(rows)):
+    for families in (one_row_families(len(rows)), families_of(rows)):
         trainer = trainer_of(teacher, rows, families, tmp_path)
         # Two micro-batches: a family must weigh the same whatever it stands beside.
         halves = [families[::2], families[1::2]]
@@ -160,7 +186,7 @@ def test_the_cache_of_families_is_that_of_rows(
     live = LiveTeacher(teacher, torch.float32)
     states = [
         open_cache(tmp_path / name, live, "t", rows, families, lambda done, of: None)
-        for name, families in (("apart", singles(len(rows))), ("together", families_of(rows)))
+        for name, families in (("apart", one_row_families(len(rows))), ("together", families_of(rows)))
     ]
     torch.testing.assert_close(states[0].states, states[1].states, rtol=0.02, atol=0.02)
     batch = collate(rows, families_of(rows), OBJECTIVE.active, padding=0)
@@ -185,15 +211,15 @@ def planted(rows: list[Row], change: Any) -> None:
 
 
 def see_each_other(batch: MicroBatch) -> dict[str, Any]:
-    assert batch.sees is not None
-    return {"sees": torch.ones_like(batch.sees).tril()}
+    assert batch.attention_mask is not None
+    return {"attention_mask": torch.ones_like(batch.attention_mask).tril()}
 
 
 def hide_the_beginning(batch: MicroBatch) -> dict[str, Any]:
-    assert batch.sees is not None
-    hidden = batch.sees.clone()
+    assert batch.attention_mask is not None
+    hidden = batch.attention_mask.clone()
     hidden[..., 0] = False
-    return {"sees": hidden}
+    return {"attention_mask": hidden}
 
 
 @pytest.mark.parametrize(

