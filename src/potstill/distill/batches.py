@@ -174,9 +174,7 @@ def plan_steps(
 
 def sizes_of(rows: Sequence[Row], families: Sequence[Family]) -> dict[Family, int]:
     """How many tokens each family computes."""
-    return {
-        family: computed_tokens([rows[number].ids for number in family]) for family in families
-    }
+    return {family: computed_tokens([rows[number].ids for number in family]) for family in families}
 
 
 def split_step(

@@ -196,7 +196,7 @@ def check_batch(rows: Sequence[Row], batch: MicroBatch, active: ActiveTokens) ->
     ):
         before = found.get((position, target), (0.0, 0.0))
         found[position, target] = (before[0] + kd, before[1] + ce)
-    places = {number: place.flat() for number, place in zip(batch.rows, batch.places, strict=True)}
+    places = {number: span.flat() for number, span in zip(batch.rows, batch.spans, strict=True)}
     for number, flat in places.items():
         if tuple(batch.input_ids.flatten()[flat].tolist()) != rows[number].ids:
             raise _misbuilt(rows[number], "holds other tokens than the row")

@@ -17,6 +17,9 @@ from potstill.models.packages import pinned
 from potstill.models.refs import Reference, parse
 
 LARGEST_HEADER = 64 << 20
+# GGUF metadata value types of a fixed size; 8 is a string, 9 an array (the GGUF specification).
+FIXED_BYTES = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}
+STRING, ARRAY = 8, 9
 UNKNOWN = 1_000_000_000
 """What a plan reckons with for a hub model that is not cached here and whose name tells nothing."""
 IN_NAME = re.compile(r"(?<![A-Za-z0-9.])(\d+(?:\.\d+)?)([BbMm])(?![A-Za-z0-9])")

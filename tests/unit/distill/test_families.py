@@ -23,8 +23,8 @@ from potstill.distill.families import (
     common_beginning,
     computed_tokens,
     group,
-    shared_tokens,
     one_row_families,
+    shared_tokens,
 )
 from potstill.distill.signals import LiveTeacher, open_cache
 from potstill.distill.trainer import DistillTrainer, Objective, Steps, make_step
@@ -186,7 +186,10 @@ def test_the_cache_of_families_is_that_of_rows(
     live = LiveTeacher(teacher, torch.float32)
     states = [
         open_cache(tmp_path / name, live, "t", rows, families, lambda done, of: None)
-        for name, families in (("apart", one_row_families(len(rows))), ("together", families_of(rows)))
+        for name, families in (
+            ("apart", one_row_families(len(rows))),
+            ("together", families_of(rows)),
+        )
     ]
     torch.testing.assert_close(states[0].states, states[1].states, rtol=0.02, atol=0.02)
     batch = collate(rows, families_of(rows), OBJECTIVE.active, padding=0)

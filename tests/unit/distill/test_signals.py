@@ -36,7 +36,12 @@ def test_the_cache_gives_what_the_live_teacher_gives(
 ) -> None:
     told: list[tuple[int, int]] = []
     cached = open_cache(
-        tmp_path, live, "t", rows, one_row_families(len(rows)), lambda done, of: told.append((done, of))
+        tmp_path,
+        live,
+        "t",
+        rows,
+        one_row_families(len(rows)),
+        lambda done, of: told.append((done, of)),
     )
     assert told[-1] == (sum(row.predictions for row in rows),) * 2
     for chosen in ([3], [0, 5, 11], [7, 2]):
