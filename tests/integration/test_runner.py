@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import shutil
@@ -26,10 +27,11 @@ COUNT = """
     class Config(StageConfig):
         rows: int = 5
         pause: float = 0.0
+        foreseen: float = 100.0
         fail: str = ""
 
     def estimate(config, earlier, project):
-        return {"rows": config.rows, "seconds": 100.0 * config.rows}
+        return {"rows": config.rows, "seconds": config.foreseen * config.rows}
 
     def counts(artifact):
         return {"rows": len(artifact.path("rows.txt").read_text().splitlines())}
@@ -161,8 +163,8 @@ def test_the_plan_reckons_with_what_is_there_and_with_what_stages_took_here(toys
 
     runner = Runner(Store(toys / "store"), toys, seed=1, threads=1)
 
-    def plan(rows: int, times: int) -> list[PlannedStep]:
-        count = Step(toy_count.STAGE, toy_count.Config(rows=rows))
+    def plan(rows: int, times: int, **more: float) -> list[PlannedStep]:
+        count = Step(toy_count.STAGE, toy_count.Config(rows=rows, **more))
         return runner.plan([count, Step(toy_double.STAGE, toy_double.Config(times=times))])
 
     fresh = plan(rows=5, times=2)
@@ -170,10 +172,26 @@ def test_the_plan_reckons_with_what_is_there_and_with_what_stages_took_here(toys
     run(toys, rows=5)
     assert [step.estimate for step in plan(rows=5, times=2)] == [{}, {}]
     assert plan(rows=5, times=3)[1].estimate == {"rows": 15}
-    # Five rows took far less than the 500 seconds foreseen; ten will take twice that.
-    took = runner.store.newest_manifest("count")
+    # Five rows took next to nothing of the 500 seconds foreseen: corrected, within reason.
+    assert plan(rows=10, times=2)[0].estimate["seconds"] == pytest.approx(1000 / 4)
+    # With 0.2 seconds a row foreseen and 0.1 taken, ten rows will take what twice five took.
+    run(toys, rows=5, pause=0.1, foreseen=0.2)
+    took = runner.store.newest_manifest("count", undisturbed=True)
     assert took is not None
-    assert plan(rows=10, times=2)[0].estimate["seconds"] == pytest.approx(2 * took["seconds"])
+    again = plan(rows=10, times=2, pause=0.1, foreseen=0.2)
+    assert again[0].estimate["seconds"] == pytest.approx(2 * took["seconds"])
+
+
+def test_an_estimate_that_fails_stops_neither_plan_nor_run(toys: Path) -> None:
+    import toy_count
+
+    runner = Runner(Store(toys / "store"), toys, seed=1, threads=1)
+    broken = dataclasses.replace(toy_count.STAGE, estimate=lambda *_: {"rows": 1 / 0})
+    step = Step(broken, toy_count.Config())
+    assert runner.plan([step])[0].estimate == {}
+    folders = toys / "events.jsonl", toys / "logs"
+    done = runner.run([step], *folders, lambda event: None, lambda artifact, was: None)
+    assert done["count"].path("rows.txt").exists()
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import pytest
 
 from potstill.errors import InputError, RecipeError
 from potstill.ingest import IngestConfig
-from potstill.ingest.plan import facts, source_digest
+from potstill.ingest.plan import estimate, facts, source_digest
 from potstill.ingest.sources import SourceFile, find_sources
 from potstill.models.refs import digest, parse
 
@@ -120,11 +120,22 @@ def test_facts_change_with_the_content_and_only_with_the_content(project: Path) 
     before = facts(config, project)
     assert before == facts(config, project)
     assert before.key_parts["tokenizer"] == digest(parse(model))
-    assert before.estimate["files"] == 1
     (project / "docs" / "a.md").write_text("changed")
     after = facts(config, project)
     changed = {name for name in after.key_parts if after.key_parts[name] != before.key_parts[name]}
     assert changed == {"source docs/a.md"}
+
+
+def test_a_plan_reckons_with_the_files_that_will_be_read(project: Path) -> None:
+    (project / "docs" / "a.md").write_text("word " * 4000)  # about 5,000 tokens
+    config = IngestConfig(sources=["docs/*.md"], teacher="t", chunk_tokens=400, overlap_tokens=100)
+    costs = estimate(config, {}, project)
+    assert costs["files"] == 1
+    assert costs["chunks"] == pytest.approx(5000 / 200, abs=1)
+    overlapping = config.model_copy(update={"overlap_tokens": 390})
+    assert estimate(overlapping, {}, project)["chunks"] < 60
+    refused = config.model_copy(update={"max_file_bytes": 100})
+    assert estimate(refused, {}, project)["chunks"] == 1
 
 
 def test_facts_need_a_teacher(project: Path) -> None:

@@ -1,4 +1,4 @@
-"""A tiny Llama with a tokenizer, a chat template and digits of its own, shared by unit tests."""
+"""A tiny Llama with a tokenizer, a chat template and digits of its own, shared by all tests."""
 
 from __future__ import annotations
 
@@ -23,10 +23,21 @@ MakeModel = Callable[..., Path]
 
 @pytest.fixture(scope="session")
 def make_student() -> MakeModel:
-    """make_student(folder, seed=0, split_digits=True, template=CHATML) -> the folder."""
+    """make_student(folder, ...) -> the folder, with a random model in bf16 and its tokenizer.
+
+    text: what the tokenizer is trained on, up to `vocabulary` tokens.
+    """
 
     def make(
-        folder: Path, seed: int = 0, split_digits: bool = True, template: str | None = CHATML
+        folder: Path,
+        seed: int = 0,
+        split_digits: bool = True,
+        template: str | None = CHATML,
+        *,
+        text: str = TEXT,
+        vocabulary: int = 400,
+        layers: int = 2,
+        positions: int = 512,
     ) -> Path:
         import torch
         from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -40,12 +51,12 @@ def make_student() -> MakeModel:
         )
         core.decoder = decoders.ByteLevel()
         trainer = trainers.BpeTrainer(
-            vocab_size=400,
+            vocab_size=vocabulary,
             special_tokens=["<|endoftext|>", "<|im_start|>", "<|im_end|>"],
             initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
             show_progress=False,
         )
-        core.train_from_iterator([TEXT], trainer)
+        core.train_from_iterator([text], trainer)
         tokenizer = PreTrainedTokenizerFast(
             tokenizer_object=core,
             bos_token="<|im_start|>",
@@ -59,10 +70,10 @@ def make_student() -> MakeModel:
                 vocab_size=len(tokenizer),
                 hidden_size=64,
                 intermediate_size=128,
-                num_hidden_layers=2,
+                num_hidden_layers=layers,
                 num_attention_heads=4,
                 num_key_value_heads=2,
-                max_position_embeddings=512,
+                max_position_embeddings=positions,
                 tie_word_embeddings=True,
                 bos_token_id=tokenizer.bos_token_id,
                 eos_token_id=tokenizer.eos_token_id,
