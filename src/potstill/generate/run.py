@@ -30,6 +30,7 @@ from potstill.inference.replay import ReplayModel
 from potstill.records import Chunk, Example, Rejected, short_id
 
 BLOCK = 64  # chunks whose replies are in memory at once
+LONGEST_SHOWN = 400  # characters of a refused reply in the run's events; its row has all of it
 GIVE_UP_AFTER = 200  # requests without one usable reply: more would only cost time
 
 
@@ -111,6 +112,9 @@ class Generation:
                 if missing := [one for one in wanted if one.example is None]:
                     self._ask(missing, attempt, asked)
                 if self.pairs == 0 and self.requests >= GIVE_UP_AFTER:
+                    for one in wanted:
+                        if one.rejected is not None:
+                            self._reject(one.rejected)
                     raise self.useless()
             self.chunks += len(block)
             self.done += len(wanted)
@@ -185,7 +189,11 @@ class Generation:
     def _reject(self, rejected: Rejected) -> None:
         self.rejected.append(rejected)
         self.context.events.emit(
-            "rejected", id=rejected.id, reason=rejected.reason, detail=rejected.detail
+            "rejected",
+            id=rejected.id,
+            reason=rejected.reason,
+            detail=rejected.detail,
+            reply=str(rejected.row["reply"])[:LONGEST_SHOWN],
         )
 
 

@@ -189,6 +189,10 @@ def test_a_useless_teacher_is_one_clear_error_before_all_chunks_are_tried(tmp_pa
     assert "invalid_reply" in caught.value.message
     assert caught.value.exit_code == 4
     assert sum(model.seen.values()) < 600
+    events, _ = read_events(tmp_path / "events.jsonl")
+    refused = [event for event in events if event["kind"] == "rejected"]
+    assert refused
+    assert all(event["reply"] and event["reason"] == "invalid_reply" for event in refused)
 
 
 def test_a_teacher_that_refuses_everything_says_why(tmp_path: Path) -> None:
