@@ -84,8 +84,12 @@ def run(
 
     console = _err()
     loaded = Recipe.load(recipe, set_ or ())
-    with display.following(console) as shown:
-        finished = pipeline.run(loaded, project, until=until, threads=threads, watch=shown)
+    try:
+        with display.following(console) as shown:
+            finished = pipeline.run(loaded, project, until=until, threads=threads, watch=shown)
+    except KeyboardInterrupt:  # before the command line's framework makes it a silent exit
+        console.print("Stopped. The same command goes on from here.", highlight=False)
+        raise typer.Exit(130) from None
     if (until or pipeline.PIPELINE[-1].name) != pipeline.PIPELINE[-1].name:
         console.print(f"Stopped after {until}, as asked. Results: {finished.folder}")
         return

@@ -173,24 +173,23 @@ COSTS: tuple[tuple[str, str, Callable[[float], str]], ...] = (
 
 def plan_table(steps: Sequence[PlannedStep]) -> Table:
     """A plan: what each stage would do, why, what it would cost, and the sum (the largest, for
-    memory: stages run one after the other)."""
-    rows = [
-        (step.name, step.action, step.reason, *_costs(step.estimate).values()) for step in steps
-    ]
+    memory: stages run one after the other). Costs that no stage has are left out."""
     total: dict[str, float] = {}
     for step in steps:
         for name, value in step.estimate.items():
             before = total.get(name, 0.0)
             total[name] = max(before, value) if name == "memory_bytes" else before + value
+    shown = [cost for cost in COSTS if cost[0] in total]
+
+    def costs(figures: Mapping[str, float]) -> list[str]:
+        return [form(figures[name]) if name in figures else "" for name, _, form in shown]
+
+    rows = [[step.name, step.action, step.reason, *costs(step.estimate)] for step in steps]
     if total:
-        rows.append(("in all", "", "", *_costs(total).values()))
-    drawn = table(("stage", "action", "why", *(title for _, title, _ in COSTS)), rows)
+        rows.append(["in all", "", "", *costs(total)])
+    drawn = table(["stage", "action", "why", *(title for _, title, _ in shown)], rows)
     for column in drawn.columns[1:3]:
         column.justify = "left"
-    for column in drawn.columns[3:]:
+    for column in (*drawn.columns[:2], *drawn.columns[3:]):
         column.no_wrap = True
     return drawn
-
-
-def _costs(figures: Mapping[str, float]) -> dict[str, str]:
-    return {name: shown(figures[name]) if name in figures else "" for name, _, shown in COSTS}

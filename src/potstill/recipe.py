@@ -71,8 +71,14 @@ class Recipe(BaseModel):
         return _validate(cls, data, {}, "recipe")
 
     def to_yaml(self) -> str:
-        """The whole recipe with every default spelled out."""
+        """The whole recipe with every default spelled out, but for what sections take from its
+        top: so a teacher that is changed there is changed everywhere."""
         values = self.model_dump(mode="json")
+        for section in values.values():
+            if isinstance(section, dict):
+                for name in SHARED:
+                    if section.get(name) == values[name]:
+                        del section[name]
         return str(yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
 
 

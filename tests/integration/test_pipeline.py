@@ -93,7 +93,7 @@ def test_a_whole_run_leaves_report_files_and_reusable_stages(
     changed = Recipe.from_dict({**small_recipe(tiny_teacher), "curate": {"support": 0.9}})
     actions = {step.name: (step.action, step.reason) for step in pipeline.plan(changed, project)}
     assert actions["generate"][0] == "reuse"
-    assert actions["curate"] == ("run", "changed: config.support")
+    assert actions["curate"] == ("run", "changed: support")
 
     shutil.rmtree(run.artifact("evaluate").folder)
     before = {name: stage["digest"] for name, stage in run.record["stages"].items()}

@@ -152,7 +152,7 @@ def test_the_plan_names_the_changed_field_and_starts_nothing(toys: Path) -> None
         Step(toy_double.STAGE, toy_double.Config()),
     ]
     first, second = runner.plan(steps)
-    assert (first.action, first.reason) == ("run", "changed: config.rows")
+    assert (first.action, first.reason) == ("run", "changed: rows")
     assert (second.action, second.reason) == ("wait", "after count")
     assert sorted(toys.rglob("*")) == before
 

@@ -6,6 +6,7 @@ Knows nothing of stages or stores.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -30,13 +31,15 @@ def disk_errors(path: Path, doing: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if isinstance(error, FileNotFoundError):
+        # Folders are made with their parents: there, something missing is a refusal, too.
+        if isinstance(error, FileNotFoundError) and doing != "create":
             raise
         reason = os.strerror(error.errno) if error.errno else str(error)
+        full = error.errno in {errno.ENOSPC, errno.EDQUOT}
+        remedy = "Free some disk space" if full else "Choose a folder that can be written"
         raise StoreError(
             f"Cannot {doing} {path}: {reason}.",
-            "Free some disk space or choose a writable folder, then run the same command again; "
-            "what was finished is kept.",
+            f"{remedy}, then run the same command again; what was finished is kept.",
         ) from error
 
 

@@ -113,8 +113,12 @@ class Runner:
         last = self.store.newest_manifest(name)
         if last is None:
             return "never run here"
-        changed = changed_parts(last["parts"], key.parts)
-        return "changed: " + ", ".join(changed[:4]) + (", ..." if len(changed) > 4 else "")
+        changed = [
+            name.removeprefix("config.").removeprefix("reads.")
+            for name in changed_parts(last["parts"], key.parts)
+        ]
+        more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
+        return f"changed: {', '.join(changed[:3])}{more}"
 
     def run(
         self,

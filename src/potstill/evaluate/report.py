@@ -175,8 +175,9 @@ def _own_notes(report: Mapping[str, Any]) -> list[str]:
     if evaluated:
         level = 100 * report["settings"].get("level", 0.95)
         notes.append(
-            f"All quality figures are of the same {evaluated} held-out examples. Intervals are "
-            f"{level:g}% bootstrap intervals over examples; with few examples they are wide."
+            f"All quality figures are of the same {evaluated} held-out examples{_fewer(report)}. "
+            f"Intervals are {level:g}% bootstrap intervals over examples; with few examples they "
+            "are wide."
         )
     if examples.get("too_long"):
         notes.append(f"{examples['too_long']} test examples were too long and were left out.")
@@ -199,3 +200,15 @@ def _own_notes(report: Mapping[str, Any]) -> list[str]:
         "llama.cpp rows differ in engine and number format as well as in the model."
     )
     return notes
+
+
+def _fewer(report: Mapping[str, Any]) -> str:
+    """Which models were measured on fewer examples than the others, in words; empty if none."""
+    evaluated = report["examples"]["evaluated"]
+    counts = {
+        words.model_name(name): int(model["metrics"]["kl"]["n"])
+        for name, model in report["models"].items()
+        if "kl" in (model.get("metrics") or {})
+    }
+    fewer = [f"{name} {count}" for name, count in counts.items() if count < evaluated]
+    return f", of which {', '.join(fewer)} (export.max_examples)" if fewer else ""

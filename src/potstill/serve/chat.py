@@ -24,7 +24,10 @@ from potstill.serve.retrieval import PassageIndex
 Ask = Callable[[str, str], str]
 """(passage, question) -> the user turn as the student was taught it. No passage: ''."""
 
-HELP = "Ask a question and press Enter. /quit or Ctrl-D ends, /passage shows the last passage."
+HELP = (
+    "Ask a question and press Enter. /passage shows the last passage, /help this line, "
+    "Ctrl-C stops an answer, /quit or Ctrl-D ends."
+)
 
 
 def converse(
@@ -64,9 +67,9 @@ def _loop(
     passage: Chunk | None = None
     while True:
         try:
-            console.print("\n[bold green]you[/] ", end="")
+            console.print("\n[bold green]you>[/] ", end="")
             line = input().strip()
-        except EOFError:
+        except (EOFError, KeyboardInterrupt):
             console.print()
             return
         if line in {"/quit", "/exit"}:
@@ -75,10 +78,13 @@ def _loop(
             words = passage.text if passage else "There is no passage yet."
             console.print(words, highlight=False, markup=False)
         elif line.startswith("/"):
-            console.print(HELP, highlight=False)
+            unknown = "" if line == "/help" else f"There is no command {line.split()[0]}. "
+            console.print(f"{unknown}{HELP}", highlight=False, markup=False)
         elif line:
             try:
                 passage = _answer(model, index, ask, line, max_tokens, console)
+            except KeyboardInterrupt:
+                console.print("\n[dim]stopped[/]")
             except PotstillError as error:  # one bad question does not end the conversation
                 console.print(f"[red]{error}[/]", highlight=False)
 
@@ -93,16 +99,31 @@ def _answer(
 ) -> Chunk | None:
     found = index.search(question, limit=1)
     passage = found[0] if found else None
+    if passage is None and index.size:
+        console.print(
+            "[dim]nothing in the documents fits the question; this is from memory[/]",
+            highlight=False,
+        )
     content = ask(passage.text if passage else "", question)
     request = Request(messages=(Turn(role="user", content=content),), max_tokens=max_tokens)
     pieces = UntilLoop(model.stream(request))
+    said = False
     for piece in pieces:
+        said = said or bool(piece.strip())
         sys.stdout.write(piece)
         sys.stdout.flush()
     sys.stdout.write("\n")
     if pieces.looped:
         console.print("[dim]stopped: the student was repeating itself[/]", highlight=False)
+    if not said:
+        console.print("[dim]the student gave no answer[/]", highlight=False)
     if passage is not None:
-        pages = f", page {', '.join(str(page) for page in passage.pages)}" if passage.pages else ""
-        console.print(f"[dim]from {passage.source}{pages}[/]", highlight=False)
+        console.print(f"[dim]from {passage.source}{_pages(passage)}[/]", highlight=False)
     return passage
+
+
+def _pages(passage: Chunk) -> str:
+    if not passage.pages:
+        return ""
+    numbers = ", ".join(str(page) for page in passage.pages)
+    return f", page{'s' if len(passage.pages) > 1 else ''} {numbers}"

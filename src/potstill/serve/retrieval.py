@@ -35,6 +35,11 @@ class PassageIndex:
             [(number, chunk.text) for number, chunk in enumerate(self._chunks)],
         )
 
+    @property
+    def size(self) -> int:
+        """Number of passages."""
+        return len(self._chunks)
+
     def search(self, question: str, limit: int = 1) -> list[Chunk]:
         """The best chunks first; an empty list if no word of the question stands anywhere."""
         words = {word.lower() for word in WORD.findall(question)}
