@@ -6,6 +6,7 @@ In: events, one dictionary each. Out: text on standard error. Knows nothing of s
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -18,6 +19,7 @@ from rich.table import Table
 from potstill.core.runner import PlannedStep
 
 QUIET_SECONDS = 10.0  # between two progress lines where there is no terminal
+MADE = ("chunks", "rows", "train_rows", "validation_rows", "test_rows")
 FIGURES = ("loss", "kl", "validation_kl", "tokens_per_second", "rows_per_second")
 
 
@@ -68,7 +70,7 @@ class Display:
         self._tasks: dict[str, Any] = {}
         self._figures: dict[str, str] = {}
         self._last_line = 0.0
-        self._rejected = 0
+        self._rejected: Counter[str] = Counter()
 
     def __call__(self, event: dict[str, Any]) -> None:
         kind = event["kind"]
@@ -77,7 +79,7 @@ class Display:
             handler(event)
 
     def _line(self, stage: str, text: str) -> None:
-        self.console.print(f"[bold]{stage:<9}[/] {text}", highlight=False)
+        self.console.print(f"[bold]{stage:<9}[/] {text}", highlight=False, soft_wrap=True)
 
     def _on_started(self, event: dict[str, Any]) -> None:
         self._clear()
@@ -88,12 +90,22 @@ class Display:
         self._line(event["stage"], "[dim]nothing changed, reused[/]")
 
     def _on_finished(self, event: dict[str, Any]) -> None:
-        rejected = f", {self._rejected} rejected" if self._rejected else ""
+        rejected = ""
+        if self._rejected:
+            reasons = ", ".join(f"{name} {count}" for name, count in self._rejected.most_common(3))
+            rejected = f"; {self._rejected.total()} rejected ({reasons})"
         self._clear()
         took = duration(event["seconds"])
+        made = [
+            f"{number(count)} {name.replace('_', ' ')}"
+            for name, count in event.get("counts", {}).items()
+            if name in MADE
+        ]
         self._line(
             event["stage"],
-            f"[green]done[/] in {took}, peak {size(event['peak_memory_bytes'])}{rejected}",
+            f"[green]done[/] in {took}, peak {size(event['peak_memory_bytes'])}"
+            + (f"; {', '.join(made)}" if made else "")
+            + rejected,
         )
 
     def _on_failed(self, event: dict[str, Any]) -> None:
@@ -103,7 +115,7 @@ class Display:
         self._line(event["stage"], f"[yellow]note:[/] {escape(event['message'])}")
 
     def _on_rejected(self, event: dict[str, Any]) -> None:
-        self._rejected += 1
+        self._rejected[event["reason"]] += 1
 
     def _on_metric(self, event: dict[str, Any]) -> None:
         if event["name"] in FIGURES and isinstance(event["value"], int | float):
@@ -137,7 +149,7 @@ class Display:
     def _clear(self) -> None:
         for task in self._tasks.values():
             self.progress.remove_task(task)
-        self._tasks, self._figures, self._rejected = {}, {}, 0
+        self._tasks, self._figures, self._rejected = {}, {}, Counter()
 
 
 @contextmanager

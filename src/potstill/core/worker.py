@@ -100,6 +100,7 @@ def run_job(job: dict[str, Any], events: Emitter) -> None:
             digest=artifact.digest,
             seconds=seconds,
             peak_memory_bytes=manifest["peak_memory_bytes"],
+            counts=dict(stage.counts(artifact)),
         )
 
 

@@ -18,6 +18,8 @@ from potstill.curate.split import MOST_PROTECTED_FIRST, Split, assign, leaking
 from potstill.errors import InputError
 from potstill.records import Chunk, Example, Rejected, Verdict
 
+FEW_ROWS = 50
+
 
 def run(
     config: CurateConfig, inputs: Mapping[str, Artifact], draft: Draft, context: Context
@@ -30,6 +32,11 @@ def run(
         context.events.emit("rejected", id=one.id, reason=one.reason, detail=one.detail)
     reasons = Counter(one.reason for one in rejected)
     _check_enough(kept, len(examples), reasons)
+    if len(kept["train"]) < FEW_ROWS:
+        context.events.warning(
+            f"Only {len(kept['train'])} training rows: a student learns little from so few. Add "
+            "documents, or ask for more pairs of each chunk (generate.pairs_per_chunk)."
+        )
     for split, rows in kept.items():
         write_records(draft.data / f"{split}.jsonl", rows)
     write_records(draft.data / "rejected.jsonl", rejected)

@@ -69,7 +69,10 @@ def _loop(
         try:
             console.print("\n[bold green]you>[/] ", end="")
             line = input().strip()
-        except (EOFError, KeyboardInterrupt):
+        except KeyboardInterrupt:
+            console.print("\n[dim]/quit or Ctrl-D ends[/]")
+            continue
+        except EOFError:
             console.print()
             return
         if line in {"/quit", "/exit"}:
