@@ -7,13 +7,16 @@ NAME   ?= quickstart
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: quickstart test test-slow check format bench env clean
+.PHONY: quickstart test test-slice test-slow check format bench env clean
 
 quickstart: $(READY)
 	$(BIN)/potstill run quickstart
 
 test: $(READY)
 	$(BIN)/python -m pytest -m "not slow and not cuda"
+
+test-slice: $(READY)
+	$(BIN)/python -m pytest -m slow tests/e2e --timeout 1800
 
 test-slow: $(READY)
 	$(BIN)/python -m pytest -m "slow" --timeout 1800
