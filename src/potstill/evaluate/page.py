@@ -94,9 +94,8 @@ def _difference_rows(report: Mapping[str, Any]) -> list[Row]:
             if metric not in words.MEASURES:
                 continue
             better = (figure["value"] < 0) == words.MEASURES[metric].lower_is_better
-            verdict = (
-                (f"{a if better else b} better") if figure["significant"] else "not told apart"
-            )
+            winner = words.model_name(a if better else b)
+            verdict = f"{winner} better" if figure["significant"] else "not told apart"
             rows.append(
                 {
                     "pair": f"{words.model_name(a)} \N{MINUS SIGN} {words.model_name(b)}",
