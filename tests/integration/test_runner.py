@@ -54,6 +54,9 @@ COUNT_RUN = """
             raise InputError("The file a.pdf is empty.", "Replace it.")
         if config.fail == "bug":
             raise KeyError("surprise")
+        if config.fail == "torch":
+            import torch
+            torch.save(torch.ones(100_000), "/dev/full")
         if config.fail == "crash":
             os.abort()
         if config.fail == "disk":
@@ -201,12 +204,13 @@ def test_an_estimate_that_fails_stops_neither_plan_nor_run(toys: Path) -> None:
         ("bug", PotstillError, "nobody foresaw: KeyError: 'surprise'"),
         ("crash", PotstillError, "was killed by signal 6"),
         ("disk", StoreError, "No space left on device"),
+        ("torch", StoreError, "as on a full disk"),
     ],
 )
 def test_each_failure_is_one_error_and_leaves_the_finished_rows(
     toys: Path, fail: str, kind: type[PotstillError], words: str
 ) -> None:
-    if fail == "disk" and not Path("/dev/full").exists():
+    if fail in {"disk", "torch"} and not Path("/dev/full").exists():
         pytest.skip("needs /dev/full (Linux)")
     with pytest.raises(kind) as caught:
         run(toys, fail=fail)

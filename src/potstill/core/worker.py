@@ -31,7 +31,8 @@ from potstill.errors import PotstillError, StoreError
 
 PATIENCE = 30.0  # seconds to wait for a lock whose holder is just dying
 DISK_TROUBLE = {errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EPERM, errno.EDQUOT, errno.EIO}
-DISK_WORDS = ("no space left", "disk quota", "read-only file system")
+# The last is what PyTorch's file writer says when fewer bytes arrived than it wrote.
+DISK_WORDS = ("no space left", "disk quota", "read-only file system", "unexpected pos")
 
 
 def main() -> int:
@@ -145,8 +146,10 @@ def _disk_error(error: BaseException) -> PotstillError | None:
     text = str(error)
     if isinstance(error, FileNotFoundError):
         return None
+    if "unexpected pos" in text:
+        text = "a file came out shorter than it was written, as on a full disk"
     number = error.errno if isinstance(error, OSError) else None
-    if number not in DISK_TROUBLE and not any(word in text.lower() for word in DISK_WORDS):
+    if number not in DISK_TROUBLE and not any(word in str(error).lower() for word in DISK_WORDS):
         return None
     return StoreError(
         f"The disk refused to write: {text}.",
