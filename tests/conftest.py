@@ -21,6 +21,15 @@ TEXT = (
 MakeModel = Callable[..., Path]
 
 
+@pytest.fixture
+def full_disk() -> Path:
+    """A file that takes no byte, as on a full disk."""
+    device = Path("/dev/full")
+    if not device.exists():
+        pytest.skip("a Linux machine runs it, as CI is: only there is /dev/full")
+    return device
+
+
 @pytest.fixture(scope="session")
 def make_student() -> MakeModel:
     """make_student(folder, ...) -> the folder, with a random model in bf16 and its tokenizer.

@@ -203,15 +203,25 @@ def test_an_estimate_that_fails_stops_neither_plan_nor_run(toys: Path) -> None:
         ("input", InputError, "a.pdf is empty. Replace it."),
         ("bug", PotstillError, "nobody foresaw: KeyError: 'surprise'"),
         ("crash", PotstillError, "was killed by signal 6"),
-        ("disk", StoreError, "No space left on device"),
-        ("torch", StoreError, "as on a full disk"),
     ],
 )
 def test_each_failure_is_one_error_and_leaves_the_finished_rows(
     toys: Path, fail: str, kind: type[PotstillError], words: str
 ) -> None:
-    if fail in {"disk", "torch"} and not Path("/dev/full").exists():
-        pytest.skip("needs /dev/full (Linux)")
+    assert_one_error(toys, fail, kind, words)
+
+
+@pytest.mark.parametrize(
+    ("fail", "words"), [("disk", "No space left on device"), ("torch", "as on a full disk")]
+)
+@pytest.mark.usefixtures("full_disk")
+def test_a_full_disk_is_one_error_and_leaves_the_finished_rows(
+    toys: Path, fail: str, words: str
+) -> None:
+    assert_one_error(toys, fail, StoreError, words)
+
+
+def assert_one_error(toys: Path, fail: str, kind: type[PotstillError], words: str) -> None:
     with pytest.raises(kind) as caught:
         run(toys, fail=fail)
     assert words in str(caught.value)
@@ -220,10 +230,9 @@ def test_each_failure_is_one_error_and_leaves_the_finished_rows(
     assert run(toys)[0] == {"count": False, "double": False}
 
 
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full (Linux)")
-def test_a_disk_too_full_for_the_log_does_not_hide_the_error(toys: Path) -> None:
+def test_a_disk_too_full_for_the_log_does_not_hide_the_error(toys: Path, full_disk: Path) -> None:
     (toys / "logs").mkdir()
-    (toys / "logs" / "count.log").symlink_to("/dev/full")
+    (toys / "logs" / "count.log").symlink_to(full_disk)
     with pytest.raises(PotstillError, match="nobody foresaw: KeyError: 'surprise'"):
         run(toys, fail="bug")
 

@@ -28,7 +28,7 @@ GROWTH = 1.25
 
 def raise_malloc_thresholds() -> None:
     """Let glibc keep freed memory in its heap instead of giving each block back to the kernel."""
-    library = _glibc()
+    library = glibc()
     if library is not None:
         library.mallopt(M_MMAP_THRESHOLD, 1 << 30)
         library.mallopt(M_TRIM_THRESHOLD, (1 << 31) - 1)
@@ -45,7 +45,7 @@ def resident_bytes() -> int | None:
 
 def give_back() -> None:
     """Return every free page of the heap to the kernel."""
-    library = _glibc()
+    library = glibc()
     if library is not None:
         library.malloc_trim(ctypes.c_size_t(0))
 
@@ -71,7 +71,8 @@ class Trimmer(TrainerCallback):  # type: ignore[misc]
             self.fresh = True
 
 
-def _glibc() -> Any | None:
+def glibc() -> Any | None:
+    """The C library, where its malloc has these settings; else None."""
     if sys.platform != "linux":
         return None
     with contextlib.suppress(OSError, AttributeError):

@@ -42,7 +42,7 @@ def convert(folder: Path, out: Path, name: str, rule: str | None) -> None:
     def by_hash_or_structure(self: Any, tokenizer: Any) -> str:
         try:
             return str(known(self, tokenizer))
-        except NotImplementedError:
+        except NotImplementedError:  # how the converter says that it does not know the hash
             if rule is None:
                 raise
             return rule

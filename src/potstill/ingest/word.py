@@ -57,6 +57,7 @@ def _check_package(path: Path) -> None:
         with zipfile.ZipFile(path) as archive:
             members = archive.infolist()
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
+        # The last is what zipfile raises for an archive of a version that does not exist (yet).
         raise UnusableError(
             "damaged_docx", "the Word file breaks off or is damaged; copy it again"
         ) from None

@@ -46,10 +46,9 @@ def test_a_disk_that_refuses_becomes_one_clear_line(tmp_path: Path) -> None:
         files.write_atomic(blocked / "inner.json", "{}")
 
 
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full (Linux)")
-def test_a_full_disk_is_said_in_words() -> None:
+def test_a_full_disk_is_said_in_words(full_disk: Path) -> None:
     with (
         pytest.raises(StoreError, match="No space left on device"),
-        files.disk_errors(Path("/dev/full"), "write"),
+        files.disk_errors(full_disk, "write"),
     ):
-        Path("/dev/full").write_text("x" * 10000)
+        full_disk.write_text("x" * 10000)

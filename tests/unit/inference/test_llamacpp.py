@@ -73,7 +73,6 @@ def test_common_beginning(one: str, other: str, length: int) -> None:
 
 
 def test_a_file_that_is_no_gguf_is_one_clear_error(tmp_path: Path) -> None:
-    pytest.importorskip("xllamacpp")
     path = tmp_path / "model.gguf"
     path.write_bytes(b"PK\x03\x04 not a model")
     with pytest.raises(ModelError, match="is not a GGUF file"):

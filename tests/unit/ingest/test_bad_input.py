@@ -45,6 +45,12 @@ def docx_bytes(*paragraphs: str) -> bytes:
     return buffer.getvalue()
 
 
+def of_zip_version(version: int, archive: bytes) -> bytes:
+    """The archive, said to need that version of the format (6 bytes into a directory entry)."""
+    entry = archive.index(b"PK\x01\x02")
+    return archive[: entry + 6] + bytes([version]) + archive[entry + 7 :]
+
+
 def zip_bytes(**members: bytes) -> bytes:
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
@@ -95,6 +101,7 @@ BAD = {
         "old or password-protected Office file",
     ),
     "cut.docx": (docx_bytes(SENTENCE)[:5000], "damaged_docx", "damaged"),
+    "future.docx": (of_zip_version(99, docx_bytes(SENTENCE)), "damaged_docx", "damaged"),
     "broken.docx": (
         zip_bytes(**{"word__document.xml": b"<w:document", "[Content_Types].xml": b"<"}),
         "damaged_docx",
