@@ -9,8 +9,8 @@ positions they have and what each token may see. Knows nothing of losses or tens
 A causal model gives a beginning the same states whatever follows it. So the rows of a family
 become one sequence: the beginning, then each row's own end, whose positions go on from the
 beginning and which sees the beginning and itself. Every state, and so every loss and gradient, is
-that of separate rows, up to rounding; a passage with six questions costs a third. It is the tree
-attention of decoding (Miao et al. 2023, "SpecInfer", arXiv:2305.09781), used for training.
+that of separate rows, up to rounding. It is the tree attention of decoding (Miao et al. 2023,
+"SpecInfer", arXiv:2305.09781), used for training.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+
+from potstill.models.prefixes import common_prefix
 
 Family = tuple[int, ...]
 """Numbers of rows that share a beginning; a row that shares nothing is a family of its own."""
@@ -76,7 +78,7 @@ def group(rows: Sequence[Sequence[int]], *, computed: int, in_full: int) -> list
         ids = rows[number]
         if current:
             # In sorted order nothing between two rows shares less than these two do.
-            shared = common_beginning(rows[current[0]], ids)
+            shared = common_prefix(rows[current[0]], ids)
             joined = total + len(ids) - len(current) * shared
             most = min(computed, max(LARGEST_FAMILY, 2 * len(ids)))
             saves = size + len(ids) - joined >= LEAST_GAIN
@@ -89,19 +91,11 @@ def group(rows: Sequence[Sequence[int]], *, computed: int, in_full: int) -> list
     return [*families, tuple(current)] if current else families
 
 
-def common_beginning(one: Sequence[int], other: Sequence[int]) -> int:
-    """How many tokens two rows share from the first on."""
-    for place, (left, right) in enumerate(zip(one, other, strict=False)):
-        if left != right:
-            return place
-    return min(len(one), len(other))
-
-
 def shared_tokens(family: Sequence[Sequence[int]]) -> int:
     """Length of the beginning that all rows of a family share; 0 for a single row."""
     if len(family) == 1:
         return 0
-    return min(common_beginning(family[0], ids) for ids in family[1:])
+    return min(common_prefix(family[0], ids) for ids in family[1:])
 
 
 def computed_tokens(family: Sequence[Sequence[int]]) -> int:

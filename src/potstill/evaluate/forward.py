@@ -21,6 +21,7 @@ from torch.nn import functional
 from transformers import DynamicCache
 
 from potstill.errors import ModelError
+from potstill.models.prefixes import common_prefix
 
 Layers = list[tuple[Tensor, Tensor]]
 """Keys and values of each layer, [batch, heads, positions, width]."""
@@ -45,22 +46,13 @@ class Plan:
         order = sorted(range(len(sequences)), key=lambda index: (list(sequences[index]), index))
         shared = [0] * len(order)
         for place in range(1, len(order)):
-            common = _common_prefix(sequences[order[place - 1]], sequences[order[place]])
+            common = common_prefix(sequences[order[place - 1]], sequences[order[place]])
             # row r predicts token r + 1, so the last common token is still needed as an input
             shared[place] = max(0, common - 1)
         return cls(tuple(order), tuple(shared))
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
         return iter(zip(self.order, self.shared, strict=True))
-
-
-def _common_prefix(left: Sequence[int], right: Sequence[int]) -> int:
-    count = 0
-    for a, b in zip(left, right, strict=False):
-        if a != b:
-            break
-        count += 1
-    return count
 
 
 class Head:

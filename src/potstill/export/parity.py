@@ -29,6 +29,7 @@ from torch import Tensor
 from potstill.core.scoring import bootstrap, bootstrap_ratio, exact_match, token_f1
 from potstill.errors import ModelError
 from potstill.models import native
+from potstill.models.prefixes import common_prefix
 from potstill.records import Turn
 
 Sums = dict[str, float]
@@ -94,7 +95,7 @@ def score_files(
         columns = {name: torch.zeros(len(COLUMNS), 0, dtype=torch.float64) for name in files}
         for done, place in enumerate(order, 1):
             row = rows[place]
-            start = max(1, min(native.common_prefix(before, row.ids), len(row.ids) - 1))
+            start = max(1, min(common_prefix(before, row.ids), len(row.ids) - 1))
             targets = torch.tensor(row.ids[start:])
             references = [reader.log_probabilities(row.ids, start) for reader in readers]
             for name, scorer in scorers.items():
@@ -119,7 +120,7 @@ class Reader:
 
     def log_probabilities(self, ids: Sequence[int], start: int) -> Tensor:
         """[len(ids) - start, vocabulary]: what predicts each token from `start` (>= 1) on."""
-        keep = min(native.common_prefix(self._before, ids), start - 1)
+        keep = min(common_prefix(self._before, ids), start - 1)
         if keep and self._can_be_cut():
             if surplus := len(self._before) - keep:
                 self._cache.crop(-surplus)

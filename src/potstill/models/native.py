@@ -20,6 +20,7 @@ from typing import Any
 
 from potstill.core.extras import require
 from potstill.errors import ModelError
+from potstill.models.prefixes import common_prefix
 
 # llama.h, enum llama_ftype: the number of each quantisation by the name people use.
 FTYPES = {
@@ -135,12 +136,6 @@ class Scorer:
         self._worker.read()
         self._before = list(ids[:-1])  # nothing is predicted from the last token
         return np.load(self._out)
-
-
-def common_prefix(left: Sequence[int], right: Sequence[int]) -> int:
-    """How many tokens two rows begin with alike."""
-    pairs = enumerate(zip(left, right, strict=False))
-    return next((place for place, (a, b) in pairs if a != b), min(len(left), len(right)))
 
 
 @contextmanager

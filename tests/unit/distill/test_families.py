@@ -20,7 +20,6 @@ from potstill.distill.families import (
     LEAST_GAIN,
     Family,
     can_share,
-    common_beginning,
     computed_tokens,
     group,
     one_row_families,
@@ -29,6 +28,7 @@ from potstill.distill.families import (
 from potstill.distill.signals import LiveTeacher, open_cache
 from potstill.distill.trainer import DistillTrainer, Objective, Steps, make_step
 from potstill.errors import TrainingError
+from potstill.models.prefixes import common_prefix
 from potstill.models.surgery import drop_layers
 from potstill.records import Example, Provenance, Turn
 
@@ -103,7 +103,7 @@ def test_every_row_is_in_one_family_that_saves_and_fits(
             assert computed_tokens(members) <= computed
             assert total <= in_full
             shared = shared_tokens(members)
-            assert all(common_beginning(members[0], one) >= shared for one in members)
+            assert all(common_prefix(members[0], one) >= shared for one in members)
 
 
 def test_a_row_does_not_join_where_it_would_make_the_others_share_less() -> None:
