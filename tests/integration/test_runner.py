@@ -33,8 +33,8 @@ COUNT = """
     def estimate(config, earlier, project):
         return {"rows": config.rows, "seconds": config.foreseen * config.rows}
 
-    def counts(artifact):
-        return {"rows": len(artifact.path("rows.txt").read_text().splitlines())}
+    def counts(data):
+        return {"rows": len((data / "rows.txt").read_text().splitlines())}
 
     STAGE = Stage("count", 1, Config, (), "toy_count.run:run", estimate=estimate, counts=counts)
 """

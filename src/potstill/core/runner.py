@@ -75,7 +75,7 @@ class Runner:
             artifact = self.store.find(name, key.value) if key else None
             if key and artifact is not None:
                 done[name] = artifact
-                figures[name] = step.stage.counts(artifact)
+                figures[name] = self._counts(artifact)
                 planned.append(PlannedStep(name, "reuse", "nothing changed", {}, key.value))
                 continue
             figures[name] = self._expected(step, figures)
@@ -89,6 +89,11 @@ class Runner:
             reason = self._reason(name, key, action)
             planned.append(PlannedStep(name, action, reason, expected, key.value))
         return planned
+
+    def _counts(self, artifact: Artifact) -> Figures:
+        """What a finished stage left for the later ones, as its manifest says."""
+        manifest = self.store.manifest(artifact.stage, artifact.key)
+        return manifest.get("counts", {}) if manifest else {}
 
     def _expected(self, step: Step, figures: Mapping[str, Figures]) -> Figures:
         """The stage's estimate; none if it fails, for no guess is worth a run."""
@@ -151,7 +156,7 @@ class Runner:
                 Emitter(events, name).emit("skipped", key=key.value, reason="nothing changed")
                 watch({"stage": name, "kind": "skipped", "key": key.value})
             done[name] = artifact
-            figures[name] = step.stage.counts(artifact)
+            figures[name] = self._counts(artifact)
             finished(artifact, reused)
         return done
 

@@ -99,7 +99,7 @@ def _no_estimate(config: Any, earlier: Mapping[str, Figures], project: Path) -> 
     return {}
 
 
-def _no_counts(artifact: Artifact) -> Figures:
+def _no_counts(data: Path) -> Figures:
     return {}
 
 
@@ -110,7 +110,9 @@ class Stage:
     `function` is "module:name" of `run(config, inputs, draft, context) -> None`.
     `facts(config, project)` is light: no torch, no network beyond resolving a name.
     `estimate(config, earlier, project)` says what a run will cost on this machine, from the
-    figures of the earlier stages: the `counts` of finished ones, the estimates of the others.
+    figures of the earlier stages: the counts of finished ones, the estimates of the others.
+    `counts(data)` are figures of what the stage left in its data folder; taken once, when it is
+    finished, and kept in the manifest.
     `version` is bumped by hand when the code's meaning changes.
     """
 
@@ -121,7 +123,7 @@ class Stage:
     function: str
     facts: Callable[[Any, Path], PlanFacts] = _no_facts
     estimate: Callable[[Any, Mapping[str, Figures], Path], Figures] = _no_estimate
-    counts: Callable[[Artifact], Figures] = _no_counts
+    counts: Callable[[Path], Figures] = _no_counts
 
     def load(self) -> Callable[[StageConfig, Mapping[str, Artifact], Draft, Context], None]:
         """Import the function that runs the stage (this is where torch may come in)."""

@@ -88,6 +88,7 @@ def run_job(job: dict[str, Any], events: Emitter) -> None:
             },
             "code_version": __version__,
             "environment": {**describe(), "packages": _packages()},
+            "counts": dict(stage.counts(draft.data)),
             "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
             "seconds": seconds,
             "processor_seconds": round(processor_seconds(), 3),
@@ -101,7 +102,7 @@ def run_job(job: dict[str, Any], events: Emitter) -> None:
             digest=artifact.digest,
             seconds=seconds,
             peak_memory_bytes=manifest["peak_memory_bytes"],
-            counts=dict(stage.counts(artifact)),
+            counts=manifest["counts"],
         )
 
 

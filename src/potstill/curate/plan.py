@@ -10,7 +10,7 @@ from pathlib import Path
 
 from potstill.core.costs import seconds
 from potstill.core.files import count_lines
-from potstill.core.stage import Artifact, Figures
+from potstill.core.stage import Figures
 from potstill.curate.config import CurateConfig
 
 ROWS_PER_SECOND = 500
@@ -31,9 +31,9 @@ def estimate(config: CurateConfig, earlier: Mapping[str, Figures], project: Path
     }
 
 
-def counts(artifact: Artifact) -> Figures:
+def counts(data: Path) -> Figures:
     """What a finished curation gave."""
     return {
-        f"{split}_rows": count_lines(artifact.path(f"{split}.jsonl"))
+        f"{split}_rows": count_lines(data / f"{split}.jsonl")
         for split in ("train", "validation", "test")
     }

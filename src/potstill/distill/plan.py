@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from potstill.core.costs import seconds
-from potstill.core.stage import Artifact, Figures, PlanFacts
+from potstill.core.stage import Figures, PlanFacts
 from potstill.distill.config import DistillConfig
 from potstill.models import refs
 from potstill.models.size import expected_parameters, folder_parameters
@@ -76,6 +76,6 @@ def estimate(config: DistillConfig, earlier: Mapping[str, Figures], project: Pat
     }
 
 
-def counts(artifact: Artifact) -> Figures:
+def counts(data: Path) -> Figures:
     """The student's size."""
-    return {"parameters": folder_parameters(artifact.path("models/distilled")) or 0}
+    return {"parameters": folder_parameters(data / "models" / "distilled") or 0}

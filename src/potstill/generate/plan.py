@@ -10,7 +10,7 @@ from pathlib import Path
 
 from potstill.core.costs import seconds
 from potstill.core.files import count_lines
-from potstill.core.stage import Artifact, Figures, PlanFacts
+from potstill.core.stage import Figures, PlanFacts
 from potstill.errors import RecipeError
 from potstill.generate.config import GenerateConfig
 
@@ -64,6 +64,6 @@ def estimate(config: GenerateConfig, earlier: Mapping[str, Figures], project: Pa
     }
 
 
-def counts(artifact: Artifact) -> Figures:
+def counts(data: Path) -> Figures:
     """What a finished generation gave."""
-    return {"rows": count_lines(artifact.path("examples.jsonl"))}
+    return {"rows": count_lines(data / "examples.jsonl")}

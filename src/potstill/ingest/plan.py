@@ -13,7 +13,7 @@ from pathlib import Path
 from potstill.core.costs import seconds
 from potstill.core.extras import installed_version
 from potstill.core.files import file_digest, read_records
-from potstill.core.stage import Artifact, Figures, PlanFacts
+from potstill.core.stage import Figures, PlanFacts
 from potstill.errors import RecipeError
 from potstill.ingest.config import IngestConfig
 from potstill.ingest.sources import SourceFile, find_sources
@@ -66,9 +66,9 @@ def estimate(config: IngestConfig, earlier: Mapping[str, Figures], project: Path
     }
 
 
-def counts(artifact: Artifact) -> Figures:
+def counts(data: Path) -> Figures:
     """What a finished ingestion gave."""
-    tokens = [chunk.tokens for chunk in read_records(artifact.path("chunks.jsonl"), Chunk)]
+    tokens = [chunk.tokens for chunk in read_records(data / "chunks.jsonl", Chunk)]
     return {"chunks": len(tokens), "chunk_tokens": sum(tokens) / max(1, len(tokens))}
 
 
