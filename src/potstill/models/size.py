@@ -9,17 +9,12 @@ from __future__ import annotations
 import json
 import math
 import re
-import struct
+from functools import lru_cache
 from pathlib import Path
-from typing import BinaryIO
 
 from potstill.models.packages import pinned
 from potstill.models.refs import Reference, parse
 
-LARGEST_HEADER = 64 << 20
-# GGUF metadata value types of a fixed size; 8 is a string, 9 an array (the GGUF specification).
-FIXED_BYTES = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}
-STRING, ARRAY = 8, 9
 UNKNOWN = 1_000_000_000
 """What a plan reckons with for a hub model that is not cached here and whose name tells nothing."""
 IN_NAME = re.compile(r"(?<![A-Za-z0-9.])(\d+(?:\.\d+)?)([BbMm])(?![A-Za-z0-9])")
@@ -46,12 +41,8 @@ def parameters(reference: Reference | str) -> int | None:
         folder = _hub_folder(reference)
         return folder_parameters(folder) if folder else None
     assert reference.path is not None
-    if reference.kind == "folder":
-        return folder_parameters(reference.path)
-    try:
-        return gguf_parameters(reference.path)
-    except (OSError, ValueError, KeyError, struct.error):
-        return None
+    count = folder_parameters if reference.kind == "folder" else gguf_parameters
+    return count(reference.path)
 
 
 def folder_parameters(folder: Path) -> int | None:
@@ -67,26 +58,20 @@ def folder_parameters(folder: Path) -> int | None:
         else:
             files = [single] if single.exists() else sorted(folder.glob("*.safetensors"))
         return sum(_safetensors(file) for file in files) or None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, struct.error):
+    except (ImportError, OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
 
 
-def gguf_parameters(path: Path) -> int:
-    """The sum over a GGUF's tensor table. Errors: ValueError for another kind of file."""
-    with path.open("rb") as file:
-        magic, version, tensors, pairs = struct.unpack("<4sIQQ", file.read(24))
-        if magic != b"GGUF" or version < 2:
-            raise ValueError(f"{path} is not a GGUF file of version 2 or later")
-        for _ in range(pairs):
-            _skip_string(file)
-            _skip_value(file, _number(file, "<I"))
-        total = 0
-        for _ in range(tensors):
-            _skip_string(file)
-            shape = struct.unpack(f"<{(rank := _number(file, '<I'))}Q", file.read(8 * rank))
-            file.seek(12, 1)  # type and offset
-            total += math.prod(shape)
-    return total
+@lru_cache(maxsize=8)
+def gguf_parameters(path: Path) -> int | None:
+    """The sum over a GGUF's table of tensors, two seconds for its vocabulary; None if it cannot
+    be read."""
+    try:
+        from gguf import GGUFReader
+
+        return sum(int(tensor.n_elements) for tensor in GGUFReader(path).tensors)
+    except (ImportError, OSError, ValueError, IndexError, KeyError, OverflowError):
+        return None  # what the reader raises for a file that is cut short or is none
 
 
 def _hub_folder(reference: Reference) -> Path | None:
@@ -103,33 +88,10 @@ def _hub_folder(reference: Reference) -> Path | None:
 
 
 def _safetensors(path: Path) -> int:
-    with path.open("rb") as file:
-        length = _number(file, "<Q")
-        if length > LARGEST_HEADER:
-            raise ValueError(f"{path} is not a safetensors file")
-        header = json.loads(file.read(length))
-    return sum(
-        math.prod(tensor["shape"]) for name, tensor in header.items() if name != "__metadata__"
-    )
+    from safetensors import SafetensorError, safe_open
 
-
-def _number(file: BinaryIO, form: str) -> int:
-    return int(struct.unpack(form, file.read(struct.calcsize(form)))[0])
-
-
-def _skip_string(file: BinaryIO) -> None:
-    file.seek(_number(file, "<Q"), 1)
-
-
-def _skip_value(file: BinaryIO, kind: int) -> None:
-    if kind == STRING:
-        _skip_string(file)
-    elif kind == ARRAY:
-        inner, count = _number(file, "<I"), _number(file, "<Q")
-        if inner in FIXED_BYTES:
-            file.seek(FIXED_BYTES[inner] * count, 1)
-        else:
-            for _ in range(count):
-                _skip_value(file, inner)
-    else:
-        file.seek(FIXED_BYTES[kind], 1)
+    try:
+        with safe_open(path, framework="numpy") as file:
+            return sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118
+    except SafetensorError as error:
+        raise ValueError(f"{path}: {error}") from error

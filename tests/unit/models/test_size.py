@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from potstill.models.size import UNKNOWN, expected_parameters, gguf_parameters, parameters
+from potstill.models.size import UNKNOWN, expected_parameters, parameters
 
 
 def test_a_folder_and_its_ggufs_have_the_loaded_models_parameters(
@@ -41,10 +41,13 @@ def test_weights_that_a_folder_holds_twice_are_counted_once(
     assert parameters(str(folder)) is None
 
 
-def test_a_cut_file_has_no_size(tiny_ggufs: dict[str, Path], tmp_path: Path) -> None:
-    cut = tmp_path / "cut.gguf"
-    cut.write_bytes(tiny_ggufs["f16"].read_bytes()[:400])
+@pytest.mark.parametrize("length", [0, 10, 46, 400, 4000])
+def test_a_cut_or_wrong_file_has_no_size(
+    tiny_ggufs: dict[str, Path], tmp_path: Path, length: int
+) -> None:
+    cut = tmp_path / f"cut-{length}.gguf"
+    cut.write_bytes(tiny_ggufs["f16"].read_bytes()[:length])
     assert parameters(str(cut)) is None
-    cut.write_bytes(b"not a model at all, but long enough to be read")
-    with pytest.raises(ValueError, match="not a GGUF"):
-        gguf_parameters(cut)
+    cut = tmp_path / f"wrong-{length}.gguf"
+    cut.write_bytes(b"x" * length)
+    assert parameters(str(cut)) is None
