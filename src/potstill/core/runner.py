@@ -61,7 +61,7 @@ class Runner:
         """The step's key, given its finished inputs."""
         facts = step.stage.facts(step.config, self.project)
         inputs = {name: done[name].digest for name in step.stage.inputs}
-        return stage_key(step.stage, step.config, inputs, facts.key_parts, self.seed)
+        return stage_key(step.stage, step.config, inputs, facts, self.seed)
 
     def plan(self, steps: Sequence[Step]) -> list[PlannedStep]:
         """What `run` would do now. Starts nothing and writes nothing."""

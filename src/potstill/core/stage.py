@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -77,22 +77,16 @@ class Context:
     events: Emitter
 
 
-@dataclass(frozen=True)
-class PlanFacts:
-    """What a stage can say before it runs, from its configuration alone."""
-
-    key_parts: Mapping[str, str] = field(default_factory=dict)
-    """Digests of what it reads besides earlier stages: source files, models, prompts."""
-
-
+Facts = Mapping[str, str]
+"""Digests of what a stage reads besides earlier stages: source files, models, engines."""
 Figures = Mapping[str, float]
 """Quantities by name. Of costs: requests, tokens, seconds, memory_bytes, disk_bytes, money. Of
 what later stages have to work on: files, chunks, chunk_tokens, rows, train_rows, validation_rows,
 test_rows, parameters."""
 
 
-def _no_facts(config: Any, project: Path) -> PlanFacts:
-    return PlanFacts()
+def _no_facts(config: Any, project: Path) -> Facts:
+    return {}
 
 
 def _no_estimate(config: Any, earlier: Mapping[str, Figures], project: Path) -> Figures:
@@ -121,7 +115,7 @@ class Stage:
     config: type[StageConfig]
     inputs: tuple[str, ...]
     function: str
-    facts: Callable[[Any, Path], PlanFacts] = _no_facts
+    facts: Callable[[Any, Path], Facts] = _no_facts
     estimate: Callable[[Any, Mapping[str, Figures], Path], Figures] = _no_estimate
     counts: Callable[[Path], Figures] = _no_counts
 

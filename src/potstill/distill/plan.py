@@ -1,6 +1,6 @@
 """What distillation depends on besides its config, and what it will cost.
 
-In: a DistillConfig, the figures of ingestion and curation. Out: PlanFacts, figures. Light.
+In: a DistillConfig, the figures of ingestion and curation. Out: facts, figures. Light.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from potstill.core.costs import seconds
-from potstill.core.stage import Figures, PlanFacts
+from potstill.core.stage import Facts, Figures
 from potstill.distill.config import DistillConfig
 from potstill.models import refs
 from potstill.models.size import expected_parameters, folder_parameters
@@ -26,9 +26,9 @@ LAYER_SHARE = 0.026  # of a small model's weights; larger ones have more layers
 BYTES_A_TOKEN = 1.6e6  # activations of a micro-batch's token, at 99M weights
 
 
-def facts(config: DistillConfig, project: Path) -> PlanFacts:
+def facts(config: DistillConfig, project: Path) -> Facts:
     """The teacher's identity. Errors: ModelError."""
-    return PlanFacts(key_parts={"teacher": refs.digest(refs.parse(config.teacher))})
+    return {"teacher": refs.digest(refs.parse(config.teacher))}
 
 
 def row_tokens(earlier: Mapping[str, Figures]) -> float:

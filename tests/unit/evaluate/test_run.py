@@ -106,7 +106,7 @@ def test_the_stage_describes_itself(models: Path) -> None:
     assert STAGE.inputs == ("curate", "distill")
     assert STAGE.load() is stage.run
     config = EvaluateConfig(teacher=str(models / "teacher"))
-    assert len(STAGE.facts(config, models).key_parts["teacher"]) == 64
+    assert len(STAGE.facts(config, models)["teacher"]) == 64
 
 
 def test_results_hold_every_model_figure_and_difference(bench: Bench) -> None:

@@ -215,7 +215,7 @@ def test_chunks_without_anything_to_ask_are_one_clear_error(tmp_path: Path) -> N
 def test_facts_need_a_teacher_unless_there_is_a_fake(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match="teacher is empty"):
         STAGE.facts(GenerateConfig(), tmp_path)
-    assert STAGE.facts(config(), tmp_path).key_parts == {"teacher": "fake 1"}
+    assert STAGE.facts(config(), tmp_path) == {"teacher": "fake 1"}
     with pytest.raises(PotstillError, match="no model at"):
         STAGE.facts(GenerateConfig(teacher="nowhere.gguf"), tmp_path)
 

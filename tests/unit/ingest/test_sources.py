@@ -119,10 +119,10 @@ def test_facts_change_with_the_content_and_only_with_the_content(project: Path) 
     config = IngestConfig(sources=["docs/*.md"], teacher=str(model))
     before = facts(config, project)
     assert before == facts(config, project)
-    assert before.key_parts["tokenizer"] == digest(parse(model))
+    assert before["tokenizer"] == digest(parse(model))
     (project / "docs" / "a.md").write_text("changed")
     after = facts(config, project)
-    changed = {name for name in after.key_parts if after.key_parts[name] != before.key_parts[name]}
+    changed = {name for name in after if after[name] != before[name]}
     assert changed == {"source docs/a.md"}
 
 
