@@ -18,6 +18,7 @@ from rich.console import Console
 from potstill import __version__
 from potstill.errors import PotstillError, StoreError
 
+STOPPED = 130  # what typer makes of Ctrl-C, without a word
 app = typer.Typer(
     name="potstill",
     help="Distil a large language model into a small one that knows your documents.",
@@ -84,12 +85,8 @@ def run(
 
     console = _err()
     loaded = Recipe.load(recipe, set_ or ())
-    try:
-        with display.following(console) as shown:
-            finished = pipeline.run(loaded, project, until=until, threads=threads, watch=shown)
-    except KeyboardInterrupt:  # before the command line's framework makes it a silent exit
-        console.print("Stopped. The same command goes on from here.", highlight=False)
-        raise typer.Exit(130) from None
+    with display.following(console) as shown:
+        finished = pipeline.run(loaded, project, until=until, threads=threads, watch=shown)
     if (until or pipeline.PIPELINE[-1].name) != pipeline.PIPELINE[-1].name:
         console.print(f"Stopped after {until}, as asked. Results: {finished.folder}")
         return
@@ -307,12 +304,10 @@ def main() -> None:
         if error.hint:
             console.print(_plain(error.hint), highlight=False, soft_wrap=True)
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        _err().print("\nStopped. The same command goes on from here.", highlight=False)
-        sys.exit(130)
-    except BrokenPipeError:
-        sys.stderr.close()
-        sys.exit(1)
+    except SystemExit as end:
+        if end.code == STOPPED:
+            _err().print("Stopped. The same command goes on from here.", highlight=False)
+        raise
 
 
 def _plain(text: str) -> str:

@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -111,6 +112,22 @@ def test_a_whole_run_leaves_report_files_and_reusable_stages(
     assert list(run.record["stages"]) == [stage.name for stage in pipeline.PIPELINE]
     assert [name for name, wrong in pipeline.verify(run).items() if wrong] == ["generate"]
     rows.write_bytes(whole)
+
+
+def test_ctrl_c_says_that_the_same_command_goes_on(project: Path, tiny_teacher: Path) -> None:
+    (project / "recipe.yaml").write_text(yaml.safe_dump(small_recipe(tiny_teacher)), "utf-8")
+    command = [sys.executable, "-m", "potstill.cli", "run", str(project / "recipe.yaml")]
+    process = subprocess.Popen(
+        [*command, "--project", str(project)], stderr=subprocess.PIPE, text=True
+    )
+    events = project / "runs" / "small" / "events.jsonl"
+    while process.poll() is None and not (events.exists() and "started" in events.read_text()):
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "Stopped. The same command goes on from here." in said
+    assert "Traceback" not in said
 
 
 def outcome(project: Path) -> tuple[dict[str, str], Any, dict[str, str]]:

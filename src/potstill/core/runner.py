@@ -6,6 +6,7 @@ events. Knows nothing of language models, recipes or how events are shown.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -188,36 +189,37 @@ class Runner:
         }
         log.parent.mkdir(parents=True, exist_ok=True)
         start = events.stat().st_size if events.exists() else 0
-        with (
-            log.open("ab") as errors,
-            subprocess.Popen(
+        with log.open("ab") as errors:
+            process = subprocess.Popen(
                 [sys.executable, "-m", "potstill.core.worker"],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=errors,
                 env=_environment(self.threads),
-            ) as process,
-        ):
-            assert process.stdin is not None
-            assert process.stdout is not None
-            said: list[bytes] = []
-            reader = threading.Thread(target=_drain, args=(process.stdout, said), daemon=True)
+            )
+        assert process.stdin is not None
+        said: list[bytes] = []
+        reader = threading.Thread(target=_drain, args=(process.stdout, said), daemon=True)
+        failure = None
+        # Not `with process`: at Ctrl-C that would close the stream that the reader waits at, and
+        # wait for the reader.
+        try:
             reader.start()
-            try:
-                process.stdin.write((json.dumps(job) + "\n").encode())
-                process.stdin.flush()
-                failure = None
-                for event in follow(events, start, lambda: process.poll() is None):
-                    if event["stage"] == name:
-                        watch(event)
-                        failure = event if event["kind"] == "failed" else failure
-            except BaseException:
-                process.terminate()
-                raise
-            finally:
+            process.stdin.write((json.dumps(job) + "\n").encode())
+            process.stdin.flush()
+            for event in follow(events, start, lambda: process.poll() is None):
+                if event["stage"] == name:
+                    watch(event)
+                    failure = event if event["kind"] == "failed" else failure
+        except BaseException:
+            process.terminate()
+            raise
+        finally:
+            with contextlib.suppress(BrokenPipeError):  # it may have ended before it was told
                 process.stdin.close()
             code = process.wait()
-            reader.join(timeout=5)
+            if reader.is_alive():
+                reader.join(timeout=5)
         if code != 0:
             raise _error(failure or _last_json(b"".join(said)), name, code, log)
 
@@ -233,7 +235,9 @@ def _environment(threads: int) -> dict[str, str]:
 
 
 def _drain(stream: Any, said: list[bytes]) -> None:
-    said.extend(iter(lambda: stream.read1(65536), b""))
+    """Read to the end, and close: only who reads a stream may close it."""
+    with stream:
+        said.extend(iter(lambda: stream.read1(65536), b""))
 
 
 def _last_json(output: bytes) -> dict[str, Any] | None:

@@ -38,7 +38,10 @@ DISK_WORDS = ("no space left", "disk quota", "read-only file system", "unexpecte
 def main() -> int:
     """Run the job; the exit code is the error's, 0 if the stage is finished."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what Ctrl-C means
-    job = json.loads(sys.stdin.readline())
+    line = sys.stdin.readline()
+    if not line:
+        return 143  # the parent ended before it said what to do
+    job = json.loads(line)
     threading.Thread(target=_die_with_parent, daemon=True).start()
     events = Emitter(Path(job["events"]), job["stage"])
     try:
