@@ -10,9 +10,11 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -235,6 +237,29 @@ def test_a_disk_too_full_for_the_log_does_not_hide_the_error(toys: Path, full_di
     (toys / "logs" / "count.log").symlink_to(full_disk)
     with pytest.raises(PotstillError, match="nobody foresaw: KeyError: 'surprise'"):
         run(toys, fail="bug")
+
+
+@pytest.mark.timeout(60)
+def test_ctrl_c_while_a_stage_is_started_neither_hangs_nor_leaves_a_child(
+    toys: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[subprocess.Popen[bytes]] = []
+
+    class Noted(subprocess.Popen[bytes]):
+        def __init__(self, *arguments: Any, **more: Any) -> None:
+            super().__init__(*arguments, **more)
+            started.append(self)
+
+    class Interrupted(threading.Thread):
+        def start(self) -> None:
+            super().start()
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("potstill.core.runner.subprocess.Popen", Noted)
+    monkeypatch.setattr("potstill.core.runner.threading.Thread", Interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run(toys)
+    assert [process.poll() is not None for process in started] == [True]
 
 
 def test_a_damaged_input_stops_the_next_stage_with_its_name(toys: Path) -> None:
