@@ -31,16 +31,17 @@ def disk_errors(path: Path, doing: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        # Folders are made with their parents: there, something missing is a refusal, too.
-        if isinstance(error, FileNotFoundError) and doing != "create":
-            raise
         reason = os.strerror(error.errno) if error.errno else str(error)
-        full = error.errno in {errno.ENOSPC, errno.EDQUOT}
-        remedy = "Free some disk space" if full else "Choose a folder that can be written"
-        raise StoreError(
-            f"Cannot {doing} {path}: {reason}.",
-            f"{remedy}, then run the same command again; what was finished is kept.",
-        ) from error
+        raise disk_refusal(f"Cannot {doing} {path}: {reason}.", error.errno) from error
+
+
+def disk_refusal(message: str, number: int | None) -> StoreError:
+    """What to say when the system refused a file with that errno, and the way out."""
+    full = number in {errno.ENOSPC, errno.EDQUOT}
+    remedy = "Free some disk space" if full else "Choose a folder that can be written"
+    return StoreError(
+        message, f"{remedy}, then run the same command again; what was finished is kept."
+    )
 
 
 def fsync_folder(folder: Path) -> None:

@@ -24,6 +24,7 @@ from typing import Any
 from potstill import __version__
 from potstill.core.events import Emitter
 from potstill.core.extras import EXTRAS, installed_version
+from potstill.core.files import disk_refusal
 from potstill.core.machine import describe, peak_memory_bytes, processor_seconds
 from potstill.core.stage import Artifact, Context, Stage, StageConfig
 from potstill.core.store import Store
@@ -31,8 +32,13 @@ from potstill.errors import PotstillError, StoreError
 
 PATIENCE = 30.0  # seconds to wait for a lock whose holder is just dying
 DISK_TROUBLE = {errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EPERM, errno.EDQUOT, errno.EIO}
-# The last is what PyTorch's file writer says when fewer bytes arrived than it wrote.
-DISK_WORDS = ("no space left", "disk quota", "read-only file system", "unexpected pos")
+# What libraries say of a refusing disk where they raise no OSError, and which errno it stands for.
+DISK_WORDS = {
+    "no space left": errno.ENOSPC,
+    "disk quota": errno.EDQUOT,
+    "read-only file system": errno.EROFS,
+    "unexpected pos": errno.ENOSPC,  # PyTorch's file writer: fewer bytes arrived than it wrote
+}
 
 
 def main() -> int:
@@ -147,19 +153,16 @@ def _log(cause: BaseException) -> None:
 
 def _disk_error(error: BaseException) -> PotstillError | None:
     """Libraries report a full or read-only disk in their own ways; this knows them."""
-    text = str(error)
-    if isinstance(error, FileNotFoundError):
-        return None
-    if "unexpected pos" in text:
-        text = "a file came out shorter than it was written, as on a full disk"
+    text = str(error).lower()
     number = error.errno if isinstance(error, OSError) else None
-    if number not in DISK_TROUBLE and not any(word in str(error).lower() for word in DISK_WORDS):
+    said = next((meant for words, meant in DISK_WORDS.items() if words in text), None)
+    if number not in DISK_TROUBLE and said is None:
         return None
-    return StoreError(
-        f"The disk refused to write: {text}.",
-        "Free some space or choose a writable folder, then run the same command again; "
-        "what was finished is kept.",
-    )
+    number = number or said
+    reason = os.strerror(number) if number else str(error)
+    name = getattr(error, "filename", None)
+    where = f" {name}" if name else ""
+    return disk_refusal(f"The disk refused to write{where}: {reason}.", number)
 
 
 def _out_of_memory(job: dict[str, Any]) -> PotstillError:
