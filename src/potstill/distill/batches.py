@@ -14,6 +14,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -51,6 +52,27 @@ class Row:
     def predictions(self) -> int:
         """Tokens of the row that are predicted: all but the first."""
         return len(self.ids) - 1
+
+
+@dataclass(frozen=True)
+class RowSet:
+    """Rows, and which of them are computed together."""
+
+    rows: Sequence[Row]
+    families: Sequence[Family]
+
+    @classmethod
+    def apart(cls, rows: Sequence[Row]) -> RowSet:
+        """Every row by itself."""
+        return cls(rows, [(number,) for number in range(len(rows))])
+
+    @cached_property
+    def sizes(self) -> dict[Family, int]:
+        """How many tokens each family computes."""
+        return {
+            family: computed_tokens([self.rows[number].ids for number in family])
+            for family in self.families
+        }
 
 
 @dataclass(frozen=True)
@@ -134,8 +156,7 @@ def encode_passages(chunks: Iterable[Chunk], tokenizer: Any, max_tokens: int) ->
 
 
 def plan_steps(
-    rows: Sequence[Row],
-    families: Sequence[Family],
+    data: RowSet,
     *,
     step_tokens: int,
     micro_tokens: int,
@@ -150,12 +171,13 @@ def plan_steps(
     window. A step's tokens are those of its rows, each counted in full though a beginning that
     rows share is computed once. A micro-batch computes at most `micro_tokens`, padding included.
     """
-    if not rows:
+    if not data.rows:
         raise TrainingError(
             "There are no training rows.", "Add documents, or let curation keep more rows."
         )
-    tokens = {family: sum(len(rows[number].ids) for number in family) for family in families}
-    sizes = sizes_of(rows, families)
+    tokens = {
+        family: sum(len(data.rows[number].ids) for number in family) for family in data.families
+    }
     budget = int(epochs * sum(tokens.values()))
     if max_tokens is not None:
         budget = min(budget, max_tokens)
@@ -163,18 +185,13 @@ def plan_steps(
     spent, epoch = 0, 0
     while spent < budget:
         rng = random.Random(f"{seed}/{epoch}")
-        for step in _epoch_steps(families, tokens, sizes, step_tokens, rng):
+        for step in _epoch_steps(tokens, data.sizes, step_tokens, rng):
             if spent >= budget:
                 break
             spent += sum(tokens[family] for family in step)
-            steps.append(split_step(step, sizes, micro_tokens))
+            steps.append(split_step(step, data.sizes, micro_tokens))
         epoch += 1
     return steps
-
-
-def sizes_of(rows: Sequence[Row], families: Sequence[Family]) -> dict[Family, int]:
-    """How many tokens each family computes."""
-    return {family: computed_tokens([rows[number].ids for number in family]) for family in families}
 
 
 def split_step(
@@ -191,13 +208,12 @@ def split_step(
 
 
 def _epoch_steps(
-    families: Sequence[Family],
     tokens: Mapping[Family, int],
     sizes: Mapping[Family, int],
     step_tokens: int,
     rng: random.Random,
 ) -> list[list[Family]]:
-    order = list(families)
+    order = list(tokens)
     rng.shuffle(order)
     steps: list[list[Family]] = []
     window: list[Family] = []

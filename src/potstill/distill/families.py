@@ -60,11 +60,6 @@ def can_share(model: Any) -> bool:
     return implementation == "sdpa" and set(kinds) == {"full_attention"} and not windowed
 
 
-def one_row_families(count: int) -> list[Family]:
-    """Every row by itself."""
-    return [(number,) for number in range(count)]
-
-
 def group(rows: Sequence[Sequence[int]], *, computed: int, in_full: int) -> list[Family]:
     """Families of rows of token ids, in the order of their ids.
 

@@ -27,18 +27,18 @@ from torch import Tensor
 
 from potstill.core.files import disk_errors, read_json, read_records, write_json
 from potstill.core.stage import Artifact, Context, Draft
-from potstill.distill import families, preflight, signals
+from potstill.distill import preflight, signals
 from potstill.distill.batches import (
     Micro,
     Row,
+    RowSet,
     collate,
     encode_passages,
     encode_rows,
     plan_steps,
-    sizes_of,
 )
 from potstill.distill.config import DistillConfig
-from potstill.distill.families import Family
+from potstill.distill.families import can_share, group
 from potstill.distill.memory import raise_malloc_thresholds
 from potstill.distill.train import Trained, pick_dtype, train_student
 from potstill.distill.trainer import Objective
@@ -56,10 +56,8 @@ class _Material:
     """What both trainings share."""
 
     tokenizer: Any
-    rows: list[Row]
-    families: list[Family]
-    validation: list[Row]
-    validation_families: list[Family]
+    training: RowSet
+    validation: RowSet
     plan: list[list[Micro]]
     vocabulary: int
     dtype: torch.dtype
@@ -77,9 +75,9 @@ def run(
     rows = encode_rows(examples, tokenizer, config.sequence_tokens)
     if config.passages:
         rows += _passages(inputs["ingest"], examples, tokenizer, config)
-    held_out = list(read_records(inputs["curate"].path("validation.jsonl"), Example))
+    unseen = list(read_records(inputs["curate"].path("validation.jsonl"), Example))
     validation = _up_to(
-        encode_rows(held_out, tokenizer, config.sequence_tokens), config.validation_tokens
+        encode_rows(unseen, tokenizer, config.sequence_tokens), config.validation_tokens
     )
     if not rows or not validation:
         raise TrainingError(
@@ -95,12 +93,9 @@ def run(
     cut["parameters"]["student"] = surgery.parameters_of(student)
     write_json(draft.data / "surgery.json", cut)
     _save_once(student, tokenizer, draft, "undistilled")
-    row_families, held_out_families = (
-        _families(config, student, some) for some in (rows, validation)
-    )
+    training, held_out = (_grouped(config, student, some) for some in (rows, validation))
     plan = plan_steps(
-        rows,
-        row_families,
+        training,
         step_tokens=config.step_tokens,
         micro_tokens=config.micro_tokens,
         epochs=config.epochs,
@@ -122,9 +117,7 @@ def run(
         teacher_tokenizer=tokenizer,
         student_tokenizer=tokenizer,
     )
-    material = _Material(
-        tokenizer, rows, row_families, validation, held_out_families, plan, vocabulary, dtype
-    )
+    material = _Material(tokenizer, training, held_out, plan, vocabulary, dtype)
     del student
     signal, validation_signal = _signals(config, teacher, material, draft, context)
     del teacher
@@ -147,14 +140,13 @@ def run(
     _write_results(config, trained, material, draft)
 
 
-def _families(config: DistillConfig, student: Any, rows: Sequence[Row]) -> list[Family]:
+def _grouped(config: DistillConfig, student: Any, rows: Sequence[Row]) -> RowSet:
     """Rows that are computed together. Dropout would be drawn once for all that share a token."""
     drops = config.adapter == "lora" and config.lora.dropout > 0
-    if drops or not config.share_beginnings or not families.can_share(student):
-        return families.one_row_families(len(rows))
-    return families.group(
-        [row.ids for row in rows], computed=config.micro_tokens, in_full=config.step_tokens
-    )
+    if drops or not config.share_beginnings or not can_share(student):
+        return RowSet.apart(rows)
+    ids = [row.ids for row in rows]
+    return RowSet(rows, group(ids, computed=config.micro_tokens, in_full=config.step_tokens))
 
 
 FINETUNED = Objective(kd_weight=0.0, kd_tokens="all", ce_weight=1.0, ce_tokens="all")
@@ -278,23 +270,22 @@ def _signals(
     """Where training and validation get the teacher's distribution from."""
     digest = refs.digest(refs.parse(config.teacher))
 
-    def cache(name: str, rows: Sequence[Row], together: Sequence[Family]) -> signals.CachedTeacher:
+    def cache(name: str, data: RowSet) -> signals.CachedTeacher:
         return signals.open_cache(
             draft.work / f"teacher-{name}",
             teacher,
             digest,
-            rows,
-            together,
+            data,
             lambda done, of: context.events.progress(done, of, "tokens", step=f"teacher on {name}"),
         )
 
-    validation = cache("validation", material.validation, material.validation_families)
+    validation = cache("validation", material.validation)
     planned = sum(len(family) for step in material.plan for micro in step for family in micro)
-    seen_again = planned > len(material.rows)
-    size = signals.cache_bytes(material.rows, int(teacher.weight.shape[1]))
+    seen_again = planned > len(material.training.rows)
+    size = signals.cache_bytes(material.training.rows, int(teacher.weight.shape[1]))
     auto = seen_again and size <= signals.LARGEST_CACHE
     if config.kd_weight and (config.signal == "cache" or (config.signal == "auto" and auto)):
-        return cache("training", material.rows, material.families), validation
+        return cache("training", material.training), validation
     return teacher, validation
 
 
@@ -322,10 +313,9 @@ def _train_once(
         sources[0],
         sources[1],
         objective,
-        material.rows,
+        material.training.rows,
         material.plan,
         material.validation,
-        material.validation_families,
         config=config,
         vocabulary=material.vocabulary,
         dtype=material.dtype,
@@ -367,11 +357,11 @@ def _write_results(
     write_json(
         draft.data / "training.json",
         {
-            "rows": len(material.rows),
-            "row_tokens": sum(len(row.ids) for row in material.rows),
-            "computed_row_tokens": sum(sizes_of(material.rows, material.families).values()),
-            "truncated_rows": sum(row.truncated for row in material.rows),
-            "validation_rows": len(material.validation),
+            "rows": len(material.training.rows),
+            "row_tokens": sum(len(row.ids) for row in material.training.rows),
+            "computed_row_tokens": sum(material.training.sizes.values()),
+            "truncated_rows": sum(row.truncated for row in material.training.rows),
+            "validation_rows": len(material.validation.rows),
             "precision": str(material.dtype).removeprefix("torch."),
             "learning_rate": config.learning_rate,
             "planned_steps": len(material.plan),

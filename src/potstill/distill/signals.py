@@ -27,8 +27,8 @@ from potstill.distill.batches import (
     ActiveTokens,
     MicroBatch,
     Row,
+    RowSet,
     collate,
-    sizes_of,
     split_step,
 )
 from potstill.distill.families import Family
@@ -118,17 +118,16 @@ def open_cache(
     folder: Path,
     teacher: LiveTeacher,
     digest: str,
-    rows: Sequence[Row],
-    families: Sequence[Family],
+    data: RowSet,
     progress: Callable[[int, int], None],
 ) -> CachedTeacher:
     """The cache of these rows in `folder`: opened, completed or built, whatever it needs.
 
-    families: which rows are computed together. progress(done, total) counts tokens.
-    Errors: TrainingError if the teacher's states are not finite; it names the row.
+    progress(done, total) counts tokens. Errors: TrainingError if the teacher's states are not
+    finite; it names the row.
     """
     width = int(teacher.weight.shape[1])
-    key = cache_key(digest, rows, width)
+    key = cache_key(digest, data.rows, width)
     index, part = folder / "index.json", folder / "part.json"
     if not index.exists():
         with disk_errors(folder, "write"):
@@ -137,17 +136,16 @@ def open_cache(
                 (folder / "hidden.bf16").unlink(missing_ok=True)
                 (folder / "blocks.json").unlink(missing_ok=True)
                 write_json(part, {"key": key})
-            _compute(folder / "hidden.bf16", teacher, rows, families, progress)
-            write_json(index, {"key": key, "rows": len(rows), "width": width})
+            _compute(folder / "hidden.bf16", teacher, data, progress)
+            write_json(index, {"key": key, "rows": len(data.rows), "width": width})
             part.unlink(missing_ok=True)
-    return CachedTeacher(folder, teacher.weight, digest, rows)
+    return CachedTeacher(folder, teacher.weight, digest, data.rows)
 
 
 def _compute(
     file: Path,
     teacher: LiveTeacher,
-    rows: Sequence[Row],
-    families: Sequence[Family],
+    data: RowSet,
     progress: Callable[[int, int], None],
 ) -> None:
     """Fill the file, block after block of families; a finished block is noted and not repeated.
@@ -156,7 +154,7 @@ def _compute(
     as an undisturbed one, and bf16 sums round alike.
     """
     width = int(teacher.weight.shape[1])
-    offsets, sizes = _offsets(rows), sizes_of(rows, families)
+    rows, offsets = data.rows, _offsets(data.rows)
     every = ActiveTokens(kd="all", ce=None)
     noted = file.with_name("blocks.json")
     size = offsets[-1] * width * 2
@@ -165,11 +163,11 @@ def _compute(
     with file.open("r+b" if done else "wb") as output:
         output.truncate(size)
         finished = 0
-        for number, block in enumerate(_blocks(families, sizes)):
+        for number, block in enumerate(_blocks(data.sizes)):
             finished += sum(rows[one].predictions for family in block for one in family)
             if number < done:
                 continue
-            for micro in split_step(block, sizes, CACHE_BATCH_TOKENS):
+            for micro in split_step(block, data.sizes, CACHE_BATCH_TOKENS):
                 batch = collate(rows, micro, every, padding=0).to(teacher.weight.device)
                 states = torch.zeros(batch.input_ids.numel(), width, dtype=torch.bfloat16)
                 states[batch.positions.cpu()] = teacher.hidden(rows, batch).to(
@@ -194,16 +192,16 @@ def _checked(row: Row, states: Tensor) -> memoryview:
     return memoryview(states.contiguous().view(torch.uint8).numpy().data)
 
 
-def _blocks(families: Sequence[Family], sizes: Mapping[Family, int]) -> list[list[Family]]:
+def _blocks(sizes: Mapping[Family, int]) -> list[list[Family]]:
     """The families in their order, about four batches in a block."""
     blocks: list[list[Family]] = []
     tokens = 4 * CACHE_BATCH_TOKENS
-    for family in families:
+    for family, size in sizes.items():
         if tokens >= 4 * CACHE_BATCH_TOKENS:
             blocks.append([])
             tokens = 0
         blocks[-1].append(family)
-        tokens += sizes[family]
+        tokens += size
     return blocks
 
 

@@ -29,9 +29,8 @@ from transformers.integrations import TensorBoardCallback
 from potstill.core.events import Emitter
 from potstill.core.files import read_json, write_atomic
 from potstill.distill import checkpoints
-from potstill.distill.batches import Micro, Row
+from potstill.distill.batches import Micro, Row, RowSet
 from potstill.distill.config import DistillConfig
-from potstill.distill.families import Family
 from potstill.distill.memory import Trimmer
 from potstill.distill.signals import TeacherSignal
 from potstill.distill.trainer import DistillTrainer, Objective, Steps
@@ -60,8 +59,7 @@ def train_student(
     objective: Objective,
     rows: Sequence[Row],
     plan: Sequence[Sequence[Micro]],
-    validation: Sequence[Row],
-    validation_families: Sequence[Family],
+    validation: RowSet,
     *,
     config: DistillConfig,
     vocabulary: int,
@@ -136,7 +134,6 @@ def train_student(
             objective,
             steps,
             validation,
-            validation_families,
             vocabulary=vocabulary,
             dtype=dtype,
             config=config,

@@ -28,12 +28,11 @@ from potstill.distill.batches import (
     Micro,
     MicroBatch,
     Row,
+    RowSet,
     collate,
-    sizes_of,
     split_step,
 )
 from potstill.distill.config import DistillConfig, Tokens
-from potstill.distill.families import Family
 from potstill.distill.fused import Scores, Terms, linear_scores
 from potstill.distill.signals import TeacherSignal
 from potstill.errors import TrainingError
@@ -127,8 +126,7 @@ class DistillTrainer(Trainer):  # type: ignore[misc]
         validation_signal: TeacherSignal,
         objective: Objective,
         steps: Steps,
-        validation: Sequence[Row],
-        validation_families: Sequence[Family],
+        validation: RowSet,
         *,
         vocabulary: int,
         dtype: torch.dtype,
@@ -140,7 +138,6 @@ class DistillTrainer(Trainer):  # type: ignore[misc]
         self.control: Any = None
         self.signal, self.validation_signal = signal, validation_signal
         self.objective, self.steps, self.validation = objective, steps, validation
-        self.validation_families = validation_families
         self.vocabulary, self.dtype, self.config = vocabulary, dtype, config
         self.divergence = objective.log_divergence
         self.tokens_after = steps.tokens()
@@ -150,7 +147,7 @@ class DistillTrainer(Trainer):  # type: ignore[misc]
             model=student,
             args=arguments,
             train_dataset=steps,
-            eval_dataset=validation,
+            eval_dataset=validation.rows,
             callbacks=callbacks,
         )
         self.remove_callback(PrinterCallback)  # standard output belongs to data
@@ -181,14 +178,14 @@ class DistillTrainer(Trainer):  # type: ignore[misc]
         self._doing = inputs
         kd_sum = ce_sum = 0.0
         loss = torch.zeros((), device=self.args.device)
-        for batch in inputs.batches:
+        for batch in (one.to(self.args.device) for one in inputs.batches):
             part, scores = self._loss(model, batch, inputs)
             if not torch.isfinite(part):
                 self._stop_for_bad_numbers(batch.rows, "loss")
             self.accelerator.backward(part)
             loss += part.detach()
-            kd_sum += float((scores.kd * batch.kd_counts.to(scores.kd.device)).sum())
-            ce_sum += float((scores.ce * batch.ce_counts.to(scores.ce.device)).sum())
+            kd_sum += float((scores.kd * batch.kd_counts).sum())
+            ce_sum += float((scores.ce * batch.ce_counts).sum())
         if self.objective.kd_weight:
             self.figures["kd"] = kd_sum / max(1, inputs.kd_tokens)
         if self.objective.ce_weight:
@@ -273,15 +270,15 @@ class DistillTrainer(Trainer):  # type: ignore[misc]
     def held_out(self) -> dict[str, float]:
         """Means over held-out tokens. Everything but `loss` means the same for every objective."""
         self.model.eval()
-        rows = self.validation
+        rows = self.validation.rows
         sums = dict.fromkeys(
             ("kl", "kl_answer", "ce", "ce_answer", "agreement", "kd", "kd_answer"), 0.0
         )
         tokens = answers = 0.0
-        sizes = sizes_of(rows, self.validation_families)
         plain = self.objective.divergence == "forward_kl" and self.objective.temperature == 1.0
         everything = ActiveTokens(kd="all", ce="answer")
-        for micro in split_step(self.validation_families, sizes, VALIDATION_TOKENS):
+        held_out = self.validation
+        for micro in split_step(held_out.families, held_out.sizes, VALIDATION_TOKENS):
             batch = collate(rows, micro, everything, self.steps.padding).to(self.args.device)
             one = torch.ones(len(batch.targets), device=self.args.device)
             arguments = (self.model, self.validation_signal, rows, batch, one)

@@ -12,13 +12,14 @@ from hypothesis import strategies as st
 from potstill.distill.batches import (
     ActiveTokens,
     Row,
+    RowSet,
     collate,
     encode_passages,
     encode_rows,
     plan_steps,
     split_step,
 )
-from potstill.distill.families import Family, one_row_families
+from potstill.distill.families import Family
 from potstill.errors import TrainingError
 from potstill.records import Chunk, Example
 
@@ -76,8 +77,7 @@ def rows_of(lengths: Sequence[int]) -> list[Row]:
 
 def plan_of(lengths: Sequence[int], **settings: Any) -> list[list[list[int]]]:
     """The plan of rows that share nothing, as row numbers."""
-    rows = rows_of(lengths)
-    plan = plan_steps(rows, one_row_families(len(rows)), **settings)
+    plan = plan_steps(RowSet.apart(rows_of(lengths)), **settings)
     return [[[row for (row,) in micro] for micro in step] for step in plan]
 
 

@@ -14,7 +14,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from potstill.distill import preflight
-from potstill.distill.batches import ActiveTokens, MicroBatch, Row, collate, encode_rows, plan_steps
+from potstill.distill.batches import (
+    ActiveTokens,
+    MicroBatch,
+    Row,
+    RowSet,
+    collate,
+    encode_rows,
+    plan_steps,
+)
 from potstill.distill.config import DistillConfig
 from potstill.distill.families import (
     LEAST_GAIN,
@@ -22,7 +30,6 @@ from potstill.distill.families import (
     can_share,
     computed_tokens,
     group,
-    one_row_families,
     shared_tokens,
 )
 from potstill.distill.signals import LiveTeacher, open_cache
@@ -66,8 +73,8 @@ def rows(tokenizer: Any) -> list[Row]:
     return encode_rows(examples, tokenizer, 500)
 
 
-def families_of(rows: list[Row]) -> list[Family]:
-    return group([row.ids for row in rows], computed=1000, in_full=5000)
+def together(rows: list[Row]) -> RowSet:
+    return RowSet(rows, group([row.ids for row in rows], computed=1000, in_full=5000))
 
 
 def ids_of(rows: Sequence[Sequence[int]], family: Family) -> list[Sequence[int]]:
@@ -75,7 +82,7 @@ def ids_of(rows: Sequence[Sequence[int]], family: Family) -> list[Sequence[int]]
 
 
 def test_rows_about_one_passage_become_a_family(rows: list[Row]) -> None:
-    families = families_of(rows)
+    families = together(rows).families
     assert sorted(map(sorted, families)) == [[0, 1, 2, 3, 8], [4, 5, 6, 7], [9]]
     ids = [row.ids for row in rows]
     for family in families[:-1]:
@@ -126,7 +133,7 @@ def test_long_beginnings_are_shared_too() -> None:
 def test_states_of_a_family_are_those_of_its_rows(teacher: Any, rows: list[Row]) -> None:
     assert can_share(teacher)
     every = ActiveTokens("all", "all")
-    batch = collate(rows, families_of(rows), every, padding=0)
+    batch = collate(rows, together(rows).families, every, padding=0)
     with torch.no_grad():
         states = teacher.model(**batch.inputs()).last_hidden_state.flatten(0, 1)
         for number, span in zip(batch.rows, batch.spans, strict=True):
@@ -136,7 +143,7 @@ def test_states_of_a_family_are_those_of_its_rows(teacher: Any, rows: list[Row])
     assert len(batch.positions) < 0.6 * sum(row.predictions for row in rows)
 
 
-def trainer_of(teacher: Any, rows: list[Row], families: list[Family], folder: Path) -> Any:
+def trainer_of(teacher: Any, data: RowSet, folder: Path) -> Any:
     from transformers import TrainingArguments
 
     signal = LiveTeacher(teacher, torch.float32)
@@ -146,9 +153,8 @@ def trainer_of(teacher: Any, rows: list[Row], families: list[Family], folder: Pa
         signal,
         signal,
         OBJECTIVE,
-        Steps(rows, [[families]], OBJECTIVE.active, 0),
-        rows,
-        families,
+        Steps(data.rows, [[list(data.families)]], OBJECTIVE.active, 0),
+        data,
         vocabulary=int(signal.weight.shape[0]),
         dtype=torch.float32,
         config=DistillConfig(teacher="t"),
@@ -163,21 +169,21 @@ def test_loss_gradient_and_held_out_figures_are_those_of_separate_rows(
     teacher: Any, rows: list[Row], tmp_path: Path
 ) -> None:
     results = []
-    for families in (one_row_families(len(rows)), families_of(rows)):
-        trainer = trainer_of(teacher, rows, families, tmp_path)
+    for data in (RowSet.apart(rows), together(rows)):
+        trainer = trainer_of(teacher, data, tmp_path)
         # Two micro-batches: a family must weigh the same whatever it stands beside.
-        halves = [families[::2], families[1::2]]
+        halves = [data.families[::2], data.families[1::2]]
         batches = [collate(rows, half, OBJECTIVE.active, 0) for half in halves]
         loss = trainer.training_step(trainer.model, make_step(batches))
         gradients = {name: one.grad for name, one in trainer.model.named_parameters()}
         results.append((float(loss), gradients, trainer.figures, trainer.held_out()))
-    apart, together = results
-    assert together[0] == pytest.approx(apart[0], rel=1e-5)
+    apart, shared = results
+    assert shared[0] == pytest.approx(apart[0], rel=1e-5)
     for name, gradient in apart[1].items():
-        error = (together[1][name] - gradient).norm() / gradient.norm()
+        error = (shared[1][name] - gradient).norm() / gradient.norm()
         assert error < 1e-5, f"{name} differs by {error:.1e}"
-    assert together[2] == pytest.approx(apart[2], rel=1e-5)
-    assert together[3] == pytest.approx(apart[3], rel=1e-5)
+    assert shared[2] == pytest.approx(apart[2], rel=1e-5)
+    assert shared[3] == pytest.approx(apart[3], rel=1e-5)
 
 
 def test_the_cache_of_families_is_that_of_rows(
@@ -185,30 +191,29 @@ def test_the_cache_of_families_is_that_of_rows(
 ) -> None:
     live = LiveTeacher(teacher, torch.float32)
     states = [
-        open_cache(tmp_path / name, live, "t", rows, families, lambda done, of: None)
-        for name, families in (
-            ("apart", one_row_families(len(rows))),
-            ("together", families_of(rows)),
-        )
+        open_cache(tmp_path / name, live, "t", data, lambda done, of: None)
+        for name, data in (("apart", RowSet.apart(rows)), ("together", together(rows)))
     ]
     torch.testing.assert_close(states[0].states, states[1].states, rtol=0.02, atol=0.02)
-    batch = collate(rows, families_of(rows), OBJECTIVE.active, padding=0)
+    batch = collate(rows, together(rows).families, OBJECTIVE.active, padding=0)
     torch.testing.assert_close(
         states[1].hidden(rows, batch).float(), live.hidden(rows, batch), rtol=0.02, atol=0.02
     )
 
 
 def test_the_plan_keeps_families_whole_and_counts_every_row_in_full(rows: list[Row]) -> None:
-    families = families_of(rows)
+    data = together(rows)
     budget = {"step_tokens": 300, "micro_tokens": 400, "max_tokens": None, "seed": 3}
-    plan = plan_steps(rows, families, epochs=1, **budget)
-    assert sorted(family for step in plan for micro in step for family in micro) == sorted(families)
+    plan = plan_steps(data, epochs=1, **budget)
+    assert sorted(family for step in plan for micro in step for family in micro) == sorted(
+        data.families
+    )
     steps = Steps(rows, plan, OBJECTIVE.active, 0)
     assert steps.tokens()[-1] == sum(len(row.ids) for row in rows)
 
 
 def planted(rows: list[Row], change: Any) -> None:
-    batch = collate(rows, families_of(rows), OBJECTIVE.active, padding=0)
+    batch = collate(rows, together(rows).families, OBJECTIVE.active, padding=0)
     preflight.check_batch(rows, batch, OBJECTIVE.active)
     preflight.check_batch(rows, dataclasses.replace(batch, **change(batch)), OBJECTIVE.active)
 

@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from potstill.distill.batches import ActiveTokens, Row, collate, encode_rows
-from potstill.distill.families import one_row_families
+from potstill.distill.batches import ActiveTokens, Row, RowSet, collate, encode_rows
 from potstill.distill.signals import CachedTeacher, LiveTeacher, cache_key, open_cache
 from potstill.errors import StoreError, TrainingError
 from potstill.records import Example
@@ -39,8 +38,7 @@ def test_the_cache_gives_what_the_live_teacher_gives(
         tmp_path,
         live,
         "t",
-        rows,
-        one_row_families(len(rows)),
+        RowSet.apart(rows),
         lambda done, of: told.append((done, of)),
     )
     assert told[-1] == (sum(row.predictions for row in rows),) * 2
@@ -55,16 +53,16 @@ def test_the_cache_gives_what_the_live_teacher_gives(
 def test_a_damaged_file_is_computed_again_to_the_same_bytes(
     live: LiveTeacher, rows: list[Row], tmp_path: Path
 ) -> None:
-    families = one_row_families(len(rows))
+    data = RowSet.apart(rows)
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     for folder in (whole, broken):
-        open_cache(folder, live, "t", rows, families, lambda done, of: None)
+        open_cache(folder, live, "t", data, lambda done, of: None)
     expected = (whole / "hidden.bf16").read_bytes()
     for size in (0, 1, len(expected) // 3, len(expected) - 1):
         (broken / "index.json").unlink()
         (broken / "part.json").write_text((whole / "index.json").read_text())
         (broken / "hidden.bf16").write_bytes(expected[:size])
-        open_cache(broken, live, "t", rows, families, lambda done, of: None)
+        open_cache(broken, live, "t", data, lambda done, of: None)
         assert (broken / "hidden.bf16").read_bytes() == expected
 
 
@@ -83,10 +81,10 @@ def test_rows_that_were_computed_before_a_kill_are_not_computed_again(
 
     monkeypatch.setattr(LiveTeacher, "hidden", counted)
     with pytest.raises(KeyboardInterrupt):
-        open_cache(tmp_path, live, "t", rows, one_row_families(len(rows)), lambda done, of: None)
+        open_cache(tmp_path, live, "t", RowSet.apart(rows), lambda done, of: None)
     monkeypatch.setattr(LiveTeacher, "hidden", lambda *a: (calls.extend(a[2].rows), real(*a))[1])
     first = len(calls)
-    open_cache(tmp_path, live, "t", rows, one_row_families(len(rows)), lambda done, of: None)
+    open_cache(tmp_path, live, "t", RowSet.apart(rows), lambda done, of: None)
     assert 0 < len(calls[first:]) < len(rows)
 
 
@@ -94,7 +92,7 @@ def test_rows_that_were_computed_before_a_kill_are_not_computed_again(
 def test_a_cache_of_another_teacher_or_text_is_refused(
     live: LiveTeacher, rows: list[Row], tmp_path: Path, other: str
 ) -> None:
-    open_cache(tmp_path, live, "t", rows, one_row_families(len(rows)), lambda done, of: None)
+    open_cache(tmp_path, live, "t", RowSet.apart(rows), lambda done, of: None)
     changed = {
         "teacher": rows,
         "text": [dataclasses.replace(rows[0], ids=(*rows[0].ids[:-1], 7)), *rows[1:]],
@@ -107,11 +105,11 @@ def test_a_cache_of_another_teacher_or_text_is_refused(
 
 
 def test_a_damaged_cache_is_refused(live: LiveTeacher, rows: list[Row], tmp_path: Path) -> None:
-    open_cache(tmp_path, live, "t", rows, one_row_families(len(rows)), lambda done, of: None)
+    open_cache(tmp_path, live, "t", RowSet.apart(rows), lambda done, of: None)
     with (tmp_path / "hidden.bf16").open("ab") as file:
         file.write(b"x")
     with pytest.raises(StoreError, match="damaged"):
-        open_cache(tmp_path, live, "t", rows, one_row_families(len(rows)), lambda done, of: None)
+        open_cache(tmp_path, live, "t", RowSet.apart(rows), lambda done, of: None)
 
 
 def test_a_teacher_with_bad_numbers_names_the_row(
@@ -119,4 +117,4 @@ def test_a_teacher_with_bad_numbers_names_the_row(
 ) -> None:
     live.model.model.norm.weight.fill_(float("nan"))
     with pytest.raises(TrainingError, match=r"row row\d+ are not finite"):
-        open_cache(tmp_path, live, "t", rows, one_row_families(len(rows)), lambda done, of: None)
+        open_cache(tmp_path, live, "t", RowSet.apart(rows), lambda done, of: None)

@@ -13,9 +13,8 @@ import torch
 
 from potstill.core.events import Emitter
 from potstill.distill import checkpoints
-from potstill.distill.batches import Row, collate, encode_rows, plan_steps
+from potstill.distill.batches import Row, RowSet, collate, encode_rows, plan_steps
 from potstill.distill.config import DistillConfig
-from potstill.distill.families import one_row_families
 from potstill.distill.losses import forward_kl
 from potstill.distill.signals import LiveTeacher
 from potstill.distill.train import Trained, pick_dtype, train_student
@@ -45,8 +44,7 @@ def _trainer(
         signal,
         objective,
         Steps(rows, plan, objective.active, 0),
-        rows,
-        one_row_families(len(rows)),
+        RowSet.apart(rows),
         vocabulary=int(signal.weight.shape[0]),
         dtype=torch.float32,
         config=DistillConfig(teacher="t"),
@@ -131,8 +129,7 @@ def train(teacher: Any, rows: list[Row], tmp_path: Path) -> Train:
         settings: dict[str, Any] = {"teacher": "t", "learning_rate": 3e-3, "validations": 4}
         config = DistillConfig(**(settings | {"patience": 0} | changes))
         plan = plan_steps(
-            rows,
-            one_row_families(len(rows)),
+            RowSet.apart(rows),
             step_tokens=150,
             micro_tokens=100,
             epochs=4,
@@ -147,8 +144,7 @@ def train(teacher: Any, rows: list[Row], tmp_path: Path) -> Train:
             objective,
             rows[:6],
             [[[(row % 6,) for (row,) in micro] for micro in step] for step in plan],
-            rows[6:],
-            one_row_families(2),
+            RowSet.apart(rows[6:]),
             config=config,
             vocabulary=int(signal.weight.shape[0]),
             dtype=torch.float32,
