@@ -24,8 +24,8 @@ from potstill.distill.config import Tokens
 from potstill.distill.families import (
     Family,
     RowSpan,
-    computed_tokens,
     positions_and_mask,
+    sequence_tokens,
     shared_tokens,
     spans_of,
 )
@@ -69,10 +69,11 @@ class RowSet:
     @cached_property
     def sizes(self) -> dict[Family, int]:
         """How many tokens each family computes."""
-        return {
-            family: computed_tokens([self.rows[number].ids for number in family])
-            for family in self.families
-        }
+        found = {}
+        for family in self.families:
+            ids = [self.rows[number].ids for number in family]
+            found[family] = sequence_tokens([len(one) for one in ids], shared_tokens(ids))
+        return found
 
 
 @dataclass(frozen=True)
@@ -252,19 +253,20 @@ def collate(
     rows: Sequence[Row], micro: Sequence[Family], active: ActiveTokens, padding: int
 ) -> MicroBatch:
     """The micro-batch of some families. `padding` is any id the model has an embedding for."""
-    longest = max(computed_tokens([rows[number].ids for number in family]) for family in micro)
+    members = [[rows[number] for number in family] for family in micro]
+    shared = [shared_tokens([row.ids for row in family]) for family in members]
+    lengths = [[len(row.ids) for row in family] for family in members]
+    longest = max(map(sequence_tokens, lengths, shared))
     input_ids = torch.full((len(micro), longest), padding, dtype=torch.int64)
     spans: list[RowSpan] = []
     predictions: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
     masks: list[tuple[Tensor, Tensor]] = []
     branched = any(len(family) > 1 for family in micro)
-    for line, family in enumerate(micro):
-        members = [rows[number] for number in family]
-        ids = [row.ids for row in members]
-        found = spans_of([len(one) for one in ids], shared_tokens(ids), line * longest)
-        for one, span in zip(ids, found, strict=True):
-            input_ids.view(-1)[span.flat()] = torch.tensor(one, dtype=torch.int64)
-        predictions += _predictions(members, found, active)
+    for line, family in enumerate(members):
+        found = spans_of(lengths[line], shared[line], line * longest)
+        for row, span in zip(family, found, strict=True):
+            input_ids.view(-1)[span.flat()] = torch.tensor(row.ids, dtype=torch.int64)
+        predictions += _predictions(family, found, active)
         spans += found
         if branched:
             masks.append(positions_and_mask(found, longest))

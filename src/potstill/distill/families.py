@@ -93,10 +93,9 @@ def shared_tokens(family: Sequence[Sequence[int]]) -> int:
     return min(common_prefix(family[0], ids) for ids in family[1:])
 
 
-def computed_tokens(family: Sequence[Sequence[int]]) -> int:
-    """Length of the family's sequence."""
-    shared = shared_tokens(family)
-    return shared + sum(len(ids) - shared for ids in family)
+def sequence_tokens(lengths: Sequence[int], shared: int) -> int:
+    """Length of the sequence of rows with these lengths that share their beginning."""
+    return sum(lengths) - (len(lengths) - 1) * shared
 
 
 def spans_of(lengths: Sequence[int], shared: int, start: int) -> list[RowSpan]:

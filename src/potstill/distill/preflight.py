@@ -212,11 +212,9 @@ def check_batch(rows: Sequence[Row], batch: MicroBatch, active: ActiveTokens) ->
             _check_counts(rows[number], token, expected, got or (0.0, 0.0))
     for position, target in found:
         if position not in text:
-            raise _misbuilt(rows[batch.rows[0]], "or beside it counts padding as if it were text")
+            raise _misbuilt(rows[batch.rows[0]], "counts padding as if it were text")
         if (position, target) not in wanted:
-            raise _misbuilt(
-                rows[batch.rows[0]], "or beside it has targets that are not the tokens that follow"
-            )
+            raise _misbuilt(rows[batch.rows[0]], "has targets that are not the tokens that follow")
 
 
 def _wanted(

@@ -102,7 +102,7 @@ def _answer(
 ) -> Chunk | None:
     found = index.search(question, limit=1)
     passage = found[0] if found else None
-    if passage is None and index.size:
+    if passage is None and len(index):
         console.print(
             "[dim]nothing in the documents fits the question; this is from memory[/]",
             highlight=False,

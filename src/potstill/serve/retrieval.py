@@ -35,9 +35,7 @@ class PassageIndex:
             [(number, chunk.text) for number, chunk in enumerate(self._chunks)],
         )
 
-    @property
-    def size(self) -> int:
-        """Number of passages."""
+    def __len__(self) -> int:
         return len(self._chunks)
 
     def search(self, question: str, limit: int = 1) -> list[Chunk]:

@@ -60,24 +60,31 @@ def tokenizer(teacher_folder: Path) -> Any:
 
 
 @pytest.fixture(scope="session")
-def examples() -> list[Example]:
-    """Twelve rows of different lengths."""
-    made = []
-    for number in range(12):
-        question, answer = FACTS[number % len(FACTS)]
-        passage = PASSAGE if number % 2 else f"{PASSAGE} {PASSAGE[: 5 * number]}"
-        made.append(
-            Example(
-                id=f"row{number}",
-                turns=(
-                    Turn(role="user", content=f"{passage}\n{question}"),
-                    Turn(role="assistant", content=answer),
-                ),
-                answers=(answer,),
-                provenance=Provenance(document="d", chunk=f"c{number // 2}"),
-            )
+def make_row() -> Callable[..., Example]:
+    """make_row(id, passage, question, answer, chunk="c") -> a row as curation leaves it."""
+
+    def make(name: str, passage: str, question: str, answer: str, chunk: str = "c") -> Example:
+        return Example(
+            id=name,
+            turns=(
+                Turn(role="user", content=f"{passage}\n{question}"),
+                Turn(role="assistant", content=answer),
+            ),
+            answers=(answer,),
+            provenance=Provenance(document="d", chunk=chunk),
         )
-    return made
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def examples(make_row: Callable[..., Example]) -> list[Example]:
+    """Twelve rows of different lengths."""
+    passages = [PASSAGE if n % 2 else f"{PASSAGE} {PASSAGE[: 5 * n]}" for n in range(12)]
+    return [
+        make_row(f"row{n}", passages[n], *FACTS[n % len(FACTS)], chunk=f"c{n // 2}")
+        for n in range(12)
+    ]
 
 
 @pytest.fixture
