@@ -15,7 +15,7 @@ from potstill.models.refs import digest, parse
 from potstill.models.size import expected_parameters
 
 MODELS = 4
-# Weights times tokens a second in float32, measured with SmolLM2-135M on two cores.
+# Weights times tokens a second in float32: SmolLM2-135M, two cores.
 READING_RATE = 135e6 * 500
 WRITING_RATE = 135e6 * 80
 

@@ -17,9 +17,9 @@ from potstill.generate.config import GenerateConfig
 TOKENS_PER_QUESTION = 18  # of a chunk: prose has about so many tokens for each thing to ask about
 REQUESTS_PER_PAIR = 1.35
 PROMPT_TOKENS, REPLY_TOKENS = 420, 55  # worked examples included
-# Weights times requests a second, measured with SmolLM2-135M on two cores and eight slots.
+# Weights times requests a second: SmolLM2-135M, two cores, eight at once.
 LLAMACPP_RATE = 135e6 * 1.6
-TRANSFORMERS_RATE = 135e6 * 0.5
+TRANSFORMERS_RATE = 135e6 * 0.27
 
 
 def facts(config: GenerateConfig, project: Path) -> Facts:
