@@ -21,7 +21,7 @@ import pytest
 from potstill.core.events import read_events
 from potstill.core.runner import PlannedStep, Runner, Step
 from potstill.core.store import Store
-from potstill.errors import InputError, PotstillError, StoreError
+from potstill.errors import InputError, MissingExtraError, PotstillError, StoreError
 
 COUNT = """
     from potstill.core.stage import Stage, StageConfig
@@ -54,6 +54,8 @@ COUNT_RUN = """
             context.events.progress(row + 1, config.rows, "rows")
         if config.fail == "input":
             raise InputError("The file a.pdf is empty.", "Replace it.")
+        if config.fail == "package":
+            raise ModuleNotFoundError("No module named 'docx'", name="docx.oxml")
         if config.fail == "bug":
             raise KeyError("surprise")
         if config.fail == "torch":
@@ -203,6 +205,7 @@ def test_an_estimate_that_fails_stops_neither_plan_nor_run(toys: Path) -> None:
     ("fail", "kind", "words"),
     [
         ("input", InputError, "a.pdf is empty. Replace it."),
+        ("package", MissingExtraError, "python-docx, which is not installed. Install it with: pip"),
         ("bug", PotstillError, "nobody foresaw: KeyError: 'surprise'"),
         ("crash", PotstillError, "was killed by signal 6"),
     ],

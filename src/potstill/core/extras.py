@@ -52,11 +52,23 @@ def require(module: str, extra: str, purpose: str) -> ModuleType:
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
-        raise MissingExtraError(
-            f"{purpose} needs the package {EXTRAS[extra].get(module, module)}, "
-            "which is not installed.",
-            f"Install it with: {install_line(extra)}",
-        ) from error
+        raise _missing(EXTRAS[extra].get(module, module), extra, purpose) from error
+
+
+def missing(error: ModuleNotFoundError, purpose: str) -> MissingExtraError | None:
+    """What to say of an import that failed, if one of the extras brings the module."""
+    module = (error.name or "").partition(".")[0]
+    for extra, modules in EXTRAS.items():
+        if module in modules:
+            return _missing(modules[module], extra, purpose)
+    return None
+
+
+def _missing(distribution: str, extra: str, purpose: str) -> MissingExtraError:
+    return MissingExtraError(
+        f"{purpose} needs the package {distribution}, which is not installed.",
+        f"Install it with: {install_line(extra)}",
+    )
 
 
 def installed_version(distribution: str) -> str | None:

@@ -23,7 +23,7 @@ from typing import Any
 
 from potstill import __version__
 from potstill.core.events import Emitter
-from potstill.core.extras import EXTRAS, installed_version
+from potstill.core.extras import EXTRAS, installed_version, missing
 from potstill.core.files import disk_refusal
 from potstill.core.machine import describe, peak_memory_bytes, processor_seconds
 from potstill.core.stage import Artifact, Context, Stage, StageConfig
@@ -58,6 +58,9 @@ def main() -> int:
         return _failed(events, _disk_error(error) or _unexpected(error, job), error)
     except MemoryError as error:
         return _failed(events, _out_of_memory(job), error)
+    except ModuleNotFoundError as error:
+        found = missing(error, f"The stage {job['stage']}")
+        return _failed(events, found or _unexpected(error, job), error)
     except Exception as error:
         return _failed(events, _disk_error(error) or _unexpected(error, job), error)
     return 0
