@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
@@ -297,17 +297,26 @@ def main() -> None:
     try:
         app()
     except PotstillError as error:
-        console = _err()
-        console.print(
-            f"[bold red]Error:[/] {_plain(error.message)}", highlight=False, soft_wrap=True
-        )
-        if error.hint:
-            console.print(_plain(error.hint), highlight=False, soft_wrap=True)
-        sys.exit(error.exit_code)
+        _fail(error)
+    except ModuleNotFoundError as error:
+        from potstill.core.extras import missing
+
+        found = missing(error, "This command")
+        if found is None:
+            raise
+        _fail(found)
     except SystemExit as end:
         if end.code == STOPPED:
             _err().print("Stopped. The same command goes on from here.", highlight=False)
         raise
+
+
+def _fail(error: PotstillError) -> NoReturn:
+    console = _err()
+    console.print(f"[bold red]Error:[/] {_plain(error.message)}", highlight=False, soft_wrap=True)
+    if error.hint:
+        console.print(_plain(error.hint), highlight=False, soft_wrap=True)
+    sys.exit(error.exit_code)
 
 
 def _plain(text: str) -> str:
