@@ -58,10 +58,11 @@ def require(module: str, extra: str, purpose: str) -> ModuleType:
 def missing(error: ModuleNotFoundError, purpose: str) -> MissingExtraError | None:
     """What to say of an import that failed, if one of the extras brings the module."""
     module = (error.name or "").partition(".")[0]
-    for extra, modules in EXTRAS.items():
-        if module in modules:
-            return _missing(modules[module], extra, purpose)
-    return None
+    extras = [extra for extra, modules in EXTRAS.items() if module in modules]
+    if not extras:
+        return None
+    smallest = min(extras, key=lambda extra: len(EXTRAS[extra]))
+    return _missing(EXTRAS[smallest][module], smallest, purpose)
 
 
 def _missing(distribution: str, extra: str, purpose: str) -> MissingExtraError:
