@@ -48,7 +48,6 @@ def test_a_slice_of_the_quickstart_ends_in_a_student_that_chats(tmp_path: Path) 
 
     said = potstill("chat", "quickstart", "Who is the station warden?", *project)
     assert said.returncode == 0, said.stderr
-    # A student that was hardly trained may end at once; then it is said.
-    assert said.stdout.strip() or "no answer" in said.stderr
+    assert said.stdout.strip()
     assert "notes.md" in said.stderr
     assert potstill("verify", "quickstart", *project).returncode == 0

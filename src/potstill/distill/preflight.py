@@ -48,7 +48,7 @@ def check(
         check_prompts(example, teacher_tokenizer, student_tokenizer)
     check_rows([*rows, *validation], student_tokenizer, vocabulary, teacher, student)
     check_anything_active(rows, active)
-    stride = max(1, -(-batch_count // SAMPLED_BATCHES))  # rounded up
+    stride = max(1, batch_count // SAMPLED_BATCHES)
     for number in range(0, batch_count, stride):
         check_batch(rows, batches(number), active)
     return vocabulary
