@@ -1,26 +1,30 @@
-"""Rows of token ids, the order in which they are trained, and the micro-batches they become.
+"""Rows of token ids, and the micro-batches they become.
 
-In: examples (and passages) and a tokenizer. Out: `Row`s, a deterministic plan of optimizer steps,
-`MicroBatch`es of tensors. This is the one place where targets are shifted and tokens are made
-active. Knows nothing of models or losses.
+In: examples (and passages) and a tokenizer. Out: `Row`s and `MicroBatch`es of tensors; which of
+them make a step is planned in `packing.py`. This is the one place where targets are shifted and
+tokens are made active. Knows nothing of models or losses.
 
-Rows are padded on the right and attention is causal, so no real token ever sees padding: batches
-need no attention mask, and a row's result does not depend on its neighbours. Rows that share a
-beginning may stand in one sequence (`families.py`); only then there is a mask.
+A micro-batch has one of two layouts, with the same loss and gradients:
+
+    packed    one sequence without padding; attention stays within its segments (`attention.py`)
+    buckets   sequences of like length, padded on the right: for models that know no segments
+
+Attention is causal, so no real token ever sees padding. Rows that share a beginning may stand in
+one sequence (`families.py`); only then there is a mask.
 """
 
 from __future__ import annotations
 
-import random
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import accumulate
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from potstill.distill.config import Tokens
+from potstill.distill.attention import Segment
 from potstill.distill.families import (
     Family,
     RowSpan,
@@ -29,12 +33,9 @@ from potstill.distill.families import (
     shared_tokens,
     spans_of,
 )
-from potstill.errors import TrainingError
+from potstill.distill.objective import ActiveTokens, Tokens
 from potstill.models.chat import encode_example
 from potstill.records import Chunk, Example
-
-WINDOW_STEPS = 16
-"""Optimizer steps among which rows are sorted by length: little padding, and still a shuffle."""
 
 
 @dataclass(frozen=True)
@@ -56,15 +57,16 @@ class Row:
 
 @dataclass(frozen=True)
 class RowSet:
-    """Rows, and which of them are computed together."""
+    """Rows, which of them are computed together, and the layout of their batches."""
 
     rows: Sequence[Row]
     families: Sequence[Family]
+    packed: bool = False
 
     @classmethod
-    def apart(cls, rows: Sequence[Row]) -> RowSet:
+    def apart(cls, rows: Sequence[Row], packed: bool = False) -> RowSet:
         """Every row by itself."""
-        return cls(rows, [(number,) for number in range(len(rows))])
+        return cls(rows, [(number,) for number in range(len(rows))], packed)
 
     @cached_property
     def sizes(self) -> dict[Family, int]:
@@ -75,18 +77,26 @@ class RowSet:
             found[family] = sequence_tokens([len(one) for one in ids], shared_tokens(ids))
         return found
 
+    def collate(self, micro: Sequence[Family], active: ActiveTokens, padding: int) -> MicroBatch:
+        """The micro-batch of some families. `padding` is any id the model has an embedding for."""
+        return collate(self.rows, micro, active, padding, packed=self.packed)
+
 
 @dataclass(frozen=True)
 class MicroBatch:
-    """Families that are computed at once: B sequences padded to L tokens, N predictions that count.
+    """Families that are computed at once: B sequences of L tokens, N predictions that count.
 
-    The hidden state at flat position `positions[i]` predicts `targets[i]`, the token after it.
+    B is 1 if they are packed. The hidden state at flat position `positions[i]` predicts
+    `targets[i]`, the token after it.
     """
 
     rows: tuple[int, ...]
     """Which rows of the data set."""
     spans: tuple[RowSpan, ...]
     """Where each of them stands in the flattened input."""
+    families: tuple[Family, ...]
+    starts: tuple[int, ...]
+    """Flat position at which each family's sequence begins."""
     input_ids: Tensor
     """[B, L] int64."""
     positions: Tensor
@@ -97,17 +107,27 @@ class MicroBatch:
     """[N] fp32: for how many rows the teacher is imitated here; above 1 in a shared beginning."""
     ce_counts: Tensor
     """[N] fp32: for how many rows the cross-entropy counts here."""
+    hidden_counts: Tensor
+    """[N] fp32: for how many rows the state here is compared with the teacher's."""
+    attention_counts: Tensor
+    """[N] fp32: for how many rows the attention from here is compared with the teacher's."""
     position_ids: Tensor | None = None
-    """[B, L] int64, where rows share a beginning; else a token's position is its column."""
+    """[B, L] int64, if packed or rows share a beginning; else a token's position is its column."""
     attention_mask: Tensor | None = None
     """[B, 1, L, L] bool: which token (third axis) sees which; else every one before it."""
+    segments: tuple[Segment, ...] | None = None
+    """If packed: the sequences that attention stays within."""
 
     def inputs(self) -> dict[str, Any]:
         """What the decoder is called with."""
         arguments: dict[str, Any] = {"input_ids": self.input_ids, "use_cache": False}
-        if self.attention_mask is not None:
+        if self.position_ids is not None:
             arguments["position_ids"] = self.position_ids
             arguments["attention_mask"] = self.attention_mask
+        if self.segments is not None:
+            arguments["segments"] = self.segments
+            # transformers takes a mask of four axes as it is, and would make one for all tokens.
+            arguments["attention_mask"] = self.input_ids.new_ones(1, 1, 1, 1, dtype=torch.bool)
         return arguments
 
     def to(self, device: torch.device) -> MicroBatch:
@@ -124,14 +144,6 @@ class MicroBatch:
 
 Micro = list[Family]
 """What becomes a micro-batch."""
-
-
-@dataclass(frozen=True)
-class ActiveTokens:
-    """Which predictions each term counts; None: the term is not used at all."""
-
-    kd: Tokens | None
-    ce: Tokens | None
 
 
 def encode_rows(examples: Iterable[Example], tokenizer: Any, max_tokens: int) -> list[Row]:
@@ -156,155 +168,107 @@ def encode_passages(chunks: Iterable[Chunk], tokenizer: Any, max_tokens: int) ->
     return rows
 
 
-def plan_steps(
-    data: RowSet,
-    *,
-    step_tokens: int,
-    micro_tokens: int,
-    epochs: float,
-    max_tokens: int | None,
-    seed: int,
-) -> list[list[Micro]]:
-    """The whole training as steps of micro-batches of families; the same for the same input.
-
-    Every epoch shuffles the families, sorts them by length within windows of `WINDOW_STEPS`
-    steps, cuts the windows into steps of about `step_tokens` tokens, and shuffles the steps of a
-    window. A step's tokens are those of its rows, each counted in full though a beginning that
-    rows share is computed once. A micro-batch computes at most `micro_tokens`, padding included.
-    """
-    if not data.rows:
-        raise TrainingError(
-            "There are no training rows.", "Add documents, or let curation keep more rows."
-        )
-    tokens = {
-        family: sum(len(data.rows[number].ids) for number in family) for family in data.families
-    }
-    budget = int(epochs * sum(tokens.values()))
-    if max_tokens is not None:
-        budget = min(budget, max_tokens)
-    steps: list[list[Micro]] = []
-    spent, epoch = 0, 0
-    while spent < budget:
-        rng = random.Random(f"{seed}/{epoch}")
-        for step in _epoch_steps(tokens, data.sizes, step_tokens, rng):
-            if spent >= budget:
-                break
-            spent += sum(tokens[family] for family in step)
-            steps.append(split_step(step, data.sizes, micro_tokens))
-        epoch += 1
-    return steps
-
-
-def split_step(
-    families: Sequence[Family], sizes: Mapping[Family, int], micro_tokens: int
-) -> list[Micro]:
-    """Families in ascending length, cut so that families x longest stays within `micro_tokens`."""
-    micros: list[Micro] = []
-    for family in sorted(families, key=lambda family: (sizes[family], family)):
-        if micros and (len(micros[-1]) + 1) * sizes[family] <= micro_tokens:
-            micros[-1].append(family)
-        else:
-            micros.append([family])
-    return micros
-
-
-def _epoch_steps(
-    tokens: Mapping[Family, int],
-    sizes: Mapping[Family, int],
-    step_tokens: int,
-    rng: random.Random,
-) -> list[list[Family]]:
-    order = list(tokens)
-    rng.shuffle(order)
-    steps: list[list[Family]] = []
-    window: list[Family] = []
-    held = 0
-    for place, family in enumerate(order):
-        window.append(family)
-        held += tokens[family]
-        if held >= WINDOW_STEPS * step_tokens or place == len(order) - 1:
-            window.sort(key=lambda family: (sizes[family], family))
-            steps += _window_steps(window, tokens, step_tokens, rng)
-            window, held = [], 0
-    return steps
-
-
-def _window_steps(
-    window: Sequence[Family],
-    tokens: Mapping[Family, int],
-    step_tokens: int,
-    rng: random.Random,
-) -> list[list[Family]]:
-    """Cut a sorted window into steps of nearly equal size, in a shuffled order."""
-    total = sum(tokens[family] for family in window)
-    count = max(1, round(total / step_tokens))
-    steps: list[list[Family]] = [[] for _ in range(count)]
-    seen = 0
-    for family in window:
-        middle = seen + tokens[family] / 2
-        steps[min(count - 1, int(middle * count / total))].append(family)
-        seen += tokens[family]
-    steps = [step for step in steps if step]
-    rng.shuffle(steps)
-    return steps
-
-
 def collate(
-    rows: Sequence[Row], micro: Sequence[Family], active: ActiveTokens, padding: int
+    rows: Sequence[Row],
+    micro: Sequence[Family],
+    active: ActiveTokens,
+    padding: int,
+    *,
+    packed: bool = False,
 ) -> MicroBatch:
     """The micro-batch of some families. `padding` is any id the model has an embedding for."""
     members = [[rows[number] for number in family] for family in micro]
     shared = [shared_tokens([row.ids for row in family]) for family in members]
     lengths = [[len(row.ids) for row in family] for family in members]
-    longest = max(map(sequence_tokens, lengths, shared))
-    input_ids = torch.full((len(micro), longest), padding, dtype=torch.int64)
+    sizes = list(map(sequence_tokens, lengths, shared))
+    if packed:
+        starts, shape = [0, *accumulate(sizes)][:-1], (1, sum(sizes))
+    else:
+        starts, shape = [line * max(sizes) for line in range(len(micro))], (len(micro), max(sizes))
+    input_ids = torch.full(shape, padding, dtype=torch.int64)
     spans: list[RowSpan] = []
-    predictions: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
-    masks: list[tuple[Tensor, Tensor]] = []
-    branched = any(len(family) > 1 for family in micro)
+    predictions: list[tuple[Tensor, Tensor, Tensor]] = []
     for line, family in enumerate(members):
-        found = spans_of(lengths[line], shared[line], line * longest)
+        found = spans_of(lengths[line], shared[line], starts[line])
         for row, span in zip(family, found, strict=True):
             input_ids.view(-1)[span.flat()] = torch.tensor(row.ids, dtype=torch.int64)
         predictions += _predictions(family, found, active)
         spans += found
-        if branched:
-            masks.append(positions_and_mask(found, longest))
-    positions, targets, kd_counts, ce_counts = (
-        torch.cat(parts) for parts in zip(*predictions, strict=True)
-    )
-    counts = (kd_counts + ce_counts) > 0
+    positions, targets, counts = (torch.cat(parts, -1) for parts in zip(*predictions, strict=True))
+    asked = counts.any(0)
     return MicroBatch(
         tuple(number for family in micro for number in family),
         tuple(spans),
+        tuple(micro),
+        tuple(starts),
         input_ids,
-        positions[counts],
-        targets[counts],
-        kd_counts[counts],
-        ce_counts[counts],
-        torch.stack([position_ids for position_ids, _ in masks]) if branched else None,
-        torch.stack([mask for _, mask in masks]).unsqueeze(1) if branched else None,
+        positions[asked],
+        targets[asked],
+        *counts[:, asked],
+        **_sight(members, spans, sizes, shape[1], packed),
     )
+
+
+def _sight(
+    members: Sequence[Sequence[Row]],
+    spans: Sequence[RowSpan],
+    sizes: Sequence[int],
+    width: int,
+    packed: bool,
+) -> dict[str, Any]:
+    """Positions, and the mask or the segments, as far as the layout needs them."""
+    branched = any(len(family) > 1 for family in members)
+    if not packed and not branched:
+        return {}
+    positions, masks, segments, first = [], [], [], 0
+    for family, size in zip(members, sizes, strict=True):
+        own = spans[first : first + len(family)]
+        first += len(family)
+        if packed and len(family) == 1:
+            positions.append(torch.arange(size))
+            segments.append(Segment(own[0].shared_start, size))
+            continue
+        at, sees = positions_and_mask(own, size if packed else width)
+        positions.append(at)
+        masks.append(sees)
+        segments.append(Segment(own[0].shared_start, size, at, sees))
+    if packed:
+        return {"position_ids": torch.cat(positions).unsqueeze(0), "segments": tuple(segments)}
+    return {
+        "position_ids": torch.stack(positions),
+        "attention_mask": torch.stack(masks).unsqueeze(1),
+    }
 
 
 def _predictions(
     family: Sequence[Row], spans: Sequence[RowSpan], active: ActiveTokens
-) -> list[tuple[Tensor, Tensor, Tensor, Tensor]]:
-    """Positions, targets and counts: of the shared beginning once, of each row's own end."""
+) -> list[tuple[Tensor, Tensor, Tensor]]:
+    """Positions [n], targets [n] and each term's counts [terms, n]: of the shared beginning once,
+    and of each row's own end."""
     beginning = max(0, spans[0].shared - 1)  # predictions whose target is shared too
-    shared_kd, shared_ce = torch.zeros(beginning), torch.zeros(beginning)
+    terms = tuple(vars(active).values())
+    shared = torch.zeros(len(terms), beginning)
     first = torch.tensor(family[0].ids[1 : beginning + 1], dtype=torch.int64)
-    found = [(spans[0].flat()[:beginning], first, shared_kd, shared_ce)]
+    found = [(spans[0].flat()[:beginning], first, shared)]
     for row, span in zip(family, spans, strict=True):
         flat, ids = span.flat(), torch.tensor(row.ids, dtype=torch.int64)
         # The shift, here and nowhere else: position t predicts token t + 1.
         in_answer = torch.arange(1, len(ids)) >= row.answer_start
-        kd, ce = _active(in_answer, active.kd), _active(in_answer, active.ce)
-        shared_kd += kd[:beginning]
-        shared_ce += ce[:beginning]
+        counts = torch.stack([_active(in_answer, tokens) for tokens in terms])
+        shared += counts[:, :beginning]
         own = slice(beginning, None)
-        found.append((flat[:-1][own], ids[1:][own], kd[own], ce[own]))
+        found.append((flat[:-1][own], ids[1:][own], counts[:, own]))
     return found
+
+
+def active_counts(rows: Iterable[Row], active: ActiveTokens) -> dict[str, float]:
+    """How many predictions of these rows each term counts, without building a batch."""
+    sums = dict.fromkeys(vars(active), 0.0)
+    for row in rows:
+        in_answer = len(row.ids) - max(1, row.answer_start)
+        for term, tokens in vars(active).items():
+            sums[term] += {"all": row.predictions, "answer": in_answer, None: 0}[tokens]
+    return sums
 
 
 def _active(in_answer: Tensor, tokens: Tokens | None) -> Tensor:

@@ -10,24 +10,7 @@ from typing import ClassVar, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from potstill.core.stage import StageConfig
-
-Tokens = Literal["answer", "all"]
-DivergenceName = Literal[
-    "forward_kl",
-    "reverse_kl",
-    "jsd",
-    "skew_forward_kl",
-    "skew_reverse_kl",
-    "adaptive_kl",
-    "total_variation",
-]
-DIVERGENCE_PARAMETERS: dict[str, float] = {
-    "jsd": 0.5,
-    "skew_forward_kl": 0.1,
-    "skew_reverse_kl": 0.1,
-    "adaptive_kl": 0.5,
-}
-"""The divergences that take a parameter, and what it is if the recipe does not say."""
+from potstill.distill.objective import Objective
 
 
 class StudentConfig(BaseModel):
@@ -72,34 +55,17 @@ class LoraConfig(BaseModel):
     )
 
 
-class DistillConfig(StageConfig):
-    """Rows and teacher -> student.
+class DistillConfig(StageConfig, Objective):
+    """Rows and teacher -> student. The fields of the loss are those of `Objective`."""
 
-    The loss of an optimizer step is
-    `ce_weight * mean CE + kd_weight * T^2 * mean D(teacher || student; T)`,
-    each mean over the term's active tokens of the whole step.
-    """
-
-    not_in_key: ClassVar[frozenset[str]] = frozenset({"checkpoint_minutes"})
+    not_in_key: ClassVar[frozenset[str]] = frozenset(
+        {"checkpoint_minutes", "trackers", "term_gradients"}
+    )
 
     teacher: str = Field("", description="Model reference of the teacher.")
     student: StudentConfig = Field(
         default_factory=lambda: StudentConfig(), description="How the student is cut."
     )
-
-    kd_weight: float = Field(1.0, ge=0, description="Weight of the divergence to the teacher.")
-    kd_tokens: Tokens = Field("all", description="Tokens on which the teacher is imitated.")
-    divergence: DivergenceName = Field("forward_kl", description="D in the loss.")
-    divergence_parameter: float | None = Field(
-        None,
-        gt=0,
-        lt=1,
-        description="beta of jsd (unset: 0.5), alpha of the skew divergences (0.1), the teacher's "
-        "head share in adaptive_kl (0.5). The others take none.",
-    )
-    temperature: float = Field(1.0, gt=0, le=20, description="T: both sides' logits / T.")
-    ce_weight: float = Field(0.3, ge=0, description="Weight of the cross-entropy on the rows.")
-    ce_tokens: Tokens = Field("answer", description="Tokens that the cross-entropy counts.")
 
     epochs: float = Field(3.0, gt=0, le=1000, description="Passes over the training rows.")
     max_tokens: int | None = Field(
@@ -120,8 +86,13 @@ class DistillConfig(StageConfig):
         True,
         description="Compute the tokens that rows have in common at their beginning, such as a "
         "passage with several questions, once: the same gradient of such rows in less time. They "
-        "stay in one optimizer step. Has no effect on models with sliding-window attention, and "
-        "none with lora.dropout.",
+        "stay in one optimizer step. Has no effect with lora.dropout.",
+    )
+    batching: Literal["auto", "packed", "buckets"] = Field(
+        "auto",
+        description="packed: rows stand one after the other in one sequence without padding, each "
+        "seeing itself alone. buckets: rows of like length side by side, padded. auto: packed if "
+        "the models were tried and say the same for packed rows as for single ones.",
     )
     passages: bool = Field(
         False, description="Also imitate the teacher on the bare text of the training chunks."
@@ -146,11 +117,27 @@ class DistillConfig(StageConfig):
         description="Of the matrix products; weights stay fp32. auto: bf16 where the hardware has "
         "instructions for it.",
     )
-    signal: Literal["auto", "live", "cache"] = Field(
+    signal: Literal["auto", "live", "hidden_bf16", "hidden_int8", "top_k", "sampled"] = Field(
         "auto",
-        description="Where the teacher's distribution comes from: its forward pass at every step, "
-        "or a file of its last hidden states. auto: the file if rows are seen again and it stays "
-        "below 8 GiB.",
+        description="Where the teacher's distribution comes from. live: its forward pass at every "
+        "step. The others are files that are written once: its last hidden states in bf16 or int8, "
+        "which give the whole distribution; its signal_count likeliest words and the mass of all "
+        "others; signal_count words drawn by lot, whose mean is its distribution. auto: "
+        "hidden_bf16 if rows are seen again and the file stays below 8 GiB, else live.",
+    )
+    signal_count: int = Field(
+        64, ge=1, le=1024, description="Words a token in top_k and sampled files."
+    )
+
+    gradient_checkpointing: bool = Field(
+        False,
+        description="Keep only each layer's input and compute the rest again in the backward pass: "
+        "less memory, about a quarter more time.",
+    )
+    compile: bool = Field(
+        False,
+        description="Compile the student's layers with torch.compile: needs a C++ compiler on a "
+        "CPU, pays on GPUs and for long trainings.",
     )
 
     adapter: Literal["none", "lora"] = Field(
@@ -176,13 +163,32 @@ class DistillConfig(StageConfig):
         gt=0,
         description="Longest time between checkpoints; each validation writes one too.",
     )
+    trackers: tuple[Literal["mlflow", "wandb", "trackio"], ...] = Field(
+        (),
+        description="Where the curves go besides TensorBoard; each must be installed, and takes "
+        "its address and keys from its own environment variables.",
+    )
+    term_gradients: bool = Field(
+        True,
+        description="Before each validation, measure each term's gradient norm on a few rows of "
+        "the step.",
+    )
 
     @model_validator(mode="after")
     def _fits_together(self) -> DistillConfig:
-        if self.divergence_parameter is not None and self.divergence not in DIVERGENCE_PARAMETERS:
-            raise ValueError(f"divergence_parameter: {self.divergence} takes no parameter")
-        if self.kd_weight == 0 and self.ce_weight == 0:
-            raise ValueError("kd_weight and ce_weight are both 0, so nothing would be learnt")
         if self.micro_tokens < self.sequence_tokens:
             raise ValueError("micro_tokens must not be smaller than sequence_tokens")
+        if self.needs_live_teacher and self.signal not in ("auto", "live"):
+            raise ValueError(
+                f"signal: {self.signal} holds no layers of the teacher, which hidden and attention "
+                "need; use live"
+            )
+        if self.signal == "sampled" and set(self.shares) != {"forward_kl"}:
+            raise ValueError(
+                "signal: sampled is unbiased for divergence: forward_kl alone; use another signal"
+            )
+        if self.attention.used and self.gradient_checkpointing:
+            raise ValueError("attention.weight does not go together with gradient_checkpointing")
+        if self.attention.used and self.batching == "buckets":
+            raise ValueError("attention.weight needs batching: packed")
         return self

@@ -16,7 +16,7 @@ that of separate rows, up to rounding. It is the tree attention of decoding (Mia
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -46,18 +46,6 @@ class RowSpan(NamedTuple):
         beginning = torch.arange(self.shared_start, self.shared_start + self.shared)
         own = torch.arange(self.own_start, self.own_start + self.length - self.shared)
         return torch.cat([beginning, own])
-
-
-def can_share(model: Any) -> bool:
-    """Whether the model takes an attention mask of our own: PyTorch's attention in every layer,
-    and no layer that only sees a window."""
-    config = model.config.get_text_config()
-    kinds = getattr(config, "layer_types", None) or ["full_attention"]
-    windowed = getattr(config, "sliding_window", None) and getattr(
-        config, "use_sliding_window", True
-    )
-    implementation = getattr(model.config, "_attn_implementation", None)
-    return implementation == "sdpa" and set(kinds) == {"full_attention"} and not windowed
 
 
 def group(rows: Sequence[Sequence[int]], *, computed: int, in_full: int) -> list[Family]:

@@ -11,14 +11,14 @@ padded vocabulary cuts the padding off first.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from potstill.distill.config import DIVERGENCE_PARAMETERS
+from potstill.distill.objective import DIVERGENCE_PARAMETERS, DivergenceName
 
 LogDivergence = Callable[[Tensor, Tensor], Tensor]
 """(log q [N, V], log p [N, V]) -> divergence of each token [N], without T^2."""
@@ -168,6 +168,20 @@ def by_name(name: str, parameter: float | None = None) -> LogDivergence:
         "total_variation": total_variation_rows,
     }
     return known[name]
+
+
+def mixture(
+    shares: Mapping[DivergenceName, float], parameters: Mapping[DivergenceName, float]
+) -> LogDivergence:
+    """The weighted sum of several per-token divergences; a single one of share 1 as it is."""
+    parts = [(share, by_name(name, parameters.get(name))) for name, share in shares.items()]
+    if len(parts) == 1 and parts[0][0] == 1.0:
+        return parts[0][1]
+
+    def rows(log_q: Tensor, log_p: Tensor) -> Tensor:
+        return torch.stack([share * divergence(log_q, log_p) for share, divergence in parts]).sum(0)
+
+    return rows
 
 
 def per_token(

@@ -15,10 +15,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from potstill.distill.batches import ActiveTokens, MicroBatch, Row
+from potstill.distill.batches import MicroBatch, Row, active_counts
+from potstill.distill.objective import ActiveTokens
 from potstill.errors import TrainingError
 from potstill.models.chat import encode_example
-from potstill.models.surgery import output_weight
+from potstill.models.output import output_layer
 from potstill.records import Example
 
 SAMPLED_BATCHES = 8
@@ -37,7 +38,7 @@ def check(
     teacher_tokenizer: Any,
     student_tokenizer: Any,
 ) -> int:
-    """Run every check; returns the size of the vocabulary that teacher and student share.
+    """Run every check; returns the number of words that count (`check_vocabulary`).
 
     batches(i): the i-th of `batch_count` training micro-batches, exactly as it will be trained on.
     """
@@ -73,17 +74,16 @@ def check_tokenizers(teacher: Any, student: Any) -> None:
 
 
 def check_vocabulary(tokenizer: Any, teacher: Any, student: Any) -> int:
-    """Output rows that both models have. Every token of the tokenizer must be among them."""
-    rows = [int(output_weight(model).shape[0]) for model in (teacher, student)]
-    shared = min(rows)
-    needed = max(tokenizer.get_vocab().values()) + 1
-    if shared < needed:
+    """Words that count: the tokenizer's. Output rows beyond them are padding, of either model."""
+    rows = [output_layer(model).words for model in (teacher, student)]
+    needed = int(max(tokenizer.get_vocab().values())) + 1
+    if min(rows) < needed:
         raise TrainingError(
             f"The tokenizer knows {needed} tokens, but the teacher's output layer has {rows[0]} "
             f"rows and the student's {rows[1]}.",
             "Use the tokenizer that belongs to the model.",
         )
-    return shared
+    return needed
 
 
 def check_teacher(model: Any) -> None:
@@ -138,8 +138,8 @@ def check_rows(
             )
         if max(row.ids) >= vocabulary:
             raise TrainingError(
-                f"Row {row.id} holds token {max(row.ids)}, but the models share only "
-                f"{vocabulary} output rows.",
+                f"Row {row.id} holds token {max(row.ids)}, but the tokenizer knows only "
+                f"{vocabulary} tokens.",
                 "Use the tokenizer that belongs to the model.",
             )
         if row.truncated or row.bare:
@@ -165,37 +165,29 @@ def check_rows(
 
 def check_anything_active(rows: Sequence[Row], active: ActiveTokens) -> None:
     """Each term that has a weight must have at least one token in the training rows."""
-    for name, tokens in (("kd_tokens", active.kd), ("ce_tokens", active.ce)):
-        if tokens is None:
-            continue
-        count = sum(
-            row.predictions if tokens == "all" else len(row.ids) - max(1, row.answer_start)
-            for row in rows
-        )
-        if count <= 0:
+    counts = active_counts(rows, active)
+    for term, tokens in vars(active).items():
+        if tokens is not None and counts[term] <= 0:
+            name = f"{term}_tokens" if term in ("kd", "ce") else f"{term}.tokens"
             raise TrainingError(
                 f"No token of any row is active for {name}: {tokens}; that term would be silent.",
                 "Set it to all, or give rows with answers.",
             )
 
 
-Counts = tuple[float, float]
-"""For how many rows the divergence and the cross-entropy count a prediction."""
+Counts = tuple[float, ...]
+"""For how many rows each term counts a prediction, in the order of `ActiveTokens`."""
 
 
 def check_batch(rows: Sequence[Row], batch: MicroBatch, active: ActiveTokens) -> None:
     """A batch against the rows it was made of: shift, masks, padding, end tokens, and who sees
     whom where rows share a beginning."""
     found: dict[tuple[int, int], Counts] = {}
-    for position, target, kd, ce in zip(
-        batch.positions.tolist(),
-        batch.targets.tolist(),
-        batch.kd_counts.tolist(),
-        batch.ce_counts.tolist(),
-        strict=True,
+    counts = [getattr(batch, f"{term}_counts").tolist() for term in vars(active)]
+    for position, target, *some in zip(
+        batch.positions.tolist(), batch.targets.tolist(), *counts, strict=True
     ):
-        before = found.get((position, target), (0.0, 0.0))
-        found[position, target] = (before[0] + kd, before[1] + ce)
+        found[position, target] = _added(found.get((position, target)), some)
     places = {number: span.flat() for number, span in zip(batch.rows, batch.spans, strict=True)}
     for number, flat in places.items():
         if tuple(batch.input_ids.flatten()[flat].tolist()) != rows[number].ids:
@@ -209,7 +201,7 @@ def check_batch(rows: Sequence[Row], batch: MicroBatch, active: ActiveTokens) ->
             expected, got = wanted[position, target], found.get((position, target))
             if got is None and any(expected) and position in counted:
                 raise _misbuilt(rows[number], "has targets that are not the tokens that follow")
-            _check_counts(rows[number], token, expected, got or (0.0, 0.0))
+            _check_counts(rows[number], token, active, expected, got or (0.0,) * len(expected))
     for position, target in found:
         if position not in text:
             raise _misbuilt(rows[batch.rows[0]], "counts padding as if it were text")
@@ -225,18 +217,21 @@ def _wanted(
     for number, flat in places.items():
         row = rows[number]
         for token in range(1, len(row.ids)):
-            kd, ce = (
+            counts = [
                 float(tokens == "all" or (tokens == "answer" and token >= row.answer_start))
-                for tokens in (active.kd, active.ce)
-            )
+                for tokens in vars(active).values()
+            ]
             place = (flat[token - 1], row.ids[token])
-            before = wanted.get(place, (0.0, 0.0))
-            wanted[place] = (before[0] + kd, before[1] + ce)
+            wanted[place] = _added(wanted.get(place), counts)
     return wanted
 
 
-def _check_counts(row: Row, token: int, wanted: Counts, got: Counts) -> None:
-    for term, expected, count in zip(("kd", "ce"), wanted, got, strict=True):
+def _added(before: Counts | None, counts: Sequence[float]) -> Counts:
+    return tuple(map(sum, zip(before or (0.0,) * len(counts), counts, strict=True)))
+
+
+def _check_counts(row: Row, token: int, active: ActiveTokens, wanted: Counts, got: Counts) -> None:
+    for term, expected, count in zip(vars(active), wanted, got, strict=True):
         if bool(expected) != bool(count):
             if token == len(row.ids) - 1 and expected and not row.truncated:
                 raise _misbuilt(
@@ -253,6 +248,9 @@ def _check_sight(row: Row, flat: Tensor, batch: MicroBatch) -> None:
     """Each token has its position in the row, and sees the row's tokens up to itself, no other."""
     width = batch.input_ids.shape[1]
     line, columns = int(flat[0]) // width, flat % width
+    if batch.segments is not None:
+        _check_segment(row, flat, batch)
+        return
     if batch.attention_mask is None or batch.position_ids is None:
         if not torch.equal(columns, torch.arange(len(flat))):
             raise _misbuilt(row, "does not start its positions at 0")
@@ -262,6 +260,25 @@ def _check_sight(row: Row, flat: Tensor, batch: MicroBatch) -> None:
     expected = torch.zeros(len(flat), width, dtype=torch.bool)
     expected[:, columns] = torch.ones(len(flat), len(flat)).tril().bool()
     if not torch.equal(batch.attention_mask[line, 0][columns], expected):
+        raise _misbuilt(row, "lets the row see tokens that are not before it, or hides some")
+
+
+def _check_segment(row: Row, flat: Tensor, batch: MicroBatch) -> None:
+    """The same where attention stays within segments: exactly one holds the row."""
+    assert batch.segments is not None
+    assert batch.position_ids is not None
+    if batch.position_ids[0][flat].tolist() != list(range(len(flat))):
+        raise _misbuilt(row, "does not count its positions from its own beginning")
+    holding = [one for one in batch.segments if one.start <= int(flat[0]) < one.start + one.length]
+    if len(holding) != 1:
+        raise _misbuilt(row, "stands in no segment, or in several")
+    (segment,) = holding
+    inside = flat - segment.start
+    if int(inside.max()) >= segment.length:
+        raise _misbuilt(row, "goes beyond its segment")
+    expected = torch.zeros(len(flat), segment.length, dtype=torch.bool)
+    expected[:, inside] = torch.ones(len(flat), len(flat)).tril().bool()
+    if not torch.equal(segment.sight(None)[inside], expected):
         raise _misbuilt(row, "lets the row see tokens that are not before it, or hides some")
 
 

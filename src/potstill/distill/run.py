@@ -19,7 +19,6 @@ import gc
 import os
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -27,40 +26,17 @@ from torch import Tensor
 
 from potstill.core.files import disk_errors, read_json, read_records, write_json
 from potstill.core.stage import Artifact, Context, Draft
-from potstill.distill import preflight, signals
-from potstill.distill.batches import (
-    Micro,
-    Row,
-    RowSet,
-    collate,
-    encode_passages,
-    encode_rows,
-    plan_steps,
-)
+from potstill.distill.batches import Row, encode_passages, encode_rows
 from potstill.distill.config import DistillConfig
-from potstill.distill.families import can_share, group
+from potstill.distill.material import Material, check_there_are_rows, pick_dtype, prepare
 from potstill.distill.memory import raise_malloc_thresholds
-from potstill.distill.train import Trained, pick_dtype, train_student
-from potstill.distill.trainer import Objective
-from potstill.errors import TrainingError
+from potstill.distill.objective import Objective
+from potstill.distill.train import Trained, train_student
 from potstill.models import refs, surgery
 from potstill.models.load import load_model, load_tokenizer, quiet
 from potstill.records import Chunk, Example
 
-PADDING = 0
-"""Any id with an embedding: no real token ever sees padding."""
-
-
-@dataclass(frozen=True)
-class _Material:
-    """What both trainings share."""
-
-    tokenizer: Any
-    training: RowSet
-    validation: RowSet
-    plan: list[list[Micro]]
-    vocabulary: int
-    dtype: torch.dtype
+FINETUNED = Objective(kd_weight=0.0, ce_weight=1.0, ce_tokens="all")
 
 
 def run(
@@ -69,7 +45,6 @@ def run(
     """Run the stage; goes on from whatever a killed run left in the draft."""
     raise_malloc_thresholds()
     torch.set_num_threads(context.threads)
-    dtype = pick_dtype(config.precision)
     tokenizer = load_tokenizer(config.teacher)
     examples = list(read_records(inputs["curate"].path("train.jsonl"), Example))
     rows = encode_rows(examples, tokenizer, config.sequence_tokens)
@@ -79,50 +54,31 @@ def run(
     validation = _up_to(
         encode_rows(unseen, tokenizer, config.sequence_tokens), config.validation_tokens
     )
-    if not rows or not validation:
-        raise TrainingError(
-            f"There are {len(rows)} training rows and {len(validation)} validation rows; "
-            "both are needed.",
-            "Add documents, ask for more questions per chunk, or raise the validation share.",
-        )
-    _report_truncated(rows, validation, config, context)
+    check_there_are_rows(rows, validation)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    teacher = signals.LiveTeacher(load_model(config.teacher).to(device), dtype)
-    cut = _surgery(config, teacher.model, rows, draft, context)
-    student = surgery.drop_layers(load_model(config.teacher), cut["dropped"])
+    teacher = load_model(config.teacher).to(device, pick_dtype(config.precision))
+    cut = _surgery(config, teacher, rows, draft, context)
+    student = surgery.drop_layers(load_model(config.teacher), cut["dropped"]).to(device)
     cut["parameters"]["student"] = surgery.parameters_of(student)
     write_json(draft.data / "surgery.json", cut)
-    _save_once(student, tokenizer, draft, "undistilled")
-    training, held_out = (_grouped(config, student, some) for some in (rows, validation))
-    plan = plan_steps(
-        training,
-        step_tokens=config.step_tokens,
-        micro_tokens=config.micro_tokens,
-        epochs=config.epochs,
-        max_tokens=config.max_tokens,
-        seed=context.seed,
-    )
-    _report_unseen(rows, plan, config, context)
-    objective = _objective(config)
-    micros = [micro for step in plan for micro in step]
-    vocabulary = preflight.check(
-        rows=rows,
-        validation=validation,
+    material = prepare(
+        config,
+        teacher,
+        student,
+        tokenizer,
+        rows,
+        validation,
         examples=examples,
-        batches=lambda number: collate(rows, micros[number], objective.active, PADDING),
-        batch_count=len(micros),
-        active=objective.active,
-        teacher=teacher.model,
-        student=student,
-        teacher_tokenizer=tokenizer,
-        student_tokenizer=tokenizer,
+        digest=refs.digest(refs.parse(config.teacher)),
+        seed=context.seed,
+        work=draft.work,
+        events=context.events,
     )
-    material = _Material(tokenizer, training, held_out, plan, vocabulary, dtype)
-    del student
-    signal, validation_signal = _signals(config, teacher, material, draft, context)
-    del teacher
+    _save_once(student, tokenizer, draft, "undistilled")
+    del student, teacher
     gc.collect()
     trained: dict[str, Trained] = {}
+    objective = Objective(**{name: getattr(config, name) for name in Objective.model_fields})
     for name, goal in (("distilled", objective), ("finetuned", FINETUNED)):
         distilled = trained.get("distilled")
         trained[name] = _train_once(
@@ -131,37 +87,12 @@ def run(
             config,
             cut["dropped"],
             material,
-            (signal, validation_signal),
             draft,
             context,
-            last_step=distilled.steps if distilled else len(plan),
+            last_step=distilled.steps if distilled else len(material.plan),
             patience=0 if distilled else config.patience,
         )
     _write_results(config, trained, material, draft)
-
-
-def _grouped(config: DistillConfig, student: Any, rows: Sequence[Row]) -> RowSet:
-    """Rows that are computed together. Dropout would be drawn once for all that share a token."""
-    drops = config.adapter == "lora" and config.lora.dropout > 0
-    if drops or not config.share_beginnings or not can_share(student):
-        return RowSet.apart(rows)
-    ids = [row.ids for row in rows]
-    return RowSet(rows, group(ids, computed=config.micro_tokens, in_full=config.step_tokens))
-
-
-FINETUNED = Objective(kd_weight=0.0, kd_tokens="all", ce_weight=1.0, ce_tokens="all")
-
-
-def _objective(config: DistillConfig) -> Objective:
-    return Objective(
-        kd_weight=config.kd_weight,
-        kd_tokens=config.kd_tokens,
-        ce_weight=config.ce_weight,
-        ce_tokens=config.ce_tokens,
-        temperature=config.temperature,
-        divergence=config.divergence,
-        divergence_parameter=config.divergence_parameter,
-    )
 
 
 def _passages(
@@ -180,30 +111,6 @@ def _up_to(rows: Sequence[Row], tokens: int) -> list[Row]:
         return list(rows)
     count = max(1, len(rows) * tokens // total)
     return [rows[number * len(rows) // count] for number in range(count)]
-
-
-def _report_truncated(
-    rows: Sequence[Row], validation: Sequence[Row], config: DistillConfig, context: Context
-) -> None:
-    cut = sum(row.truncated for row in [*rows, *validation])
-    context.events.metric("truncated_rows", cut)
-    if cut:
-        context.events.warning(
-            f"{cut} of {len(rows) + len(validation)} rows are longer than "
-            f"{config.sequence_tokens} tokens; their ends, with the answers, are cut off."
-        )
-
-
-def _report_unseen(
-    rows: Sequence[Row], plan: Sequence[Sequence[Micro]], config: DistillConfig, context: Context
-) -> None:
-    """A cap on tokens that was right for few rows silently leaves out many."""
-    seen = {row for step in plan for micro in step for family in micro for row in family}
-    if len(seen) < len(rows) and config.epochs >= 1:
-        context.events.warning(
-            f"distill.max_tokens ends the training before {len(rows) - len(seen)} of {len(rows)} "
-            "rows are seen once."
-        )
 
 
 def _surgery(
@@ -260,42 +167,12 @@ def _calibration(rows: Sequence[Row], tokens: int) -> list[Tensor]:
     return chosen
 
 
-def _signals(
-    config: DistillConfig,
-    teacher: signals.LiveTeacher,
-    material: _Material,
-    draft: Draft,
-    context: Context,
-) -> tuple[signals.TeacherSignal, signals.TeacherSignal]:
-    """Where training and validation get the teacher's distribution from."""
-    digest = refs.digest(refs.parse(config.teacher))
-
-    def cache(name: str, data: RowSet) -> signals.CachedTeacher:
-        return signals.open_cache(
-            draft.work / f"teacher-{name}",
-            teacher,
-            digest,
-            data,
-            lambda done, of: context.events.progress(done, of, "tokens", step=f"teacher on {name}"),
-        )
-
-    validation = cache("validation", material.validation)
-    planned = sum(len(family) for step in material.plan for micro in step for family in micro)
-    seen_again = planned > len(material.training.rows)
-    size = signals.cache_bytes(material.training.rows, int(teacher.weight.shape[1]))
-    auto = seen_again and size <= signals.LARGEST_CACHE
-    if config.kd_weight and (config.signal == "cache" or (config.signal == "auto" and auto)):
-        return cache("training", material.training), validation
-    return teacher, validation
-
-
 def _train_once(
     name: str,
     objective: Objective,
     config: DistillConfig,
     dropped: Sequence[int],
-    material: _Material,
-    sources: tuple[signals.TeacherSignal, signals.TeacherSignal],
+    material: Material,
     draft: Draft,
     context: Context,
     *,
@@ -310,16 +187,9 @@ def _train_once(
     work = draft.work / name
     student, trained = train_student(
         student,
-        sources[0],
-        sources[1],
+        material,
         objective,
-        material.training.rows,
-        material.plan,
-        material.validation,
         config=config,
-        vocabulary=material.vocabulary,
-        dtype=material.dtype,
-        padding=PADDING,
         seed=context.seed,
         name=name,
         last_step=last_step,
@@ -351,7 +221,7 @@ def _save_once(student: Any, tokenizer: Any, draft: Draft, name: str) -> None:
 
 
 def _write_results(
-    config: DistillConfig, trained: Mapping[str, Trained], material: _Material, draft: Draft
+    config: DistillConfig, trained: Mapping[str, Trained], material: Material, draft: Draft
 ) -> None:
     write_json(draft.data / "history.json", {name: one.history for name, one in trained.items()})
     write_json(

@@ -1,52 +1,81 @@
-"""Where the teacher's distribution comes from: its forward pass, or a file of its hidden states.
+"""Where the teacher's distribution comes from: its forward pass, or a cache on disk.
 
-In: micro-batches. Out: for their active tokens the teacher's last hidden states, from which
-`fused.py` rebuilds the exact distribution through `weight`, the teacher's output layer.
-Knows nothing of students or losses.
+In: micro-batches. Out: for their active tokens what is known of the teacher's distribution. Knows
+nothing of students or losses.
 
-The file holds bf16 hidden states of every prediction of every row, in row order, and is written
-as it is computed: a killed run goes on after the last whole block of rows. Its index carries a
-digest of the teacher and of all token ids; with any other teacher, tokenizer, template or text it
-is refused, and built anew by `open_cache`.
+    source     kind          what `tokens` gives
+    live       -             HiddenStates: exact, through the teacher's own output layer
+    cache      hidden_bf16   HiddenStates, rounded to bf16
+    cache      hidden_int8   HiddenStates, rounded to int8 by groups of features
+    cache      top_k         TopK: the likeliest words and the mass of all others
+    cache      sampled       Samples: an unbiased estimate
+
+A record of a cache is a family (`families.py`): the signals of every token of its sequence, so a
+beginning that rows share is stored once, and a batch may hold any families in any order and
+layout. A cache is written as it is computed and goes on after a kill (`cache.py`); the teacher's
+body is needed only to write it. It belongs to one teacher, one text as token ids and one format,
+and refuses every other.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
-import os
-from collections.abc import Callable, Mapping, Sequence
+from array import array
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from potstill.core.files import disk_errors, read_json, write_json
-from potstill.distill.batches import (
-    ActiveTokens,
-    MicroBatch,
-    Row,
-    RowSet,
-    collate,
-    split_step,
-)
+from potstill.distill.batches import MicroBatch, Row, RowSet
+from potstill.distill.cache import ENTRY, Shards, ShardWriter
+from potstill.distill.codecs import CacheFormat, Codec
 from potstill.distill.families import Family
-from potstill.errors import StoreError, TrainingError
-from potstill.models.surgery import body_of, output_weight
+from potstill.distill.recording import Recorder
+from potstill.distill.sparse import Kept, Samples, TopK, joined
+from potstill.errors import TrainingError
+from potstill.models.output import OutputLayer, output_layer
+from potstill.models.surgery import body_of
+
+__all__ = [
+    "LARGEST_CACHE",
+    "CacheFormat",
+    "CachedTeacher",
+    "HiddenStates",
+    "LiveTeacher",
+    "Samples",
+    "TeacherSignal",
+    "TeacherTokens",
+    "TopK",
+    "cache_bytes",
+    "open_cache",
+    "read_cache",
+]
 
 LARGEST_CACHE = 8 << 30
-CACHE_BATCH_TOKENS = 4096
+
+
+@dataclass(frozen=True)
+class HiddenStates:
+    """The exact distribution: logits = output.logits(states)."""
+
+    states: Tensor
+    """[N, d_t], of any floating type."""
+    output: OutputLayer
+    """The teacher's, without gradients."""
+
+
+TeacherTokens = HiddenStates | TopK | Samples
+"""What is known of the teacher's distribution of N tokens."""
 
 
 class TeacherSignal(Protocol):
     """A source of the teacher's distribution."""
 
-    weight: Tensor
-    """[V_t, d_t]: the teacher's output layer."""
-
-    def hidden(self, rows: Sequence[Row], batch: MicroBatch) -> Tensor:
-        """The teacher's last hidden states at `batch.positions`: [N, d_t]."""
+    def tokens(self, rows: Sequence[Row], batch: MicroBatch) -> TeacherTokens:
+        """The teacher's tokens at `batch.positions`, on the batch's device."""
         ...
 
 
@@ -56,62 +85,60 @@ class LiveTeacher:
     def __init__(self, model: Any, dtype: torch.dtype) -> None:
         self.model = model.to(dtype).eval().requires_grad_(False)
         self.body = body_of(model)
-        self.weight = output_weight(model).detach()
+        self.output = output_layer(model).detached()
 
     @torch.no_grad()
-    def hidden(self, rows: Sequence[Row], batch: MicroBatch) -> Tensor:
-        """One forward pass of the teacher's body; its output layer is not multiplied here."""
+    def tokens(self, rows: Sequence[Row], batch: MicroBatch) -> HiddenStates:
+        """One forward pass of the teacher's body; its output layer is not multiplied here.
+
+        A packed batch needs a model that was prepared by `attention.use`.
+        """
         states = self.body(**batch.inputs()).last_hidden_state
-        chosen: Tensor = states.flatten(0, 1)[batch.positions]
-        return chosen
+        return HiddenStates(states.flatten(0, 1)[batch.positions], self.output)
 
 
 class CachedTeacher:
-    """Hidden states read from a memory-mapped file; the teacher's body need not be in memory."""
+    """A finished cache, read where it lies on disk; the teacher's body need not be in memory."""
 
-    def __init__(self, folder: Path, weight: Tensor, digest: str, rows: Sequence[Row]) -> None:
-        """Open a finished cache. Errors: StoreError if it is unfinished, damaged or another's."""
-        index = read_json(folder / "index.json")
-        width = int(weight.shape[1])
-        expected = cache_key(digest, rows, width)
-        if index.get("key") != expected:
-            raise StoreError(
-                f"The teacher's signals in {folder} belong to another teacher, tokenizer, "
-                "template or text.",
-                "Delete the folder; they are computed again.",
+    def __init__(
+        self, shards: Shards, output: OutputLayer, data: RowSet, format: CacheFormat
+    ) -> None:
+        """`shards` are of exactly these rows; `open_cache` and `read_cache` see to that."""
+        self.shards, self.data, self.format = shards, data, format
+        self.output = output if format.hidden else None
+        """The teacher's output layer, held only where hidden states need it."""
+        self.codec = Codec(format, output.weight.shape[1])
+        self.numbers = {family: number for number, family in enumerate(data.sizes)}
+
+    def tokens(self, rows: Sequence[Row], batch: MicroBatch) -> TeacherTokens:
+        """Position p of a family that begins at s is token p - s of its record.
+
+        Errors: StoreError if a record is damaged; TrainingError if these are not the cache's rows.
+        """
+        positions, starts = batch.positions.cpu(), torch.tensor(batch.starts)
+        owners = torch.searchsorted(starts, positions, right=True) - 1
+        chosen: list[Tensor] = []
+        parts: list[Kept] = []
+        for place, family in enumerate(batch.families):
+            own = (owners == place).nonzero()[:, 0]
+            if len(own) or not place:
+                chosen.append(own)
+                parts.append(self._read(rows, family, positions[own] - starts[place]))
+        kept: Kept = joined(parts)[torch.cat(chosen).argsort()].to(batch.input_ids.device)
+        if not isinstance(kept, Tensor):
+            return kept
+        assert self.output is not None
+        return HiddenStates(kept, self.output)
+
+    def _read(self, rows: Sequence[Row], family: Family, places: Tensor) -> Kept:
+        number, known = self.numbers.get(family), self.data.rows
+        if number is None or any(rows[one].ids != known[one].ids for one in family):
+            raise TrainingError(
+                f"Rows {', '.join(rows[one].id for one in family)} are not those of the "
+                f"teacher's signals in {self.shards.folder}.",
+                "Train on the rows for which the signals were computed.",
             )
-        total = sum(row.predictions for row in rows)
-        file = folder / "hidden.bf16"
-        if not file.exists() or file.stat().st_size != total * width * 2:
-            raise StoreError(
-                f"The teacher's signals in {file} are damaged.",
-                "Delete the folder; they are computed again.",
-            )
-        self.weight = weight
-        self.states = torch.from_file(
-            str(file), shared=False, size=total * width, dtype=torch.bfloat16
-        ).view(total, width)
-        self.offsets = _offsets(rows)
-
-    def hidden(self, rows: Sequence[Row], batch: MicroBatch) -> Tensor:
-        """Rows of the file: the prediction at position t of row r is number offsets[r] + t."""
-        number = torch.zeros(batch.input_ids.numel(), dtype=torch.int64)
-        for row, span in zip(batch.rows, batch.spans, strict=True):
-            number[span.flat()[:-1]] = self.offsets[row] + torch.arange(span.length - 1)
-        return self.states[number[batch.positions.cpu()]].to(batch.input_ids.device)
-
-
-def cache_key(digest: str, rows: Sequence[Row], width: int) -> str:
-    """What a cache belongs to: the teacher's digest, every token id, and the states' width."""
-    hashed = hashlib.sha256(json.dumps([digest, width, len(rows)]).encode())
-    for row in rows:
-        hashed.update(json.dumps(row.ids).encode())
-    return hashed.hexdigest()
-
-
-def cache_bytes(rows: Sequence[Row], width: int) -> int:
-    """Size of a cache of these rows."""
-    return sum(row.predictions for row in rows) * width * 2
+        return self.codec.decode(self.shards.read(number), self.data.sizes[family], places)
 
 
 def open_cache(
@@ -119,95 +146,73 @@ def open_cache(
     teacher: LiveTeacher,
     digest: str,
     data: RowSet,
+    format: CacheFormat,
     progress: Callable[[int, int], None],
+    *,
+    vocabulary: int | None = None,
 ) -> CachedTeacher:
     """The cache of these rows in `folder`: opened, completed or built, whatever it needs.
 
-    progress(done, total) counts tokens. Errors: TrainingError if the teacher's states are not
-    finite; it names the row.
+    digest: the teacher's. vocabulary: its real words, without padded rows of its output layer;
+    None: there are none. progress(done, total) counts tokens. Errors: TrainingError if the
+    teacher's states are not finite, which names the row; StoreError of `read_cache`.
     """
-    width = int(teacher.weight.shape[1])
-    key = cache_key(digest, data.rows, width)
-    index, part = folder / "index.json", folder / "part.json"
-    if not index.exists():
-        with disk_errors(folder, "write"):
-            folder.mkdir(parents=True, exist_ok=True)
-            if not part.exists() or read_json(part).get("key") != key:
-                (folder / "hidden.bf16").unlink(missing_ok=True)
-                (folder / "blocks.json").unlink(missing_ok=True)
-                write_json(part, {"key": key})
-            _compute(folder / "hidden.bf16", teacher, data, progress)
-            write_json(index, {"key": key, "rows": len(data.rows), "width": width})
-            part.unlink(missing_ok=True)
-    return CachedTeacher(folder, teacher.weight, digest, data.rows)
-
-
-def _compute(
-    file: Path,
-    teacher: LiveTeacher,
-    data: RowSet,
-    progress: Callable[[int, int], None],
-) -> None:
-    """Fill the file, block after block of families; a finished block is noted and not repeated.
-
-    The blocks are the same on every run, so that a run that was killed computes the same batches
-    as an undisturbed one, and bf16 sums round alike.
-    """
-    width = int(teacher.weight.shape[1])
-    rows, offsets = data.rows, _offsets(data.rows)
-    every = ActiveTokens(kd="all", ce=None)
-    noted = file.with_name("blocks.json")
-    size = offsets[-1] * width * 2
-    whole = file.exists() and file.stat().st_size == size
-    done = read_json(noted)["done"] if whole and noted.exists() else 0
-    with file.open("r+b" if done else "wb") as output:
-        output.truncate(size)
-        finished = 0
-        for number, block in enumerate(_blocks(data.sizes)):
-            finished += sum(rows[one].predictions for family in block for one in family)
-            if number < done:
-                continue
-            for micro in split_step(block, data.sizes, CACHE_BATCH_TOKENS):
-                batch = collate(rows, micro, every, padding=0).to(teacher.weight.device)
-                states = torch.zeros(batch.input_ids.numel(), width, dtype=torch.bfloat16)
-                states[batch.positions.cpu()] = teacher.hidden(rows, batch).to(
-                    "cpu", torch.bfloat16
-                )
-                for row, span in zip(batch.rows, batch.spans, strict=True):
-                    output.seek(offsets[row] * width * 2)
-                    output.write(_checked(rows[row], states[span.flat()[:-1]]))
-            output.flush()
-            os.fsync(output.fileno())
-            write_json(noted, {"done": number + 1})
-            progress(finished, offsets[-1])
-
-
-def _checked(row: Row, states: Tensor) -> memoryview:
-    """The bytes of a row's states. Errors: TrainingError if one is not finite."""
-    if not torch.isfinite(states).all():
-        raise TrainingError(
-            f"The teacher's hidden states of row {row.id} are not finite.",
-            "Remove the row, or use precision: fp32.",
+    if not (folder / "index.json").exists():
+        words = vocabulary or teacher.output.words
+        identity = _identity(teacher.output, digest, data, format, words)
+        recorder = Recorder(
+            lambda batch: teacher.tokens(data.rows, batch).states,
+            teacher.output,
+            data,
+            format,
+            words,
         )
-    return memoryview(states.contiguous().view(torch.uint8).numpy().data)
+        writer = ShardWriter(folder, identity, [len(block) for block in recorder.blocks])
+        recorder.write(writer, progress)
+    return read_cache(folder, teacher.output, digest, data, format, vocabulary=vocabulary)
 
 
-def _blocks(sizes: Mapping[Family, int]) -> list[list[Family]]:
-    """The families in their order, about four batches in a block."""
-    blocks: list[list[Family]] = []
-    tokens = 4 * CACHE_BATCH_TOKENS
-    for family, size in sizes.items():
-        if tokens >= 4 * CACHE_BATCH_TOKENS:
-            blocks.append([])
-            tokens = 0
-        blocks[-1].append(family)
-        tokens += size
-    return blocks
+def read_cache(
+    folder: Path,
+    output: OutputLayer,
+    digest: str,
+    data: RowSet,
+    format: CacheFormat,
+    *,
+    vocabulary: int | None = None,
+) -> CachedTeacher:
+    """Open a finished cache, without the teacher's body. output: the teacher's.
+
+    Errors: StoreError if it is unfinished, damaged, or of another teacher, text or format.
+    """
+    identity = _identity(output, digest, data, format, vocabulary or output.words)
+    return CachedTeacher(Shards(folder, identity), output, data, format)
 
 
-def _offsets(rows: Sequence[Row]) -> list[int]:
-    """First prediction of each row in the file, and the total at the end."""
-    offsets = [0]
-    for row in rows:
-        offsets.append(offsets[-1] + row.predictions)
-    return offsets
+def cache_bytes(data: RowSet, width: int, format: CacheFormat, vocabulary: int = 1 << 16) -> int:
+    """The most bytes that a cache of these rows has; compression saves what it can.
+
+    width: features of the teacher's hidden states.
+    """
+    tokens = sum(data.sizes.values())
+    return tokens * format.token_bytes(width, vocabulary) + len(data.families) * ENTRY.itemsize
+
+
+def _identity(
+    output: OutputLayer, digest: str, data: RowSet, format: CacheFormat, vocabulary: int
+) -> dict[str, Any]:
+    """What a cache belongs to; the names are words of the message that refuses another."""
+    format.check(vocabulary)
+    hashed = hashlib.sha256()
+    for numbers in (*(row.ids for row in data.rows), *data.families):
+        hashed.update(array("q", [len(numbers), *numbers]).tobytes())
+    return {
+        "teacher": {"digest": digest, "output layer": list(output.weight.shape)},
+        "tokenizer, template or text": {
+            "rows": len(data.rows),
+            "families": len(data.families),
+            "packed": data.packed,
+            "digest": hashed.hexdigest(),
+        },
+        "format": format.settings | ({} if format.hidden else {"vocabulary": vocabulary}),
+    }

@@ -7,9 +7,9 @@ Knows nothing of stages, surgery or where the trained model is kept.
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import shutil
-import time
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -28,13 +28,16 @@ from transformers.integrations import TensorBoardCallback
 
 from potstill.core.events import Emitter
 from potstill.core.files import read_json, write_atomic
-from potstill.distill import checkpoints
-from potstill.distill.batches import Micro, Row, RowSet
+from potstill.distill import attention, checkpoints
 from potstill.distill.config import DistillConfig
+from potstill.distill.diary import Clock, Diary, Meter, is_curve, open_board
+from potstill.distill.flops import machine_flops
+from potstill.distill.material import PADDING, Material
 from potstill.distill.memory import Trimmer
-from potstill.distill.signals import TeacherSignal
-from potstill.distill.trainer import DistillTrainer, Objective, Steps
+from potstill.distill.objective import Objective
+from potstill.distill.trainer import DistillTrainer, Steps
 from potstill.errors import TrainingError
+from potstill.models import surgery
 from potstill.models.load import quiet
 
 STATE = "trainer_state.json"
@@ -54,17 +57,10 @@ class Trained:
 
 def train_student(
     student: Any,
-    signal: TeacherSignal,
-    validation_signal: TeacherSignal,
+    material: Material,
     objective: Objective,
-    rows: Sequence[Row],
-    plan: Sequence[Sequence[Micro]],
-    validation: RowSet,
     *,
     config: DistillConfig,
-    vocabulary: int,
-    dtype: torch.dtype,
-    padding: int,
     seed: int,
     name: str,
     last_step: int,
@@ -83,8 +79,10 @@ def train_student(
     """
     torch.manual_seed(seed)  # adapters are drawn by lot
     student = _trainable(student, config)
+    if material.training.packed:
+        attention.use(student)
     resumed = checkpoints.newest(work)
-    every = max(1, -(-len(plan) // config.validations))  # rounded up
+    every = max(1, -(-len(material.plan) // config.validations))  # rounded up
     arguments = TrainingArguments(
         output_dir=str(work),
         max_steps=last_step,
@@ -109,19 +107,23 @@ def train_student(
         restore_callback_states_from_checkpoint=True,
         use_cpu=not torch.cuda.is_available(),
         disable_tqdm=True,
-        report_to="none",
+        report_to=list(config.trackers) or "none",
+        run_name=name,
         log_level="error",
         dataloader_pin_memory=False,
         seed=seed,
     )
-    steps = Steps(rows, plan, objective.active, padding)
+    _check_trackers(config.trackers)
+    steps = Steps(material.training, material.plan, objective.active, PADDING)
     if resumed is None:
         shutil.rmtree(tensorboard, ignore_errors=True)  # of a run killed before its checkpoint
-    board = _board(tensorboard, checkpoints.step_of(resumed) if resumed else None)
+    board = open_board(tensorboard, checkpoints.step_of(resumed) if resumed else None)
+    device = next(student.parameters()).device
+    meter = Meter(machine_flops(material.dtype, device, torch.get_num_threads()))
     callbacks: list[TrainerCallback] = [
         TensorBoardCallback(board),
-        _Diary(events, name, steps.tokens()[:last_step]),
-        _Clock(config.checkpoint_minutes),
+        Diary(events, name, steps.tokens()[:last_step], meter, board),
+        Clock(config.checkpoint_minutes),
         Trimmer(),
     ]
     if patience:
@@ -129,16 +131,17 @@ def train_student(
     with quiet():
         trainer = DistillTrainer(
             student,
-            signal,
-            validation_signal,
+            material.signal,
+            material.validation_signal,
             objective,
             steps,
-            validation,
-            vocabulary=vocabulary,
-            dtype=dtype,
+            material.validation,
+            vocabulary=material.vocabulary,
+            dtype=material.dtype,
             config=config,
             arguments=arguments,
             callbacks=callbacks,
+            meter=meter,
         )
         _run(trainer, resumed)
     board.close()
@@ -202,6 +205,12 @@ def _trainable(student: Any, config: DistillConfig) -> Any:
     # Where padding is EOS, torch would keep the gradient from the embedding of EOS itself.
     # Padding needs no such care here: no real token ever sees it.
     embeddings.padding_idx = None
+    if config.gradient_checkpointing:
+        # transformers 5.23 renamed it.
+        newer = getattr(student, "activation_checkpointing_enable", None)
+        (newer or student.gradient_checkpointing_enable)({"use_reentrant": False})
+    if config.compile:
+        _compile(student)
     if config.freeze_embeddings:
         embeddings.requires_grad_(False)
         student.get_output_embeddings().requires_grad_(False)
@@ -226,9 +235,26 @@ def _trainable(student: Any, config: DistillConfig) -> Any:
         )
 
 
+def _compile(student: Any) -> None:
+    """Compile what is element-wise or a product in each layer; attention has shapes that change."""
+    for layer in surgery.body_of(student).layers:
+        for part in layer.children():
+            if part is not layer.self_attn:
+                part.compile(dynamic=True)
+
+
+def _check_trackers(names: Sequence[str]) -> None:
+    for name in names:
+        if importlib.util.find_spec(name) is None:
+            raise TrainingError(
+                f"distill.trackers names {name}, which is not installed.", f"pip install {name}"
+            )
+
+
 def _merged(student: Any, config: DistillConfig) -> Any:
     """Without adapters: the student itself. With: merged into it, and checked to say the same."""
     student.eval()
+    attention.unuse(student)
     if config.adapter == "none":
         return student
     ids = torch.arange(16).unsqueeze(0) % student.config.get_text_config().vocab_size
@@ -251,8 +277,8 @@ def _history(log: Sequence[dict[str, Any]]) -> dict[str, list[dict[str, float]]]
     steps, validation = [], []
     for entry in log:
         if "loss" in entry:
-            shown = ("step", "tokens", "loss", "kd", "ce", "grad_norm", "learning_rate")
-            steps.append({name: entry[name] for name in shown if name in entry})
+            row = {"step": entry["step"], "tokens": entry["tokens"]}
+            steps.append(row | {name: entry[name] for name in sorted(entry) if is_curve(name)})
         elif "eval_loss" in entry:
             row = {"step": entry["step"], "tokens": entry["tokens"]}
             # Sorted: a state that was read back from a checkpoint has its names in that order.
@@ -260,69 +286,3 @@ def _history(log: Sequence[dict[str, Any]]) -> dict[str, list[dict[str, float]]]
             row |= {name.removeprefix("eval_"): entry[name] for name in names}
             validation.append(row)
     return {"steps": steps, "validation": validation}
-
-
-class _Diary(TrainerCallback):  # type: ignore[misc]
-    """Tells the run's events what the Trainer logs."""
-
-    def __init__(self, events: Emitter, name: str, tokens: Sequence[int]) -> None:
-        self.events, self.name, self.tokens = events, name, tokens
-        self.began: tuple[float, int] | None = None
-
-    def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        self.began = (time.monotonic(), state.global_step)
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        done = state.global_step
-        self.events.progress(
-            done, len(self.tokens), "steps", step=self.name, tokens=self.tokens[done - 1]
-        )
-        if self.began is not None:
-            before = self.tokens[done - 2] if done > 1 else 0
-            speed = (self.tokens[done - 1] - before) / max(1e-9, time.monotonic() - self.began[0])
-            self._metric("tokens_per_second", round(speed, 1), done)
-
-    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
-        for name, value in (logs or {}).items():
-            if name in ("loss", "kd", "ce", "grad_norm", "learning_rate"):
-                self._metric(name, value, state.global_step)
-            elif name.startswith("eval_"):
-                self._metric(f"validation_{name.removeprefix('eval_')}", value, state.global_step)
-
-    def _metric(self, name: str, value: float, step: int) -> None:
-        self.events.metric(name, value, step=step, model=self.name)
-
-
-class _Clock(TrainerCallback):  # type: ignore[misc]
-    """Asks for a checkpoint when the last one is too long ago."""
-
-    def __init__(self, minutes: float) -> None:
-        self.seconds, self.last = 60 * minutes, time.monotonic()
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> Any:
-        if time.monotonic() - self.last > self.seconds:
-            control.should_save = True
-        return control
-
-    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        self.last = time.monotonic()
-
-
-def _board(folder: Path, resumed_step: int | None) -> Any:
-    """A TensorBoard writer; after a resume it takes back what was written past the checkpoint."""
-    from torch.utils.tensorboard import SummaryWriter
-
-    purge = None if resumed_step is None else resumed_step + 1
-    return SummaryWriter(log_dir=str(folder), purge_step=purge)
-
-
-def pick_dtype(precision: str) -> torch.dtype:
-    """The matrix products' type; auto is bf16 where the hardware multiplies bf16 itself."""
-    if precision == "auto":
-        if torch.cuda.is_available():
-            fast = torch.cuda.is_bf16_supported()
-        else:
-            known = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
-            fast = bool(known())
-        return torch.bfloat16 if fast else torch.float32
-    return torch.bfloat16 if precision == "bf16" else torch.float32

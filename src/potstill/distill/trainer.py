@@ -4,77 +4,50 @@ In: a student, the teacher's signal, rows and a plan of steps. Out: steps of tra
 figures, whole checkpoints. `train.py` sets it up and runs it. Knows nothing of stages or surgery.
 
 A data item of this Trainer is a whole optimizer step, a list of micro-batches. `training_step`
-goes through them; `compute_loss` divides each term's sum by that term's active tokens of the
-whole step. So Trainer's own division by accumulation steps has nothing to divide, and the
-gradient does not depend on how a step was split.
+goes through them; each term's sum is divided by that term's active tokens of the whole step
+(`terms.py`). So Trainer's own division by accumulation steps has nothing to divide, and the
+gradient depends neither on how a step was split nor on how many processes share it: each takes
+every n-th micro-batch, and gradients are added up.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
-from potstill.distill import checkpoints, losses
-from potstill.distill.batches import (
-    ActiveTokens,
-    Micro,
-    MicroBatch,
-    Row,
-    RowSet,
-    collate,
-    split_step,
-)
-from potstill.distill.config import DistillConfig, Tokens
-from potstill.distill.fused import Scores, Terms, linear_scores
+from potstill.distill import checkpoints, held_out
+from potstill.distill.batches import Micro, MicroBatch, RowSet, active_counts
+from potstill.distill.config import DistillConfig
+from potstill.distill.diary import Meter
+from potstill.distill.families import Family
+from potstill.distill.objective import ActiveTokens, Objective
+from potstill.distill.packing import split
+from potstill.distill.ranks import Ranks
 from potstill.distill.signals import TeacherSignal
+from potstill.distill.terms import COUNTED_BY, TermLoss, Weights
 from potstill.errors import TrainingError
-from potstill.models.surgery import body_of, output_weight
 
 WSD_DECAY = 0.2
-VALIDATION_TOKENS = 4096
-
-
-@dataclass(frozen=True)
-class Objective:
-    """What a student is trained for. A weight of 0 leaves its term out."""
-
-    kd_weight: float
-    kd_tokens: Tokens
-    ce_weight: float
-    ce_tokens: Tokens
-    temperature: float = 1.0
-    divergence: str = "forward_kl"
-    divergence_parameter: float | None = None
-
-    @property
-    def active(self) -> ActiveTokens:
-        """Which tokens the terms count."""
-        return ActiveTokens(
-            kd=self.kd_tokens if self.kd_weight else None,
-            ce=self.ce_tokens if self.ce_weight else None,
-        )
-
-    @property
-    def log_divergence(self) -> losses.LogDivergence:
-        """The divergence as `fused.py` wants it."""
-        return losses.by_name(self.divergence, self.divergence_parameter)
+PROJECTION = "projection.safetensors"
+PROBE_TOKENS = 1024
+"""Tokens of a step on which each term's gradient is measured, about."""
 
 
 @dataclass(frozen=True)
 class Step:
-    """One optimizer step: micro-batches, and the active tokens that each term is divided by."""
+    """This process's part of one optimizer step, and the active tokens of the whole step."""
 
     batches: tuple[MicroBatch, ...]
-    kd_tokens: float
-    ce_tokens: float
+    totals: Mapping[str, float]
 
 
 class Steps(Dataset[Step]):
@@ -82,38 +55,43 @@ class Steps(Dataset[Step]):
 
     def __init__(
         self,
-        rows: Sequence[Row],
+        data: RowSet,
         plan: Sequence[Sequence[Micro]],
         active: ActiveTokens,
         padding: int,
+        ranks: Ranks | None = None,
     ) -> None:
-        self.rows, self.plan, self.active, self.padding = rows, plan, active, padding
+        self.data, self.plan, self.active, self.padding = data, plan, active, padding
+        self.ranks = ranks or Ranks.here()
 
     def __len__(self) -> int:
         return len(self.plan)
 
     def __getitem__(self, number: int) -> Step:
-        return make_step(
-            [collate(self.rows, micro, self.active, self.padding) for micro in self.plan[number]]
+        families = [family for micro in self.plan[number] for family in micro]
+        rows = (self.data.rows[row] for family in families for row in family)
+        own = self.ranks.share(self._enough(self.plan[number]))
+        return Step(
+            tuple(self.data.collate(micro, self.active, self.padding) for micro in own),
+            active_counts(rows, self.active),
         )
+
+    def _enough(self, step: Sequence[Micro]) -> Sequence[Micro]:
+        """The step's micro-batches, cut smaller if there are fewer than processes."""
+        if len(step) >= self.ranks.count:
+            return step
+        families = [family for micro in step for family in micro]
+        tokens = sum(self.data.sizes[family] for family in families)
+        return split(self.data, families, -(-tokens // self.ranks.count))
 
     def tokens(self) -> list[int]:
         """Real tokens trained on after each step."""
         total, sums = 0, []
         for step in self.plan:
             families = (family for micro in step for family in micro)
-            total += sum(len(self.rows[row].ids) for family in families for row in family)
+            total += sum(len(self.data.rows[row].ids) for family in families for row in family)
             sums.append(total)
         return sums
-
-
-def make_step(batches: Sequence[MicroBatch]) -> Step:
-    """Micro-batches as one step, with its active tokens counted over all of them."""
-    return Step(
-        tuple(batches),
-        kd_tokens=sum(float(batch.kd_counts.sum()) for batch in batches),
-        ce_tokens=sum(float(batch.ce_counts.sum()) for batch in batches),
-    )
 
 
 class DistillTrainer(Trainer):  # type: ignore[misc]
@@ -133,13 +111,12 @@ class DistillTrainer(Trainer):  # type: ignore[misc]
         config: DistillConfig,
         arguments: TrainingArguments,
         callbacks: list[TrainerCallback],
+        meter: Meter | None = None,
     ) -> None:
         self.lr_scheduler: Any = None
         self.control: Any = None
-        self.signal, self.validation_signal = signal, validation_signal
         self.objective, self.steps, self.validation = objective, steps, validation
-        self.vocabulary, self.dtype, self.config = vocabulary, dtype, config
-        self.divergence = objective.log_divergence
+        self.validation_signal, self.config = validation_signal, config
         self.tokens_after = steps.tokens()
         self.figures: dict[str, float] = {}
         self._doing: Step | None = None
@@ -151,6 +128,8 @@ class DistillTrainer(Trainer):  # type: ignore[misc]
             callbacks=callbacks,
         )
         self.remove_callback(PrinterCallback)  # standard output belongs to data
+        self.loss = TermLoss(student, signal, objective, vocabulary=vocabulary, dtype=dtype)
+        self.meter = meter or Meter(0.0)
 
     def get_train_dataloader(self) -> DataLoader[Step]:
         """Steps in their planned order, one at a time; shuffling was done by the plan."""
@@ -170,27 +149,102 @@ class DistillTrainer(Trainer):  # type: ignore[misc]
             self._created_lr_scheduler = True
         return self.lr_scheduler
 
+    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+        """AdamW over the student, and over the projection of hidden states if there is one."""
+        optimizer: torch.optim.Optimizer = super().create_optimizer(model)
+        if self.loss.projection is not None:
+            optimizer.add_param_group(
+                {"params": list(self.loss.projection.parameters()), "weight_decay": 0.0}
+            )
+        return optimizer
+
     def training_step(
         self, model: Any, inputs: Step, num_items_in_batch: Tensor | int | None = None
     ) -> Tensor:
         """Forward and backward over all micro-batches of a step; returns the step's loss."""
-        model.train()
+        self.model.train()
+        if self.loss.projection is not None:
+            self.loss.projection.zero_grad()
         self._doing = inputs
-        kd_sum = ce_sum = 0.0
-        loss = torch.zeros((), device=self.args.device)
-        for batch in (one.to(self.args.device) for one in inputs.batches):
-            part, scores = self._loss(model, batch, inputs)
-            if not torch.isfinite(part):
-                self._stop_for_bad_numbers(batch.rows, "loss")
-            self.accelerator.backward(part)
-            loss += part.detach()
-            kd_sum += float((scores.kd * batch.kd_counts).sum())
-            ce_sum += float((scores.ce * batch.ce_counts).sum())
-        if self.objective.kd_weight:
-            self.figures["kd"] = kd_sum / max(1, inputs.kd_tokens)
-        if self.objective.ce_weight:
-            self.figures["ce"] = ce_sum / max(1, inputs.ce_tokens)
-        return loss
+        weights = Weights.at(self.objective, self.state.global_step, len(self.steps))
+        self.figures = self._term_gradients(inputs, weights)
+        total = torch.zeros((), device=self.args.device)
+        sums: dict[str, float] = {}
+        for batch in inputs.batches:
+            try:
+                part, found = self._part(batch, weights, inputs.totals)
+                self.accelerator.backward(part)
+            except (MemoryError, RuntimeError) as error:
+                raise _out_of_memory(error, batch, self.config) or error from None
+            total += part.detach()
+            self.meter.flops += self.loss.flops(batch)
+            sums = {name: sums.get(name, 0.0) + value for name, value in found.items()}
+        ranks = self.steps.ranks
+        ranks.add_up(self._parameters())
+        self.figures |= self._means(ranks.sums(sums), inputs.totals, weights)
+        return ranks.total(total)
+
+    def _part(
+        self, batch: MicroBatch, weights: Weights, totals: Mapping[str, float]
+    ) -> tuple[Tensor, dict[str, float]]:
+        """One micro-batch's share of the step's loss. Errors: TrainingError if it is not finite."""
+        part, sums = self.loss(
+            self.steps.data.rows, batch.to(self.args.device), weights, totals, details=True
+        )
+        if not torch.isfinite(part):
+            self._stop_for_bad_numbers(batch.rows, "loss")
+        return part, sums
+
+    def _means(
+        self, sums: Mapping[str, float], totals: Mapping[str, float], weights: Weights
+    ) -> dict[str, float]:
+        """Each term that has a weight, unweighted, per active token; what was seen on the way."""
+        means = {
+            term: sums.get(term, 0.0) / max(1.0, totals[counted])
+            for term, counted in COUNTED_BY.items()
+            if getattr(weights, term)
+        }
+        if weights.kd:
+            for name in ("agreement", "student_entropy", "teacher_entropy"):
+                if name in sums:
+                    means[name] = sums[name] / max(1.0, totals["kd"])
+        return means
+
+    def _term_gradients(self, step: Step, weights: Weights) -> dict[str, float]:
+        """Norm of each weighted term's gradient on some rows, at the steps after a validation.
+
+        A term that is logged but moves nothing shows here as 0.
+        """
+        due = self.state.global_step % max(1, self.args.eval_steps or 1) == 0
+        if not (self.config.term_gradients and due and step.batches):
+            return {}
+        data = self.steps.data
+        families: list[Family] = []
+        tokens = 0
+        for family in step.batches[0].families:
+            if families and tokens + data.sizes[family] > PROBE_TOKENS:
+                break
+            families.append(family)
+            tokens += data.sizes[family]
+        batch = data.collate(families, self.steps.active, self.steps.padding)
+        rows = (data.rows[row] for family in families for row in family)
+        totals = active_counts(rows, self.steps.active)
+        parameters = [one for one in self._parameters() if one.requires_grad]
+        norms = {}
+        for term, alone in weights.alone():
+            if not totals[COUNTED_BY[term]]:
+                continue
+            part, _ = self._part(batch, alone, totals)
+            found = torch.autograd.grad(part, parameters, allow_unused=True)
+            squares = [float(one.double().square().sum()) for one in found if one is not None]
+            norms[f"grad_norm_{term}"] = math.sqrt(sum(squares))
+        return norms
+
+    def _parameters(self) -> list[Tensor]:
+        """Everything that learns."""
+        projection = self.loss.projection
+        extra = [] if projection is None else list(projection.parameters())
+        return [one for one in [*self.model.parameters(), *extra] if one.requires_grad]
 
     def _get_num_items_in_batch(self, batch_samples: Any, device: torch.device) -> None:
         """Nothing: a `Step` carries the counts of its terms itself."""
@@ -198,63 +252,6 @@ class DistillTrainer(Trainer):  # type: ignore[misc]
     def floating_point_ops(self, inputs: Step) -> int:
         """Not counted: the Trainer's estimate knows neither the teacher nor the output layers."""
         return 0
-
-    def compute_loss(
-        self,
-        model: Any,
-        inputs: Step,
-        return_outputs: bool = False,
-        num_items_in_batch: Tensor | int | None = None,
-    ) -> Any:
-        """The objective over a whole step at once: the sum of `training_step`'s parts."""
-        parts = [self._loss(model, batch, inputs) for batch in inputs.batches]
-        loss = torch.stack([part for part, _ in parts]).sum()
-        return (loss, [scores for _, scores in parts]) if return_outputs else loss
-
-    def _loss(self, model: Any, batch: MicroBatch, step: Step) -> tuple[Tensor, Scores]:
-        """One micro-batch's share of the step's loss: THE reducer, and the only division."""
-        batch = batch.to(self.args.device)
-        kd_scale = self.objective.kd_weight / max(1, step.kd_tokens)
-        ce_scale = self.objective.ce_weight / max(1, step.ce_tokens)
-        scores = self._scores(
-            model,
-            self.signal,
-            self.steps.rows,
-            batch,
-            batch.kd_counts * kd_scale,
-            batch.ce_counts * ce_scale,
-            self.divergence,
-        )
-        return scores.loss, scores
-
-    def _scores(
-        self,
-        model: Any,
-        signal: TeacherSignal,
-        rows: Sequence[Row],
-        batch: MicroBatch,
-        kd_weights: Tensor,
-        ce_weights: Tensor,
-        divergence: losses.LogDivergence,
-        agreement: bool = False,
-    ) -> Scores:
-        with torch.autocast(
-            batch.input_ids.device.type, torch.bfloat16, enabled=self.dtype == torch.bfloat16
-        ):
-            states = body_of(model)(**batch.inputs()).last_hidden_state
-        taught = bool((kd_weights != 0).any())
-        return linear_scores(
-            states.flatten(0, 1)[batch.positions],
-            output_weight(model),
-            signal.hidden(rows, batch) if taught else None,
-            signal.weight if taught else None,
-            Terms(batch.targets, kd_weights, ce_weights),
-            vocabulary=self.vocabulary,
-            divergence=divergence,
-            temperature=self.objective.temperature if divergence is self.divergence else 1.0,
-            dtype=self.dtype,
-            agreement=agreement,
-        )
 
     def evaluate(self, *_: Any, metric_key_prefix: str = "eval", **__: Any) -> dict[str, float]:
         """The held-out rows: the objective's loss, forward KL and cross-entropy, agreement."""
@@ -266,45 +263,20 @@ class DistillTrainer(Trainer):  # type: ignore[misc]
         )
         return metrics
 
-    @torch.no_grad()
     def held_out(self) -> dict[str, float]:
-        """Means over held-out tokens. Everything but `loss` means the same for every objective."""
+        """`held_out.figures` of the student as it is, with the weights of the last step."""
         self.model.eval()
-        rows = self.validation.rows
-        sums = dict.fromkeys(
-            ("kl", "kl_answer", "ce", "ce_answer", "agreement", "kd", "kd_answer"), 0.0
+        steps = len(self.steps)
+        found = held_out.figures(
+            self.loss,
+            self.validation_signal,
+            self.validation,
+            Weights.at(self.objective, steps - 1, steps),
+            padding=self.steps.padding,
+            ranks=self.steps.ranks,
         )
-        tokens = answers = 0.0
-        plain = self.objective.divergence == "forward_kl" and self.objective.temperature == 1.0
-        everything = ActiveTokens(kd="all", ce="answer")
-        held_out = self.validation
-        for micro in split_step(held_out.families, held_out.sizes, VALIDATION_TOKENS):
-            batch = collate(rows, micro, everything, self.steps.padding).to(self.args.device)
-            one = torch.ones(len(batch.targets), device=self.args.device)
-            arguments = (self.model, self.validation_signal, rows, batch, one)
-            scores = self._scores(*arguments, one, losses.forward_kl_rows, agreement=True)
-            counts, in_answer = batch.kd_counts, batch.ce_counts
-            kd = scores.kd
-            if self.objective.kd_weight and not plain:
-                kd = self._scores(*arguments, 0 * one, self.divergence).kd
-            assert scores.agree is not None
-            for name, values in (("kl", scores.kd), ("ce", scores.ce), ("kd", kd)):
-                sums[name] += float((values * counts).sum())
-                sums[f"{name}_answer"] += float((values * in_answer).sum())
-            sums["agreement"] += float((scores.agree * counts).sum())
-            tokens, answers = tokens + float(counts.sum()), answers + float(in_answer.sum())
         self.model.train()
-        means = {
-            name: total / max(1, answers if name.endswith("_answer") else tokens)
-            for name, total in sums.items()
-        }
-        kd_all, kd_answer = means.pop("kd"), means.pop("kd_answer")
-        objective = self.objective
-        loss = objective.kd_weight * (kd_answer if objective.kd_tokens == "answer" else kd_all)
-        loss += objective.ce_weight * (
-            means["ce_answer"] if objective.ce_tokens == "answer" else means["ce"]
-        )
-        return {"loss": loss, **means}
+        return found
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add the terms and the tokens so far; what is logged is in the checkpoint's state."""
@@ -324,21 +296,39 @@ class DistillTrainer(Trainer):  # type: ignore[misc]
         return norm
 
     def _stop_for_bad_numbers(self, rows: Sequence[int], what: str) -> None:
-        names = ", ".join(self.steps.rows[row].id for row in list(rows)[:8])
+        way = "Lower distill.learning_rate, or use distill.precision: fp32."
+        assert self._doing is not None
+        if any(
+            self.loss.teacher_is_broken(self.steps.data.rows, one) for one in self._doing.batches
+        ):
+            what, way = "teacher's distribution", "Use distill.precision: fp32, or another teacher."
+        names = ", ".join(self.steps.data.rows[row].id for row in list(rows)[:8])
         more = f" and {len(rows) - 8} more" if len(rows) > 8 else ""
         raise TrainingError(
             f"The {what} is not a finite number at step {self.state.global_step + 1}, "
             f"rows {names}{more}.",
-            "Lower distill.learning_rate, or use distill.precision: fp32. The last good "
-            "checkpoint is kept.",
+            f"{way} The last good checkpoint is kept.",
         )
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         """Save, mark as complete, and only then delete older ones (all but the best)."""
         super()._save_checkpoint(model, trial)
         folder = Path(self.args.output_dir)
-        checkpoints.mark_complete(folder / f"checkpoint-{self.state.global_step}")
-        checkpoints.keep_only(folder, {self.state.global_step, self.state.best_global_step})
+        checkpoint = folder / f"checkpoint-{self.state.global_step}"
+        ranks = self.steps.ranks
+        ranks.wait()
+        if ranks.number == 0:
+            if self.loss.projection is not None:
+                save_file(self.loss.projection.state_dict(), checkpoint / PROJECTION)
+            checkpoints.mark_complete(checkpoint)
+            checkpoints.keep_only(folder, {self.state.global_step, self.state.best_global_step})
+        ranks.wait()
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        """The optimizer's state, and the projection that it belongs to."""
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if checkpoint is not None and self.loss.projection is not None:
+            self.loss.projection.load_state_dict(load_file(Path(checkpoint) / PROJECTION))
 
 
 def rate_factor(step: int, steps: int, warmup: int, schedule: str) -> float:
@@ -349,6 +339,24 @@ def rate_factor(step: int, steps: int, warmup: int, schedule: str) -> float:
         return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
     decay = max(1, round(WSD_DECAY * steps))
     return max(0.0, min(1.0, (steps - step) / decay))
+
+
+def _out_of_memory(
+    error: Exception, batch: MicroBatch, config: DistillConfig
+) -> TrainingError | None:
+    """What to lower, and by how much, if the error is want of memory."""
+    wanting = isinstance(error, MemoryError | torch.OutOfMemoryError)
+    if not wanting and "can't allocate memory" not in str(error):
+        return None
+    tokens = batch.input_ids.numel()
+    half = max(config.sequence_tokens, tokens // 2)
+    if half < tokens:
+        way = f"Set distill.micro_tokens to {half}; the result stays the same."
+    elif not config.gradient_checkpointing:
+        way = "Set distill.gradient_checkpointing: true; the result stays the same."
+    else:
+        way = f"Set distill.sequence_tokens to {tokens // 2}, or use adapter: lora."
+    return TrainingError(f"A batch of {tokens} tokens needs more memory than there is.", way)
 
 
 def _first(items: list[Step]) -> Step:

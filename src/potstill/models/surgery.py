@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from potstill.errors import ModelError
+from potstill.models.output import OutputLayer, output_layer
 
 KNOWN = "Dropping layers is known for decoders with their layers in model.model.layers."
 MEASURED_TOKENS = 384
@@ -58,29 +59,6 @@ def body_of(model: Any) -> Any:
             KNOWN,
         )
     return body
-
-
-def output_weight(model: Any) -> Tensor:
-    """The output layer's weight [V, d]. Errors: ModelError if logits are more than h @ W^T."""
-    head = model.get_output_embeddings()
-    config = model.config.get_text_config()
-    special = [
-        name
-        for name, plain in (("final_logit_softcapping", None), ("logit_scale", 1.0))
-        if getattr(config, name, plain) not in (plain, None)
-    ]
-    if getattr(config, "logits_scaling", 1.0) not in (1.0, None):
-        special.append("logits_scaling")
-    if getattr(head, "bias", None) is not None:
-        special.append("a bias in the output layer")
-    if not hasattr(head, "weight") or special:
-        raise ModelError(
-            f"The output layer of {type(model).__name__} is not a plain product "
-            f"({', '.join(special) or 'no weight'}), which is not supported.",
-            "Choose a model without it, such as one of the Llama or Qwen families.",
-        )
-    weight: Tensor = head.weight
-    return weight
 
 
 def layer_influence(model: Any, batches: Iterable[Tensor]) -> list[float]:
@@ -140,7 +118,7 @@ def greedy_drops(
     """
     body = body_of(model)
     _check_count(count, len(body.layers))
-    weight = output_weight(model).detach()
+    output = output_layer(model).detached()
     with torch.no_grad():
         traced = _trace(model, batches)
         kept = list(range(len(body.layers)))
@@ -152,7 +130,7 @@ def greedy_drops(
             tried = sorted(kept, key=lambda layer: (harm[layer], layer))
             tried = tried if removal == 0 else tried[:CANDIDATES]
             found = {
-                layer: _kl_without(body, weight, kept, layer, inputs, traced) for layer in tried
+                layer: _kl_without(body, output, kept, layer, inputs, traced) for layer in tried
             }
             harm.update({layer: value - kl for layer, value in found.items()})
             best = min(found, key=lambda layer: (found[layer], layer))
@@ -244,7 +222,7 @@ def _states(output: Any) -> Tensor:
 def _trace(model: Any, batches: Sequence[Tensor]) -> list[_Traced]:
     """Run the intact model once, noting what each layer is given besides its hidden states."""
     body = body_of(model)
-    weight = output_weight(model).detach()
+    output = output_layer(model).detached()
     total = sum(ids.numel() for ids in batches)
     if not total:
         raise ModelError("There is no calibration text to measure the layers on.")
@@ -271,7 +249,7 @@ def _trace(model: Any, batches: Sequence[Tensor]) -> list[_Traced]:
             for hook in hooks:
                 hook.remove()
         measured = torch.arange(stride - 1, ids.numel(), stride, device=ids.device)
-        log_p = F.log_softmax((last.flatten(0, 1)[measured] @ weight.T).float(), dim=-1)
+        log_p = F.log_softmax(output.logits(last.flatten(0, 1)[measured]).float(), dim=-1)
         traced.append(_Traced(inputs[0], arguments, measured, log_p))
     return traced
 
@@ -287,7 +265,7 @@ def _inputs_of(body: Any, kept: Sequence[int], batch: _Traced) -> dict[int, Tens
 
 def _kl_without(
     body: Any,
-    weight: Tensor,
+    output: OutputLayer,
     kept: Sequence[int],
     removed: int,
     inputs: Sequence[dict[int, Tensor]],
@@ -303,7 +281,7 @@ def _kl_without(
         last = body.norm(states).flatten(0, 1)[batch.measured]
         for start in range(0, len(last), KL_CHUNK):
             log_p = batch.log_p[start : start + KL_CHUNK]
-            log_q = F.log_softmax((last[start : start + KL_CHUNK] @ weight.T).float(), dim=-1)
+            log_q = F.log_softmax(output.logits(last[start : start + KL_CHUNK]).float(), dim=-1)
             total += float(F.kl_div(log_q, log_p, reduction="sum", log_target=True))
         tokens += len(last)
     return total / max(1, tokens)

@@ -10,16 +10,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from potstill.distill.batches import (
-    ActiveTokens,
     Row,
     RowSet,
     collate,
     encode_passages,
     encode_rows,
-    plan_steps,
-    split_step,
 )
 from potstill.distill.families import Family
+from potstill.distill.objective import ActiveTokens
+from potstill.distill.packing import best_fit, fill_buckets, plan_steps
 from potstill.errors import TrainingError
 from potstill.records import Chunk, Example
 
@@ -125,7 +124,50 @@ def test_lengths_within_a_step_are_alike() -> None:
 
 def test_splitting_a_step_keeps_its_families() -> None:
     sizes: dict[Family, int] = {(0, 3): 5, (1,): 9, (2,): 7}
-    assert split_step([(2,), (0, 3), (1,)], sizes, 14) == [[(0, 3), (2,)], [(1,)]]
+    assert fill_buckets([(2,), (0, 3), (1,)], sizes, 14) == [[(0, 3), (2,)], [(1,)]]
+
+
+def test_packed_rows_stand_one_after_the_other_with_their_own_positions() -> None:
+    batch = collate(ROWS, [(0,), (1,)], ActiveTokens("all", "answer"), padding=0, packed=True)
+    assert batch.input_ids.tolist() == [[5, 6, 7, 8, 2, 9, 4, 2]]
+    assert batch.position_ids is not None
+    assert batch.position_ids.tolist() == [[0, 1, 2, 3, 4, 0, 1, 2]]
+    assert batch.segments is not None
+    assert [(one.start, one.length) for one in batch.segments] == [(0, 5), (5, 3)]
+    assert batch.starts == (0, 5)
+    assert batch.targets.tolist() == [6, 7, 8, 2, 4, 2]
+    assert batch.positions.tolist() == [0, 1, 2, 3, 5, 6]
+
+
+def test_best_fit_takes_the_fullest_that_still_has_room() -> None:
+    sizes: dict[Family, int] = {(0,): 7, (1,): 5, (2,): 4, (3,): 3, (4,): 1, (5,): 20}
+    assert best_fit(list(sizes), sizes, 10) == [[(5,)], [(0,), (3,)], [(1,), (2,), (4,)]]
+
+
+@settings(max_examples=100, deadline=None)
+@given(LENGTHS, st.integers(60, 200))
+def test_best_fit_loses_no_family_and_wastes_little(lengths: list[int], room: int) -> None:
+    sizes: dict[Family, int] = {(n,): length for n, length in enumerate(lengths)}
+    packs = best_fit(list(sizes), sizes, room)
+    assert sorted(family for micro in packs for family in micro) == list(sizes)
+    held = [sum(sizes[family] for family in micro) for micro in packs]
+    assert max(held) <= room
+    assert len(packs) <= 11 / 9 * -(-sum(lengths) // room) + 1 + sum(n > room / 2 for n in lengths)
+    # No two could have been one.
+    assert all(a + b > room for n, a in enumerate(held) for b in held[n + 1 :])
+
+
+def test_a_packed_plan_is_an_even_shuffle_without_padding() -> None:
+    lengths = [10 + (7 * number) % 90 for number in range(400)]
+    data = RowSet.apart(rows_of(lengths), packed=True)
+    plan = plan_steps(data, step_tokens=500, micro_tokens=300, epochs=1, max_tokens=None, seed=0)
+    seen = [row for step in plan for micro in step for (row,) in micro]
+    assert sorted(seen) == list(range(400))
+    for step in plan:
+        assert abs(sum(lengths[row] for micro in step for (row,) in micro) - 500) <= 200
+        for micro in step:
+            batch = data.collate(micro, ActiveTokens("all", None), 0)
+            assert batch.input_ids.numel() == sum(lengths[row] for (row,) in micro) <= 300
 
 
 def test_no_rows_is_an_error() -> None:

@@ -13,27 +13,27 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from potstill.distill import preflight
+from potstill.distill import preflight, probe
+from potstill.distill.attention import use
 from potstill.distill.batches import (
-    ActiveTokens,
     MicroBatch,
     Row,
     RowSet,
-    collate,
+    active_counts,
     encode_rows,
-    plan_steps,
 )
 from potstill.distill.config import DistillConfig
 from potstill.distill.families import (
     LEAST_GAIN,
     Family,
-    can_share,
     group,
     sequence_tokens,
     shared_tokens,
 )
-from potstill.distill.signals import LiveTeacher, open_cache
-from potstill.distill.trainer import DistillTrainer, Objective, Steps, make_step
+from potstill.distill.objective import ActiveTokens, Objective
+from potstill.distill.packing import plan_steps
+from potstill.distill.signals import CacheFormat, LiveTeacher, open_cache
+from potstill.distill.trainer import DistillTrainer, Step, Steps
 from potstill.errors import TrainingError
 from potstill.models.prefixes import common_prefix
 from potstill.models.surgery import drop_layers
@@ -62,8 +62,8 @@ def rows(tokenizer: Any, make_row: Callable[..., Example]) -> list[Row]:
     return encode_rows(examples, tokenizer, 500)
 
 
-def together(rows: list[Row]) -> RowSet:
-    return RowSet(rows, group([row.ids for row in rows], computed=1000, in_full=5000))
+def together(rows: list[Row], packed: bool = False) -> RowSet:
+    return RowSet(rows, group([row.ids for row in rows], computed=1000, in_full=5000), packed)
 
 
 def ids_of(rows: Sequence[Sequence[int]], family: Family) -> list[Sequence[int]]:
@@ -123,15 +123,21 @@ def test_long_beginnings_are_shared_too() -> None:
     assert len(group(rows, computed=8192, in_full=6100)) == 2
 
 
-def test_states_of_a_family_are_those_of_its_rows(teacher: Any, rows: list[Row]) -> None:
-    assert can_share(teacher)
-    every = ActiveTokens("all", "all")
-    batch = collate(rows, together(rows).families, every, padding=0)
+@pytest.mark.parametrize("packed", [False, True])
+def test_states_of_a_family_are_those_of_its_rows(
+    teacher: Any, rows: list[Row], packed: bool
+) -> None:
+    data = together(rows, packed)
+    batch = data.collate(data.families, ActiveTokens("all", "all"), padding=0)
     with torch.no_grad():
+        alone = [
+            teacher.model(input_ids=torch.tensor([row.ids])).last_hidden_state[0] for row in rows
+        ]
+        if packed:
+            use(teacher)
         states = teacher.model(**batch.inputs()).last_hidden_state.flatten(0, 1)
-        for number, span in zip(batch.rows, batch.spans, strict=True):
-            alone = teacher.model(input_ids=torch.tensor([rows[number].ids])).last_hidden_state[0]
-            torch.testing.assert_close(states[span.flat()], alone, rtol=1e-5, atol=1e-5)
+    for number, span in zip(batch.rows, batch.spans, strict=True):
+        torch.testing.assert_close(states[span.flat()], alone[number], rtol=1e-5, atol=1e-5)
     assert batch.kd_counts.sum() == sum(row.predictions for row in rows)
     assert len(batch.positions) < 0.6 * sum(row.predictions for row in rows)
 
@@ -139,16 +145,20 @@ def test_states_of_a_family_are_those_of_its_rows(teacher: Any, rows: list[Row])
 def trainer_of(teacher: Any, data: RowSet, folder: Path) -> Any:
     from transformers import TrainingArguments
 
-    signal = LiveTeacher(teacher, torch.float32)
+    teacher = copy.deepcopy(teacher)
     student = drop_layers(copy.deepcopy(teacher), [1]).requires_grad_(True)
+    if data.packed:
+        use(teacher)
+        use(student)
+    signal = LiveTeacher(teacher, torch.float32)
     return DistillTrainer(
         student,
         signal,
         signal,
         OBJECTIVE,
-        Steps(data.rows, [[list(data.families)]], OBJECTIVE.active, 0),
+        Steps(data, [[list(data.families)]], OBJECTIVE.active, 0),
         data,
-        vocabulary=int(signal.weight.shape[0]),
+        vocabulary=signal.output.words,
         dtype=torch.float32,
         config=DistillConfig(teacher="t"),
         arguments=TrainingArguments(
@@ -162,36 +172,39 @@ def test_loss_gradient_and_held_out_figures_are_those_of_separate_rows(
     teacher: Any, rows: list[Row], tmp_path: Path
 ) -> None:
     results = []
-    for data in (RowSet.apart(rows), together(rows)):
+    for data in (RowSet.apart(rows), together(rows), together(rows, packed=True)):
         trainer = trainer_of(teacher, data, tmp_path)
         # Two micro-batches: a family must weigh the same whatever it stands beside.
         halves = [data.families[::2], data.families[1::2]]
-        batches = [collate(rows, half, OBJECTIVE.active, 0) for half in halves]
-        loss = trainer.training_step(trainer.model, make_step(batches))
+        batches = [data.collate(half, OBJECTIVE.active, 0) for half in halves]
+        step = Step(tuple(batches), active_counts(rows, OBJECTIVE.active))
+        trainer.config = trainer.config.model_copy(update={"term_gradients": False})
+        loss = trainer.training_step(trainer.model, step)
         gradients = {name: one.grad for name, one in trainer.model.named_parameters()}
         results.append((float(loss), gradients, trainer.figures, trainer.held_out()))
-    apart, shared = results
-    assert shared[0] == pytest.approx(apart[0], rel=1e-5)
-    for name, gradient in apart[1].items():
-        error = (shared[1][name] - gradient).norm() / gradient.norm()
-        assert error < 1e-5, f"{name} differs by {error:.1e}"
-    assert shared[2] == pytest.approx(apart[2], rel=1e-5)
-    assert shared[3] == pytest.approx(apart[3], rel=1e-5)
+    apart = results[0]
+    for shared in results[1:]:
+        assert shared[0] == pytest.approx(apart[0], rel=1e-5)
+        for name, gradient in apart[1].items():
+            error = (shared[1][name] - gradient).norm() / gradient.norm()
+            assert error < 1e-5, f"{name} differs by {error:.1e}"
+        assert shared[2] == pytest.approx(apart[2], rel=1e-5)
+        assert shared[3] == pytest.approx(apart[3], rel=1e-5)
 
 
 def test_the_cache_of_families_is_that_of_rows(
     teacher: Any, rows: list[Row], tmp_path: Path
 ) -> None:
     live = LiveTeacher(teacher, torch.float32)
-    states = [
-        open_cache(tmp_path / name, live, "t", data, lambda done, of: None)
-        for name, data in (("apart", RowSet.apart(rows)), ("together", together(rows)))
-    ]
-    torch.testing.assert_close(states[0].states, states[1].states, rtol=0.02, atol=0.02)
-    batch = collate(rows, together(rows).families, OBJECTIVE.active, padding=0)
-    torch.testing.assert_close(
-        states[1].hidden(rows, batch).float(), live.hidden(rows, batch), rtol=0.02, atol=0.02
-    )
+    found = []
+    for name, data in (("apart", RowSet.apart(rows)), ("together", together(rows))):
+        form = CacheFormat("hidden_bf16")
+        cache = open_cache(tmp_path / name, live, "t", data, form, lambda done, of: None)
+        batch = data.collate(data.families, OBJECTIVE.active, padding=0)
+        states, known = cache.tokens(rows, batch).states, live.tokens(rows, batch).states
+        torch.testing.assert_close(states.float(), known, rtol=0.02, atol=0.02)
+        found.append(sum(file.stat().st_size for file in (tmp_path / name).iterdir()))
+    assert found[1] < 0.7 * found[0]  # a beginning is stored once
 
 
 def test_the_plan_keeps_families_whole_and_counts_every_row_in_full(rows: list[Row]) -> None:
@@ -201,12 +214,13 @@ def test_the_plan_keeps_families_whole_and_counts_every_row_in_full(rows: list[R
     assert sorted(family for step in plan for micro in step for family in micro) == sorted(
         data.families
     )
-    steps = Steps(rows, plan, OBJECTIVE.active, 0)
+    steps = Steps(data, plan, OBJECTIVE.active, 0)
     assert steps.tokens()[-1] == sum(len(row.ids) for row in rows)
 
 
-def planted(rows: list[Row], change: Any) -> None:
-    batch = collate(rows, together(rows).families, OBJECTIVE.active, padding=0)
+def planted(rows: list[Row], change: Any, packed: bool = False) -> None:
+    data = together(rows, packed)
+    batch = data.collate(data.families, OBJECTIVE.active, padding=0)
     preflight.check_batch(rows, batch, OBJECTIVE.active)
     preflight.check_batch(rows, dataclasses.replace(batch, **change(batch)), OBJECTIVE.active)
 
@@ -241,13 +255,57 @@ def test_a_family_that_is_misbuilt_is_refused(rows: list[Row], change: Any, word
         planted(rows, change)
 
 
-def test_a_model_with_windows_or_another_attention_shares_nothing(teacher: Any) -> None:
-    teacher.config.layer_types = ["full_attention", "sliding_attention"] * 2
-    assert not can_share(teacher)
-    del teacher.config.layer_types
-    teacher.config.sliding_window = 64
-    assert not can_share(teacher)
-    teacher.config.sliding_window = None
-    assert can_share(teacher)
-    teacher.config._attn_implementation = "eager"
-    assert not can_share(teacher)
+def changed_segment(batch: MicroBatch, **change: Any) -> dict[str, Any]:
+    assert batch.segments is not None
+    first, *others = batch.segments
+    return {"segments": (dataclasses.replace(first, **change), *others)}
+
+
+def see_all_in_the_segment(batch: MicroBatch) -> dict[str, Any]:
+    assert batch.segments is not None
+    length = batch.segments[0].length
+    return changed_segment(batch, visible=torch.ones(length, length).tril().bool())
+
+
+def join_two_segments(batch: MicroBatch) -> dict[str, Any]:
+    assert batch.segments is not None
+    first, second, *others = batch.segments
+    length = first.length + second.length
+    whole = dataclasses.replace(first, length=length, visible=torch.ones(length, length).bool())
+    return {"segments": (whole, *others)}
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (see_all_in_the_segment, "see tokens that are not before it"),
+        (join_two_segments, "see tokens that are not before it"),
+        (lambda batch: {"segments": batch.segments[1:]}, "stands in no segment"),
+        (lambda batch: changed_segment(batch, length=20, visible=None), "goes beyond its segment"),
+        (
+            lambda batch: {"position_ids": torch.arange(batch.input_ids.shape[1]).unsqueeze(0)},
+            "count its positions from its own beginning",
+        ),
+    ],
+)
+def test_a_pack_that_is_misbuilt_is_refused(rows: list[Row], change: Any, words: str) -> None:
+    with pytest.raises(TrainingError, match=words):
+        planted(rows, change, packed=True)
+
+
+def test_a_layout_is_used_where_the_model_says_the_same_in_it(
+    teacher: Any, rows: list[Row], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for packed in (True, False):
+        for share in (True, False):
+            assert probe.says_the_same(teacher, rows, packed=packed, share=share)
+    # Attention that looks across the border of two segments.
+    monkeypatch.setattr(
+        "potstill.distill.attention._blocks",
+        lambda segments, window, device: iter(
+            [(slice(0, n), slice(0, n), torch.full((n, n), -torch.inf).triu(1))]
+            for n in [segments[-1].start + segments[-1].length]
+        ).__next__(),
+    )
+    assert not probe.says_the_same(teacher, rows, packed=True, share=False)
+    assert teacher.config._attn_implementation == "sdpa"

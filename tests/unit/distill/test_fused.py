@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
 
 from potstill.distill import losses
-from potstill.distill.fused import Terms, linear_scores
+from potstill.distill.fused import Scores, Terms
+from potstill.distill.fused import linear_scores as scores_of
+from potstill.distill.signals import HiddenStates
+from potstill.models.output import OutputLayer
 
 N, D, D_T, V, V_S, V_T = 23, 12, 16, 37, 40, 37
 NAMES = [
@@ -32,6 +37,22 @@ def _inputs(scale: float = 1.0) -> tuple[Tensor, Tensor, Tensor, Tensor, Terms]:
     kd[::4] = 0
     ce[::3] = 0  # row 0 and every twelfth row after it want nothing at all
     return student, weight, teacher, teacher_weight, Terms(torch.arange(N) % V, kd, ce)
+
+
+def linear_scores(
+    hidden: Tensor,
+    weight: Tensor,
+    teacher: Tensor | None,
+    teacher_weight: Tensor | None,
+    terms: Terms,
+    **settings: Any,
+) -> Scores:
+    """With plain output layers and the teacher's hidden states."""
+    said = None
+    if teacher is not None:
+        assert teacher_weight is not None
+        said = HiddenStates(teacher, OutputLayer(teacher_weight))
+    return scores_of(hidden, OutputLayer(weight), said, terms, **settings)
 
 
 def _plain(
@@ -161,14 +182,13 @@ def test_without_gradients_the_values_are_the_same_and_nothing_is_kept() -> None
     hidden = student.float().requires_grad_()
     learning = linear_scores(hidden, *arguments, vocabulary=V)
     with torch.no_grad():
-        measuring = linear_scores(hidden, *arguments, vocabulary=V, agreement=True)
+        measuring = linear_scores(hidden, *arguments, vocabulary=V, details=True)
     assert not measuring.loss.requires_grad
     torch.testing.assert_close(measuring.kd, learning.kd)
     torch.testing.assert_close(measuring.ce, learning.ce)
     same = (student @ weight[:V].T).argmax(-1) == (teacher @ teacher_weight[:V].T).argmax(-1)
-    assert measuring.agree is not None
     asked = terms.kd_weights != 0
-    assert torch.equal(measuring.agree.bool(), same & asked)
+    assert torch.equal(measuring.agreement.bool(), same & asked)
 
 
 def test_bf16_products_stay_near_the_reference() -> None:

@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from potstill.distill import preflight
-from potstill.distill.batches import ActiveTokens, MicroBatch, Row, collate, encode_rows
+from potstill.distill.batches import MicroBatch, Row, collate, encode_rows
+from potstill.distill.objective import ActiveTokens
 from potstill.errors import TrainingError
 from potstill.models.surgery import drop_layers
 from potstill.records import Example
@@ -55,12 +56,15 @@ def test_sound_material_passes_and_names_the_shared_vocabulary(
     assert check(teacher_tokenizer=copy.deepcopy(tokenizer)) == len(tokenizer)
 
 
-def test_a_padded_student_vocabulary_is_cut_to_the_shared_rows(
+def test_padded_vocabularies_are_cut_to_the_tokenizers_words(
     check: Check, teacher: Any, tokenizer: Any
 ) -> None:
     student = copy.deepcopy(teacher)
     student.resize_token_embeddings(len(tokenizer) + 40)
     assert check(student=student) == len(tokenizer)
+    teacher.resize_token_embeddings(len(tokenizer) + 24)
+    teacher.requires_grad_(False)
+    assert check(teacher=teacher, student=student) == len(tokenizer)
 
 
 def test_another_vocabulary(check: Check, tokenizer: Any) -> None:
@@ -196,6 +200,8 @@ def test_padding_that_counts_as_text(check: Check, rows: list[Row]) -> None:
             targets=torch.cat([batch.targets, torch.tensor([2])]),
             kd_counts=torch.cat([batch.kd_counts, torch.ones(1)]),
             ce_counts=torch.cat([batch.ce_counts, torch.zeros(1)]),
+            hidden_counts=torch.cat([batch.hidden_counts, torch.zeros(1)]),
+            attention_counts=torch.cat([batch.attention_counts, torch.zeros(1)]),
         )
 
     with pytest.raises(TrainingError, match="counts padding"):

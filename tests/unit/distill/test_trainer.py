@@ -13,12 +13,16 @@ import torch
 
 from potstill.core.events import Emitter
 from potstill.distill import checkpoints
-from potstill.distill.batches import Row, RowSet, collate, encode_rows, plan_steps
+from potstill.distill.attention import use
+from potstill.distill.batches import Row, RowSet, active_counts, encode_rows
 from potstill.distill.config import DistillConfig
 from potstill.distill.losses import forward_kl
+from potstill.distill.material import Material, pick_dtype
+from potstill.distill.objective import Objective
+from potstill.distill.packing import plan_steps
 from potstill.distill.signals import LiveTeacher
-from potstill.distill.train import Trained, pick_dtype, train_student
-from potstill.distill.trainer import DistillTrainer, Objective, Steps, make_step, rate_factor
+from potstill.distill.train import Trained, train_student
+from potstill.distill.trainer import DistillTrainer, Step, Steps, rate_factor
 from potstill.errors import TrainingError
 from potstill.models.surgery import drop_layers
 from potstill.records import Example
@@ -32,20 +36,37 @@ def rows(tokenizer: Any, examples: list[Example]) -> list[Row]:
     return encode_rows(examples, tokenizer, 500)[:8]
 
 
+def step_of(data: RowSet, micros: Sequence[Sequence[int]], objective: Objective) -> Step:
+    """A step of rows that share nothing, cut into these micro-batches."""
+    batches = [data.collate([(row,) for row in micro], objective.active, 0) for micro in micros]
+    rows = [data.rows[row] for micro in micros for row in micro]
+    return Step(tuple(batches), active_counts(rows, objective.active))
+
+
 def _trainer(
-    student: Any, teacher: Any, rows: list[Row], plan: Any, folder: Path, objective: Objective
+    student: Any,
+    teacher: Any,
+    rows: list[Row],
+    folder: Path,
+    objective: Objective,
+    packed: bool = False,
 ) -> DistillTrainer:
     from transformers import TrainingArguments
 
     signal = LiveTeacher(teacher, torch.float32)
+    data = RowSet.apart(rows, packed)
+    if packed:
+        use(teacher)
+        use(student)
+    plan = [[list(data.families)]]
     return DistillTrainer(
         student,
         signal,
         signal,
         objective,
-        Steps(rows, plan, objective.active, 0),
-        RowSet.apart(rows),
-        vocabulary=int(signal.weight.shape[0]),
+        Steps(data, plan, objective.active, 0),
+        data,
+        vocabulary=signal.output.words,
         dtype=torch.float32,
         config=DistillConfig(teacher="t"),
         arguments=TrainingArguments(
@@ -57,19 +78,29 @@ def _trainer(
 
 def _gradients(trainer: DistillTrainer, micros: Sequence[Sequence[int]]) -> dict[str, torch.Tensor]:
     trainer.model.zero_grad()
-    batches = [
-        collate(trainer.steps.rows, [(row,) for row in micro], OBJECTIVE.active, 0)
-        for micro in micros
-    ]
-    trainer.training_step(trainer.model, make_step(batches))
+    step = step_of(trainer.steps.data, micros, trainer.objective)
+    trainer.training_step(trainer.model, step)
     return {n: p.grad.clone() for n, p in trainer.model.named_parameters() if p.grad is not None}
 
 
+EVERY_TERM = Objective(
+    kd_weight=0.8,
+    ce_weight=0.3,
+    divergence={"forward_kl": 0.6, "jsd": 0.4},
+    temperature=2.0,
+    hidden={"mse_weight": 0.05, "cosine_weight": 0.5, "tokens": "answer"},
+    attention={"weight": 0.7, "layers": "last-2"},
+)
+
+
+@pytest.mark.parametrize(
+    ("objective", "packed"), [(OBJECTIVE, False), (OBJECTIVE, True), (EVERY_TERM, True)]
+)
 def test_the_gradient_does_not_depend_on_how_the_step_is_split(
-    teacher: Any, rows: list[Row], tmp_path: Path
+    teacher: Any, rows: list[Row], tmp_path: Path, objective: Objective, packed: bool
 ) -> None:
     student = drop_layers(copy.deepcopy(teacher), [1]).requires_grad_(True)
-    trainer = _trainer(student, teacher, rows, [[[(0,)]]], tmp_path, OBJECTIVE)
+    trainer = _trainer(student, teacher, rows, tmp_path, objective, packed)
     whole = _gradients(trainer, [list(range(8))])
     assert whole.keys() == dict(student.named_parameters()).keys()
     for size in (1, 2, 4):
@@ -79,13 +110,56 @@ def test_the_gradient_does_not_depend_on_how_the_step_is_split(
             assert error < 1e-5, f"{name} differs by {error:.1e} with micro-batches of {size}"
 
 
+def test_packed_rows_give_the_gradient_of_padded_ones(
+    teacher: Any, rows: list[Row], tmp_path: Path
+) -> None:
+    found = []
+    for packed in (False, True):
+        mine = copy.deepcopy(teacher)
+        student = drop_layers(copy.deepcopy(teacher), [1]).requires_grad_(True)
+        trainer = _trainer(student, mine, rows, tmp_path, OBJECTIVE, packed)
+        found.append((_gradients(trainer, [list(range(8))]), trainer.held_out()))
+    for name, gradient in found[0][0].items():
+        error = (gradient - found[1][0][name]).norm() / gradient.norm()
+        assert error < 1e-5, f"{name} differs by {error:.1e}"
+    assert found[0][1] == pytest.approx(found[1][1], rel=1e-5)
+
+
+def test_every_term_has_a_value_and_a_gradient_of_its_own(
+    teacher: Any, rows: list[Row], tmp_path: Path
+) -> None:
+    student = drop_layers(copy.deepcopy(teacher), [1]).requires_grad_(True)
+    trainer = _trainer(student, teacher, rows, tmp_path, EVERY_TERM, packed=True)
+    loss = float(trainer.training_step(student, trainer.steps[0]))
+    terms = {"kd": 0.8, "ce": 0.3, "hidden_mse": 0.05, "hidden_cosine": 0.5, "attention": 0.7}
+    assert loss == pytest.approx(sum(w * trainer.figures[name] for name, w in terms.items()))
+    assert all(trainer.figures[f"grad_norm_{name}"] > 0 for name in terms)
+    assert 0 <= trainer.figures["agreement"] <= 1
+    assert 0 < trainer.figures["student_entropy"] < 10
+    assert 0 < trainer.figures["teacher_entropy"] < 10
+
+
+def test_weights_follow_their_schedules(teacher: Any, rows: list[Row], tmp_path: Path) -> None:
+    student = drop_layers(copy.deepcopy(teacher), [1]).requires_grad_(True)
+    fading = Objective(kd_weight={"start": 1.0, "end": 0.0}, ce_weight=1.0)
+    trainer = _trainer(student, teacher, rows, tmp_path, fading)
+    trainer.steps.plan = [trainer.steps.plan[0]] * 3
+    losses = []
+    for step in range(3):
+        trainer.state.global_step = step
+        losses.append(float(trainer.training_step(student, trainer.steps[0])))
+    figures = trainer.figures
+    assert "kd" not in figures  # its weight is 0 by now
+    assert losses[2] == pytest.approx(figures["ce"])
+    assert losses[0] - losses[1] == pytest.approx(losses[1] - losses[2], rel=1e-4)
+
+
 def test_the_loss_is_the_mean_over_each_terms_active_tokens(
     teacher: Any, rows: list[Row], tmp_path: Path
 ) -> None:
     student = drop_layers(copy.deepcopy(teacher), [1]).requires_grad_(True)
-    trainer = _trainer(student, teacher, rows, [[[(0,)]]], tmp_path, OBJECTIVE)
-    batches = [collate(rows, micro, OBJECTIVE.active, 0) for micro in ([(0,), (1,), (2,)], [(3,)])]
-    loss = trainer.training_step(student, make_step(batches))
+    trainer = _trainer(student, teacher, rows, tmp_path, OBJECTIVE)
+    loss = trainer.training_step(student, step_of(trainer.steps.data, [[0, 1, 2], [3]], OBJECTIVE))
     kl = ce = 0.0
     predictions = answers = 0
     for row in rows[:4]:  # one by one, without padding, from the models' own logits
@@ -98,8 +172,6 @@ def test_the_loss_is_the_mean_over_each_terms_active_tokens(
         predictions += row.predictions
         answers += len(row.ids) - row.answer_start
     assert float(loss) == pytest.approx(kl / predictions + 0.3 * ce / answers, rel=1e-5)
-    at_once = trainer.compute_loss(student, make_step(batches)).detach()
-    assert float(at_once) == pytest.approx(float(loss))
 
 
 def test_held_out_figures_mean_the_same_for_every_objective(
@@ -107,11 +179,11 @@ def test_held_out_figures_mean_the_same_for_every_objective(
 ) -> None:
     student = drop_layers(copy.deepcopy(teacher), [1]).requires_grad_(True)
     figures = [
-        _trainer(student, teacher, rows, [[[(0,)]]], tmp_path, objective).held_out()
+        _trainer(student, teacher, rows, tmp_path, objective).held_out()
         for objective in (
             OBJECTIVE,
-            Objective(0.0, "all", 1.0, "all"),
-            Objective(1.0, "answer", 0.0, "all", temperature=2.0, divergence="jsd"),
+            Objective(kd_weight=0.0, ce_weight=1.0, ce_tokens="all"),
+            Objective(kd_tokens="answer", ce_weight=0.0, temperature=2.0, divergence="jsd"),
         )
     ]
     for name in ("kl", "kl_answer", "ce", "ce_answer", "agreement"):
@@ -125,30 +197,34 @@ def test_held_out_figures_mean_the_same_for_every_objective(
 def train(teacher: Any, rows: list[Row], tmp_path: Path) -> Train:
     """train(folder, **config) -> what train_student returns."""
 
-    def run(folder: str, objective: Objective = OBJECTIVE, **changes: Any) -> tuple[Any, Trained]:
+    def run(
+        folder: str, objective: Objective = OBJECTIVE, packed: bool = False, **changes: Any
+    ) -> tuple[Any, Trained]:
         settings: dict[str, Any] = {"teacher": "t", "learning_rate": 3e-3, "validations": 4}
         config = DistillConfig(**(settings | {"patience": 0} | changes))
+        data = RowSet.apart(rows[:6], packed)
         plan = plan_steps(
-            RowSet.apart(rows),
-            step_tokens=150,
-            micro_tokens=100,
-            epochs=4,
-            max_tokens=None,
-            seed=3,
+            data, step_tokens=150, micro_tokens=100, epochs=8, max_tokens=None, seed=3
         )
-        signal = LiveTeacher(copy.deepcopy(teacher), torch.float32)
+        mine = copy.deepcopy(teacher)
+        if packed:
+            use(mine)
+        signal = LiveTeacher(mine, torch.float32)
+        material = Material(
+            None,
+            data,
+            RowSet.apart(rows[6:], packed),
+            plan,
+            signal.output.words,
+            torch.float32,
+            signal,
+            signal,
+        )
         return train_student(
             drop_layers(copy.deepcopy(teacher), [1]),
-            signal,
-            signal,
+            material,
             objective,
-            rows[:6],
-            [[[(row % 6,) for (row,) in micro] for micro in step] for step in plan],
-            RowSet.apart(rows[6:]),
             config=config,
-            vocabulary=int(signal.weight.shape[0]),
-            dtype=torch.float32,
-            padding=0,
             seed=1,
             name="distilled",
             last_step=len(plan),
@@ -173,11 +249,24 @@ def _newest(folder: Path) -> Path:
     return found
 
 
-@pytest.mark.parametrize("adapter", ["none", "lora"])
+PROJECTED = EVERY_TERM.model_copy(
+    update={"hidden": EVERY_TERM.hidden.model_copy(update={"projection": "always"})}
+)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"adapter": "lora", "lora": {"rank": 4, "dropout": 0.2}},
+        {"objective": PROJECTED, "packed": True},
+        {"gradient_checkpointing": True},
+    ],
+    ids=["full", "lora", "every term, projected", "checkpointed"],
+)
 def test_after_a_break_curve_and_weights_equal_the_undisturbed_run(
-    train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, adapter: str
+    train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: dict[str, Any]
 ) -> None:
-    settings = {"adapter": adapter, "lora": {"rank": 4, "dropout": 0.2}}
     whole = train("whole", **settings)
     steps = DistillTrainer.training_step
     seen = 0
@@ -235,8 +324,8 @@ def test_only_the_best_and_the_newest_checkpoint_are_kept(train: Train, tmp_path
 
 def test_training_stops_early_and_returns_the_best_weights(train: Train, tmp_path: Path) -> None:
     # Cross-entropy on answers alone, far too fast: the held-out loss soon rises.
-    objective = Objective(0.0, "all", 1.0, "answer")
-    settings = {"patience": 2, "learning_rate": 0.05, "validations": 20, "schedule": "wsd"}
+    objective = Objective(kd_weight=0.0, ce_weight=1.0)
+    settings = {"patience": 2, "learning_rate": 0.3, "validations": 20, "schedule": "wsd"}
     student, trained = train("run", objective, **settings)
     losses = {row["step"]: row["loss"] for row in trained.history["validation"]}
     del losses[0]

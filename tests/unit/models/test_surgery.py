@@ -177,12 +177,6 @@ def test_an_unknown_architecture_is_a_clear_error() -> None:
             action()
 
 
-def test_logits_that_are_more_than_a_product_are_refused(model: Any) -> None:
-    model.config.final_logit_softcapping = 30.0
-    with pytest.raises(ModelError, match="final_logit_softcapping"):
-        surgery.output_weight(model)
-
-
 def test_no_calibration_text_is_an_error(model: Any) -> None:
     with pytest.raises(ModelError, match="no calibration text"):
         surgery.layer_influence(model, [])

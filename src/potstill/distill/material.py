@@ -1,0 +1,235 @@
+"""Everything a training needs besides its student: batches that were checked, the teacher's word.
+
+In: a teacher, a student, rows. Out: `Material`: rows and their layout, the plan of steps, the
+teacher's signals. Knows nothing of stages, surgery or optimizers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from potstill.core.events import Emitter
+from potstill.distill import attention, preflight, probe, signals
+from potstill.distill.batches import Micro, Row, RowSet
+from potstill.distill.config import DistillConfig
+from potstill.distill.families import group
+from potstill.distill.packing import plan_steps
+from potstill.distill.terms import TermLoss
+from potstill.errors import TrainingError
+from potstill.records import Example
+
+PADDING = 0
+"""Any id with an embedding: no real token ever sees padding."""
+
+
+@dataclass(frozen=True)
+class Material:
+    """What every training of a run shares."""
+
+    tokenizer: Any
+    training: RowSet
+    validation: RowSet
+    plan: list[list[Micro]]
+    vocabulary: int
+    dtype: torch.dtype
+    signal: signals.TeacherSignal
+    validation_signal: signals.TeacherSignal
+
+
+def prepare(
+    config: DistillConfig,
+    teacher: Any,
+    student: Any,
+    tokenizer: Any,
+    rows: Sequence[Row],
+    validation: Sequence[Row],
+    *,
+    examples: Sequence[Example],
+    student_tokenizer: Any = None,
+    digest: str,
+    seed: int,
+    work: Path,
+    events: Emitter,
+) -> Material:
+    """Lay out the rows, plan the steps, check everything, write or open the teacher's signals.
+
+    digest: what the teacher's signals belong to. work: the folder where they are kept.
+    Afterwards `teacher` is in evaluation mode, in the precision of the products, and is needed no
+    more unless `signal` is a LiveTeacher. Errors: TrainingError for what would ruin the result.
+    """
+    check_there_are_rows(rows, validation)
+    dtype = pick_dtype(config.precision)
+    live = signals.LiveTeacher(teacher, dtype)
+    report_truncated([*rows, *validation], config, events)
+    training, held_out = _lay_out(config, live.model, student, rows, validation, events)
+    plan = plan_steps(
+        training,
+        step_tokens=config.step_tokens,
+        micro_tokens=config.micro_tokens,
+        epochs=config.epochs,
+        max_tokens=config.max_tokens,
+        seed=seed,
+    )
+    _report_unseen(rows, plan, config, events)
+    micros = [micro for step in plan for micro in step]
+    vocabulary = preflight.check(
+        rows=rows,
+        validation=validation,
+        examples=examples,
+        batches=lambda number: training.collate(micros[number], config.active, PADDING),
+        batch_count=len(micros),
+        active=config.active,
+        teacher=live.model,
+        student=student,
+        teacher_tokenizer=tokenizer,
+        student_tokenizer=student_tokenizer or tokenizer,
+    )
+
+    def cache(name: str, data: RowSet, form: signals.CacheFormat) -> signals.CachedTeacher:
+        return signals.open_cache(
+            work / f"teacher-{name}",
+            live,
+            digest,
+            data,
+            form,
+            lambda done, of: events.progress(done, of, "tokens", step=f"teacher on {name}"),
+            vocabulary=vocabulary,
+        )
+
+    exact = signals.CacheFormat("hidden_bf16")
+    form = _format(config, live, training, plan, seed)
+    signal = live if form is None else cache("training", training, form)
+    loss = TermLoss(student, signal, config, vocabulary=vocabulary, dtype=torch.float32)
+    probe.check_loss(loss, live, training, PADDING)
+    return Material(
+        tokenizer,
+        training,
+        held_out,
+        plan,
+        vocabulary,
+        dtype,
+        signal,
+        cache("validation", held_out, exact),
+    )
+
+
+def check_there_are_rows(rows: Sequence[Row], validation: Sequence[Row]) -> None:
+    """Errors: TrainingError if there is nothing to train on or to measure with."""
+    if not rows or not validation:
+        raise TrainingError(
+            f"There are {len(rows)} training rows and {len(validation)} validation rows; "
+            "both are needed.",
+            "Add documents, ask for more questions per chunk, or raise the validation share.",
+        )
+
+
+def _lay_out(
+    config: DistillConfig,
+    teacher: Any,
+    student: Any,
+    rows: Sequence[Row],
+    validation: Sequence[Row],
+    events: Emitter,
+) -> tuple[RowSet, RowSet]:
+    """The first layout of those wanted in which both models say the same as for single rows."""
+    for packed, share in _layouts(config):
+        if all(_can(model, rows, packed, share) for model in (teacher, student)):
+            break
+    else:
+        raise TrainingError(
+            f"These models do not say the same for {config.batching} rows as for single ones.",
+            "Use distill.batching: auto.",
+        )
+    if (packed, share) != next(_layouts(config)):
+        events.warning(
+            "The models do not say the same for "
+            f"{'packed rows' if not packed else 'shared beginnings'} as for single rows, so "
+            f"{'rows are padded' if not packed else 'nothing is shared'}: slower, equal in result."
+        )
+    found = []
+    for some in (rows, validation):
+        ids = [row.ids for row in some]
+        families = RowSet.apart(some).families
+        if share:
+            families = group(ids, computed=config.micro_tokens, in_full=config.step_tokens)
+        found.append(RowSet(some, families, packed))
+    return found[0], found[1]
+
+
+def _layouts(config: DistillConfig) -> Iterator[tuple[bool, bool]]:
+    """(packed, beginnings are shared), the preferred first."""
+    # Dropout would be drawn once for all that share a token.
+    drops = config.adapter == "lora" and config.lora.dropout > 0
+    share = config.share_beginnings and not drops
+    for packed in {"auto": (True, False), "packed": (True,), "buckets": (False,)}[config.batching]:
+        if share:
+            yield packed, True
+        yield packed, False
+
+
+def _can(model: Any, rows: Sequence[Row], packed: bool, share: bool) -> bool:
+    """Whether the model's states in this layout are those of single rows."""
+    attention.unuse(model)
+    if not packed and not share:
+        return True  # right padding under causal attention
+    return probe.says_the_same(model, rows, packed=packed, share=share)
+
+
+def _format(
+    config: DistillConfig,
+    live: signals.LiveTeacher,
+    training: RowSet,
+    plan: Sequence[Sequence[Micro]],
+    seed: int,
+) -> signals.CacheFormat | None:
+    """The file that the teacher's signals are kept in; None: they are not kept."""
+    if not config.active.kd or config.needs_live_teacher or config.signal == "live":
+        return None
+    if config.signal != "auto":
+        return signals.CacheFormat(
+            config.signal, config.signal_count, temperature=config.temperature, seed=seed
+        )
+    form = signals.CacheFormat("hidden_bf16")
+    planned = sum(len(family) for step in plan for micro in step for family in micro)
+    size = signals.cache_bytes(training, int(live.output.weight.shape[1]), form)
+    return form if planned > len(training.rows) and size <= signals.LARGEST_CACHE else None
+
+
+def report_truncated(rows: Sequence[Row], config: DistillConfig, events: Emitter) -> None:
+    """Count rows that were cut, and say so."""
+    cut = sum(row.truncated for row in rows)
+    events.metric("truncated_rows", cut)
+    if cut:
+        events.warning(
+            f"{cut} of {len(rows)} rows are longer than {config.sequence_tokens} tokens; "
+            "their ends, with the answers, are cut off."
+        )
+
+
+def _report_unseen(
+    rows: Sequence[Row], plan: Sequence[Sequence[Micro]], config: DistillConfig, events: Emitter
+) -> None:
+    """A cap on tokens that was right for few rows silently leaves out many."""
+    seen = {row for step in plan for micro in step for family in micro for row in family}
+    if len(seen) < len(rows) and config.epochs >= 1:
+        events.warning(
+            f"distill.max_tokens ends the training before {len(rows) - len(seen)} of {len(rows)} "
+            "rows are seen once."
+        )
+
+
+def pick_dtype(precision: str) -> torch.dtype:
+    """The matrix products' type; auto is bf16 where the hardware multiplies bf16 itself."""
+    if precision == "auto":
+        if torch.cuda.is_available():
+            fast = torch.cuda.is_bf16_supported()
+        else:
+            known = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
+            fast = bool(known())
+        return torch.bfloat16 if fast else torch.float32
+    return torch.bfloat16 if precision == "bf16" else torch.float32

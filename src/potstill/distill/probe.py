@@ -1,0 +1,280 @@
+"""The last check before the first step: a few rows, computed plainly, against the real machinery.
+
+In: the loss as it will be trained on, the live teacher, the rows. Out: nothing, or one
+TrainingError. Knows nothing of how the machinery works: everything here is computed again from the
+models' own logits, row by row, without packing, fusing, caching or splitting.
+
+What other projects got wrong without noticing shows here as a number that differs: a loss divided
+twice or by the wrong count, T^2 on the value and not on the gradient, a mixture that lost a part, a
+term without a gradient, layers that are off by one, a truncated divergence below zero.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from potstill.distill import attention, losses
+from potstill.distill.batches import Row, RowSet, active_counts
+from potstill.distill.families import Family
+from potstill.distill.layers import LayerStates
+from potstill.distill.objective import ActiveTokens, Tokens
+from potstill.distill.ranks import Ranks
+from potstill.distill.signals import LiveTeacher, Samples, TeacherTokens, TopK
+from potstill.distill.terms import COUNTED_BY, TermLoss, Weights
+from potstill.distill.trainer import Step, Steps
+from potstill.errors import TrainingError
+from potstill.models.surgery import body_of
+
+BEGINNING, END = 24, 8
+"""Tokens of the rows on which layouts are tried."""
+EXACT, ROUNDED = 1e-3, 0.1
+"""Largest relative difference that rounding explains: of fp32, and of a teacher in bf16 or int8."""
+LEAST_SHARE = 0.05
+"""Where student and teacher are nearly alike, differences are compared with this of the
+cross-entropy's value and gradient."""
+
+
+@torch.no_grad()
+def says_the_same(model: Any, rows: Sequence[Row], *, packed: bool, share: bool) -> bool:
+    """Whether the model's states in that layout are those of single rows under its own attention.
+
+    If so it is left prepared for the layout, else as it was.
+    """
+    config = body_of(model).config
+    window = getattr(config, "sliding_window", None) or 0
+    longest = max(len(row.ids) for row in rows)
+    beginning = min(max(BEGINNING, window + END), max(4, longest - END))
+    base = max(rows, key=lambda row: len(row.ids)).ids
+    ends = (base[-END:], base[:END])
+    made = [Row("probe", (*base[:beginning], *end), 1) for end in ends]
+    made.append(Row("probe", tuple(reversed(base[:END])), 1))
+    families = [(0, 1), (2,)] if share else [(0,), (1,), (2,)]
+    was_training = model.training
+    model.eval()
+    body, device = body_of(model), next(model.parameters()).device
+    alone = [
+        body(input_ids=torch.tensor([row.ids], device=device), use_cache=False).last_hidden_state[0]
+        for row in made
+    ]
+    if packed:
+        attention.use(model)
+    data = RowSet(made, families, packed)
+    batch = data.collate(families, ActiveTokens("all", None), padding=0).to(device)
+    try:
+        states = body(**batch.inputs()).last_hidden_state.flatten(0, 1)
+    except (TypeError, ValueError, RuntimeError, IndexError):
+        states = None  # a model that takes no such arguments
+    model.train(was_training)
+    tolerance = EXACT if next(model.parameters()).dtype == torch.float32 else ROUNDED
+    same = states is not None and all(
+        _apart(states[span.flat().to(device)], alone[number]) < tolerance
+        for number, span in zip(batch.rows, batch.spans, strict=True)
+    )
+    if not same:
+        attention.unuse(model)
+    return same
+
+
+def check_loss(loss: TermLoss, teacher: LiveTeacher, data: RowSet, padding: int) -> None:
+    """Value and gradient of every term, and of all together, against a plain computation.
+
+    loss: with products in fp32, so that what differs is a mistake and not rounding.
+    Errors: TrainingError that names the term and what is wrong with it.
+    """
+    families = _some(data, loss.objective.active)
+    rows = [data.rows[number] for family in families for number in family]
+    whole, split = (
+        Steps(data, [micros], loss.objective.active, padding, Ranks())[0]
+        for micros in ([families], [[family] for family in families])
+    )
+    was_training = loss.student.training
+    loss.student.eval()  # dropout would be drawn anew for each computation
+    try:
+        if loss.hidden_pairs:
+            check_layers(loss.student)
+            check_layers(teacher.model)
+        weights = Weights.at(loss.objective, 1, 3)  # halfway: no schedule is at an end that is 0
+        plain = _Plain(loss, teacher, rows)
+        total: Tensor | None = None
+        for name, alone in weights.alone():
+            if not whole.totals[COUNTED_BY[name]]:
+                continue
+            found = _engine(loss, data, whole, alone)
+            said = loss.signal.tokens(data.rows, whole.batches[0]) if name == "kd" else None
+            _check_term(name, said, found, plain, getattr(alone, name))
+            total = found.gradient if total is None else total + found.gradient
+        assert total is not None
+        together, apart = (_engine(loss, data, step, weights) for step in (whole, split))
+        exact = next(teacher.model.parameters()).dtype == torch.float32
+        tolerance = EXACT if exact else ROUNDED
+        if _apart(together.gradient, total) > tolerance:
+            raise _mistaken("The loss of all terms together has another gradient than their sum.")
+        if _apart(together.gradient, apart.gradient) > tolerance:
+            raise _mistaken("The gradient depends on how a step is split into micro-batches.")
+    finally:
+        loss.student.train(was_training)
+        loss.student.zero_grad(set_to_none=True)
+
+
+@torch.no_grad()
+def check_layers(model: Any) -> None:
+    """Layer n must be the n-th of the model's own hidden states, and the last one the last.
+
+    Errors: TrainingError if they are off by one.
+    """
+    body, device = body_of(model), next(model.parameters()).device
+    ids = torch.arange(1, 9, device=device).unsqueeze(0)
+    numbers = range(1, len(body.layers) + 1)
+    with LayerStates(model, numbers) as seen:
+        known = body(input_ids=ids, use_cache=False, output_hidden_states=True).hidden_states
+    right = all(torch.equal(seen[n], known[n]) for n in numbers[:-1])
+    if not right or not torch.allclose(body.norm(seen[len(numbers)]), known[-1]):
+        raise _mistaken("The layers of hidden states are off by one or more.")
+
+
+@dataclass(frozen=True)
+class _Found:
+    """A loss and its gradient on the student's last layer and final norm, in one row."""
+
+    value: float
+    gradient: Tensor
+
+
+class _Plain:
+    """The terms of the output layer, row by row, from both models' full logits."""
+
+    def __init__(self, loss: TermLoss, teacher: LiveTeacher, rows: Sequence[Row]) -> None:
+        self.loss, self.teacher, self.rows = loss, teacher, rows
+
+    def kd(self) -> _Found:
+        """T^2 times the mixture of divergences, mean over active tokens."""
+        objective = self.loss.objective
+        temperature = objective.temperature
+        parts = [
+            (share, losses.by_name(name, objective.parameters.get(name)))
+            for name, share in objective.shares.items()
+        ]
+
+        def of(row: Row, logits: Tensor) -> Tensor:
+            theirs = self._teacher_logits(row)
+            log_q, log_p = ((z / temperature).log_softmax(-1) for z in (logits, theirs))
+            values = sum(share * divergence(log_q, log_p) for share, divergence in parts)
+            assert isinstance(values, Tensor)
+            return values * temperature**2
+
+        return self._mean(of, objective.kd_tokens)
+
+    def ce(self, tokens: Tokens) -> _Found:
+        """Cross-entropy, mean over these tokens."""
+
+        def of(row: Row, logits: Tensor) -> Tensor:
+            targets = torch.tensor(row.ids[1:], device=logits.device)
+            return F.cross_entropy(logits, targets, reduction="none")
+
+        return self._mean(of, tokens)
+
+    def _mean(self, of: Callable[[Row, Tensor], Tensor], tokens: Tokens) -> _Found:
+        total, count = torch.zeros(()), 0
+        for row in self.rows:
+            first = max(1, row.answer_start) - 1 if tokens == "answer" else 0
+            values = of(row, self._student_logits(row))[first:]
+            total, count = total.to(values.device) + values.sum(), count + len(values)
+        return _gradient(self.loss, total / max(1, count))
+
+    def _student_logits(self, row: Row) -> Tensor:
+        ids = torch.tensor([row.ids], device=next(self.loss.student.parameters()).device)
+        logits: Tensor = self.loss.student(input_ids=ids, use_cache=False).logits
+        return logits[0, :-1, : self.loss.vocabulary].float()
+
+    @torch.no_grad()
+    def _teacher_logits(self, row: Row) -> Tensor:
+        ids = torch.tensor([row.ids], device=next(self.teacher.model.parameters()).device)
+        states = self.teacher.body(input_ids=ids, use_cache=False).last_hidden_state[0, :-1]
+        return self.teacher.output.cut(self.loss.vocabulary, torch.float32).logits(states.float())
+
+
+def _check_term(
+    name: str, said: TeacherTokens | None, found: _Found, plain: _Plain, weight: float
+) -> None:
+    """Errors: TrainingError if a term says or does something else than it should."""
+    if not math.isfinite(found.value) or not float(found.gradient.norm()) > 0:
+        raise _mistaken(f"The term {name} has a weight, but it does not move the student.")
+    if name not in ("kd", "ce"):
+        return
+    if isinstance(said, Samples):
+        return  # right on the average alone
+    expected = plain.kd() if name == "kd" else plain.ce(plain.loss.objective.ce_tokens)
+    scale = plain.ce("all")  # what a difference is compared with where the two are nearly alike
+    value, least = weight * expected.value, LEAST_SHARE * weight * scale.value
+    if isinstance(said, TopK):
+        if not -least <= found.value <= value + least:
+            raise _mistaken(
+                f"The divergence over the teacher's likeliest words is {found.value:.4g}, outside "
+                f"of 0 and the full one, {value:.4g}."
+            )
+        return
+    live = isinstance(plain.loss.signal, LiveTeacher)  # a file's states are rounded
+    exact = said is None or (live and said.states.dtype == torch.float32)
+    tolerance = EXACT if exact else ROUNDED
+    if abs(found.value - value) > tolerance * max(abs(value), least):
+        raise _mistaken(
+            f"The term {name} is {found.value:.5g} on the probe's rows; computed plainly it is "
+            f"{value:.5g}."
+        )
+    gradient, floor = weight * expected.gradient, LEAST_SHARE * weight * scale.gradient.norm()
+    apart = (found.gradient - gradient).norm() / torch.maximum(gradient.norm(), floor)
+    if apart > tolerance:
+        raise _mistaken(
+            f"The gradient of the term {name} is {float(apart):.0%} off the one computed plainly, "
+            "though its value is right."
+        )
+
+
+def _engine(loss: TermLoss, data: RowSet, step: Step, weights: Weights) -> _Found:
+    """The same by the real machinery: a whole step of micro-batches."""
+    device = next(loss.student.parameters()).device
+    parts = [loss(data.rows, batch.to(device), weights, step.totals)[0] for batch in step.batches]
+    return _gradient(loss, torch.stack(parts).sum())
+
+
+def _gradient(loss: TermLoss, value: Tensor) -> _Found:
+    body = body_of(loss.student)
+    learning = [one for part in (body.layers[-1], body.norm) for one in part.parameters()]
+    found = torch.autograd.grad(value, learning, allow_unused=True)
+    flat = [
+        (torch.zeros_like(one) if grad is None else grad).flatten().float()
+        for one, grad in zip(learning, found, strict=True)
+    ]
+    return _Found(float(value.detach()), torch.cat(flat))
+
+
+def _some(data: RowSet, active: ActiveTokens) -> list[Family]:
+    """The shortest families that have all active tokens, two if there are as many."""
+    order = sorted(data.families, key=lambda family: (data.sizes[family], family))
+    found = [
+        family
+        for family in order
+        if all(
+            count > 0 or vars(active)[term] is None
+            for term, count in active_counts([data.rows[one] for one in family], active).items()
+        )
+    ]
+    return (found or order)[:2]
+
+
+def _apart(one: Tensor, other: Tensor) -> float:
+    """Norm of the difference over the norm of `other`."""
+    return float((one.float() - other.float()).norm() / other.float().norm().clamp_min(1e-30))
+
+
+def _mistaken(what: str) -> TrainingError:
+    return TrainingError(
+        what, "Do not train on it: whatever computes the loss must be mended first."
+    )

@@ -1,0 +1,100 @@
+"""Divergence of a block of logits from what the teacher says, with its gradient.
+
+In: the student's logits [n, V], the teacher's side in one of its forms (logits, top k and tail,
+samples), weights. Out: each row's T^2 D [n], and d(sum of weight * value)/dlogits [n, V] if weights
+are given. Knows nothing of output layers, chunks or masks.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from potstill.distill.losses import LogDivergence, forward_kl_rows
+from potstill.distill.sparse import Samples, TopK
+
+LEAST_LOG = -80.0
+"""Stands for log 0 of a tail without mass: its probability is 0 in fp32, its logarithm a number."""
+
+Block = tuple[Tensor, Tensor | None]
+
+
+def dense_block(
+    logits: Tensor,
+    teacher_logits: Tensor,
+    divergence: LogDivergence,
+    temperature: float,
+    weights: Tensor | None,
+) -> Block:
+    """Of the teacher's full distribution. logits, teacher_logits: [n, V]; weights: [n, 1]."""
+    if temperature != 1.0:
+        logits, teacher_logits = logits / temperature, teacher_logits / temperature
+    log_p = F.log_softmax(teacher_logits, dim=-1)
+    if divergence is forward_kl_rows:
+        return _forward_kl(F.log_softmax(logits, dim=-1), log_p, temperature, weights)
+    if weights is None:
+        return divergence(F.log_softmax(logits, dim=-1), log_p) * temperature**2, None
+    with torch.enable_grad():
+        leaf = logits.detach().requires_grad_(True)
+        values = divergence(F.log_softmax(leaf, dim=-1), log_p) * temperature**2
+        (grad,) = torch.autograd.grad((values * weights[:, 0]).sum(), leaf)
+    return values.detach(), grad.div_(temperature)
+
+
+def _forward_kl(log_q: Tensor, log_p: Tensor, temperature: float, weights: Tensor | None) -> Block:
+    """The gradient in closed form: weight * T * (q - p)."""
+    p = log_p.exp()
+    # The sum of many tiny terms of both signs: vecdot adds pairwise, where a running sum drifts.
+    values = torch.linalg.vecdot(p, log_p.sub_(log_q)) * temperature**2
+    if weights is None:
+        return values, None
+    return values, log_q.exp_().sub_(p).mul_(weights * temperature)
+
+
+def top_k_block(
+    logits: Tensor,
+    teacher: TopK,
+    divergence: LogDivergence,
+    temperature: float,
+    weights: Tensor | None,
+) -> Block:
+    """Between the k + 1 outcomes "each of these words" and "any other word".
+
+    The student's other words are added up exactly, so the value is a divergence of two real
+    distributions: never negative, never above that of the full ones, and the other words keep
+    their gradient. logits: [n, V]; weights: [n, 1].
+    """
+    z = logits / temperature if temperature != 1.0 else logits
+    rest = z.scatter(-1, teacher.ids, -torch.inf)
+    rest_sum = rest.logsumexp(-1, keepdim=True)
+    log_p = torch.cat([teacher.log_p, teacher.tail.unsqueeze(-1)], -1).clamp_min(LEAST_LOG)
+    with torch.set_grad_enabled(weights is not None):
+        outcomes = torch.cat([z.gather(-1, teacher.ids), rest_sum], -1).detach()
+        outcomes.requires_grad_(weights is not None)
+        log_q = F.log_softmax(outcomes, dim=-1).clamp_min(LEAST_LOG)  # no word may be left
+        values = divergence(log_q, log_p) * temperature**2
+        if weights is None:
+            return values, None
+        (grad,) = torch.autograd.grad((values * weights[:, 0]).sum(), outcomes)
+    grad = grad / temperature
+    full = rest.sub_(rest_sum).exp_().mul_(grad[:, -1:])
+    return values.detach(), full.scatter_(-1, teacher.ids, grad[:, :-1])
+
+
+def samples_block(
+    logits: Tensor, teacher: Samples, temperature: float, weights: Tensor | None
+) -> Block:
+    """Forward KL to an unbiased estimate of the teacher's distribution; so are value and gradient.
+
+    Value: T^2 sum_j w_j (log p_j - log q_j); gradient: T (q sum_j w_j - w). A single token's value
+    may be negative; its expectation is the KL. Source: Anshumann et al. 2025, arXiv:2503.16870.
+    logits: [n, V]; weights: [n, 1].
+    """
+    log_q = F.log_softmax(logits / temperature if temperature != 1.0 else logits, dim=-1)
+    drawn = teacher.weights
+    values = (drawn * (teacher.log_p - log_q.gather(-1, teacher.ids))).sum(-1) * temperature**2
+    if weights is None:
+        return values, None
+    grad = log_q.exp_().mul_(drawn.sum(-1, keepdim=True))
+    return values, grad.scatter_add_(-1, teacher.ids, -drawn).mul_(weights * temperature)

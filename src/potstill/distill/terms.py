@@ -1,0 +1,282 @@
+"""The loss of a micro-batch: every term of the objective, from one pass of each model.
+
+In: student, teacher's signal, objective; micro-batches, and what each term is divided by. Out: the
+loss with its gradient, and the sums it is made of. Knows nothing of optimizers or steps.
+
+    student pass --+-- last states ---- fused.py: divergence, cross-entropy
+    teacher pass --+-- layers' states - layers.py: squared error, cosine
+                   +-- queries, keys -- maps.py: attention maps
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from potstill.distill import losses
+from potstill.distill.attention import Seen, recorded
+from potstill.distill.batches import MicroBatch, Row
+from potstill.distill.flops import Cost, step_flops
+from potstill.distill.fused import Scores, Terms, linear_scores
+from potstill.distill.layers import HiddenTerm, LayerStates, layer_pairs, projection_for
+from potstill.distill.maps import attention_kl
+from potstill.distill.objective import Objective
+from potstill.distill.schedules import weight_at
+from potstill.distill.signals import HiddenStates, LiveTeacher, TeacherSignal, TeacherTokens
+from potstill.errors import TrainingError
+from potstill.models.output import output_layer
+from potstill.models.surgery import body_of
+
+
+@dataclass(frozen=True)
+class Weights:
+    """The weights of all terms at one step."""
+
+    kd: float = 0.0
+    ce: float = 0.0
+    hidden_mse: float = 0.0
+    hidden_cosine: float = 0.0
+    attention: float = 0.0
+
+    @classmethod
+    def at(cls, objective: Objective, step: int, steps: int) -> Weights:
+        """Those of 0-based `step` of `steps` planned ones."""
+        return cls(
+            weight_at(objective.kd_weight, step, steps),
+            weight_at(objective.ce_weight, step, steps),
+            weight_at(objective.hidden.mse_weight, step, steps),
+            weight_at(objective.hidden.cosine_weight, step, steps),
+            weight_at(objective.attention.weight, step, steps),
+        )
+
+    def alone(self) -> Iterator[tuple[str, Weights]]:
+        """Each term that has a weight, without the others."""
+        for one in fields(self):
+            value = getattr(self, one.name)
+            if value:
+                yield one.name, replace(Weights(), **{one.name: value})
+
+
+COUNTED_BY = {
+    "kd": "kd",
+    "ce": "ce",
+    "hidden_mse": "hidden",
+    "hidden_cosine": "hidden",
+    "attention": "attention",
+}
+"""Which active tokens a term's sum is divided by."""
+
+
+@dataclass(frozen=True)
+class Seeing:
+    """What a pass of one model left: states of layers (from 1), queries and keys (from 0)."""
+
+    states: Mapping[int, Tensor]
+    attention: Mapping[int, Seen]
+
+
+@contextmanager
+def watched(
+    model: Any,
+    hidden: Sequence[tuple[int, int]],
+    maps: Sequence[tuple[int, int]],
+    *,
+    side: int,
+) -> Iterator[Seeing]:
+    """Within it, a pass of `model` leaves what these pairs of layers (from 1) need of its side."""
+    with ExitStack() as stack:
+        states: Mapping[int, Tensor] = {}
+        attention: Mapping[int, Seen] = {}
+        if hidden:
+            states = stack.enter_context(LayerStates(model, [pair[side] for pair in hidden]))
+        if maps:
+            attention = stack.enter_context(recorded([pair[side] - 1 for pair in maps]))
+        yield Seeing(states, attention)
+
+
+def teacher_cost(signal: TeacherSignal) -> Cost | None:
+    """Of a live teacher all, of a file of states the output layer alone, of words nothing."""
+    if isinstance(signal, LiveTeacher):
+        return Cost.of(signal.model)
+    output = getattr(signal, "output", None)
+    return None if output is None else Cost(0.0, 0.0, 2.0 * output.weight.numel())
+
+
+class TermLoss:
+    """The objective for one student and one source of the teacher's distribution."""
+
+    def __init__(
+        self,
+        student: Any,
+        signal: TeacherSignal,
+        objective: Objective,
+        *,
+        vocabulary: int,
+        dtype: torch.dtype,
+    ) -> None:
+        """Errors: TrainingError for a layer map that does not fit, or a teacher that is a file
+        where a term needs its layers."""
+        self.student, self.signal, self.objective = student, signal, objective
+        self.vocabulary, self.dtype = vocabulary, dtype
+        self.divergence = losses.mixture(objective.shares, objective.parameters)
+        self.taught = bool(objective.active.kd) or objective.needs_live_teacher
+        self.student_cost = Cost.of(student)
+        self.teacher_cost = teacher_cost(signal)
+        self.hidden_pairs: list[tuple[int, int]] = []
+        self.map_pairs: list[tuple[int, int]] = []
+        self.projection = None
+        if not objective.needs_live_teacher:
+            return
+        if not isinstance(signal, LiveTeacher):
+            raise TrainingError(
+                "Hidden states and attention maps need the teacher itself, not a file.",
+                "Set distill.signal: live.",
+            )
+        configs = [body_of(model).config for model in (student, signal.model)]
+        depths = [len(body_of(model).layers) for model in (student, signal.model)]
+        if objective.hidden.used:
+            self.hidden_pairs = layer_pairs(objective.hidden.layers, *depths)
+            ours, theirs = (int(config.hidden_size) for config in configs)
+            always = objective.hidden.projection == "always"
+            self.projection = projection_for(self.hidden_pairs, ours, theirs, asked=always)
+        if objective.attention.used:
+            self.map_pairs = layer_pairs(objective.attention.layers, *depths)
+        if self.projection is not None:
+            self.projection.to(next(student.parameters()).device)
+
+    def __call__(
+        self,
+        rows: Sequence[Row],
+        batch: MicroBatch,
+        weights: Weights,
+        totals: Mapping[str, float],
+        *,
+        details: bool = False,
+    ) -> tuple[Tensor, dict[str, float]]:
+        """The batch's share of the step's loss, and its unweighted sums over active tokens.
+
+        totals: active tokens of each term in the whole step. THE reducer divides here, and
+        nowhere else. Sums have the names of `Weights`; with `details` also agreement and both
+        entropies, over the tokens that are taught.
+        """
+        scales = {
+            term: getattr(weights, term) / max(1.0, totals[counted])
+            for term, counted in COUNTED_BY.items()
+        }
+        hidden = bool(scales["hidden_mse"] or scales["hidden_cosine"])
+        watching = (self.hidden_pairs if hidden else [], self.map_pairs * bool(scales["attention"]))
+        said, theirs = None, None
+        if scales["kd"] or any(watching):
+            with watched(getattr(self.signal, "model", None), *watching, side=1) as theirs:
+                said = self.signal.tokens(rows, batch)
+        with watched(self.student, *watching, side=0) as ours:
+            states = self.states(batch)
+        scores = self.scores(
+            states,
+            said if scales["kd"] else None,
+            batch.targets,
+            batch.kd_counts * scales["kd"],
+            batch.ce_counts * scales["ce"],
+            details=details,
+        )
+        loss = scores.loss
+        sums = {
+            "kd": float((scores.kd * batch.kd_counts).sum()),
+            "ce": float((scores.ce * batch.ce_counts).sum()),
+        }
+        if hidden:
+            assert theirs is not None
+            term = HiddenTerm(
+                self.hidden_pairs, self.projection, scales["hidden_mse"], scales["hidden_cosine"]
+            )
+            counts = batch.hidden_counts
+            mse, cosine = term.sums(ours.states, theirs.states, batch.positions, counts)
+            loss = loss + scales["hidden_mse"] * mse + scales["hidden_cosine"] * cosine
+            sums |= {"hidden_mse": float(mse.detach()), "hidden_cosine": float(cosine.detach())}
+        if scales["attention"]:
+            assert theirs is not None
+            value = self._maps(batch, ours, theirs)
+            loss = loss + scales["attention"] * value
+            sums["attention"] = float(value.detach())
+        if details:
+            taught = batch.kd_counts * (scales["kd"] != 0)
+            for name in ("agreement", "student_entropy", "teacher_entropy"):
+                sums[name] = float((getattr(scores, name) * taught).sum())
+        return loss, sums
+
+    def flops(self, batch: MicroBatch) -> float:
+        """Useful operations of training on the batch."""
+        live = isinstance(self.signal, LiveTeacher)
+        teacher = self.teacher_cost if self.taught else None
+        return step_flops(batch, self.student_cost, teacher, teacher_reads=live)
+
+    def teacher_is_broken(self, rows: Sequence[Row], batch: MicroBatch) -> bool:
+        """Whether what the teacher says of the batch is not all finite."""
+        if not self.taught:
+            return False
+        said = self.signal.tokens(rows, batch)
+        numbers = said.states if isinstance(said, HiddenStates) else said.log_p
+        return not bool(torch.isfinite(numbers).all())
+
+    def scores(
+        self,
+        states: Tensor,
+        said: TeacherTokens | None,
+        targets: Tensor,
+        kd_weights: Tensor,
+        ce_weights: Tensor,
+        divergence: losses.LogDivergence | None = None,
+        temperature: float | None = None,
+        *,
+        details: bool = False,
+    ) -> Scores:
+        """Divergence (the objective's, or another) and cross-entropy of N predictions.
+
+        states: [N, d]; said: what the teacher says of them; targets, weights: [N].
+        """
+        return linear_scores(
+            states,
+            output_layer(self.student),
+            said,
+            Terms(targets, kd_weights, ce_weights),
+            vocabulary=self.vocabulary,
+            divergence=divergence or self.divergence,
+            temperature=temperature or self.objective.temperature,
+            dtype=self.dtype,
+            details=details,
+        )
+
+    def states(self, batch: MicroBatch) -> Tensor:
+        """The student's last hidden states where something is predicted: [N, d]."""
+        device = batch.input_ids.device.type
+        with torch.autocast(device, torch.bfloat16, enabled=self.dtype == torch.bfloat16):
+            states = body_of(self.student)(**batch.inputs()).last_hidden_state
+        chosen: Tensor = states.flatten(0, 1)[batch.positions]
+        return chosen
+
+    def _maps(self, batch: MicroBatch, ours: Seeing, theirs: Seeing) -> Tensor:
+        """KL of attention maps: mean over pairs of layers of the sum over active tokens."""
+        counts = torch.zeros(batch.input_ids.numel(), device=batch.input_ids.device)
+        counts[batch.positions] = batch.attention_counts
+        total = counts.new_zeros(())
+        assert batch.segments is not None
+        for student_layer, teacher_layer in self.map_pairs:
+            one, other = ours.attention[student_layer - 1], theirs.attention[teacher_layer - 1]
+            for segment in batch.segments:
+                own = slice(segment.start, segment.start + segment.length)
+                total = total + attention_kl(
+                    one.queries[:, own],
+                    one.keys[:, own],
+                    other.queries[:, own].detach(),
+                    other.keys[:, own].detach(),
+                    student_scale=one.scale,
+                    teacher_scale=other.scale,
+                    weights=counts[own],
+                    mask=segment.mask(one.window),
+                )
+        return total / len(self.map_pairs)
