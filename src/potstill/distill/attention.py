@@ -45,12 +45,12 @@ class Segment:
     """[length, length] bool: which token sees which; None: each one sees all before it."""
     _bias: dict[Any, Tensor] = field(default_factory=dict, repr=False)
 
-    def bias(self, window: int | None, device: torch.device) -> Tensor:
-        """[length, length] fp32 to add to the scores: 0 where a token sees another, else -inf."""
-        key = (window, device)
+    def bias(self, window: int | None, like: Tensor) -> Tensor:
+        """[length, length] to add to the scores: 0 where a token sees another, else -inf."""
+        key = (window, like.dtype, like.device)
         if key not in self._bias:
-            sees = self.sight(window).to(device)
-            self._bias[key] = torch.zeros(sees.shape, device=device).masked_fill_(~sees, -torch.inf)
+            sees = self.sight(window).to(like.device)
+            self._bias[key] = like.new_zeros(sees.shape).masked_fill_(~sees, -torch.inf)
         return self._bias[key]
 
     def mask(self, window: int | None) -> Tensor | None:
@@ -132,7 +132,10 @@ def segment_attention(
         )
         return result
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    q, k, v = query[0], key[0], value[0]
+    # Rotary embedding leaves fp32 under autocast; PyTorch's own attention would cast it too.
+    device = query.device.type
+    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else value.dtype
+    q, k, v = (one[0].to(dtype) for one in (query, key, value))
     found = _recorder.get()
     if found is not None:
         found[module.layer_idx] = Seen(q, k, scale, sliding_window)
@@ -165,7 +168,7 @@ def _one(
     q, k, v = q[:, own], *(one[:, own].repeat_interleave(repeats, 0) for one in (k, v))
     if softcap is not None:
         scores = softcap * torch.tanh(q.float() @ k.float().transpose(1, 2) * (scale / softcap))
-        weights = torch.softmax(scores + segment.bias(window, q.device), -1)
+        weights = torch.softmax(scores + segment.bias(window, q), -1)
         return F.dropout(weights, dropout).to(v.dtype) @ v
     mask = segment.mask(window)
     return F.scaled_dot_product_attention(
@@ -180,11 +183,11 @@ def _one(
 
 
 def _blocks(
-    segments: Sequence[Segment], window: int | None, device: torch.device
+    segments: Sequence[Segment], window: int | None, like: Tensor
 ) -> Iterator[tuple[slice, slice, Tensor]]:
     """Queries, the keys that any of them may see, and their bias; no query sees a later key."""
     for segment in segments:
-        bias = segment.bias(window, device)
+        bias = segment.bias(window, like)
         for first in range(0, segment.length, QUERY_BLOCK):
             last = min(first + QUERY_BLOCK, segment.length)
             start = segment.start
@@ -208,43 +211,45 @@ class _Multiplied(torch.autograd.Function):
         scale: float,
         window: int | None,
     ) -> Tensor:
-        heads, groups, out = q.shape[0], k.shape[0], torch.empty_like(q)
+        heads, groups = q.shape[0], k.shape[0]
         wanted, kept = any(ctx.needs_input_grad[:3]), []
-        for rows, columns, bias in _blocks(segments, window, q.device):
-            scaled, keys = _grouped(q[:, rows] * scale, groups), k[:, columns]
-            scores = torch.bmm(scaled, keys.transpose(1, 2)).view(heads, *bias.shape)
-            weights = torch.softmax(scores.float().add_(bias), -1).to(q.dtype)
+        # Head after head in memory: products of strided matrices copy them again and again.
+        q, k, v = (q * scale).contiguous(), k.contiguous(), v.contiguous()
+        out = torch.empty_like(q)
+        for rows, columns, bias in _blocks(segments, window, q):
+            queries, keys = _grouped(q[:, rows], groups), k[:, columns]
+            scores = torch.bmm(queries, keys.transpose(1, 2)).view(heads, *bias.shape)
+            weights = torch.softmax(scores.add_(bias), -1)  # in fp32 inside, whatever the type
             out[:, rows] = torch.bmm(_grouped(weights, groups), v[:, columns]).view(
                 heads, bias.shape[0], -1
             )
             if wanted:
                 kept.append(weights)
         if wanted:
-            ctx.save_for_backward(q, k, v, out, *kept)
+            ctx.save_for_backward(q, k, v, *kept)
             ctx.how = (segments, scale, window)
         return out
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        q, k, v, out, *kept = ctx.saved_tensors
+        q, k, v, *kept = ctx.saved_tensors
         segments, scale, window = ctx.how
-        heads, groups = q.shape[0], k.shape[0]
+        heads, groups, grad = q.shape[0], k.shape[0], grad.contiguous()
         grad_q, grad_k, grad_v = torch.empty_like(q), torch.zeros_like(k), torch.zeros_like(v)
-        for (rows, columns, bias), weights in zip(
-            _blocks(segments, window, q.device), kept, strict=True
-        ):
-            scaled, upward = _grouped(q[:, rows] * scale, groups), _grouped(grad[:, rows], groups)
+        for (rows, columns, bias), weights in zip(_blocks(segments, window, q), kept, strict=True):
+            queries, upward = _grouped(q[:, rows], groups), _grouped(grad[:, rows], groups)
             grad_v[:, columns] += torch.bmm(_grouped(weights, groups).transpose(1, 2), upward)
             grad_weights = torch.bmm(upward, v[:, columns].transpose(1, 2))
-            # Softmax's own backward: each row's mean under its weights is what out * grad gives.
-            mean = torch.linalg.vecdot(grad[:, rows].float(), out[:, rows].float()).unsqueeze(-1)
-            grad_scores = grad_weights.view(heads, *bias.shape).float().sub_(mean).mul_(weights)
-            grad_scores = _grouped(grad_scores.to(q.dtype), groups)
-            grad_q[:, rows] = (
-                torch.bmm(grad_scores, k[:, columns]).view(heads, bias.shape[0], -1) * scale
+            grad_scores = _grouped(
+                torch.ops.aten._softmax_backward_data(
+                    grad_weights.view(heads, *bias.shape), weights, -1, q.dtype
+                ),
+                groups,
             )
-            grad_k[:, columns] += torch.bmm(grad_scores.transpose(1, 2), scaled)
-        return grad_q, grad_k, grad_v, None, None, None
+            own = torch.bmm(grad_scores, k[:, columns])
+            grad_q[:, rows] = own.view(heads, bias.shape[0], -1)
+            grad_k[:, columns] += torch.bmm(grad_scores.transpose(1, 2), queries)
+        return grad_q.mul_(scale), grad_k, grad_v, None, None, None
 
 
 def _grouped(one: Tensor, groups: int) -> Tensor:

@@ -19,6 +19,7 @@ zero are never multiplied. Where student and teacher have different numbers of o
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,6 +36,9 @@ CHUNK_BYTES = 96 << 20
 """Of a chunk's logits in fp32 (512 rows of 49,152 words): enough for full-speed products."""
 BLOCK_ELEMENTS = {"cpu": 1 << 19}
 """Logits that are worked on element by element at a time; on a GPU the whole chunk."""
+
+SLICE_WORDS = 8192
+"""Words whose rows of the output weight get their gradient at once."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +58,7 @@ class Scores:
     """The loss and what it is made of; all but `loss` are [N], unweighted, without gradient.
 
     `kd` (with its T^2) is 0 for tokens whose kd weight is 0; likewise `ce`. The others are there
-    if details were asked for, at temperature 1, for tokens with a kd weight, else 0. `agreement` is
+    if details were asked for, at the temperature, for tokens with a kd weight, else 0. `agreement` is
     1 where both name the same likeliest word (a sampled teacher names none: 0); the entropies are
     in nats, the teacher's is known from its hidden states alone, else it is 0.
     """
@@ -164,6 +168,9 @@ class _LinearScores(torch.autograd.Function):
         asks_teacher = terms.kd_weights != 0
         taught = asks_teacher.nonzero()[:, 0]
         untaught = (~asks_teacher & (terms.ce_weights != 0)).nonzero()[:, 0]
+        # Used again for every chunk: fresh memory costs page faults.
+        size = (min(work.chunk_rows, len(hidden)), vocabulary)
+        buffers = [hidden.new_empty(size, dtype=work.dtype) for _ in range(2)]
         for rows in [
             *torch.split(taught, work.chunk_rows),
             *torch.split(untaught, work.chunk_rows),
@@ -171,12 +178,14 @@ class _LinearScores(torch.autograd.Function):
             if not len(rows):
                 continue
             states = hidden[rows].to(work.dtype)
-            products = work.student.products(states)  # becomes its own gradient, block by block
-            _score_chunk(rows, products, work, figures)
+            # Become their own gradient, block by block.
+            products = work.student.products(states, out=buffers[0][: len(rows)])
+            _score_chunk(rows, products, buffers[1][: len(rows)], work, figures)
             if grads[0] is not None:
                 grads[0][rows] = (products @ work.student.weight).to(hidden.dtype)
             if grads[1] is not None:
-                grads[1][:vocabulary] += products.T @ states
+                for some in _slices(vocabulary):  # no second matrix of the weight's size
+                    grads[1][some] += products[:, some].T @ states
             if grads[2] is not None:
                 grads[2][:vocabulary] += products.sum(0, dtype=torch.float32)
         loss = (figures.kd * terms.kd_weights).sum() + (figures.ce * terms.ce_weights).sum()
@@ -193,13 +202,23 @@ class _LinearScores(torch.autograd.Function):
         return (*grads, None)
 
 
-def _score_chunk(rows: Tensor, products: Tensor, work: _Work, figures: _Figures) -> None:
-    """Fill `figures` at `rows`; `products` become dloss/dproducts if anything learns."""
+def _slices(vocabulary: int) -> Iterator[slice]:
+    for start in range(0, vocabulary, SLICE_WORDS):
+        yield slice(start, min(start + SLICE_WORDS, vocabulary))
+
+
+def _score_chunk(
+    rows: Tensor, products: Tensor, room: Tensor, work: _Work, figures: _Figures
+) -> None:
+    """Fill `figures` at `rows`; `products` become dloss/dproducts if anything learns.
+
+    room: like `products`, for the teacher's.
+    """
     taught = bool(work.terms.kd_weights[rows[0]] != 0)
     theirs = None
     if taught and isinstance(work.teacher, HiddenStates):
         assert work.teacher_output is not None
-        theirs = work.teacher_output.products(work.teacher.states[rows].to(work.dtype))
+        theirs = work.teacher_output.products(work.teacher.states[rows].to(work.dtype), out=room)
     step = max(1, BLOCK_ELEMENTS.get(rows.device.type, CHUNK_BYTES) // work.vocabulary)
     for start in range(0, len(rows), step):
         block, part = rows[start : start + step], slice(start, start + step)
@@ -222,22 +241,26 @@ def _teach(
     if theirs is not None:
         assert work.teacher_output is not None
         z = work.teacher_output.shape(theirs.float())
-        if work.details:
-            figures.agreement[rows] = (logits.argmax(-1) == z.argmax(-1)).float()
-            figures.teacher_entropy[rows] = _entropy(z)
-        figures.kd[rows], grad = dense_block(logits, z, *arguments)
-    elif isinstance(work.teacher, TopK):
+        figures.kd[rows], grad, seen = dense_block(logits, z, *arguments, look=work.details)
+        if seen is not None:
+            figures.agreement[rows] = seen.agreement
+            figures.student_entropy[rows] = seen.student_entropy
+            figures.teacher_entropy[rows] = seen.teacher_entropy
+        return grad
+    if isinstance(work.teacher, TopK):
         top = work.teacher[rows]
         if work.details:
-            theirs_best = top.ids.gather(1, top.log_p.argmax(-1, keepdim=True))[:, 0]
-            figures.agreement[rows] = (logits.argmax(-1) == theirs_best).float()
+            best = top.ids.gather(1, top.log_p.argmax(-1, keepdim=True))
+            figures.agreement[rows] = (logits.gather(1, best)[:, 0] >= logits.amax(-1)).float()
         figures.kd[rows], grad = top_k_block(logits, top, *arguments)
     else:
         assert isinstance(work.teacher, Samples)
-        drawn = work.teacher[rows]
-        figures.kd[rows], grad = samples_block(logits, drawn, work.temperature, weights)
+        figures.kd[rows], grad = samples_block(
+            logits, work.teacher[rows], work.temperature, weights
+        )
     if work.details:
-        figures.student_entropy[rows] = _entropy(logits)
+        log_q = F.log_softmax(logits / work.temperature, dim=-1)
+        figures.student_entropy[rows] = -torch.linalg.vecdot(log_q.exp(), log_q)
     return grad
 
 
@@ -262,10 +285,3 @@ def _answer(
         return ours if whole else torch.zeros_like(logits).index_add_(0, asked, ours)
     grad.index_add_(0, asked, ours)
     return grad
-
-
-def _entropy(logits: Tensor) -> Tensor:
-    """H of each row's softmax in nats: [n, V] -> [n]."""
-    log_p = F.log_softmax(logits, dim=-1)
-    entropy: Tensor = -torch.linalg.vecdot(log_p.exp(), log_p)
-    return entropy

@@ -7,6 +7,8 @@ are given. Knows nothing of output layers, chunks or masks.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -20,36 +22,67 @@ LEAST_LOG = -80.0
 Block = tuple[Tensor, Tensor | None]
 
 
+@dataclass(frozen=True)
+class Look:
+    """How the two distributions of each row look, all [n]: at the temperature, in nats."""
+
+    agreement: Tensor
+    """1 where both name the same likeliest word."""
+    student_entropy: Tensor
+    teacher_entropy: Tensor
+
+
 def dense_block(
     logits: Tensor,
     teacher_logits: Tensor,
     divergence: LogDivergence,
     temperature: float,
     weights: Tensor | None,
-) -> Block:
+    look: bool = False,
+) -> tuple[Tensor, Tensor | None, Look | None]:
     """Of the teacher's full distribution. logits, teacher_logits: [n, V]; weights: [n, 1]."""
     if temperature != 1.0:
         logits, teacher_logits = logits / temperature, teacher_logits / temperature
-    log_p = F.log_softmax(teacher_logits, dim=-1)
     if divergence is forward_kl_rows:
-        return _forward_kl(F.log_softmax(logits, dim=-1), log_p, temperature, weights)
+        return _forward_kl(logits, teacher_logits, temperature, weights, look)
+    log_p = F.log_softmax(teacher_logits, dim=-1)
+    seen = _look(F.log_softmax(logits, dim=-1), log_p) if look else None
     if weights is None:
-        return divergence(F.log_softmax(logits, dim=-1), log_p) * temperature**2, None
+        return divergence(F.log_softmax(logits, dim=-1), log_p) * temperature**2, None, seen
     with torch.enable_grad():
         leaf = logits.detach().requires_grad_(True)
         values = divergence(F.log_softmax(leaf, dim=-1), log_p) * temperature**2
         (grad,) = torch.autograd.grad((values * weights[:, 0]).sum(), leaf)
-    return values.detach(), grad.div_(temperature)
+    return values.detach(), grad.div_(temperature), seen
 
 
-def _forward_kl(log_q: Tensor, log_p: Tensor, temperature: float, weights: Tensor | None) -> Block:
-    """The gradient in closed form: weight * T * (q - p)."""
-    p = log_p.exp()
+def _forward_kl(
+    logits: Tensor, teacher_logits: Tensor, temperature: float, weights: Tensor | None, look: bool
+) -> tuple[Tensor, Tensor | None, Look | None]:
+    """The gradient in closed form: weight * T * (q - p). One exponential a word and side."""
+    q, p = torch.softmax(logits, dim=-1), torch.softmax(teacher_logits, dim=-1)
+    top_p, best = p.max(-1, keepdim=True)
+    top_q = q.amax(-1, keepdim=True)
+    # The likeliest word gives log sum exp without loss: its logit minus the logarithm of its share.
+    log_q = logits - (logits.amax(-1, keepdim=True) - top_q.log())
+    log_p = teacher_logits - (teacher_logits.gather(-1, best) - top_p.log())
+    seen = None
+    if look:
+        seen = Look(
+            (q.gather(-1, best) >= top_q)[:, 0].float(),
+            -torch.linalg.vecdot(q, log_q),
+            -torch.linalg.vecdot(p, log_p),
+        )
     # The sum of many tiny terms of both signs: vecdot adds pairwise, where a running sum drifts.
     values = torch.linalg.vecdot(p, log_p.sub_(log_q)) * temperature**2
-    if weights is None:
-        return values, None
-    return values, log_q.exp_().sub_(p).mul_(weights * temperature)
+    return values, None if weights is None else q.sub_(p).mul_(weights * temperature), seen
+
+
+def _look(log_q: Tensor, log_p: Tensor) -> Look:
+    q, p = log_q.exp(), log_p.exp()
+    best = p.argmax(-1, keepdim=True)
+    same = (q.gather(-1, best)[:, 0] >= q.amax(-1)).float()
+    return Look(same, -torch.linalg.vecdot(q, log_q), -torch.linalg.vecdot(p, log_p))
 
 
 def top_k_block(

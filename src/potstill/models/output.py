@@ -42,10 +42,10 @@ class OutputLayer:
         bias = None if self.bias is None else self.bias.detach()
         return replace(self, weight=self.weight.detach(), bias=bias)
 
-    def products(self, hidden: Tensor) -> Tensor:
-        """h @ weight^T + bias: [N, d] -> [N, V], before scale and cap."""
-        products = hidden @ self.weight.T
-        return products if self.bias is None else products + self.bias
+    def products(self, hidden: Tensor, out: Tensor | None = None) -> Tensor:
+        """h @ weight^T + bias: [N, d] -> [N, V], before scale and cap; in `out` if given."""
+        products = torch.mm(hidden, self.weight.T, out=out)
+        return products if self.bias is None else products.add_(self.bias)
 
     def shape(self, products: Tensor) -> Tensor:
         """Scale and cap: products -> logits."""
@@ -60,7 +60,8 @@ class OutputLayer:
 
     def logits(self, hidden: Tensor) -> Tensor:
         """[N, d] -> [N, V]."""
-        return self.shape(self.products(hidden))
+        products = hidden @ self.weight.T
+        return self.shape(products if self.bias is None else products + self.bias)
 
 
 def output_layer(model: Any) -> OutputLayer:
