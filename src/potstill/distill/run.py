@@ -22,12 +22,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from potstill.core.files import disk_errors, read_json, read_records, write_json
 from potstill.core.stage import Artifact, Context, Draft
 from potstill.distill.batches import Row, encode_passages, encode_rows
 from potstill.distill.config import DistillConfig
+from potstill.distill.cut import choose_layers
 from potstill.distill.material import Material, check_there_are_rows, pick_dtype, prepare
 from potstill.distill.memory import raise_malloc_thresholds
 from potstill.distill.objective import Objective
@@ -57,7 +57,7 @@ def run(
     check_there_are_rows(rows, validation)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     teacher = load_model(config.teacher).to(device, pick_dtype(config.precision))
-    cut = _surgery(config, teacher, rows, draft, context)
+    cut = choose_layers(config.student, teacher, rows, draft.work, context.events)
     student = surgery.drop_layers(load_model(config.teacher), cut["dropped"]).to(device)
     cut["parameters"]["student"] = surgery.parameters_of(student)
     write_json(draft.data / "surgery.json", cut)
@@ -111,60 +111,6 @@ def _up_to(rows: Sequence[Row], tokens: int) -> list[Row]:
         return list(rows)
     count = max(1, len(rows) * tokens // total)
     return [rows[number * len(rows) // count] for number in range(count)]
-
-
-def _surgery(
-    config: DistillConfig, teacher: Any, rows: Sequence[Row], draft: Draft, context: Context
-) -> dict[str, Any]:
-    """Which layers to drop and why, measured once; `surgery.json` of the artifact."""
-    done = draft.work / "surgery.json"
-    if done.exists():
-        found: dict[str, Any] = read_json(done)
-        return found
-    settings = config.student
-    count = settings.drop_layers
-    if count is None:
-        count = surgery.drops_for_ratio(teacher, settings.parameters_ratio)
-    calibration = [
-        ids.to(teacher.device) for ids in _calibration(rows, settings.calibration_tokens)
-    ]
-    context.events.progress(0, max(1, count), "layers", step="surgery")
-    influence = surgery.layer_influence(teacher, calibration)
-    removals: list[surgery.Dropped] = []
-    if settings.method == "greedy":
-        removals = surgery.greedy_drops(
-            teacher,
-            calibration,
-            count,
-            lambda at, of: context.events.progress(at, of, "layers", step="surgery"),
-        )
-        dropped = sorted(removal.layer for removal in removals)
-    else:
-        dropped = surgery.least_influential(influence, count)
-    result = {
-        "method": settings.method,
-        "layers": len(influence),
-        "dropped": dropped,
-        "influence": [round(value, 6) for value in influence],
-        "removals": [{"layer": removal.layer, "kl": round(removal.kl, 6)} for removal in removals],
-        "calibration_tokens": sum(ids.numel() for ids in calibration),
-        "parameters": {"teacher": surgery.parameters_of(teacher)},
-    }
-    write_json(done, result)
-    return result
-
-
-def _calibration(rows: Sequence[Row], tokens: int) -> list[Tensor]:
-    """Whole rows in even distances, one a batch, up to `tokens`; the last one is cut to fit."""
-    mean = sum(len(row.ids) for row in rows) / len(rows)
-    count = min(len(rows), max(1, round(tokens / mean)))
-    chosen, left = [], tokens
-    for number in range(count):
-        ids = rows[number * len(rows) // count].ids[:left]
-        left -= len(ids)
-        if len(ids) > 1:
-            chosen.append(torch.tensor([ids]))
-    return chosen
 
 
 def _train_once(

@@ -1,0 +1,73 @@
+"""Which of the teacher's layers the student does without, measured on its training rows.
+
+In: a teacher, rows, settings. Out: the layers and what was measured, as plain values. Knows
+nothing of stages or of training.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from potstill.core.events import Emitter
+from potstill.core.files import read_json, write_json
+from potstill.distill.batches import Row
+from potstill.distill.config import StudentConfig
+from potstill.models import surgery
+
+
+def choose_layers(
+    settings: StudentConfig, teacher: Any, rows: Sequence[Row], work: Path, events: Emitter
+) -> dict[str, Any]:
+    """Which layers to drop (`dropped`, from 0) and why; measured once and kept in `work`."""
+    done = work / "surgery.json"
+    if done.exists():
+        found: dict[str, Any] = read_json(done)
+        return found
+    count = settings.drop_layers
+    if count is None:
+        count = surgery.drops_for_ratio(teacher, settings.parameters_ratio)
+    calibration = [
+        ids.to(teacher.device) for ids in _calibration(rows, settings.calibration_tokens)
+    ]
+    events.progress(0, max(1, count), "layers", step="surgery")
+    influence = surgery.layer_influence(teacher, calibration)
+    removals: list[surgery.Dropped] = []
+    if settings.method == "greedy":
+        removals = surgery.greedy_drops(
+            teacher,
+            calibration,
+            count,
+            lambda at, of: events.progress(at, of, "layers", step="surgery"),
+        )
+        dropped = sorted(removal.layer for removal in removals)
+    else:
+        dropped = surgery.least_influential(influence, count)
+    result = {
+        "method": settings.method,
+        "layers": len(influence),
+        "dropped": dropped,
+        "influence": [round(value, 6) for value in influence],
+        "removals": [{"layer": removal.layer, "kl": round(removal.kl, 6)} for removal in removals],
+        "calibration_tokens": sum(ids.numel() for ids in calibration),
+        "parameters": {"teacher": surgery.parameters_of(teacher)},
+    }
+    write_json(done, result)
+    return result
+
+
+def _calibration(rows: Sequence[Row], tokens: int) -> list[Tensor]:
+    """Whole rows in even distances, one a batch, up to `tokens`; the last one is cut to fit."""
+    mean = sum(len(row.ids) for row in rows) / len(rows)
+    count = min(len(rows), max(1, round(tokens / mean)))
+    chosen, left = [], tokens
+    for number in range(count):
+        ids = rows[number * len(rows) // count].ids[:left]
+        left -= len(ids)
+        if len(ids) > 1:
+            chosen.append(torch.tensor([ids]))
+    return chosen

