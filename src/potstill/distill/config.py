@@ -170,8 +170,8 @@ class DistillConfig(StageConfig, Objective):
     )
     term_gradients: bool = Field(
         True,
-        description="Before each validation, measure each term's gradient norm on a few rows of "
-        "the step.",
+        description="At the first step and after each validation, measure each term's gradient "
+        "norm on a few rows of the step.",
     )
 
     @model_validator(mode="after")

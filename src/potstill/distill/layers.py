@@ -2,7 +2,7 @@
 
 In: a layer map out of a recipe; models, whose layers' outputs are noted while they run; hidden
 states. Out: pairs of layers, hidden states, and the (weighted) sums over tokens of their distances;
-the one reducer in `trainer.py` divides. Knows nothing of batches, steps, logits or attention.
+the one reducer in `terms.py` divides. Knows nothing of batches, steps, logits or attention.
 
 Layers are counted 1..L: layer n is the output of the n-th decoder layer, the residual stream before
 the final norm. The embeddings would be 0 and are no layer. In transformers' `hidden_states`, layer

@@ -1,7 +1,7 @@
 """Divergences between teacher and student, and cross-entropy: pure functions over logits.
 
 In: logits of N tokens over the same V words. Out: a scalar, the (weighted) sum over tokens; the
-one reducer in `train.py` divides. Knows nothing of masks, batches, chunks or models.
+one reducer in `terms.py` divides. Knows nothing of masks, batches, chunks or models.
 
 Everywhere p is the teacher's distribution and q the student's, both softmaxes of logits / T.
 Values carry the factor T^2, and so does the gradient, which keeps its size when T changes

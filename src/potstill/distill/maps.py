@@ -2,7 +2,7 @@
 
 In: queries and keys of one sequence, as the softmax of attention sees them (after rotary embedding)
 on both sides, and a weight for each query token. Out: a scalar, the weighted sum over query tokens;
-the one reducer in `trainer.py` divides. Knows nothing of models, layers, batches or values.
+the one reducer in `terms.py` divides. Knows nothing of models, layers, batches or values.
 
 A map is the softmax of scale * q k^T over the keys that a query may see; models that do anything
 else to the scores (soft-capping, biases, sinks) are beyond it. As in `fused.py` the gradients are

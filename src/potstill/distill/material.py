@@ -142,8 +142,8 @@ def _lay_out(
             break
     else:
         raise TrainingError(
-            f"These models do not say the same for {config.batching} rows as for single ones.",
-            "Use distill.batching: auto.",
+            "These models do not say the same for packed rows as for single ones.",
+            "Use distill.batching: auto, and no attention maps.",
         )
     if (packed, share) != next(_layouts(config)):
         events.warning(
@@ -166,7 +166,8 @@ def _layouts(config: DistillConfig) -> Iterator[tuple[bool, bool]]:
     # Dropout would be drawn once for all that share a token.
     drops = config.adapter == "lora" and config.lora.dropout > 0
     share = config.share_beginnings and not drops
-    for packed in {"auto": (True, False), "packed": (True,), "buckets": (False,)}[config.batching]:
+    both = {"auto": (True, False), "packed": (True,), "buckets": (False,)}[config.batching]
+    for packed in (True,) if config.attention.used else both:
         if share:
             yield packed, True
         yield packed, False

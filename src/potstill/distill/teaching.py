@@ -95,8 +95,8 @@ def top_k_block(
     """Between the k + 1 outcomes "each of these words" and "any other word".
 
     The student's other words are added up exactly, so the value is a divergence of two real
-    distributions: never negative, never above that of the full ones, and the other words keep
-    their gradient. logits: [n, V]; weights: [n, 1].
+    distributions: never negative, never above that of the full ones (but for adaptive_kl, which
+    weighs single words), and the other words keep their gradient. logits: [n, V]; weights: [n, 1].
     """
     z = logits / temperature if temperature != 1.0 else logits
     rest = z.scatter(-1, teacher.ids, -torch.inf)

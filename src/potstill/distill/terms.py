@@ -26,8 +26,14 @@ from potstill.distill.fused import Scores, Terms, linear_scores
 from potstill.distill.layers import HiddenTerm, LayerStates, layer_pairs, projection_for
 from potstill.distill.maps import attention_kl
 from potstill.distill.objective import Objective
-from potstill.distill.schedules import weight_at
-from potstill.distill.signals import HiddenStates, LiveTeacher, TeacherSignal, TeacherTokens
+from potstill.distill.schedules import highest, weight_at
+from potstill.distill.signals import (
+    HiddenStates,
+    LiveTeacher,
+    TeacherSignal,
+    TeacherTokens,
+    TopK,
+)
 from potstill.errors import TrainingError
 from potstill.models.output import output_layer
 from potstill.models.surgery import body_of
@@ -52,6 +58,17 @@ class Weights:
             weight_at(objective.hidden.mse_weight, step, steps),
             weight_at(objective.hidden.cosine_weight, step, steps),
             weight_at(objective.attention.weight, step, steps),
+        )
+
+    @classmethod
+    def highest(cls, objective: Objective) -> Weights:
+        """The largest that each ever has."""
+        return cls(
+            highest(objective.kd_weight),
+            highest(objective.ce_weight),
+            highest(objective.hidden.mse_weight),
+            highest(objective.hidden.cosine_weight),
+            highest(objective.attention.weight),
         )
 
     def alone(self) -> Iterator[tuple[str, Weights]]:
@@ -146,6 +163,12 @@ class TermLoss:
             self.projection = projection_for(self.hidden_pairs, ours, theirs, asked=always)
         if objective.attention.used:
             self.map_pairs = layer_pairs(objective.attention.layers, *depths)
+            if any(getattr(config, "attn_logit_softcapping", None) for config in configs):
+                raise TrainingError(
+                    "The attention scores of these models are capped, so their maps cannot be "
+                    "compared.",
+                    "Set distill.attention.weight to 0; hidden states can be compared.",
+                )
         if self.projection is not None:
             self.projection.to(next(student.parameters()).device)
 
@@ -205,7 +228,10 @@ class TermLoss:
             sums["attention"] = float(value.detach())
         if details:
             taught = batch.kd_counts * (scales["kd"] != 0)
-            for name in ("agreement", "student_entropy", "teacher_entropy"):
+            known = ["student_entropy"]
+            known += ["agreement"] * isinstance(said, HiddenStates | TopK)
+            known += ["teacher_entropy"] * isinstance(said, HiddenStates)
+            for name in known:
                 sums[name] = float((getattr(scores, name) * taught).sum())
         return loss, sums
 
@@ -264,10 +290,21 @@ class TermLoss:
         counts = torch.zeros(batch.input_ids.numel(), device=batch.input_ids.device)
         counts[batch.positions] = batch.attention_counts
         total = counts.new_zeros(())
-        assert batch.segments is not None
+        if batch.segments is None:
+            raise TrainingError(
+                "Attention maps can be compared in packed batches alone.",
+                "Set distill.batching: packed, or distill.attention.weight to 0.",
+            )
         for student_layer, teacher_layer in self.map_pairs:
             one, other = ours.attention[student_layer - 1], theirs.attention[teacher_layer - 1]
+            if one.window != other.window:
+                raise TrainingError(
+                    f"Student layer {student_layer} sees {one.window or 'all'} tokens, teacher "
+                    f"layer {teacher_layer} {other.window or 'all'}: their maps differ by nature.",
+                    "Choose pairs with the same window in distill.attention.layers.",
+                )
             for segment in batch.segments:
+                mask = segment.mask(one.window)
                 own = slice(segment.start, segment.start + segment.length)
                 total = total + attention_kl(
                     one.queries[:, own],
@@ -277,6 +314,6 @@ class TermLoss:
                     student_scale=one.scale,
                     teacher_scale=other.scale,
                     weights=counts[own],
-                    mask=segment.mask(one.window),
+                    mask=None if mask is None else mask.to(counts.device),
                 )
         return total / len(self.map_pairs)

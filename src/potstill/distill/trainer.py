@@ -229,8 +229,9 @@ class DistillTrainer(Trainer):  # type: ignore[misc]
         batch = data.collate(families, self.steps.active, self.steps.padding)
         rows = (data.rows[row] for family in families for row in family)
         totals = active_counts(rows, self.steps.active)
-        parameters = [one for one in self._parameters() if one.requires_grad]
+        parameters = self._parameters()
         norms = {}
+        self.model.eval()  # dropout here would change what is drawn for the step itself
         for term, alone in weights.alone():
             if not totals[COUNTED_BY[term]]:
                 continue
@@ -238,6 +239,7 @@ class DistillTrainer(Trainer):  # type: ignore[misc]
             found = torch.autograd.grad(part, parameters, allow_unused=True)
             squares = [float(one.double().square().sum()) for one in found if one is not None]
             norms[f"grad_norm_{term}"] = math.sqrt(sum(squares))
+        self.model.train()
         return norms
 
     def _parameters(self) -> list[Tensor]:
@@ -285,6 +287,10 @@ class DistillTrainer(Trainer):  # type: ignore[misc]
         done = self.state.global_step
         logs["tokens"] = self.tokens_after[done - 1] if done else 0
         super().log(logs, start_time)
+
+    def _clip_grad_norm(self, model: Any) -> Any:
+        """Clips everything that learns, the projection too; returns the norm before."""
+        return self.accelerator.clip_grad_norm_(self._parameters(), self.args.max_grad_norm)
 
     def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
         """The gradient norm before clipping. Errors: TrainingError if it is not finite."""

@@ -14,7 +14,7 @@ from potstill.distill.attention import use
 from potstill.distill.batches import Row, RowSet, encode_rows
 from potstill.distill.families import group
 from potstill.distill.layers import LayerStates
-from potstill.distill.objective import Objective
+from potstill.distill.objective import AttentionConfig, Objective
 from potstill.distill.signals import LiveTeacher, TopK
 from potstill.distill.terms import TermLoss
 from potstill.errors import TrainingError
@@ -67,6 +67,10 @@ def test_sound_machinery_passes_for_every_objective(check: Probe) -> None:
     for name in ("forward_kl", "reverse_kl", "jsd", "adaptive_kl", "total_variation"):
         check(divergence=name, hidden=none.hidden, attention=none.attention)
     check(kd_weight=0.0, kd_tokens="answer", ce_tokens="all", attention=none.attention)
+    early = Objective(hidden={"mse_weight": 0.1, "layers": {1: 2}}, attention={"weight": 0.1})
+    check(hidden=early.hidden, attention=AttentionConfig(weight=0.1, layers={1: 2}))
+    late = Objective(kd_weight={"start": 0.0, "end": 1.0, "begin": 0.6}, ce_weight=0.0)
+    check(**{name: getattr(late, name) for name in Objective.model_fields})
 
 
 def test_a_loss_that_is_divided_twice(check: Probe, plant: Any) -> None:
@@ -97,9 +101,9 @@ def test_a_loss_that_is_divided_by_each_batchs_own_tokens(check: Probe, plant: A
 def test_t_squared_on_the_value_alone(check: Probe, plant: Any) -> None:
     real = teaching.dense_block
 
-    def unscaled(*args: Any) -> Any:
-        value, grad = real(*args)
-        return value, None if grad is None else grad / 4.0
+    def unscaled(*args: Any, **more: Any) -> Any:
+        value, grad, seen = real(*args, **more)
+        return value, None if grad is None else grad / 4.0, seen
 
     plant("potstill.distill.fused.dense_block", unscaled)
     with pytest.raises(TrainingError, match="gradient of the term kd is 75% off"):
@@ -192,10 +196,10 @@ def test_a_truncated_divergence_below_zero(check: Probe, teacher: Any, plant: An
 def test_a_padded_word_that_counts(check: Probe, teacher: Any, plant: Any) -> None:
     real = teaching.dense_block
 
-    def padded(z: Any, z_teacher: Any, *args: Any) -> Any:
+    def padded(z: Any, z_teacher: Any, *args: Any, **more: Any) -> Any:
         wide = [torch.cat([one, one.new_zeros(len(one), 400)], -1) for one in (z, z_teacher)]
-        value, grad = real(*wide, *args)
-        return value, None if grad is None else grad[:, : z.shape[-1]].contiguous()
+        value, grad, seen = real(*wide, *args, **more)
+        return value, None if grad is None else grad[:, : z.shape[-1]].contiguous(), seen
 
     plant("potstill.distill.fused.dense_block", padded)
     with pytest.raises(TrainingError, match="term kd"):
