@@ -1,7 +1,7 @@
 """Potstill's own side of the engine's benchmark: training steps, timed one by one.
 
     python benchmarks/engine_step.py --rows FILE --model FOLDER --student FOLDER [--batch 8]
-        [--steps 5] [--warmup 1] [--dtype autocast] [--tokens answer|all] [--apart] [--signal live]
+        [--steps 5] [--warmup 1] [--dtype autocast] [--tokens answer|all] [--apart]
         [--pack N] [--profile]
 
 The arguments are those of the peers' scripts, and so is the line that comes out; a process of its
@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +26,7 @@ from potstill.distill.flops import machine_flops
 from potstill.distill.memory import raise_malloc_thresholds
 from potstill.distill.objective import Objective
 from potstill.distill.packing import split
-from potstill.distill.signals import CacheFormat, LiveTeacher, TeacherSignal, open_cache
+from potstill.distill.signals import LiveTeacher
 from potstill.distill.terms import TermLoss, Weights
 from potstill.models.load import load_model
 
@@ -53,9 +52,6 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--apart", action="store_true", help="rows share no beginnings")
     parser.add_argument("--micro", type=int, default=4096, help="tokens that are computed at once")
     parser.add_argument("--pack", type=int, default=0, help="steps of one full pack of N tokens")
-    parser.add_argument("--signal", default="live", help="or the kind of a cache, such as top_k")
-    parser.add_argument("--count", type=int, default=0, help="words of a top_k or sampled cache")
-    parser.add_argument("--work", type=Path, help="where the cache is kept")
     parser.add_argument("--profile", action="store_true", help="print where the time goes")
     return parser.parse_args()
 
@@ -100,7 +96,9 @@ def main() -> None:
         batches = packs(read_rows(options.rows, 0), options.pack, wanted)
     else:
         rows = read_rows(options.rows, wanted * options.batch)
-        batches = [rows[start : start + options.batch] for start in range(0, len(rows), options.batch)]
+        batches = [
+            rows[start : start + options.batch] for start in range(0, len(rows), options.batch)
+        ]
     data_rows = [row for batch in batches for row in batch]
     objective = Objective(kd_tokens=options.tokens, ce_weight=0.0)
     teacher, student = load_model(options.model), load_model(options.student)
@@ -117,23 +115,8 @@ def main() -> None:
         steps.append(families)
         first += len(batch)
     data = RowSet(data_rows, [family for families in steps for family in families], packed=True)
-    signal: TeacherSignal = LiveTeacher(teacher, dtype)
-    built = 0.0
-    if options.signal != "live":
-        began = time.perf_counter()
-        signal = open_cache(
-            options.work / f"{options.signal}-{options.count}",
-            LiveTeacher(teacher, dtype),
-            "bench",
-            data,
-            CacheFormat(options.signal, options.count),
-            lambda done, of: None,
-        )
-        built = time.perf_counter() - began
-    del teacher
-    loss = TermLoss(
-        student, signal, objective, vocabulary=student.config.vocab_size, dtype=dtype
-    )
+    signal = LiveTeacher(teacher, dtype)
+    loss = TermLoss(student, signal, objective, vocabulary=student.config.vocab_size, dtype=dtype)
     optimizer = torch.optim.AdamW(student.parameters(), lr=measure.LEARNING_RATE, fused=True)
     clock, flops, tokens, computed = measure.Clock(), [], [], []
 
@@ -155,7 +138,6 @@ def main() -> None:
         tokens.append(sum(len(row.ids) for row in rows))
         computed.append(sum(data.sizes[family] for family in families))
         clock.step()
-        import resource; print("minflt",resource.getrusage(resource.RUSAGE_SELF).ru_minflt,"stime",resource.getrusage(resource.RUSAGE_SELF).ru_stime,file=sys.stderr)
 
     clock.start()
     for families in steps:
@@ -163,12 +145,11 @@ def main() -> None:
     if options.profile:
         from torch.profiler import profile
 
-        with profile(record_shapes=True) as seen:
+        with profile() as seen:
             step(steps[-1])
-        table = seen.key_averages(group_by_input_shape=True).table(sort_by="self_cpu_time_total", row_limit=60)
+        table = seen.key_averages().table(sort_by="self_cpu_time_total", row_limit=30)
         print(table, file=sys.stderr)
     kept = slice(options.warmup, wanted)
-    size = sum(file.stat().st_size for file in options.work.glob(f"{options.signal}-{options.count}/*")) if built else 0
     result: dict[str, Any] = {
         "peer": "potstill",
         "dtype": options.dtype,
@@ -180,8 +161,6 @@ def main() -> None:
         "flops": flops[kept],
         "machine_flops": machine_flops(dtype, torch.device("cpu"), options.threads),
         "peak_memory_bytes": measure.peak_memory_bytes(),
-        "cache_seconds": built,
-        "cache_bytes_a_token": size / max(1, sum(data.sizes.values())),
     }
     print(json.dumps(result), file=stdout, flush=True)
 

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from potstill.distill.losses import LogDivergence, forward_kl_rows
+from potstill.distill.losses import LogDivergence, forward_kl_rows, reverse_kl_rows
 from potstill.distill.sparse import Samples, TopK
 
 LEAST_LOG = -80.0
@@ -45,6 +45,8 @@ def dense_block(
         logits, teacher_logits = logits / temperature, teacher_logits / temperature
     if divergence is forward_kl_rows:
         return _forward_kl(logits, teacher_logits, temperature, weights, look)
+    if divergence is reverse_kl_rows:
+        return _reverse_kl(logits, teacher_logits, temperature, weights, look)
     log_p = F.log_softmax(teacher_logits, dim=-1)
     seen = _look(F.log_softmax(logits, dim=-1), log_p) if look else None
     if weights is None:
@@ -76,6 +78,28 @@ def _forward_kl(
     # The sum of many tiny terms of both signs: vecdot adds pairwise, where a running sum drifts.
     values = torch.linalg.vecdot(p, log_p.sub_(log_q)) * temperature**2
     return values, None if weights is None else q.sub_(p).mul_(weights * temperature), seen
+
+
+def _reverse_kl(
+    logits: Tensor, teacher_logits: Tensor, temperature: float, weights: Tensor | None, look: bool
+) -> tuple[Tensor, Tensor | None, Look | None]:
+    """The gradient in closed form: weight * T * q * (r - mean of r under q), r = log q - log p.
+
+    r is taken relative to the student's likeliest word, where it is then exactly 0: for a student
+    that is sure, the difference to the mean would otherwise be what is left of large numbers.
+    """
+    log_q, log_p = F.log_softmax(logits, dim=-1), F.log_softmax(teacher_logits, dim=-1)
+    best = logits.argmax(-1, keepdim=True)
+    seen = _look(log_q, log_p) if look else None
+    offset = (log_q.gather(-1, best) - log_p.gather(-1, best))[:, 0]
+    ratios = logits - logits.gather(-1, best)
+    ratios -= teacher_logits - teacher_logits.gather(-1, best)
+    q = log_q.exp_()
+    mean = torch.linalg.vecdot(q, ratios)
+    values = (mean + offset) * temperature**2
+    if weights is None:
+        return values, None, seen
+    return values, ratios.sub_(mean.unsqueeze(-1)).mul_(q).mul_(weights * temperature), seen
 
 
 def _look(log_q: Tensor, log_p: Tensor) -> Look:
