@@ -129,7 +129,8 @@ def segment_attention(
     """
     if segments is None:
         if softcap is not None:
-            others["softcap"] = softcap
+            drop = dropout if module.training else 0.0
+            return _capped(query, key, value, attention_mask, drop, scaling, softcap), None
         result: tuple[Tensor, None] = sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout, scaling, **others
         )
@@ -153,6 +154,27 @@ def segment_attention(
         ]
         out = torch.cat(parts, dim=1)
     return out.transpose(0, 1).unsqueeze(0), None
+
+
+def _capped(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    mask: Tensor | None,
+    dropout: float,
+    scaling: float | None,
+    softcap: float,
+) -> Tensor:
+    """Plain attention of [B, heads, N, d] with capped scores, which no kernel of PyTorch has."""
+    k, v = (one.repeat_interleave(q.shape[1] // one.shape[1], 1) for one in (k, v))
+    scale = q.shape[-1] ** -0.5 if scaling is None else scaling
+    scores = softcap * torch.tanh(q.float() @ k.float().mT * (scale / softcap))
+    if mask is None:  # transformers leaves out a mask that is only causal
+        queries, keys = scores.shape[-2:]
+        mask = torch.ones(queries, keys, dtype=torch.bool, device=q.device).tril(keys - queries)
+    seen = scores.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else scores + mask
+    weights = F.dropout(seen.softmax(-1), dropout)
+    return (weights.to(v.dtype) @ v).transpose(1, 2)
 
 
 def _one(

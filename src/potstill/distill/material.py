@@ -17,6 +17,7 @@ from potstill.core.events import Emitter
 from potstill.distill import attention, preflight, probe, signals
 from potstill.distill.batches import Micro, Row, RowSet
 from potstill.distill.config import DistillConfig
+from potstill.distill.diary import check_trackers
 from potstill.distill.families import group
 from potstill.distill.packing import plan_steps
 from potstill.distill.terms import TermLoss
@@ -63,6 +64,7 @@ def prepare(
     more unless `signal` is a LiveTeacher. Errors: TrainingError for what would ruin the result.
     """
     check_there_are_rows(rows, validation)
+    check_trackers(config.trackers)
     dtype = pick_dtype(config.precision)
     live = signals.LiveTeacher(teacher, dtype)
     report_truncated([*rows, *validation], config, events)

@@ -7,7 +7,6 @@ Knows nothing of stages, surgery or where the trained model is kept.
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import shutil
 import warnings
@@ -113,7 +112,6 @@ def train_student(
         dataloader_pin_memory=False,
         seed=seed,
     )
-    _check_trackers(config.trackers)
     steps = Steps(material.training, material.plan, objective.active, PADDING)
     if resumed is None:
         shutil.rmtree(tensorboard, ignore_errors=True)  # of a run killed before its checkpoint
@@ -241,14 +239,6 @@ def _compile(student: Any) -> None:
         for part in layer.children():
             if part is not layer.self_attn:
                 part.compile(dynamic=True)
-
-
-def _check_trackers(names: Sequence[str]) -> None:
-    for name in names:
-        if importlib.util.find_spec(name) is None:
-            raise TrainingError(
-                f"distill.trackers names {name}, which is not installed.", f"pip install {name}"
-            )
 
 
 def _merged(student: Any, config: DistillConfig) -> Any:
