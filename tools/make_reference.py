@@ -21,8 +21,9 @@ from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
 import potstill
-from potstill import errors
+from potstill import distill, errors
 from potstill.cli import app
+from potstill.distill import losses
 from potstill.recipe import Recipe
 
 FOLDER = Path(__file__).parent.parent / "docs" / "reference"
@@ -73,12 +74,16 @@ def recipe_page() -> str:
     """Every field of a recipe, by section."""
     lines = [NOTE, "", "# Recipe", "", _first_paragraph(Recipe), ""]
     lines += ["`potstill config schema` prints the same as JSON Schema, for editors.", ""]
-    lines += _section("", Recipe)
+    lines += _section("", Recipe, {})
     return "\n".join(lines).rstrip() + "\n"
 
 
-def _section(place: str, kind: type[BaseModel]) -> list[str]:
+def _section(place: str, kind: type[BaseModel], known: dict[type[BaseModel], str]) -> list[str]:
+    """The table of a section and of those in it; a kind that was shown before is not repeated."""
     lines = [f"## `{place}`" if place else "## Top level", ""]
+    if kind in known:
+        return [*lines, f"As `{known[kind]}`.", ""]
+    known[kind] = place
     if place:
         lines += [_first_paragraph(kind), ""]
     lines += ["| field | type | default | meaning |", "|---|---|---|---|"]
@@ -87,12 +92,13 @@ def _section(place: str, kind: type[BaseModel]) -> list[str]:
         nested = _models_in(field.annotation)
         full = f"{place}.{name}" if place else name
         inner += [(full, one) for one in nested]
-        default = "" if nested else _default(field)
+        plain = not nested or isinstance(field.default, int | float)
+        default = _default(field) if plain else ""
         words = _cell(field.description or "")
         lines.append(f"| `{name}` | {_cell(_type(field.annotation))} | {default} | {words} |")
     lines.append("")
     for full, one in inner:
-        lines += _section(full, one)
+        lines += _section(full, one, known)
     return lines
 
 
@@ -136,12 +142,29 @@ def _default(field: Any) -> str:
 def python_page() -> str:
     """The public face: what `import potstill` gives."""
     lines = [NOTE, "", "# Python", "", (potstill.__doc__ or "").strip(), ""]
-    for name in potstill.__all__:
-        value = getattr(potstill, name)
+    lines += _names(potstill, potstill.__all__)
+    lines += ["# `potstill.distill`", "", (distill.__doc__ or "").strip(), ""]
+    lines += _names(distill, ["Distiller", "Distilled"])
+    lines += ["# `potstill.distill.losses`", "", (losses.__doc__ or "").strip(), ""]
+    sums = [name for name, value in vars(losses).items() if "weights" in _parameters(value) and name[0] != "_"]
+    lines += _names(losses, sums)
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _parameters(value: Any) -> list[str]:
+    return list(inspect.signature(value).parameters) if inspect.isfunction(value) else []
+
+
+def _names(module: Any, names: list[str]) -> list[str]:
+    """Signature and docstring of each."""
+    lines: list[str] = []
+    for name in names:
+        value = getattr(module, name)
         if isinstance(value, str):
             continue
         if inspect.isclass(value):
-            lines += [f"## `{name}`", "", inspect.getdoc(value) or "", ""]
+            made = inspect.signature(value) if "__init__" in vars(value) else ""
+            lines += [f"## `{name}{made}`", "", inspect.getdoc(value) or "", ""]
             for method, function in inspect.getmembers(value):
                 if method.startswith("_") or method not in vars(value):
                     continue
@@ -151,7 +174,7 @@ def python_page() -> str:
                     lines += [inspect.getdoc(function) or "", ""]
         else:
             lines += [f"## `{name}{inspect.signature(value)}`", "", inspect.getdoc(value) or "", ""]
-    return "\n".join(lines).rstrip() + "\n"
+    return lines
 
 
 def _error_kinds() -> list[type[errors.PotstillError]]:

@@ -132,12 +132,12 @@ class DistillConfig(StageConfig, Objective):
     gradient_checkpointing: bool = Field(
         False,
         description="Keep only each layer's input and compute the rest again in the backward pass: "
-        "less memory, about a quarter more time.",
+        "less memory, more time.",
     )
     compile: bool = Field(
         False,
-        description="Compile the student's layers with torch.compile: needs a C++ compiler on a "
-        "CPU, pays on GPUs and for long trainings.",
+        description="Compile the student's layers with torch.compile; attention stays as it is. On "
+        "a CPU it needs a C++ compiler, and brings little (docs/experiments.md).",
     )
 
     adapter: Literal["none", "lora"] = Field(

@@ -47,6 +47,18 @@ def computed_share(config: DistillConfig, earlier: Mapping[str, Figures]) -> flo
     return (length + (rows - 1) * QUESTION_TOKENS) / (rows * length)
 
 
+def signal_bytes(config: DistillConfig, width: float) -> float:
+    """Of a token of the teacher's signals on disk, about, compressed."""
+    return {
+        "live": 0.0,
+        "auto": 1.4 * width,
+        "hidden_bf16": 1.4 * width,
+        "hidden_int8": width,
+        "top_k": 2.8 * config.signal_count,
+        "sampled": 1.2 * config.signal_count,
+    }[config.signal]
+
+
 def estimate(config: DistillConfig, earlier: Mapping[str, Figures], project: Path) -> Figures:
     """Two trainings of the same length, the teacher's pass over the rows, the choice of layers."""
     teacher = expected_parameters(config.teacher)
@@ -71,7 +83,7 @@ def estimate(config: DistillConfig, earlier: Mapping[str, Figures], project: Pat
         "seconds": spent,
         "memory_bytes": 8e8 + BYTES_A_WEIGHT[config.adapter] * student + 4 * teacher + activations,
         # Three models in bf16; two checkpoints and the teacher's states go when training is done.
-        "disk_bytes": 3 * 2 * student + 2 * 12 * student + 2 * rows * width,
+        "disk_bytes": 3 * 2 * student + 2 * 12 * student + signal_bytes(config, width) * rows,
     }
 
 

@@ -100,6 +100,7 @@ def check_loss(loss: TermLoss, teacher: LiveTeacher, data: RowSet, padding: int)
         if loss.hidden_pairs:
             check_layers(loss.student)
             check_layers(teacher.model)
+        _check_numbers(loss, data, whole)
         weights = Weights.highest(loss.objective)  # a schedule may be 0 at any given moment
         plain = _Plain(loss, teacher, rows)
         total: Tensor | None = None
@@ -122,6 +123,24 @@ def check_loss(loss: TermLoss, teacher: LiveTeacher, data: RowSet, padding: int)
     finally:
         loss.student.train(was_training)
         loss.student.zero_grad(set_to_none=True)
+
+
+@torch.no_grad()
+def _check_numbers(loss: TermLoss, data: RowSet, step: Step) -> None:
+    """Errors: TrainingError if the teacher or the student says what is not a finite number."""
+    names = ", ".join(data.rows[row].id for batch in step.batches for row in batch.rows)
+    device = next(loss.student.parameters()).device
+    for batch in (one.to(device) for one in step.batches):
+        if loss.teacher_is_broken(data.rows, batch):
+            raise TrainingError(
+                f"What the teacher says of rows {names} is not all finite numbers.",
+                "Use distill.precision: fp32, or another teacher.",
+            )
+        if not torch.isfinite(loss.states(batch)).all():
+            raise TrainingError(
+                f"The student's states of rows {names} are not all finite numbers.",
+                "Its weights are damaged; use another student, or cut it again.",
+            )
 
 
 @torch.no_grad()
