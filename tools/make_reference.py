@@ -146,7 +146,11 @@ def python_page() -> str:
     lines += ["# `potstill.distill`", "", (distill.__doc__ or "").strip(), ""]
     lines += _names(distill, ["Distiller", "Distilled"])
     lines += ["# `potstill.distill.losses`", "", (losses.__doc__ or "").strip(), ""]
-    sums = [name for name, value in vars(losses).items() if "weights" in _parameters(value) and name[0] != "_"]
+    sums = [
+        name
+        for name, value in vars(losses).items()
+        if "weights" in _parameters(value) and name[0] != "_"
+    ]
     lines += _names(losses, sums)
     return "\n".join(lines).rstrip() + "\n"
 

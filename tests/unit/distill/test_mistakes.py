@@ -63,7 +63,7 @@ def test_a_teacher_with_bad_numbers_is_named_before_training(train: Train, signa
 
 
 def test_a_student_with_bad_numbers_is_named_before_training(train: Train) -> None:
-    with pytest.raises(TrainingError, match="student's states of rows .*row-"):
+    with pytest.raises(TrainingError, match=r"student's states of rows .*row-"):
         train(student_change=spoil)
 
 
