@@ -12,7 +12,7 @@ PyTorch's flash attention up to a thousand tokens; beyond, and on a GPU, PyTorch
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -79,20 +79,19 @@ class Seen:
     window: int | None = None
 
 
-_recorder: ContextVar[dict[int, Seen] | None] = ContextVar("recorder", default=None)
+_recorder: ContextVar[dict[int, Seen | None] | None] = ContextVar("recorder", default=None)
+"""The layers that are asked for, and what was seen of them."""
 
 
 @contextmanager
-def recorded(layers: Sequence[int]) -> Iterator[dict[int, Seen]]:
+def recorded(layers: Sequence[int]) -> Iterator[Mapping[int, Seen]]:
     """Within it, packed forward passes leave the queries and keys of these layers (from 0)."""
-    found: dict[int, Seen] = {}
+    found: dict[int, Any] = dict.fromkeys(layers)
     token = _recorder.set(found)
     try:
         yield found
     finally:
         _recorder.reset(token)
-        for layer in set(found) - set(layers):
-            del found[layer]
 
 
 def use(model: Any) -> None:
@@ -141,7 +140,7 @@ def segment_attention(
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else value.dtype
     q, k, v = (one[0].to(dtype) for one in (query, key, value))
     found = _recorder.get()
-    if found is not None:
+    if found is not None and module.layer_idx in found:
         found[module.layer_idx] = Seen(q, k, scale, sliding_window)
     longest = max(segment.length for segment in segments)
     plain = not dropout and softcap is None

@@ -12,7 +12,7 @@ term without a gradient, layers that are off by one, a truncated divergence belo
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,7 +24,7 @@ from potstill.distill import attention, losses
 from potstill.distill.batches import Row, RowSet, active_counts
 from potstill.distill.families import Family
 from potstill.distill.layers import LayerStates
-from potstill.distill.objective import ActiveTokens, Tokens
+from potstill.distill.objective import ActiveTokens
 from potstill.distill.ranks import Ranks
 from potstill.distill.signals import LiveTeacher, Samples, TeacherTokens, TopK
 from potstill.distill.terms import COUNTED_BY, TermLoss, Weights
@@ -171,45 +171,45 @@ class _Found:
 
 
 class _Plain:
-    """The terms of the output layer, row by row, from both models' full logits."""
+    """The terms of the output layer, row by row, from both models' full logits.
+
+    One row's logits and graph exist at a time. `kd` is T^2 times the mixture of divergences, `ce`
+    the cross-entropy; each the mean over its active tokens.
+    """
 
     def __init__(self, loss: TermLoss, teacher: LiveTeacher, rows: Sequence[Row]) -> None:
         self.loss, self.teacher, self.rows = loss, teacher, rows
+        objective = loss.objective
+        tokens = {"kd": objective.kd_tokens, "ce": objective.active.ce or "all"}
+        sums: dict[str, Tensor] = {}
+        values, counts = dict.fromkeys(tokens, 0.0), dict.fromkeys(tokens, 0)
+        for row in rows:
+            logits = self._student_logits(row)
+            targets = torch.tensor(row.ids[1:], device=logits.device)
+            terms = {"ce": F.cross_entropy(logits, targets, reduction="none")}
+            if objective.active.kd:
+                terms["kd"] = self._divergence(row, logits)
+            for name, found in terms.items():
+                first = max(1, row.answer_start) - 1 if tokens[name] == "answer" else 0
+                part = _gradient(loss, found[first:].sum(), keep=True)
+                sums[name] = sums[name] + part.gradient if name in sums else part.gradient
+                values[name] += part.value
+                counts[name] += len(found) - first
+        self.found = {
+            name: _Found(values[name] / max(1, counts[name]), total / max(1, counts[name]))
+            for name, total in sums.items()
+        }
 
-    def kd(self) -> _Found:
-        """T^2 times the mixture of divergences, mean over active tokens."""
+    def _divergence(self, row: Row, logits: Tensor) -> Tensor:
         objective = self.loss.objective
         temperature = objective.temperature
-        parts = [
-            (share, losses.by_name(name, objective.parameters.get(name)))
-            for name, share in objective.shares.items()
-        ]
-
-        def of(row: Row, logits: Tensor) -> Tensor:
-            theirs = self._teacher_logits(row)
-            log_q, log_p = ((z / temperature).log_softmax(-1) for z in (logits, theirs))
-            values = sum(share * divergence(log_q, log_p) for share, divergence in parts)
-            assert isinstance(values, Tensor)
-            return values * temperature**2
-
-        return self._mean(of, objective.kd_tokens)
-
-    def ce(self, tokens: Tokens) -> _Found:
-        """Cross-entropy, mean over these tokens."""
-
-        def of(row: Row, logits: Tensor) -> Tensor:
-            targets = torch.tensor(row.ids[1:], device=logits.device)
-            return F.cross_entropy(logits, targets, reduction="none")
-
-        return self._mean(of, tokens)
-
-    def _mean(self, of: Callable[[Row, Tensor], Tensor], tokens: Tokens) -> _Found:
-        total, count = torch.zeros(()), 0
-        for row in self.rows:
-            first = max(1, row.answer_start) - 1 if tokens == "answer" else 0
-            values = of(row, self._student_logits(row))[first:]
-            total, count = total.to(values.device) + values.sum(), count + len(values)
-        return _gradient(self.loss, total / max(1, count))
+        theirs = self._teacher_logits(row)
+        log_q, log_p = ((z / temperature).log_softmax(-1) for z in (logits, theirs))
+        values = logits.new_zeros(len(logits))
+        for name, share in objective.shares.items():
+            divergence = losses.by_name(name, objective.parameters.get(name))
+            values = values + share * divergence(log_q, log_p)
+        return values * temperature**2
 
     def _student_logits(self, row: Row) -> Tensor:
         ids = torch.tensor([row.ids], device=next(self.loss.student.parameters()).device)
@@ -233,8 +233,8 @@ def _check_term(
         return
     if isinstance(said, Samples):
         return  # right on the average alone
-    expected = plain.kd() if name == "kd" else plain.ce(plain.loss.objective.ce_tokens)
-    scale = plain.ce("all")  # what a difference is compared with where the two are nearly alike
+    expected = plain.found[name]
+    scale = plain.found["ce"]  # what a difference is compared with where models are nearly alike
     value, least = weight * expected.value, LEAST_SHARE * weight * scale.value
     if isinstance(said, TopK):
         # Words that are put together make every divergence smaller, but for one whose own
@@ -270,9 +270,10 @@ def _engine(loss: TermLoss, data: RowSet, step: Step, weights: Weights) -> _Foun
     return _gradient(loss, torch.stack(parts).sum())
 
 
-def _gradient(loss: TermLoss, value: Tensor) -> _Found:
+def _gradient(loss: TermLoss, value: Tensor, keep: bool = False) -> _Found:
+    """keep: the graph is needed again."""
     learning = [one for one in body_of(loss.student).parameters() if one.ndim == 1]
-    found = torch.autograd.grad(value, learning, allow_unused=True)
+    found = torch.autograd.grad(value, learning, allow_unused=True, retain_graph=keep)
     flat = [
         (torch.zeros_like(one) if grad is None else grad).flatten().float()
         for one, grad in zip(learning, found, strict=True)
@@ -281,8 +282,11 @@ def _gradient(loss: TermLoss, value: Tensor) -> _Found:
 
 
 def _some(data: RowSet, active: ActiveTokens) -> list[Family]:
-    """The shortest families that have all active tokens, two if there are as many."""
-    order = sorted(data.families, key=lambda family: (data.sizes[family], family))
+    """Those with the fewest row tokens that have all active ones, two if there are as many."""
+    tokens = {
+        family: sum(len(data.rows[number].ids) for number in family) for family in data.families
+    }
+    order = sorted(data.families, key=lambda family: (tokens[family], family))
     found = [
         family
         for family in order

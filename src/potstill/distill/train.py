@@ -72,9 +72,8 @@ def train_student(
 
     last_step: end here, though the learning rate follows the whole plan. patience: validations
     without a better loss before it ends early, 0 for never. work: the folder of its checkpoints;
-    a complete one there is gone on from, and the result is
-    the same as without the interruption. Errors: TrainingError for a loss or gradient that is not
-    finite, or a damaged checkpoint.
+    a complete one there is gone on from, and the result is the same as without the interruption.
+    Errors: TrainingError for a loss or gradient that is not finite, or a damaged checkpoint.
     """
     torch.manual_seed(seed)  # adapters are drawn by lot
     student = _trainable(student, config)
@@ -116,8 +115,8 @@ def train_student(
     if resumed is None:
         shutil.rmtree(tensorboard, ignore_errors=True)  # of a run killed before its checkpoint
     board = open_board(tensorboard, checkpoints.step_of(resumed) if resumed else None)
-    device = next(student.parameters()).device
-    meter = Meter(machine_flops(material.dtype, device, torch.get_num_threads()))
+    threads = torch.get_num_threads()
+    meter = Meter(machine_flops(material.dtype, torch.device(arguments.device), threads))
     callbacks: list[TrainerCallback] = [
         TensorBoardCallback(board),
         Diary(events, name, steps.tokens()[:last_step], meter, board),

@@ -38,8 +38,8 @@ from potstill.errors import TrainingError
 
 WSD_DECAY = 0.2
 PROJECTION = "projection.safetensors"
-PROBE_TOKENS = 1024
-"""Tokens of a step on which each term's gradient is measured, about."""
+PROBE_TOKENS = 256
+"""Tokens of a step on which each term's gradient is measured; at least one family."""
 
 
 @dataclass(frozen=True)
@@ -216,8 +216,9 @@ class DistillTrainer(Trainer):  # type: ignore[misc]
         A term that is logged but moves nothing shows here as 0.
         """
         due = self.state.global_step % max(1, self.args.eval_steps or 1) == 0
-        if not (self.config.term_gradients and due and step.batches):
-            return {}
+        terms = list(weights.alone())
+        if not (self.config.term_gradients and due and step.batches) or len(terms) < 2:
+            return {}  # of one term it is the gradient norm itself
         data = self.steps.data
         families: list[Family] = []
         tokens = 0
@@ -232,7 +233,7 @@ class DistillTrainer(Trainer):  # type: ignore[misc]
         parameters = self._parameters()
         norms = {}
         self.model.eval()  # dropout here would change what is drawn for the step itself
-        for term, alone in weights.alone():
+        for term, alone in terms:
             if not totals[COUNTED_BY[term]]:
                 continue
             part, _ = self._part(batch, alone, totals)
