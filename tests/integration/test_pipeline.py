@@ -117,9 +117,12 @@ def test_a_whole_run_leaves_report_files_and_reusable_stages(
 def test_ctrl_c_says_that_the_same_command_goes_on(project: Path, tiny_teacher: Path) -> None:
     (project / "recipe.yaml").write_text(yaml.safe_dump(small_recipe(tiny_teacher)), "utf-8")
     command = [sys.executable, "-m", "potstill.cli", "run", str(project / "recipe.yaml")]
+    # A shell's background job ignores Ctrl-C, and so would what is started here.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     process = subprocess.Popen(
         [*command, "--project", str(project)], stderr=subprocess.PIPE, text=True
     )
+    signal.signal(signal.SIGINT, before)
     events = project / "runs" / "small" / "events.jsonl"
     while process.poll() is None and not (events.exists() and "started" in events.read_text()):
         time.sleep(0.05)
