@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import typing
 from dataclasses import dataclass, replace
 
 import pytest
@@ -12,18 +13,11 @@ from torch import Tensor
 
 from potstill.distill import losses
 from potstill.distill.fused import Scores, Terms, linear_scores
+from potstill.distill.objective import DivergenceName
 from potstill.distill.signals import HiddenStates
 from potstill.models.output import OutputLayer
 
-NAMES = [
-    "forward_kl",
-    "reverse_kl",
-    "jsd",
-    "skew_forward_kl",
-    "skew_reverse_kl",
-    "adaptive_kl",
-    "total_variation",
-]
+NAMES = typing.get_args(DivergenceName)
 TOLERANCE = 1e-5
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import typing
 from typing import Any
 
 import pytest
@@ -11,19 +12,12 @@ from torch import Tensor
 from potstill.distill import losses
 from potstill.distill.fused import Scores, Terms
 from potstill.distill.fused import linear_scores as scores_of
+from potstill.distill.objective import DivergenceName
 from potstill.distill.signals import HiddenStates
 from potstill.models.output import OutputLayer
 
 N, D, D_T, V, V_S, V_T = 23, 12, 16, 37, 40, 37
-NAMES = [
-    "forward_kl",
-    "reverse_kl",
-    "jsd",
-    "skew_forward_kl",
-    "skew_reverse_kl",
-    "adaptive_kl",
-    "total_variation",
-]
+NAMES = typing.get_args(DivergenceName)
 
 
 def _inputs(scale: float = 1.0) -> tuple[Tensor, Tensor, Tensor, Tensor, Terms]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import typing
 
 import pytest
 import torch
@@ -12,19 +13,12 @@ from hypothesis.extra.numpy import arrays
 from torch import Tensor
 
 from potstill.distill import losses
+from potstill.distill.objective import DivergenceName
 from potstill.distill.sparse import Samples, TopK, sample, top_k, uniforms
 from potstill.distill.teaching import dense_block, samples_block, top_k_block
 
 N, V, K = 11, 29, 5
-NAMES = [
-    "forward_kl",
-    "reverse_kl",
-    "jsd",
-    "skew_forward_kl",
-    "skew_reverse_kl",
-    "adaptive_kl",
-    "total_variation",
-]
+NAMES = typing.get_args(DivergenceName)
 TEMPERATURES = [1.0, 2.5]
 
 
