@@ -88,6 +88,46 @@ def examples(make_row: Callable[..., Example]) -> list[Example]:
 
 
 @pytest.fixture
+def rows(tokenizer: Any, examples: list[Example]) -> list[Any]:
+    """The examples as rows of token ids."""
+    from potstill.distill.batches import encode_rows
+
+    return encode_rows(examples, tokenizer, 500)
+
+
+@pytest.fixture
+def live(teacher: Any) -> Any:
+    """The teacher as a live signal in fp32, though it came in training mode."""
+    import torch
+
+    from potstill.distill.signals import LiveTeacher
+
+    return LiveTeacher(teacher.train().requires_grad_(True), torch.float32)
+
+
+@pytest.fixture(params=["hidden_bf16", "hidden_int8", "top_k", "sampled"])
+def format(request: pytest.FixtureRequest) -> Any:
+    """Every format of the teacher's signals on disk, once each."""
+    from potstill.distill.signals import CacheFormat
+
+    counts = {"top_k": (20, 1.5), "sampled": (12, 1.5, 5)}
+    return CacheFormat(request.param, *counts.get(request.param, ()))
+
+
+@pytest.fixture
+def build(live: Any, tmp_path: Path) -> Callable[..., Any]:
+    """build(data, format, name="cache", vocabulary=None, digest="t") -> the cache there."""
+    from potstill.distill.signals import open_cache
+
+    def opened(data: Any, format: Any, name: str = "cache", **others: Any) -> Any:
+        digest = others.pop("digest", "t")
+        folder = tmp_path / name
+        return open_cache(folder, live, digest, data, format, lambda done, of: None, **others)
+
+    return opened
+
+
+@pytest.fixture
 def stage_inputs(tmp_path: Path, examples: list[Example]) -> dict[str, Artifact]:
     """The artifacts of ingest and curate: eight training rows, four for validation."""
     chunks = [

@@ -160,17 +160,20 @@ def test_a_query_that_sees_one_key_or_none_gives_exactly_0(name: str) -> None:
     assert k.grad.abs().sum((0, 2)).nonzero()[:, 0].tolist() == [5, 6]
 
 
+def _all_finite(value: Tensor, *learning: Tensor) -> None:
+    value.backward()
+    assert torch.isfinite(value)
+    for one in learning:
+        assert one.grad is not None
+        assert torch.isfinite(one.grad).all()
+
+
 @pytest.mark.parametrize("name", SHAPES)
 def test_certainty_of_both_sides_stays_finite(name: str) -> None:
     student, teacher = (_side(n, *shape) for n, shape in enumerate(SHAPES[name]))
     q, k = (100 * student[0]).requires_grad_(), student[1].requires_grad_()
     value = _kl((q, k, student[2]), (100 * teacher[0], teacher[1], teacher[2]), torch.ones(L))
-    value.backward()
-    assert q.grad is not None
-    assert k.grad is not None
-    assert torch.isfinite(value)
-    assert torch.isfinite(q.grad).all()
-    assert torch.isfinite(k.grad).all()
+    _all_finite(value, q, k)
 
 
 def test_queries_of_weight_0_and_keys_nobody_sees_are_not_touched() -> None:
@@ -180,12 +183,7 @@ def test_queries_of_weight_0_and_keys_nobody_sees_are_not_touched() -> None:
     q, k = q.requires_grad_(), k.requires_grad_()
     weights = torch.tensor([1.0, 1.0, 1.0, 0.0, 1.0, 0.0, 0.0])
     value = _kl((q, k, scale), teacher, weights)
-    value.backward()
-    assert q.grad is not None
-    assert k.grad is not None
-    assert torch.isfinite(value)
-    assert torch.isfinite(q.grad).all()
-    assert torch.isfinite(k.grad).all()
+    _all_finite(value, q, k)
 
 
 def test_without_weighted_queries_it_is_0_and_can_still_be_differentiated() -> None:

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from potstill.distill import preflight
-from potstill.distill.batches import MicroBatch, Row, collate, encode_rows
+from potstill.distill.batches import MicroBatch, Row, collate
 from potstill.distill.objective import ActiveTokens
 from potstill.errors import TrainingError
 from potstill.models.surgery import drop_layers
@@ -19,11 +19,6 @@ from potstill.records import Example
 
 BOTH = ActiveTokens("all", "answer")
 Check = Callable[..., int]
-
-
-@pytest.fixture
-def rows(tokenizer: Any, examples: list[Example]) -> list[Row]:
-    return encode_rows(examples, tokenizer, 500)
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import torch
 
 from potstill.distill import losses, probe, teaching, terms
 from potstill.distill.attention import use
-from potstill.distill.batches import Row, RowSet, encode_rows
+from potstill.distill.batches import Row, RowSet
 from potstill.distill.families import group
 from potstill.distill.layers import LayerStates
 from potstill.distill.objective import AttentionConfig, Objective
@@ -19,7 +19,6 @@ from potstill.distill.signals import LiveTeacher, TopK
 from potstill.distill.terms import TermLoss
 from potstill.errors import TrainingError
 from potstill.models.surgery import drop_layers
-from potstill.records import Example
 
 OBJECTIVE = Objective(
     kd_weight=0.7,
@@ -30,11 +29,6 @@ OBJECTIVE = Objective(
     attention={"weight": 0.2},
 )
 Probe = Callable[..., None]
-
-
-@pytest.fixture
-def rows(tokenizer: Any, examples: list[Example]) -> list[Row]:
-    return encode_rows(examples, tokenizer, 500)
 
 
 @pytest.fixture

@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
-from potstill.distill.batches import Row, RowSet, encode_rows
+from potstill.distill.batches import Row, RowSet
 from potstill.distill.families import group
 from potstill.distill.objective import ActiveTokens
 from potstill.distill.recording import Recorder
@@ -23,40 +22,9 @@ from potstill.distill.signals import (
     read_cache,
 )
 from potstill.errors import PotstillError, StoreError, TrainingError
-from potstill.records import Example
 
 BF16 = CacheFormat("hidden_bf16")
-FORMATS = {
-    "hidden_bf16": BF16,
-    "hidden_int8": CacheFormat("hidden_int8"),
-    "top_k": CacheFormat("top_k", 20, 1.5),
-    "sampled": CacheFormat("sampled", 12, 1.5, seed=5),
-}
-SPARSE = FORMATS["sampled"]
-every_format = pytest.mark.parametrize("format", FORMATS.values(), ids=FORMATS)
-
-
-@pytest.fixture
-def rows(tokenizer: Any, examples: list[Example]) -> list[Row]:
-    return encode_rows(examples, tokenizer, 500)
-
-
-@pytest.fixture
-def live(teacher: Any) -> LiveTeacher:
-    return LiveTeacher(teacher.train().requires_grad_(True), torch.float32)
-
-
-@pytest.fixture
-def build(live: LiveTeacher, tmp_path: Path) -> Callable[..., CachedTeacher]:
-    """build(data, format, name="cache", vocabulary=None, digest="t") -> the cache in that folder"""
-
-    def opened(
-        data: RowSet, format: CacheFormat, name: str = "cache", **others: Any
-    ) -> CachedTeacher:
-        digest = others.pop("digest", "t")
-        return open_cache(tmp_path / name, live, digest, data, format, quiet, **others)
-
-    return opened
+SPARSE = CacheFormat("sampled", 12, 1.5, seed=5)
 
 
 @pytest.fixture
@@ -88,7 +56,6 @@ def read_all(cached: CachedTeacher, data: RowSet) -> None:
         cached.tokens(data.rows, data.collate([family], ActiveTokens("all", None), 0))
 
 
-@every_format
 @pytest.mark.parametrize("layout", [apart, in_families])
 def test_a_killed_run_goes_on_to_the_same_bytes(
     rows: list[Row],
@@ -216,7 +183,6 @@ def test_an_unfinished_cache_cannot_be_read(
         assert "Run the same command again" in caught.value.hint
 
 
-@every_format
 def test_a_damaged_cache_gives_an_error_and_never_other_numbers(
     live: LiveTeacher,
     rows: list[Row],
@@ -246,7 +212,6 @@ def test_a_damaged_cache_gives_an_error_and_never_other_numbers(
         build(data, format)
 
 
-@every_format
 def test_a_teacher_with_bad_numbers_names_the_row(
     live: LiveTeacher, rows: list[Row], build: Callable[..., CachedTeacher], format: CacheFormat
 ) -> None:
@@ -263,7 +228,6 @@ def test_a_folder_that_cannot_be_written_is_one_clear_error(
         open_cache(tmp_path / "file" / "cache", live, "t", apart(rows), BF16, quiet)
 
 
-@every_format
 def test_the_estimate_is_an_upper_bound(
     live: LiveTeacher,
     rows: list[Row],

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from potstill.distill import attention
-from potstill.distill.batches import MicroBatch, Row, RowSet, collate, encode_rows
+from potstill.distill.batches import MicroBatch, Row, RowSet, collate
 from potstill.distill.families import group
 from potstill.distill.objective import ActiveTokens
 from potstill.distill.signals import (
@@ -30,41 +30,10 @@ from potstill.distill.signals import (
 )
 from potstill.distill.sparse import sample, uniforms
 from potstill.errors import StoreError, TrainingError
-from potstill.records import Example
 
 T = 1.5
 BF16 = CacheFormat("hidden_bf16")
-FORMATS = {
-    "hidden_bf16": BF16,
-    "hidden_int8": CacheFormat("hidden_int8"),
-    "top_k": CacheFormat("top_k", 20, T),
-    "sampled": CacheFormat("sampled", 12, T, seed=5),
-}
-SPARSE = FORMATS["sampled"]
-every_format = pytest.mark.parametrize("format", FORMATS.values(), ids=FORMATS)
-
-
-@pytest.fixture
-def rows(tokenizer: Any, examples: list[Example]) -> list[Row]:
-    return encode_rows(examples, tokenizer, 500)
-
-
-@pytest.fixture
-def live(teacher: Any) -> LiveTeacher:
-    return LiveTeacher(teacher.train().requires_grad_(True), torch.float32)
-
-
-@pytest.fixture
-def build(live: LiveTeacher, tmp_path: Path) -> Callable[..., CachedTeacher]:
-    """build(data, format, name="cache", vocabulary=None, digest="t") -> the cache in that folder"""
-
-    def opened(
-        data: RowSet, format: CacheFormat, name: str = "cache", **others: Any
-    ) -> CachedTeacher:
-        digest = others.pop("digest", "t")
-        return open_cache(tmp_path / name, live, digest, data, format, quiet, **others)
-
-    return opened
+SPARSE = CacheFormat("sampled", 12, T, seed=5)
 
 
 def quiet(done: int, of: int) -> None:
@@ -129,7 +98,6 @@ def test_the_live_teacher_is_put_to_evaluation_without_gradients(live: LiveTeach
     assert not live.output.weight.requires_grad
 
 
-@every_format
 @pytest.mark.parametrize("layout", [apart, in_families, packed])
 def test_a_cache_gives_what_the_live_teacher_gives(
     live: LiveTeacher,
@@ -169,7 +137,7 @@ def test_a_batch_without_active_tokens_gives_none(
 def test_padded_words_are_never_kept(
     live: LiveTeacher, rows: list[Row], build: Callable[..., CachedTeacher], kind: str
 ) -> None:
-    words, format = 30, dataclasses.replace(FORMATS[kind], count=30)
+    words, format = 30, CacheFormat(kind, 30, T, seed=5)
     data = apart(rows)
     cached = build(data, format, vocabulary=words)
     batch = data.collate([(0,), (4,)], ActiveTokens("all", None), 0)
@@ -262,14 +230,14 @@ def test_the_files_are_mapped_and_the_body_is_gone(
     data = in_families(rows)
     live = LiveTeacher(load_model(teacher_folder), torch.float32)
     body, output = weakref.ref(live.body.layers[0]), live.output
-    open_cache(tmp_path, live, "t", data, FORMATS["hidden_int8"], quiet)
+    open_cache(tmp_path, live, "t", data, CacheFormat("hidden_int8"), quiet)
     del live
-    cached = read_cache(tmp_path, output, "t", data, FORMATS["hidden_int8"])
+    cached = read_cache(tmp_path, output, "t", data, CacheFormat("hidden_int8"))
     gc.collect()
     assert body() is None
     read_all(cached, data)
     assert all(isinstance(one, mmap.mmap) for one in cached.shards.maps)
-    assert read_cache(tmp_path, output, "t", data, FORMATS["hidden_int8"]).output is output
+    assert read_cache(tmp_path, output, "t", data, CacheFormat("hidden_int8")).output is output
 
 
 def test_words_need_no_output_layer(rows: list[Row], build: Callable[..., CachedTeacher]) -> None:
