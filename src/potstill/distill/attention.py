@@ -190,19 +190,13 @@ def _one(
     own = slice(segment.start, segment.start + segment.length)
     repeats = q.shape[0] // k.shape[0]
     q, k, v = q[:, own], *(one[:, own].repeat_interleave(repeats, 0) for one in (k, v))
-    if softcap is not None:
-        scores = softcap * torch.tanh(q.float() @ k.float().transpose(1, 2) * (scale / softcap))
-        weights = torch.softmax(scores + segment.bias(window, q), -1)
-        return F.dropout(weights, dropout).to(v.dtype) @ v
     mask = segment.mask(window)
+    mask = None if mask is None else mask.to(q.device)
+    whole = (q.unsqueeze(0), k.unsqueeze(0), v.unsqueeze(0))
+    if softcap is not None:
+        return _capped(*whole, mask, dropout, scale, softcap)[0].transpose(0, 1)
     return F.scaled_dot_product_attention(
-        q.unsqueeze(0),
-        k.unsqueeze(0),
-        v.unsqueeze(0),
-        attn_mask=None if mask is None else mask.to(q.device),
-        dropout_p=dropout,
-        is_causal=mask is None,
-        scale=scale,
+        *whole, attn_mask=mask, dropout_p=dropout, is_causal=mask is None, scale=scale
     )[0]
 
 

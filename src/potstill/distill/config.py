@@ -174,6 +174,11 @@ class DistillConfig(StageConfig, Objective):
         "norm on a few rows of the step.",
     )
 
+    @property
+    def objective(self) -> Objective:
+        """The fields of the loss alone."""
+        return Objective(**{name: getattr(self, name) for name in Objective.model_fields})
+
     @model_validator(mode="after")
     def _fits_together(self) -> DistillConfig:
         if self.micro_tokens < self.sequence_tokens:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import gc
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -27,11 +26,11 @@ from potstill.distill.config import DistillConfig
 from potstill.distill.cut import choose_layers
 from potstill.distill.material import Material, check_there_are_rows, pick_dtype, prepare
 from potstill.distill.memory import raise_malloc_thresholds
-from potstill.distill.objective import Objective
 from potstill.distill.train import Trained, train_student
 from potstill.errors import InputError, StoreError, UsageError
 from potstill.models import refs, surgery
-from potstill.models.load import load_model, load_tokenizer, quiet
+from potstill.models.load import load_model, load_tokenizer
+from potstill.models.save import save_model
 from potstill.records import Example, Provenance, Turn
 
 HELD_OUT = 10
@@ -148,7 +147,7 @@ class Distiller:
         del teacher
         gc.collect()
         model, trained = self._run(student, material, work, events)
-        self._save(model)
+        save_model(model, self.tokenizer, self.output / "model")
         write_json(done, vars(trained))
         shutil.rmtree(work)  # checkpoints and signals are needed no more
         return Distilled(model, self.tokenizer, self.output / "model", trained)
@@ -156,11 +155,10 @@ class Distiller:
     def _run(
         self, student: Any, material: Material, work: Path, events: Emitter
     ) -> tuple[Any, Trained]:
-        fields = Objective.model_fields
         return train_student(
             student,
             material,
-            Objective(**{name: getattr(self.config, name) for name in fields}),
+            self.config.objective,
             config=self.config,
             seed=self.seed,
             name="distilled",
@@ -208,16 +206,6 @@ class Distiller:
                 "Choose another output, or delete the folder.",
             )
         write_json(mark, key)
-
-    def _save(self, model: Any) -> None:
-        part, target = self.output / "model.part", self.output / "model"
-        shutil.rmtree(part, ignore_errors=True)
-        shutil.rmtree(target, ignore_errors=True)
-        model.config.use_cache = True  # the trainer switched it off
-        with disk_errors(target, "write"), quiet():
-            model.save_pretrained(part)
-            self.tokenizer.save_pretrained(part)
-            os.replace(part, target)
 
 
 def _example(row: Mapping[str, Any] | Example, number: int) -> Example:

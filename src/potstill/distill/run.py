@@ -16,14 +16,13 @@ from __future__ import annotations
 
 import dataclasses
 import gc
-import os
 import shutil
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 
-from potstill.core.files import disk_errors, read_json, read_records, write_json
+from potstill.core.files import read_json, read_records, write_json
 from potstill.core.stage import Artifact, Context, Draft
 from potstill.distill.batches import Row, encode_passages, encode_rows
 from potstill.distill.config import DistillConfig
@@ -33,7 +32,8 @@ from potstill.distill.memory import raise_malloc_thresholds
 from potstill.distill.objective import Objective
 from potstill.distill.train import Trained, train_student
 from potstill.models import refs, surgery
-from potstill.models.load import load_model, load_tokenizer, quiet
+from potstill.models.load import load_model, load_tokenizer
+from potstill.models.save import save_model
 from potstill.records import Chunk, Example
 
 FINETUNED = Objective(kd_weight=0.0, ce_weight=1.0, ce_tokens="all")
@@ -74,12 +74,11 @@ def run(
         work=draft.work,
         events=context.events,
     )
-    _save_once(student, tokenizer, draft, "undistilled")
+    save_model(student.to(torch.bfloat16), tokenizer, draft.data / "models" / "undistilled")
     del student, teacher
     gc.collect()
     trained: dict[str, Trained] = {}
-    objective = Objective(**{name: getattr(config, name) for name in Objective.model_fields})
-    for name, goal in (("distilled", objective), ("finetuned", FINETUNED)):
+    for name, goal in (("distilled", config.objective), ("finetuned", FINETUNED)):
         distilled = trained.get("distilled")
         trained[name] = _train_once(
             name,
@@ -145,25 +144,9 @@ def _train_once(
         events=context.events,
     )
     write_json(mark, dataclasses.asdict(trained))
-    _save_once(student, material.tokenizer, draft, name)
+    save_model(student.to(torch.bfloat16), material.tokenizer, draft.data / "models" / name)
     shutil.rmtree(work, ignore_errors=True)  # checkpoints; the mark says that they are not needed
     return trained
-
-
-def _save_once(student: Any, tokenizer: Any, draft: Draft, name: str) -> None:
-    """Save as a Hugging Face folder in bf16, tokenizer included; there whole or not at all."""
-    target = draft.data / "models" / name
-    if target.is_dir():
-        return
-    part = draft.work / f"{name}.part"
-    shutil.rmtree(part, ignore_errors=True)
-    model = student.to("cpu", torch.bfloat16)
-    model.config.use_cache = True  # the trainer switched it off
-    with disk_errors(target, "write"), quiet():
-        model.save_pretrained(part)
-        tokenizer.save_pretrained(part)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        os.replace(part, target)
 
 
 def _write_results(
