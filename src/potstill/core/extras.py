@@ -72,6 +72,15 @@ def _missing(distribution: str, extra: str, purpose: str) -> MissingExtraError:
     )
 
 
+def check_installed(module: str, purpose: str) -> None:
+    """Errors: MissingExtraError if a package that no extra brings is not there; not imported."""
+    if importlib.util.find_spec(module) is None:
+        raise MissingExtraError(
+            f"{purpose} needs the package {module}, which is not installed.",
+            f"Install it with: pip install {module}",
+        )
+
+
 def installed_version(distribution: str) -> str | None:
     """Version of an installed distribution, or None."""
     try:

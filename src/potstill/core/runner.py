@@ -174,6 +174,7 @@ class Runner:
         name = step.stage.name
         job = {
             "stage": name,
+            "eases_memory": step.stage.eases_memory,
             "module": step.stage.function.split(":")[0].rpartition(".")[0],
             "config": step.config.model_dump(mode="json"),
             "inputs": {one: done[one].key for one in step.stage.inputs},
@@ -221,7 +222,7 @@ class Runner:
             if reader.is_alive():
                 reader.join(timeout=5)
         if code != 0:
-            raise _error(failure or _last_json(b"".join(said)), name, code, log)
+            raise _error(failure or _last_json(b"".join(said)), step.stage, code, log)
 
 
 def _environment(threads: int) -> dict[str, str]:
@@ -251,11 +252,11 @@ def _last_json(output: bytes) -> dict[str, Any] | None:
     return None
 
 
-def _error(failure: dict[str, Any] | None, name: str, code: int, log: Path) -> PotstillError:
+def _error(failure: dict[str, Any] | None, stage: Stage, code: int, log: Path) -> PotstillError:
     if failure is not None:
         return by_name(failure["error"])(failure["message"], failure["hint"])
     how = f"was killed by signal {-code}" if code < 0 else f"ended with code {code}"
     hint = f"Its log is {log}; run the same command again to go on."
     if code == -9:
-        hint = f"The system may have run out of memory: lower the batch size. {hint}"
-    return PotstillError(f"The process of the stage {name} {how}.", hint)
+        hint = f"The system may have run out of memory. {stage.eases_memory} {hint}"
+    return PotstillError(f"The process of the stage {stage.name} {how}.", hint)

@@ -107,6 +107,7 @@ class Stage:
     figures of the earlier stages: the counts of finished ones, the estimates of the others.
     `counts(data)` are figures of what the stage left in its data folder; taken once, when it is
     finished, and kept in the manifest.
+    `eases_memory` is what to say if the system kills it for want of memory.
     `version` is bumped by hand when the code's meaning changes.
     """
 
@@ -118,6 +119,7 @@ class Stage:
     facts: Callable[[Any, Path], Facts] = _no_facts
     estimate: Callable[[Any, Mapping[str, Figures], Path], Figures] = _no_estimate
     counts: Callable[[Path], Figures] = _no_counts
+    eases_memory: str = "Close other programs, or use a machine with more memory."
 
     def load(self) -> Callable[[StageConfig, Mapping[str, Artifact], Draft, Context], None]:
         """Import the function that runs the stage (this is where torch may come in)."""

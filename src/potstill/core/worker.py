@@ -171,7 +171,7 @@ def _disk_error(error: BaseException) -> PotstillError | None:
 def _out_of_memory(job: dict[str, Any]) -> PotstillError:
     return PotstillError(
         f"The stage {job['stage']} ran out of memory.",
-        "Lower its batch or context size in the recipe, or close other programs.",
+        job["eases_memory"],
     )
 
 

@@ -47,6 +47,8 @@ STAGE = Stage(
     facts=facts,
     estimate=estimate,
     counts=counts,
+    eases_memory="Set distill.micro_tokens to half of what it is, or "
+    "distill.gradient_checkpointing: true; the objective stays the same.",
 )
 
 

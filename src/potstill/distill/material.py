@@ -6,6 +6,8 @@ teacher's signals. Knows nothing of stages, surgery or optimizers.
 
 from __future__ import annotations
 
+import os
+import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,11 +16,12 @@ from typing import Any
 import torch
 
 from potstill.core.events import Emitter
+from potstill.core.extras import check_installed
 from potstill.distill import attention, preflight, probe, signals
 from potstill.distill.batches import Micro, Row, RowSet
 from potstill.distill.config import DistillConfig
-from potstill.distill.diary import check_trackers
 from potstill.distill.families import group
+from potstill.distill.memory import explained
 from potstill.distill.packing import plan_steps
 from potstill.distill.terms import TermLoss
 from potstill.errors import TrainingError
@@ -64,7 +67,8 @@ def prepare(
     more unless `signal` is a LiveTeacher. Errors: TrainingError for what would ruin the result.
     """
     check_there_are_rows(rows, validation)
-    check_trackers(config.trackers)
+    _check_tools(config)
+    validation = _up_to(validation, config.validation_tokens)
     dtype = pick_dtype(config.precision)
     live = signals.LiveTeacher(teacher, dtype)
     report_truncated([*rows, *validation], config, events)
@@ -103,21 +107,25 @@ def prepare(
             vocabulary=vocabulary,
         )
 
-    exact = signals.CacheFormat("hidden_bf16")
-    form = _format(config, live, training, plan, seed)
-    signal = live if form is None else cache("training", training, form)
-    loss = TermLoss(student, signal, config, vocabulary=vocabulary, dtype=torch.float32)
-    probe.check_loss(loss, live, training, PADDING)
-    return Material(
-        tokenizer,
-        training,
-        held_out,
-        plan,
-        vocabulary,
-        dtype,
-        signal,
-        cache("validation", held_out, exact),
-    )
+    with explained(config, lambda: config.micro_tokens):
+        form = _format(config, live, training, plan, seed)
+        signal = live if form is None else cache("training", training, form)
+        loss = TermLoss(student, signal, config, vocabulary=vocabulary, dtype=torch.float32)
+        probe.check_loss(loss, live, training, PADDING)
+        truth = cache("validation", held_out, signals.CacheFormat("hidden_bf16"))
+    return Material(tokenizer, training, held_out, plan, vocabulary, dtype, signal, truth)
+
+
+def _check_tools(config: DistillConfig) -> None:
+    """Errors: MissingExtraError, TrainingError for what the settings need besides Potstill."""
+    for name in config.trackers:
+        check_installed(name, f"distill.trackers: {name}")
+    compiler = os.environ.get("CXX", "g++")  # where torch.compile looks
+    if config.compile and not torch.cuda.is_available() and shutil.which(compiler) is None:
+        raise TrainingError(
+            f"distill.compile needs a C++ compiler, and {compiler} is not found.",
+            "Install one, name it in the environment variable CXX, or set distill.compile: false.",
+        )
 
 
 def check_there_are_rows(rows: Sequence[Row], validation: Sequence[Row]) -> None:
@@ -128,6 +136,15 @@ def check_there_are_rows(rows: Sequence[Row], validation: Sequence[Row]) -> None
             "both are needed.",
             "Add documents, ask for more questions per chunk, or raise the validation share.",
         )
+
+
+def _up_to(rows: Sequence[Row], tokens: int) -> list[Row]:
+    """Rows in even distances, as many as `tokens` allow; at least one if there is one."""
+    total = sum(len(row.ids) for row in rows)
+    if total <= tokens:
+        return list(rows)
+    count = max(1, len(rows) * tokens // total)
+    return [rows[number * len(rows) // count] for number in range(count)]
 
 
 def _lay_out(

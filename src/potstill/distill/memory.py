@@ -15,10 +15,15 @@ import contextlib
 import ctypes
 import os
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers import TrainerCallback
+
+from potstill.distill.config import DistillConfig
+from potstill.errors import TrainingError
 
 M_TRIM_THRESHOLD = -1
 M_MMAP_THRESHOLD = -3
@@ -48,6 +53,40 @@ def give_back() -> None:
     library = glibc()
     if library is not None:
         library.malloc_trim(ctypes.c_size_t(0))
+
+
+@contextlib.contextmanager
+def explained(config: DistillConfig, tokens: Callable[[], int]) -> Iterator[None]:
+    """Turn want of memory into a TrainingError that says what to lower, and by how much.
+
+    tokens: of the batch that is being computed.
+    """
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not wants_memory(error):
+            raise
+        raise TrainingError(
+            f"A batch of {tokens()} tokens needs more memory than there is.",
+            _way_out(config, tokens()),
+        ) from error
+
+
+def wants_memory(error: BaseException) -> bool:
+    """Whether an error is want of memory: of a GPU PyTorch has a class, of a CPU plain words."""
+    kinds = (MemoryError, torch.OutOfMemoryError)
+    return isinstance(error, kinds) or "can't allocate memory" in str(error)
+
+
+def _way_out(config: DistillConfig, tokens: int) -> str:
+    half = max(config.sequence_tokens, tokens // 2)
+    if half < tokens:
+        return f"Set distill.micro_tokens to {half}; the objective stays the same."
+    if not config.gradient_checkpointing and not config.attention.used:
+        return "Set distill.gradient_checkpointing: true; the objective stays the same."
+    if config.adapter == "none":
+        return "Set distill.adapter: lora, which needs no moments of the weights."
+    return "Use a smaller student, or a machine with more memory."
 
 
 class Trimmer(TrainerCallback):  # type: ignore[misc]

@@ -51,9 +51,7 @@ def run(
     if config.passages:
         rows += _passages(inputs["ingest"], examples, tokenizer, config)
     unseen = list(read_records(inputs["curate"].path("validation.jsonl"), Example))
-    validation = _up_to(
-        encode_rows(unseen, tokenizer, config.sequence_tokens), config.validation_tokens
-    )
+    validation = encode_rows(unseen, tokenizer, config.sequence_tokens)
     check_there_are_rows(rows, validation)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     teacher = load_model(config.teacher).to(device, pick_dtype(config.precision))
@@ -101,15 +99,6 @@ def _passages(
     seen = {example.provenance.chunk for example in examples}
     chunks = (c for c in read_records(ingest.path("chunks.jsonl"), Chunk) if c.id in seen)
     return encode_passages(chunks, tokenizer, config.sequence_tokens)
-
-
-def _up_to(rows: Sequence[Row], tokens: int) -> list[Row]:
-    """Rows in even distances, as many as `tokens` allow; at least one if there is one."""
-    total = sum(len(row.ids) for row in rows)
-    if total <= tokens:
-        return list(rows)
-    count = max(1, len(rows) * tokens // total)
-    return [rows[number * len(rows) // count] for number in range(count)]
 
 
 def _train_once(

@@ -32,7 +32,7 @@ from potstill.distill.config import DistillConfig
 from potstill.distill.diary import Clock, Diary, Meter, is_curve, open_board
 from potstill.distill.flops import machine_flops
 from potstill.distill.material import PADDING, Material
-from potstill.distill.memory import Trimmer
+from potstill.distill.memory import Trimmer, explained, wants_memory
 from potstill.distill.objective import Objective
 from potstill.distill.trainer import DistillTrainer, Steps
 from potstill.errors import TrainingError
@@ -140,7 +140,8 @@ def train_student(
             callbacks=callbacks,
             meter=meter,
         )
-        _run(trainer, resumed)
+        with explained(config, trainer.batch_tokens):
+            _run(trainer, resumed)
     board.close()
     state = trainer.state
     best = int(state.best_global_step or state.global_step)
@@ -167,7 +168,7 @@ def _run(trainer: DistillTrainer, resumed: Path | None) -> None:
         trainer.state = TrainerState.load_from_json(str(resumed / STATE))
         trainer._load_from_checkpoint(str(trainer.state.best_model_checkpoint or resumed))
     except (ValueError, KeyError, EOFError, RuntimeError, OSError, SafetensorError) as error:
-        if isinstance(error, OSError) and error.errno:
+        if wants_memory(error) or (isinstance(error, OSError) and error.errno):
             raise
         raise TrainingError(
             f"The checkpoint {resumed} cannot be gone on from ({str(error)[:200]}).",

@@ -171,11 +171,8 @@ class DistillTrainer(Trainer):  # type: ignore[misc]
         total = torch.zeros((), device=self.args.device)
         sums: dict[str, float] = {}
         for batch in inputs.batches:
-            try:
-                part, found = self._part(batch, weights, inputs.totals)
-                self.accelerator.backward(part)
-            except (MemoryError, RuntimeError) as error:
-                raise _out_of_memory(error, batch, self.config) or error from None
+            part, found = self._part(batch, weights, inputs.totals)
+            self.accelerator.backward(part)
             total += part.detach()
             self.meter.flops += self.loss.flops(batch)
             sums = {name: sums.get(name, 0.0) + value for name, value in found.items()}
@@ -242,6 +239,11 @@ class DistillTrainer(Trainer):  # type: ignore[misc]
             norms[f"grad_norm_{term}"] = math.sqrt(sum(squares))
         self.model.train()
         return norms
+
+    def batch_tokens(self) -> int:
+        """Of the largest batch of the step that is being computed."""
+        batches = self._doing.batches if self._doing else ()
+        return max([batch.input_ids.numel() for batch in batches], default=0)
 
     def _parameters(self) -> list[Tensor]:
         """Everything that learns."""
@@ -346,24 +348,6 @@ def rate_factor(step: int, steps: int, warmup: int, schedule: str) -> float:
         return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
     decay = max(1, round(WSD_DECAY * steps))
     return max(0.0, min(1.0, (steps - step) / decay))
-
-
-def _out_of_memory(
-    error: Exception, batch: MicroBatch, config: DistillConfig
-) -> TrainingError | None:
-    """What to lower, and by how much, if the error is want of memory."""
-    wanting = isinstance(error, MemoryError | torch.OutOfMemoryError)
-    if not wanting and "can't allocate memory" not in str(error):
-        return None
-    tokens = batch.input_ids.numel()
-    half = max(config.sequence_tokens, tokens // 2)
-    if half < tokens:
-        way = f"Set distill.micro_tokens to {half}; the result stays the same."
-    elif not config.gradient_checkpointing:
-        way = "Set distill.gradient_checkpointing: true; the result stays the same."
-    else:
-        way = f"Set distill.sequence_tokens to {tokens // 2}, or use adapter: lora."
-    return TrainingError(f"A batch of {tokens} tokens needs more memory than there is.", way)
 
 
 def _first(items: list[Step]) -> Step:

@@ -12,9 +12,8 @@ import torch
 
 from potstill.distill import Distiller, checkpoints
 from potstill.distill.config import DistillConfig
-from potstill.distill.terms import TermLoss
 from potstill.distill.trainer import DistillTrainer
-from potstill.errors import TrainingError
+from potstill.errors import MissingExtraError, TrainingError
 from potstill.models.load import load_model, load_tokenizer
 from potstill.models.surgery import drop_layers
 
@@ -32,6 +31,7 @@ def train(teacher_folder: Path, tmp_path: Path) -> Train:
     def run(
         teacher_change: Callable[[Any], Any] = lambda model: None,
         student_change: Callable[[Any], Any] = lambda model: None,
+        name: str = "out",
         **settings: Any,
     ) -> Any:
         teacher = load_model(teacher_folder)
@@ -44,7 +44,7 @@ def train(teacher_folder: Path, tmp_path: Path) -> Train:
             teacher,
             student,
             tokenizer=load_tokenizer(teacher_folder),
-            output=tmp_path / "out",
+            output=tmp_path / name,
             **(known | settings),
         )
         return distiller.train(ROWS)
@@ -100,26 +100,51 @@ def test_numbers_that_turn_bad_stop_the_training_and_the_checkpoint_stays(
         ({"micro_tokens": 60, "sequence_tokens": 60}, "Set distill.gradient_checkpointing: true"),
         (
             {"micro_tokens": 60, "sequence_tokens": 60, "gradient_checkpointing": True},
-            r"Set distill.sequence_tokens to \d+, or use adapter: lora",
+            "Set distill.adapter: lora",
+        ),
+        (
+            {
+                "micro_tokens": 60,
+                "sequence_tokens": 60,
+                "attention": {"weight": 1.0},
+                "adapter": "lora",
+            },
+            "Use a smaller student",
         ),
     ],
 )
-@pytest.mark.parametrize("error", [MemoryError(), torch.OutOfMemoryError("CUDA out of memory")])
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        torch.OutOfMemoryError("CUDA out of memory"),
+        RuntimeError(
+            "[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory"
+        ),
+    ],
+    ids=["python", "gpu", "cpu"],
+)
+@pytest.mark.parametrize("where", ["batch", "optimizer", "validation"])
 def test_want_of_memory_says_what_to_lower_and_by_how_much(
     train: Train,
     monkeypatch: pytest.MonkeyPatch,
     settings: dict[str, Any],
     way: str,
     error: Exception,
+    where: str,
 ) -> None:
-    real = TermLoss.__call__
+    def starve(*args: Any, **more: Any) -> Any:
+        raise error
 
-    def starved(self: Any, *args: Any, **more: Any) -> Any:
-        if self.student.training:
-            raise error
-        return real(self, *args, **more)
-
-    monkeypatch.setattr(TermLoss, "__call__", starved)
+    if where == "batch":
+        monkeypatch.setattr(DistillTrainer, "_part", starve)
+    elif where == "optimizer":
+        monkeypatch.setattr(torch.optim.AdamW, "step", starve)
+    else:
+        monkeypatch.setattr(DistillTrainer, "held_out", starve)
+        settings = settings | {"validations": 1}
+    if where == "validation" and "micro_tokens to" in way:
+        way = "Set distill"  # it may come before the first step, with no batch to halve
     with pytest.raises(TrainingError, match=rf"needs more memory than there is\. {way}"):
         train(step_tokens=200, term_gradients=False, share_beginnings=False, **settings)
 
@@ -129,3 +154,15 @@ def test_a_live_teacher_is_asked_for_by_terms_that_look_into_its_layers() -> Non
     assert config.needs_live_teacher
     with pytest.raises(ValueError, match="use live"):
         DistillConfig(teacher="t", hidden={"mse_weight": 1.0}, signal="hidden_int8")
+
+
+def test_what_is_not_installed_is_named_with_the_way_to_get_it(
+    train: Train, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(MissingExtraError, match=r"trackers: mlflow .*: pip install mlflow"):
+        train(trackers=("mlflow",))
+    monkeypatch.undo()
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    with pytest.raises(TrainingError, match=r"no-such-compiler is not found.*compile: false"):
+        train(name="compiled", compile=True)
