@@ -32,13 +32,14 @@ def disk_errors(path: Path, doing: str) -> Iterator[None]:
         yield
     except OSError as error:
         reason = os.strerror(error.errno) if error.errno else str(error)
-        raise disk_refusal(f"Cannot {doing} {path}: {reason}.", error.errno) from error
+        able = "read" if doing.startswith("read") else "written"
+        raise disk_refusal(f"Cannot {doing} {path}: {reason}.", error.errno, able) from error
 
 
-def disk_refusal(message: str, number: int | None) -> StoreError:
+def disk_refusal(message: str, number: int | None, able: str = "written") -> StoreError:
     """What to say when the system refused a file with that errno, and the way out."""
     full = number in {errno.ENOSPC, errno.EDQUOT}
-    remedy = "Free some disk space" if full else "Choose a folder that can be written"
+    remedy = "Free some disk space" if full else f"Choose a folder that can be {able}"
     return StoreError(
         message, f"{remedy}, then run the same command again; what was finished is kept."
     )

@@ -206,8 +206,9 @@ class Runner:
         # wait for the reader.
         try:
             reader.start()
-            process.stdin.write((json.dumps(job) + "\n").encode())
-            process.stdin.flush()
+            with contextlib.suppress(BrokenPipeError):  # it may have ended before it was told
+                process.stdin.write((json.dumps(job) + "\n").encode())
+                process.stdin.flush()
             for event in follow(events, start, lambda: process.poll() is None):
                 if event["stage"] == name:
                     watch(event)
@@ -216,7 +217,7 @@ class Runner:
             process.terminate()
             raise
         finally:
-            with contextlib.suppress(BrokenPipeError):  # it may have ended before it was told
+            with contextlib.suppress(BrokenPipeError):
                 process.stdin.close()
             code = process.wait()
             if reader.is_alive():

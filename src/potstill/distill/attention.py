@@ -12,7 +12,7 @@ PyTorch's flash attention up to a thousand tokens; beyond, and on a GPU, PyTorch
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -43,20 +43,28 @@ class Segment:
     """[length] int64: position of each token in its row, where rows share a beginning."""
     visible: Tensor | None = None
     """[length, length] bool: which token sees which; None: each one sees all before it."""
-    _bias: dict[Any, Tensor] = field(default_factory=dict, repr=False)
+    _made: dict[Any, Tensor] = field(default_factory=dict, repr=False)
 
     def bias(self, window: int | None, like: Tensor) -> Tensor:
         """[length, length] to add to the scores: 0 where a token sees another, else -inf."""
-        key = (window, like.dtype, like.device)
-        if key not in self._bias:
-            sees = self.sight(window).to(like.device)
-            self._bias[key] = like.new_zeros(sees.shape).masked_fill_(~sees, -torch.inf)
-        return self._bias[key]
 
-    def mask(self, window: int | None) -> Tensor | None:
+        def make() -> Tensor:
+            sees = self.sight(window).to(like.device)
+            return like.new_zeros(sees.shape).masked_fill_(~sees, -torch.inf)
+
+        return self._once((window, like.dtype, like.device), make)
+
+    def mask(self, window: int | None, device: torch.device) -> Tensor | None:
         """[length, length] bool: which token sees which; None if each sees all before it."""
-        plain = self.visible is None and (window is None or window >= self.length)
-        return None if plain else self.sight(window)
+        if self.visible is None and (window is None or window >= self.length):
+            return None
+        return self._once((window, device), lambda: self.sight(window).to(device))
+
+    def _once(self, key: Any, make: Callable[[], Tensor]) -> Tensor:
+        """The same for every layer and pass of a batch."""
+        if key not in self._made:
+            self._made[key] = make()
+        return self._made[key]
 
     def sight(self, window: int | None) -> Tensor:
         """[length, length] bool: which token sees which, no farther than the window."""
@@ -124,12 +132,12 @@ def segment_attention(
 ) -> tuple[Tensor, None]:
     """transformers' attention function: query [1, H, N, d], key and value [1, Hk, N, d].
 
-    Returns [1, N, H, d]. Without segments it is transformers' own sdpa attention.
+    dropout is 0 but in training, as transformers passes it. Returns [1, N, H, d]. Without segments
+    it is transformers' own sdpa attention.
     """
     if segments is None:
         if softcap is not None:
-            drop = dropout if module.training else 0.0
-            return _capped(query, key, value, attention_mask, drop, scaling, softcap), None
+            return _capped(query, key, value, attention_mask, dropout, scaling, softcap), None
         result: tuple[Tensor, None] = sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout, scaling, **others
         )
@@ -147,10 +155,7 @@ def segment_attention(
     if plain and q.device.type == "cpu" and longest <= LONGEST_EXPLICIT:
         out = _Multiplied.apply(q, k, v, segments, scale, sliding_window)  # type: ignore[no-untyped-call]
     else:
-        parts = [
-            _one(q, k, v, one, scale, sliding_window, softcap, dropout if module.training else 0.0)
-            for one in segments
-        ]
+        parts = [_one(q, k, v, one, scale, sliding_window, softcap, dropout) for one in segments]
         out = torch.cat(parts, dim=1)
     return out.transpose(0, 1).unsqueeze(0), None
 
@@ -190,8 +195,7 @@ def _one(
     own = slice(segment.start, segment.start + segment.length)
     repeats = q.shape[0] // k.shape[0]
     q, k, v = q[:, own], *(one[:, own].repeat_interleave(repeats, 0) for one in (k, v))
-    mask = segment.mask(window)
-    mask = None if mask is None else mask.to(q.device)
+    mask = segment.mask(window, q.device)
     whole = (q.unsqueeze(0), k.unsqueeze(0), v.unsqueeze(0))
     if softcap is not None:
         return _capped(*whole, mask, dropout, scale, softcap)[0].transpose(0, 1)

@@ -77,6 +77,13 @@ class RowSet:
             found[family] = sequence_tokens([len(one) for one in ids], shared_tokens(ids))
         return found
 
+    @cached_property
+    def tokens(self) -> dict[Family, int]:
+        """How many row tokens each family has: what its rows share counts for each of them."""
+        return {
+            family: sum(len(self.rows[number].ids) for number in family) for family in self.families
+        }
+
     def collate(self, micro: Sequence[Family], active: ActiveTokens, padding: int) -> MicroBatch:
         """The micro-batch of some families. `padding` is any id the model has an embedding for."""
         return collate(self.rows, micro, active, padding, packed=self.packed)
@@ -144,6 +151,11 @@ class MicroBatch:
 
 Micro = list[Family]
 """What becomes a micro-batch."""
+
+
+def evenly(rows: Sequence[Row], count: int) -> list[Row]:
+    """So many of the rows, in even distances."""
+    return [rows[number * len(rows) // count] for number in range(count)]
 
 
 def encode_rows(examples: Iterable[Example], tokenizer: Any, max_tokens: int) -> list[Row]:

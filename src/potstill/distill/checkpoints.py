@@ -12,11 +12,15 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+from safetensors import SafetensorError
+
 from potstill.core.files import disk_errors, folder_files, read_json, write_json
-from potstill.errors import StoreError
+from potstill.distill.memory import wants_memory
+from potstill.errors import StoreError, TrainingError
 
 MARK = "complete.json"
 
@@ -61,6 +65,21 @@ def keep_only(folder: Path, steps: Iterable[int | None]) -> None:
         if step not in kept:
             (checkpoint / MARK).unlink(missing_ok=True)
             shutil.rmtree(checkpoint)
+
+
+@contextmanager
+def readable(checkpoint: Path) -> Iterator[None]:
+    """While something is loaded from it. Errors: TrainingError if what is there is damaged."""
+    kinds = (ValueError, KeyError, EOFError, RuntimeError, OSError, SafetensorError, StoreError)
+    try:
+        yield
+    except kinds as error:
+        if wants_memory(error) or (isinstance(error, OSError) and error.errno):
+            raise
+        raise TrainingError(
+            f"The checkpoint {checkpoint} cannot be gone on from ({str(error)[:200]}).",
+            "Delete that folder; training goes on from the one before, or starts again.",
+        ) from error
 
 
 def step_of(checkpoint: Path) -> int:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from potstill.core.events import Emitter
 from potstill.core.files import read_json, write_json
-from potstill.distill.batches import Row
+from potstill.distill.batches import Row, evenly
 from potstill.distill.config import StudentConfig
 from potstill.models import surgery
 
@@ -65,8 +65,8 @@ def _calibration(rows: Sequence[Row], tokens: int) -> list[Tensor]:
     mean = sum(len(row.ids) for row in rows) / len(rows)
     count = min(len(rows), max(1, round(tokens / mean)))
     chosen, left = [], tokens
-    for number in range(count):
-        ids = rows[number * len(rows) // count].ids[:left]
+    for row in evenly(rows, count):
+        ids = row.ids[:left]
         left -= len(ids)
         if len(ids) > 1:
             chosen.append(torch.tensor([ids]))

@@ -21,7 +21,9 @@ from pydantic import ValidationError
 
 from potstill.core.events import Emitter
 from potstill.core.files import disk_errors, read_json, write_json
-from potstill.distill.batches import encode_rows
+from potstill.core.keys import changed_parts, stage_key
+from potstill.distill import STAGE
+from potstill.distill.batches import Row, encode_rows
 from potstill.distill.config import DistillConfig, StudentConfig
 from potstill.distill.cut import choose_layers
 from potstill.distill.material import Material, check_there_are_rows, pick_dtype, prepare
@@ -106,7 +108,7 @@ class Distiller:
         self.tokenizer = tokenizer if tokenizer is not None else load_tokenizer(teacher)
         self.student_tokenizer = student_tokenizer or _tokenizer_of(student)
         # Now, as training changes a loaded model.
-        self.identity = [_digest(teacher), _digest(student)]
+        self.identity = {"teacher": _digest(teacher), "student": _digest(student)}
 
     def train(
         self,
@@ -133,15 +135,16 @@ class Distiller:
             encode_rows(some, self.tokenizer, limit) for some in (examples, unseen)
         )
         check_there_are_rows(encoded, held_out)
-        self._claim([*self.identity, encoded, held_out])
+        self._claim({"rows": encoded, "validation": held_out})
         done = self.output / "trained.json"
+        work = self.output / "work"
         if done.exists():
+            shutil.rmtree(work, ignore_errors=True)  # of a kill after the last step
             model = load_model(self.output / "model")
             return Distilled(
                 model, self.tokenizer, self.output / "model", Trained(**read_json(done))
             )
         events = Emitter(self.output / "events.jsonl", "distill")
-        work = self.output / "work"
         work.mkdir(exist_ok=True)
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         teacher = self._loaded(self.teacher).to(device, pick_dtype(self.config.precision))
@@ -155,7 +158,7 @@ class Distiller:
             held_out,
             examples=examples,
             student_tokenizer=self.student_tokenizer,
-            digest=self.identity[0],
+            digest=self.identity["teacher"],
             seed=self.seed,
             work=work,
             events=events,
@@ -195,21 +198,23 @@ class Distiller:
     def _loaded(model: Any) -> Any:
         return load_model(model) if isinstance(model, str | Path) else model
 
-    def _claim(self, identity: Sequence[Any]) -> None:
-        """Errors: StoreError if the folder belongs to a training of anything else."""
-        without = {"teacher", *self.config.not_in_key}
-        settings = self.config.model_dump(mode="json", exclude=without)
-        text = json.dumps([identity, self.seed, settings], default=vars)
-        key = {"key": hashlib.sha256(text.encode()).hexdigest()}
+    def _claim(self, rows: Mapping[str, Sequence[Row]]) -> None:
+        """Errors: StoreError if the folder belongs to a training of anything else; says of what."""
+        digests = {
+            name: hashlib.sha256(json.dumps(some, default=vars).encode()).hexdigest()
+            for name, some in rows.items()
+        }
+        key = stage_key(STAGE, self.config, digests, self.identity, self.seed)
+        parts = {name: value for name, value in key.parts.items() if name != "config.teacher"}
         mark = self.output / "key.json"
         with disk_errors(self.output, "write"):
             self.output.mkdir(parents=True, exist_ok=True)
-        if mark.exists() and read_json(mark) != key:
+        if mark.exists() and (changed := changed_parts(read_json(mark), parts)):
             raise StoreError(
-                f"{self.output} holds a training of other models, rows or settings.",
+                f"{self.output} holds another training: {', '.join(changed)} differ.",
                 "Choose another output, or delete the folder.",
             )
-        write_json(mark, key)
+        write_json(mark, parts)
 
 
 def _tokenizer_of(student: Any) -> Any:
@@ -234,22 +239,23 @@ def _example(row: Mapping[str, Any] | Example, number: int) -> Example:
     """A row as the rest of the system knows it. Errors: InputError for another form."""
     if isinstance(row, Example):
         return row
-    turns: list[tuple[str, str]] = []
-    if "messages" in row:
-        turns = [(str(one["role"]), str(one["content"])) for one in row["messages"]]
-    elif "prompt" in row and "completion" in row:
-        turns = [("user", row["prompt"]), ("assistant", row["completion"])]
-    elif "question" in row and "answer" in row:
-        asked = "\n\n".join(filter(None, (row.get("context"), row["question"])))
-        turns = [("user", asked), ("assistant", row["answer"])]
     try:
+        if "messages" in row:
+            turns = [Turn(role=one["role"], content=one["content"]) for one in row["messages"]]
+        else:
+            asked, answer = row.get("prompt"), row.get("completion")
+            if "question" in row:
+                parts = (row.get("context"), row["question"])
+                asked, answer = "\n\n".join(filter(None, parts)), row["answer"]
+            turns = [Turn(role="user", content=asked), Turn(role="assistant", content=answer)]
         return Example(
             id=str(row.get("id", f"row-{number}")),
-            turns=tuple(Turn(role=role, content=content) for role, content in turns),
+            turns=tuple(turns),
             provenance=Provenance(document="", chunk=""),
         )
-    except ValidationError as error:
+    except (ValidationError, KeyError, TypeError, AttributeError) as error:
+        has = ", ".join(map(str, row)) if isinstance(row, Mapping) else type(row).__name__
         raise InputError(
-            f"Row {number} is no conversation: it has {', '.join(map(str, row)) or 'nothing'}.",
+            f"Row {number} is no conversation: it has {has or 'nothing'}.",
             "Give messages, or prompt and completion, or question and answer, all as text.",
         ) from error

@@ -66,19 +66,16 @@ def batch_size(batch: MicroBatch) -> tuple[int, int]:
     return tokens, pairs
 
 
-def step_flops(
-    batch: MicroBatch, student: Cost, teacher: Cost | None, *, teacher_reads: bool
-) -> float:
+def step_flops(batch: MicroBatch, student: Cost, teacher: Cost | None) -> float:
     """Of one batch's training: student forward and backward (twice as much), teacher forward.
 
-    teacher None: nothing is asked of it. teacher_reads: its body runs; else only its output layer.
+    teacher None: nothing is asked of it; of a file of states its `a_prediction` alone is not 0.
     """
     taught = int((batch.kd_counts != 0).sum())
     scored = int(((batch.kd_counts != 0) | (batch.ce_counts != 0)).sum())
     total = 3.0 * student.forward(batch, scored)
     if teacher is not None:
-        total += taught * teacher.a_prediction
-        total += teacher.forward(batch, 0) if teacher_reads else 0.0
+        total += teacher.forward(batch, taught)
     return total
 
 

@@ -250,8 +250,8 @@ def _teach(
     if isinstance(work.teacher, TopK):
         top = work.teacher[rows]
         if work.details:
-            best = top.ids.gather(1, top.log_p.argmax(-1, keepdim=True))
-            figures.agreement[rows] = (logits.gather(1, best)[:, 0] >= logits.amax(-1)).float()
+            best = logits.gather(1, top.ids[:, :1])[:, 0]  # the likeliest stands first
+            figures.agreement[rows] = (best >= logits.amax(-1)).float()
         figures.kd[rows], grad = top_k_block(logits, top, *arguments)
     else:
         assert isinstance(work.teacher, Samples)

@@ -13,13 +13,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from potstill.distill.losses import weighted_sum
 from potstill.errors import TrainingError
 from potstill.models.surgery import body_of
 
@@ -168,7 +168,7 @@ def hidden_mse(student: Tensor, teacher: Tensor, weights: Tensor | None = None) 
     Returns a scalar, in fp32 or wider. Source: TinyBERT, Jiao et al. 2020, arXiv:1909.10351;
     the projection is that of FitNets, Romero et al. 2015, arXiv:1412.6550.
     """
-    return _weighted_sum(mse_rows(student, teacher), weights)
+    return weighted_sum(mse_rows(student, teacher), weights)
 
 
 def hidden_cosine(student: Tensor, teacher: Tensor, weights: Tensor | None = None) -> Tensor:
@@ -178,7 +178,7 @@ def hidden_cosine(student: Tensor, teacher: Tensor, weights: Tensor | None = Non
     A token whose state on either side is (nearly) zero gives 1 and no gradient. Returns a scalar,
     in fp32 or wider. Source: DistilBERT, Sanh et al. 2019, arXiv:1910.01108.
     """
-    return _weighted_sum(cosine_rows(student, teacher), weights)
+    return weighted_sum(cosine_rows(student, teacher), weights)
 
 
 def mse_rows(student: Tensor, teacher: Tensor) -> Tensor:
@@ -233,53 +233,40 @@ def projection_for(
     return Projection(pairs, student_width, teacher_width)
 
 
-@dataclass(frozen=True)
-class HiddenTerm:
-    """The comparison of hidden states: which layers, through which maps, by which distances."""
+def hidden_sums(
+    pairs: Sequence[tuple[int, int]],
+    projection: Projection | None,
+    student_states: Mapping[int, Tensor],
+    teacher_states: Mapping[int, Tensor],
+    positions: Tensor,
+    weights: Tensor,
+    *,
+    mse: bool,
+    cosine: bool,
+) -> tuple[Tensor, Tensor]:
+    """Mean over pairs of the weighted sum over tokens: of squared errors, of cosine distances.
 
-    pairs: Sequence[tuple[int, int]]
-    """(student layer, teacher layer), from 1, at least one."""
-    projection: Projection | None
-    mse_weight: float
-    """0: the mean squared error is not computed."""
-    cosine_weight: float
-    """0: the cosine distance is not computed."""
-
-    def sums(
-        self,
-        student_states: Mapping[int, Tensor],
-        teacher_states: Mapping[int, Tensor],
-        positions: Tensor,
-        weights: Tensor,
-    ) -> tuple[Tensor, Tensor]:
-        """Mean over pairs of the weighted sum over tokens: of squared errors, of cosine distances.
-
-        student_states: layer -> [B, L, d_s]; teacher_states: layer -> [B, L, d_t], which take no
-        gradient; positions: [N] int64 into the [B * L] flattened states; weights: [N] fp32.
-        Two scalars, without `mse_weight` and `cosine_weight`: the loss is
-        `mse_weight * first + cosine_weight * second`. What has a weight of 0 is exactly 0 and has
-        no gradient, and tokens whose weight is 0 are not touched.
-        """
-        asked = weights.nonzero()[:, 0]
-        positions, weights = positions[asked], weights[asked]
-        mse = torch.zeros((), device=weights.device)
-        cosine = torch.zeros((), device=weights.device)
-        for student_layer, teacher_layer in self.pairs:
-            student = student_states[student_layer].flatten(0, 1)[positions]
-            teacher = teacher_states[teacher_layer].detach().flatten(0, 1)[positions]
-            if self.projection is not None:
-                student = self.projection(student, student_layer)
-            if self.mse_weight:
-                mse = mse + hidden_mse(student, teacher, weights)
-            if self.cosine_weight:
-                cosine = cosine + hidden_cosine(student, teacher, weights)
-        return mse / len(self.pairs), cosine / len(self.pairs)
+    pairs: (student layer, teacher layer), from 1, at least one. student_states: layer ->
+    [B, L, d_s]; teacher_states: layer -> [B, L, d_t], which take no gradient. positions: [N] int64
+    into the [B * L] flattened states; weights: [N] fp32. What is not asked for is exactly 0 and
+    has no gradient, and tokens whose weight is 0 are not touched.
+    """
+    asked = weights.nonzero()[:, 0]
+    positions, weights = positions[asked], weights[asked]
+    squares = torch.zeros((), device=weights.device)
+    distances = torch.zeros((), device=weights.device)
+    for student_layer, teacher_layer in pairs:
+        student = student_states[student_layer].flatten(0, 1)[positions]
+        teacher = teacher_states[teacher_layer].detach().flatten(0, 1)[positions]
+        if projection is not None:
+            student = projection(student, student_layer)
+        if mse:
+            squares = squares + hidden_mse(student, teacher, weights)
+        if cosine:
+            distances = distances + hidden_cosine(student, teacher, weights)
+    return squares / len(pairs), distances / len(pairs)
 
 
 def _wide(states: Tensor) -> Tensor:
     """In fp32, or as it is where it is wider: squares of bf16 states would lose what counts."""
     return states.to(torch.promote_types(states.dtype, torch.float32))
-
-
-def _weighted_sum(values: Tensor, weights: Tensor | None) -> Tensor:
-    return values.sum() if weights is None else (values * weights).sum()

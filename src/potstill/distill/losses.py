@@ -37,7 +37,7 @@ def forward_kl(
     Source: Hinton, Vinyals, Dean 2015, arXiv:1503.02531.
     """
     values = per_token(forward_kl_rows, student_logits, teacher_logits, temperature)
-    return _weighted_sum(values, weights)
+    return weighted_sum(values, weights)
 
 
 def reverse_kl(
@@ -53,7 +53,7 @@ def reverse_kl(
     Source: MiniLLM, Gu et al. 2024, arXiv:2306.08543.
     """
     values = per_token(reverse_kl_rows, student_logits, teacher_logits, temperature)
-    return _weighted_sum(values, weights)
+    return weighted_sum(values, weights)
 
 
 def generalised_jsd(
@@ -72,7 +72,7 @@ def generalised_jsd(
     Source: GKD, Agarwal et al. 2024, arXiv:2306.13649, equation 1.
     """
     rows = partial(jsd_rows, beta=beta)
-    return _weighted_sum(per_token(rows, student_logits, teacher_logits, temperature), weights)
+    return weighted_sum(per_token(rows, student_logits, teacher_logits, temperature), weights)
 
 
 def skew_forward_kl(
@@ -89,7 +89,7 @@ def skew_forward_kl(
     per token at most -log alpha. Source: DistiLLM, Ko et al. 2024, arXiv:2402.03898.
     """
     rows = partial(skew_forward_kl_rows, alpha=alpha)
-    return _weighted_sum(per_token(rows, student_logits, teacher_logits, temperature), weights)
+    return weighted_sum(per_token(rows, student_logits, teacher_logits, temperature), weights)
 
 
 def skew_reverse_kl(
@@ -106,7 +106,7 @@ def skew_reverse_kl(
     per token at most -log alpha. Source: DistiLLM, Ko et al. 2024, arXiv:2402.03898.
     """
     rows = partial(skew_reverse_kl_rows, alpha=alpha)
-    return _weighted_sum(per_token(rows, student_logits, teacher_logits, temperature), weights)
+    return weighted_sum(per_token(rows, student_logits, teacher_logits, temperature), weights)
 
 
 def adaptive_kl(
@@ -125,7 +125,7 @@ def adaptive_kl(
     Source: AKL, Wu et al. 2025, arXiv:2404.02657, section 4.
     """
     rows = partial(adaptive_kl_rows, head=head)
-    return _weighted_sum(per_token(rows, student_logits, teacher_logits, temperature), weights)
+    return weighted_sum(per_token(rows, student_logits, teacher_logits, temperature), weights)
 
 
 def total_variation(
@@ -141,7 +141,7 @@ def total_variation(
     Source: f-DISTILL, Wen et al. 2023, arXiv:2307.15190.
     """
     values = per_token(total_variation_rows, student_logits, teacher_logits, temperature)
-    return _weighted_sum(values, weights)
+    return weighted_sum(values, weights)
 
 
 def cross_entropy(
@@ -152,7 +152,7 @@ def cross_entropy(
     student_logits: [N, V]; targets: [N] int64, each the token that really follows; no index is
     ignored, masking is done by `weights` [N]. Returns a scalar, nats.
     """
-    return _weighted_sum(F.cross_entropy(student_logits, targets, reduction="none"), weights)
+    return weighted_sum(F.cross_entropy(student_logits, targets, reduction="none"), weights)
 
 
 def by_name(name: str, parameter: float | None = None) -> LogDivergence:
@@ -246,5 +246,6 @@ def _log_mixture(log_first: Tensor, log_second: Tensor, share: float) -> Tensor:
     return torch.logaddexp(log_first + shift[0], log_second + shift[1])
 
 
-def _weighted_sum(values: Tensor, weights: Tensor | None) -> Tensor:
+def weighted_sum(values: Tensor, weights: Tensor | None) -> Tensor:
+    """Sum over tokens of weights * values: [N], [N] or None (all one) -> a scalar."""
     return values.sum() if weights is None else (values * weights).sum()

@@ -18,7 +18,7 @@ import torch
 from potstill.core.events import Emitter
 from potstill.core.extras import check_installed
 from potstill.distill import attention, preflight, probe, signals
-from potstill.distill.batches import Micro, Row, RowSet
+from potstill.distill.batches import Micro, Row, RowSet, evenly
 from potstill.distill.config import DistillConfig
 from potstill.distill.families import group
 from potstill.distill.memory import explained
@@ -64,14 +64,25 @@ def prepare(
 
     digest: what the teacher's signals belong to. work: the folder where they are kept.
     Afterwards `teacher` is in evaluation mode, in the precision of the products, and is needed no
-    more unless `signal` is a LiveTeacher. Errors: TrainingError for what would ruin the result.
+    more unless `signal` is a LiveTeacher; `student` is in fp32. One process prepares and trains.
+    Errors: TrainingError for what would ruin the result.
     """
-    check_there_are_rows(rows, validation)
     _check_tools(config)
     validation = _up_to(validation, config.validation_tokens)
     dtype = pick_dtype(config.precision)
     live = signals.LiveTeacher(teacher, dtype)
+    student.float()  # master weights: what it is trained in, and compared in before
     report_truncated([*rows, *validation], config, events)
+    vocabulary = preflight.check_models(
+        rows=rows,
+        validation=validation,
+        examples=examples,
+        active=config.active,
+        teacher=live.model,
+        student=student,
+        teacher_tokenizer=tokenizer,
+        student_tokenizer=student_tokenizer or tokenizer,
+    )
     training, held_out = _lay_out(config, live.model, student, rows, validation, events)
     plan = plan_steps(
         training,
@@ -83,17 +94,11 @@ def prepare(
     )
     _report_unseen(rows, plan, config, events)
     micros = [micro for step in plan for micro in step]
-    vocabulary = preflight.check(
-        rows=rows,
-        validation=validation,
-        examples=examples,
-        batches=lambda number: training.collate(micros[number], config.active, PADDING),
-        batch_count=len(micros),
-        active=config.active,
-        teacher=live.model,
-        student=student,
-        teacher_tokenizer=tokenizer,
-        student_tokenizer=student_tokenizer or tokenizer,
+    preflight.check_batches(
+        rows,
+        lambda number: training.collate(micros[number], config.active, PADDING),
+        len(micros),
+        config.active,
     )
 
     def cache(name: str, data: RowSet, form: signals.CacheFormat) -> signals.CachedTeacher:
@@ -113,11 +118,18 @@ def prepare(
         loss = TermLoss(student, signal, config, vocabulary=vocabulary, dtype=torch.float32)
         probe.check_loss(loss, live, training, PADDING)
         truth = cache("validation", held_out, signals.CacheFormat("hidden_bf16"))
+    if not (config.active.kd or config.needs_live_teacher):
+        signal = truth  # never asked, so the teacher need not stay in memory
     return Material(tokenizer, training, held_out, plan, vocabulary, dtype, signal, truth)
 
 
 def _check_tools(config: DistillConfig) -> None:
     """Errors: MissingExtraError, TrainingError for what the settings need besides Potstill."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise TrainingError(
+            "This is one of several processes, and a whole distillation is done by one.",
+            "Start it without torchrun or accelerate launch.",
+        )
     for name in config.trackers:
         check_installed(name, f"distill.trackers: {name}")
     compiler = os.environ.get("CXX", "g++")  # where torch.compile looks
@@ -144,7 +156,7 @@ def _up_to(rows: Sequence[Row], tokens: int) -> list[Row]:
     if total <= tokens:
         return list(rows)
     count = max(1, len(rows) * tokens // total)
-    return [rows[number * len(rows) // count] for number in range(count)]
+    return evenly(rows, count)
 
 
 def _lay_out(

@@ -38,20 +38,17 @@ def plan_steps(
         raise TrainingError(
             "There are no training rows.", "Add documents, or let curation keep more rows."
         )
-    tokens = {
-        family: sum(len(data.rows[number].ids) for number in family) for family in data.families
-    }
-    budget = int(epochs * sum(tokens.values()))
+    budget = int(epochs * sum(data.tokens.values()))
     if max_tokens is not None:
         budget = min(budget, max_tokens)
     steps: list[list[Micro]] = []
     spent, epoch = 0, 0
     while spent < budget:
         rng = random.Random(f"{seed}/{epoch}")
-        for step in _epoch_steps(tokens, data, step_tokens, rng):
+        for step in _epoch_steps(data, step_tokens, rng):
             if spent >= budget:
                 break
-            spent += sum(tokens[family] for family in step)
+            spent += sum(data.tokens[family] for family in step)
             steps.append(split(data, step, micro_tokens))
         epoch += 1
     return steps
@@ -98,21 +95,19 @@ def best_fit(
     return micros
 
 
-def _epoch_steps(
-    tokens: Mapping[Family, int], data: RowSet, step_tokens: int, rng: random.Random
-) -> list[list[Family]]:
-    order = list(tokens)
+def _epoch_steps(data: RowSet, step_tokens: int, rng: random.Random) -> list[list[Family]]:
+    order = list(data.tokens)
     rng.shuffle(order)
     steps: list[list[Family]] = []
     window: list[Family] = []
     held = 0
     for place, family in enumerate(order):
         window.append(family)
-        held += tokens[family]
+        held += data.tokens[family]
         if held >= WINDOW_STEPS * step_tokens or place == len(order) - 1:
             if not data.packed:  # which has no padding to save
                 window.sort(key=lambda family: (data.sizes[family], family))
-            steps += _window_steps(window, tokens, step_tokens, rng)
+            steps += _window_steps(window, data.tokens, step_tokens, rng)
             window, held = [], 0
     return steps
 

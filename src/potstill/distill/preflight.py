@@ -25,22 +25,20 @@ from potstill.records import Example
 SAMPLED_BATCHES = 8
 
 
-def check(
+def check_models(
     *,
     rows: Sequence[Row],
     validation: Sequence[Row],
     examples: Sequence[Example],
-    batches: Callable[[int], MicroBatch],
-    batch_count: int,
     active: ActiveTokens,
     teacher: Any,
     student: Any,
     teacher_tokenizer: Any,
     student_tokenizer: Any,
 ) -> int:
-    """Run every check; returns the number of words that count (`check_vocabulary`).
+    """Models, tokenizers and rows, before anything is computed with them.
 
-    batches(i): the i-th of `batch_count` training micro-batches, exactly as it will be trained on.
+    Returns the number of words that count (`check_vocabulary`).
     """
     check_tokenizers(teacher_tokenizer, student_tokenizer)
     vocabulary = check_vocabulary(student_tokenizer, teacher, student)
@@ -49,10 +47,16 @@ def check(
         check_prompts(example, teacher_tokenizer, student_tokenizer)
     check_rows([*rows, *validation], student_tokenizer, vocabulary, teacher, student)
     check_anything_active(rows, active)
-    stride = max(1, batch_count // SAMPLED_BATCHES)
-    for number in range(0, batch_count, stride):
-        check_batch(rows, batches(number), active)
     return vocabulary
+
+
+def check_batches(
+    rows: Sequence[Row], batches: Callable[[int], MicroBatch], count: int, active: ActiveTokens
+) -> None:
+    """Some in even distances. batches(i): the i-th of `count`, exactly as it will be trained on."""
+    stride = max(1, count // SAMPLED_BATCHES)
+    for number in range(0, count, stride):
+        check_batch(rows, batches(number), active)
 
 
 def check_tokenizers(teacher: Any, student: Any) -> None:
@@ -155,10 +159,11 @@ def check_rows(
                 "student would never learn to stop.",
                 "Mend the chat template, or set eos_token to the token that ends a turn.",
             )
-    whole = sum(not row.truncated for row in rows)
-    if rows and not whole:
+    answering = [row for row in rows if not row.bare]
+    if answering and all(row.truncated for row in answering):
         raise TrainingError(
-            f"All {len(rows)} rows are longer than distill.sequence_tokens; no answer is whole.",
+            f"All {len(answering)} rows are longer than distill.sequence_tokens; no answer is "
+            "whole.",
             "Raise distill.sequence_tokens, or make the chunks shorter.",
         )
 

@@ -11,7 +11,6 @@ term without a gradient, layers that are off by one, a truncated divergence belo
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -36,6 +35,8 @@ BEGINNING, END = 24, 8
 """Tokens of the rows on which layouts are tried."""
 EXACT, ROUNDED = 1e-3, 0.1
 """Largest relative difference that rounding explains: of fp32, and of a teacher in bf16 or int8."""
+NOTHING = 1e-6
+"""A term below it is 0: where the student is the teacher, nothing need move."""
 LEAST_SHARE = 0.05
 """Where student and teacher are nearly alike, differences are compared with this of the
 cross-entropy's value and gradient."""
@@ -104,6 +105,7 @@ def check_loss(loss: TermLoss, teacher: LiveTeacher, data: RowSet, padding: int)
         weights = Weights.highest(loss.objective)  # a schedule may be 0 at any given moment
         plain = _Plain(loss, teacher, rows)
         total: Tensor | None = None
+        asked = 0.0
         for name, alone in weights.alone():
             if not whole.totals[COUNTED_BY[name]]:
                 continue
@@ -111,8 +113,14 @@ def check_loss(loss: TermLoss, teacher: LiveTeacher, data: RowSet, padding: int)
             said = loss.signal.tokens(data.rows, whole.batches[0]) if name == "kd" else None
             _check_term(name, said, found, plain, getattr(alone, name))
             total = found.gradient if total is None else total + found.gradient
+            asked += abs(found.value)
         if total is None:
             raise _mistaken("No term has an active token on the probe's rows.")
+        if asked <= NOTHING:
+            raise TrainingError(
+                "The student says what the teacher says, and nothing moves it.",
+                "Cut layers (distill.student), use another student, or set distill.ce_weight.",
+            )
         together, apart = (_engine(loss, data, step, weights) for step in (whole, split))
         exact = next(teacher.model.parameters()).dtype == torch.float32
         tolerance = EXACT if exact else ROUNDED
@@ -219,15 +227,16 @@ class _Plain:
     @torch.no_grad()
     def _teacher_logits(self, row: Row) -> Tensor:
         ids = torch.tensor([row.ids], device=next(self.teacher.model.parameters()).device)
-        states = self.teacher.body(input_ids=ids, use_cache=False).last_hidden_state[0, :-1]
-        return self.teacher.output.cut(self.loss.vocabulary, torch.float32).logits(states.float())
+        logits: Tensor = self.teacher.model(input_ids=ids, use_cache=False).logits
+        return logits[0, :-1, : self.loss.vocabulary].float()
 
 
 def _check_term(
     name: str, said: TeacherTokens | None, found: _Found, plain: _Plain, weight: float
 ) -> None:
     """Errors: TrainingError if a term says or does something else than it should."""
-    if not math.isfinite(found.value) or not float(found.gradient.norm()) > 0:
+    moves = float(found.gradient.norm()) > 0
+    if abs(found.value) > NOTHING * weight and not moves:
         raise _mistaken(f"The term {name} has a weight, but it does not move the student.")
     if name not in ("kd", "ce"):
         return
@@ -283,10 +292,7 @@ def _gradient(loss: TermLoss, value: Tensor, keep: bool = False) -> _Found:
 
 def _some(data: RowSet, active: ActiveTokens) -> list[Family]:
     """Those with the fewest row tokens that have all active ones, two if there are as many."""
-    tokens = {
-        family: sum(len(data.rows[number].ids) for number in family) for family in data.families
-    }
-    order = sorted(data.families, key=lambda family: (tokens[family], family))
+    order = sorted(data.families, key=lambda family: (data.tokens[family], family))
     found = [
         family
         for family in order

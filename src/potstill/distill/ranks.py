@@ -1,7 +1,8 @@
 """Several processes that train one student: who does what, and how their parts become one.
 
-In: the process group that torchrun or accelerate has opened, if any. Out: a share of the work, and
-sums over all processes. With one process everything stays as it is. Knows nothing of losses.
+In: a process group that is open, if any. Out: a share of the work, and sums over all processes.
+With one process everything stays as it is. It is for a `DistillTrainer` that somebody starts in
+each process; a run and a `Distiller` are one process. Knows nothing of losses.
 
 Gradients are added up, not averaged: each process has already divided by the active tokens of the
 whole step, so that the sum is the gradient of one process that does it all.

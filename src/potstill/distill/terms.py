@@ -10,7 +10,7 @@ loss with its gradient, and the sums it is made of. Knows nothing of optimizers 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, fields, replace
 from typing import Any
@@ -23,10 +23,10 @@ from potstill.distill.attention import Seen, recorded
 from potstill.distill.batches import MicroBatch, Row
 from potstill.distill.flops import Cost, step_flops
 from potstill.distill.fused import Scores, Terms, linear_scores
-from potstill.distill.layers import HiddenTerm, LayerStates, layer_pairs, projection_for
+from potstill.distill.layers import LayerStates, hidden_sums, layer_pairs, projection_for
 from potstill.distill.maps import attention_kl
 from potstill.distill.objective import Objective
-from potstill.distill.schedules import highest, weight_at
+from potstill.distill.schedules import Weight, highest, weight_at
 from potstill.distill.signals import (
     HiddenStates,
     LiveTeacher,
@@ -52,23 +52,21 @@ class Weights:
     @classmethod
     def at(cls, objective: Objective, step: int, steps: int) -> Weights:
         """Those of 0-based `step` of `steps` planned ones."""
-        return cls(
-            weight_at(objective.kd_weight, step, steps),
-            weight_at(objective.ce_weight, step, steps),
-            weight_at(objective.hidden.mse_weight, step, steps),
-            weight_at(objective.hidden.cosine_weight, step, steps),
-            weight_at(objective.attention.weight, step, steps),
-        )
+        return cls._of(objective, lambda weight: weight_at(weight, step, steps))
 
     @classmethod
     def highest(cls, objective: Objective) -> Weights:
         """The largest that each ever has."""
+        return cls._of(objective, highest)
+
+    @classmethod
+    def _of(cls, objective: Objective, value: Callable[[Weight], float]) -> Weights:
         return cls(
-            highest(objective.kd_weight),
-            highest(objective.ce_weight),
-            highest(objective.hidden.mse_weight),
-            highest(objective.hidden.cosine_weight),
-            highest(objective.attention.weight),
+            value(objective.kd_weight),
+            value(objective.ce_weight),
+            value(objective.hidden.mse_weight),
+            value(objective.hidden.cosine_weight),
+            value(objective.attention.weight),
         )
 
     def alone(self) -> Iterator[tuple[str, Weights]]:
@@ -214,11 +212,16 @@ class TermLoss:
         }
         if hidden:
             assert theirs is not None
-            term = HiddenTerm(
-                self.hidden_pairs, self.projection, scales["hidden_mse"], scales["hidden_cosine"]
+            mse, cosine = hidden_sums(
+                self.hidden_pairs,
+                self.projection,
+                ours.states,
+                theirs.states,
+                batch.positions,
+                batch.hidden_counts,
+                mse=scales["hidden_mse"] > 0,
+                cosine=scales["hidden_cosine"] > 0,
             )
-            counts = batch.hidden_counts
-            mse, cosine = term.sums(ours.states, theirs.states, batch.positions, counts)
             loss = loss + scales["hidden_mse"] * mse + scales["hidden_cosine"] * cosine
             sums |= {"hidden_mse": float(mse.detach()), "hidden_cosine": float(cosine.detach())}
         if scales["attention"]:
@@ -237,9 +240,7 @@ class TermLoss:
 
     def flops(self, batch: MicroBatch) -> float:
         """Useful operations of training on the batch."""
-        live = isinstance(self.signal, LiveTeacher)
-        teacher = self.teacher_cost if self.taught else None
-        return step_flops(batch, self.student_cost, teacher, teacher_reads=live)
+        return step_flops(batch, self.student_cost, self.teacher_cost if self.taught else None)
 
     def teacher_is_broken(self, rows: Sequence[Row], batch: MicroBatch) -> bool:
         """Whether what the teacher says of the batch is not all finite."""
@@ -304,7 +305,6 @@ class TermLoss:
                     "Choose pairs with the same window in distill.attention.layers.",
                 )
             for segment in batch.segments:
-                mask = segment.mask(one.window)
                 own = slice(segment.start, segment.start + segment.length)
                 total = total + attention_kl(
                     one.queries[:, own],
@@ -314,6 +314,6 @@ class TermLoss:
                     student_scale=one.scale,
                     teacher_scale=other.scale,
                     weights=counts[own],
-                    mask=None if mask is None else mask.to(counts.device),
+                    mask=segment.mask(one.window, counts.device),
                 )
         return total / len(self.map_pairs)

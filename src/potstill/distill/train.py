@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from transformers import (
     EarlyStoppingCallback,
     TrainerCallback,
@@ -32,7 +31,7 @@ from potstill.distill.config import DistillConfig
 from potstill.distill.diary import Clock, Diary, Meter, is_curve, open_board
 from potstill.distill.flops import machine_flops
 from potstill.distill.material import PADDING, Material
-from potstill.distill.memory import Trimmer, explained, wants_memory
+from potstill.distill.memory import Trimmer, explained
 from potstill.distill.objective import Objective
 from potstill.distill.trainer import DistillTrainer, Steps
 from potstill.errors import TrainingError
@@ -119,7 +118,7 @@ def train_student(
     meter = Meter(machine_flops(material.dtype, torch.device(arguments.device), threads))
     callbacks: list[TrainerCallback] = [
         TensorBoardCallback(board),
-        Diary(events, name, steps.tokens()[:last_step], meter, board),
+        Diary(events, name, steps.tokens_after[:last_step], meter, board),
         Clock(config.checkpoint_minutes),
         Trimmer(),
     ]
@@ -147,7 +146,7 @@ def train_student(
     best = int(state.best_global_step or state.global_step)
     return _merged(student, config), Trained(
         steps=state.global_step,
-        tokens=steps.tokens()[state.global_step - 1],
+        tokens=steps.tokens_after[state.global_step - 1],
         stopped_early=state.global_step < last_step,
         best_step=best,
         history=_history(state.log_history),
@@ -159,21 +158,14 @@ def _run(trainer: DistillTrainer, resumed: Path | None) -> None:
     if resumed is None:
         trainer.train()
         return
-    try:
+    with checkpoints.readable(resumed):
         stopped = _prepare_state(resumed)
-        if not stopped:
-            trainer.train(resume_from_checkpoint=str(resumed))
-            return
-        # Killed after early stopping had spoken and before its result was kept.
-        trainer.state = TrainerState.load_from_json(str(resumed / STATE))
+        if stopped:  # killed after early stopping had spoken and before its result was kept
+            trainer.state = TrainerState.load_from_json(str(resumed / STATE))
+    if stopped:
         trainer._load_from_checkpoint(str(trainer.state.best_model_checkpoint or resumed))
-    except (ValueError, KeyError, EOFError, RuntimeError, OSError, SafetensorError) as error:
-        if wants_memory(error) or (isinstance(error, OSError) and error.errno):
-            raise
-        raise TrainingError(
-            f"The checkpoint {resumed} cannot be gone on from ({str(error)[:200]}).",
-            "Delete that folder; training goes on from the one before, or starts again.",
-        ) from error
+    else:
+        trainer.train(resume_from_checkpoint=str(resumed))
 
 
 def _prepare_state(checkpoint: Path) -> bool:

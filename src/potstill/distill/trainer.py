@@ -15,6 +15,8 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -84,14 +86,11 @@ class Steps(Dataset[Step]):
         tokens = sum(self.data.sizes[family] for family in families)
         return split(self.data, families, -(-tokens // self.ranks.count))
 
-    def tokens(self) -> list[int]:
-        """Real tokens trained on after each step."""
-        total, sums = 0, []
-        for step in self.plan:
-            families = (family for micro in step for family in micro)
-            total += sum(len(self.data.rows[row].ids) for family in families for row in family)
-            sums.append(total)
-        return sums
+    @cached_property
+    def tokens_after(self) -> list[int]:
+        """Row tokens trained on after each step."""
+        own = (sum(self.data.tokens[one] for micro in step for one in micro) for step in self.plan)
+        return list(accumulate(own))
 
 
 class DistillTrainer(Trainer):  # type: ignore[misc]
@@ -117,7 +116,6 @@ class DistillTrainer(Trainer):  # type: ignore[misc]
         self.control: Any = None
         self.objective, self.steps, self.validation = objective, steps, validation
         self.validation_signal, self.config = validation_signal, config
-        self.tokens_after = steps.tokens()
         self.figures: dict[str, float] = {}
         self._doing: Step | None = None
         super().__init__(
@@ -288,7 +286,7 @@ class DistillTrainer(Trainer):  # type: ignore[misc]
         if "loss" in logs:
             logs |= self.figures
         done = self.state.global_step
-        logs["tokens"] = self.tokens_after[done - 1] if done else 0
+        logs["tokens"] = self.steps.tokens_after[done - 1] if done else 0
         super().log(logs, start_time)
 
     def _clip_grad_norm(self, model: Any) -> Any:
@@ -307,9 +305,8 @@ class DistillTrainer(Trainer):  # type: ignore[misc]
     def _stop_for_bad_numbers(self, rows: Sequence[int], what: str) -> None:
         way = "Lower distill.learning_rate, or use distill.precision: fp32."
         assert self._doing is not None
-        if any(
-            self.loss.teacher_is_broken(self.steps.data.rows, one) for one in self._doing.batches
-        ):
+        batches = (batch.to(self.args.device) for batch in self._doing.batches)
+        if any(self.loss.teacher_is_broken(self.steps.data.rows, batch) for batch in batches):
             what, way = "teacher's distribution", "Use distill.precision: fp32, or another teacher."
         names = ", ".join(self.steps.data.rows[row].id for row in list(rows)[:8])
         more = f" and {len(rows) - 8} more" if len(rows) > 8 else ""
@@ -333,11 +330,25 @@ class DistillTrainer(Trainer):  # type: ignore[misc]
             checkpoints.keep_only(folder, {self.state.global_step, self.state.best_global_step})
         ranks.wait()
 
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        """The weights. Errors: TrainingError if they are damaged; so the next two."""
+        with checkpoints.readable(Path(resume_from_checkpoint)):
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         """The optimizer's state, and the projection that it belongs to."""
-        super()._load_optimizer_and_scheduler(checkpoint)
-        if checkpoint is not None and self.loss.projection is not None:
-            self.loss.projection.load_state_dict(load_file(Path(checkpoint) / PROJECTION))
+        if checkpoint is None:
+            super()._load_optimizer_and_scheduler(checkpoint)
+            return
+        with checkpoints.readable(Path(checkpoint)):
+            super()._load_optimizer_and_scheduler(checkpoint)
+            if self.loss.projection is not None:
+                self.loss.projection.load_state_dict(load_file(Path(checkpoint) / PROJECTION))
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        """The state of random numbers."""
+        with checkpoints.readable(Path(checkpoint or "")):
+            super()._load_rng_state(checkpoint)
 
 
 def rate_factor(step: int, steps: int, warmup: int, schedule: str) -> float:

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from potstill.evaluate.forward import Head
+from potstill.models.output import OutputLayer
 
 
 @dataclass(frozen=True)
@@ -42,8 +42,8 @@ def row_scores(
     teacher_hidden: Tensor,
     student_hidden: Tensor,
     targets: Tensor,
-    teacher_head: Head,
-    student_head: Head,
+    teacher_head: OutputLayer,
+    student_head: OutputLayer,
     rows_at_once: int = 256,
 ) -> Tensor:
     """kl, agree and nll of each row: [3, rows] float64.

@@ -17,10 +17,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 from transformers import DynamicCache
 
 from potstill.errors import ModelError
+from potstill.models.output import OutputLayer, output_layer
 from potstill.models.prefixes import common_prefix
 
 Layers = list[tuple[Tensor, Tensor]]
@@ -55,28 +55,19 @@ class Plan:
         return iter(zip(self.order, self.shared, strict=True))
 
 
-class Head:
-    """A model's output layer as float32: hidden states in, logits of real tokens out.
+def head_of(model: Any, vocabulary: int) -> OutputLayer:
+    """A model's output layer in float32, cut to the words of the tokenizer.
 
-    Rows of the vocabulary that no token of the tokenizer has (padding to a round number) are
-    cut off: they are not words, and their logits would distort every probability.
+    Rows that no token has (padding to a round number) are not words, and their logits would
+    distort every probability. Errors: ModelError if it has fewer.
     """
-
-    def __init__(self, model: Any, vocabulary: int) -> None:
-        layer = model.get_output_embeddings()
-        if layer is None or layer.weight.shape[0] < vocabulary:
-            rows = 0 if layer is None else layer.weight.shape[0]
-            raise ModelError(
-                f"The model's output layer has {rows} rows for a vocabulary of {vocabulary}.",
-                "The model and its tokenizer do not belong together.",
-            )
-        bias = getattr(layer, "bias", None)
-        self.weight = layer.weight.detach()[:vocabulary].float()
-        self.bias = None if bias is None else bias.detach()[:vocabulary].float()
-
-    def logits(self, hidden: Tensor) -> Tensor:
-        """[rows, width] of any dtype -> [rows, vocabulary] float32."""
-        return functional.linear(hidden.float(), self.weight, self.bias)
+    layer = output_layer(model).detached()
+    if layer.words < vocabulary:
+        raise ModelError(
+            f"The model's output layer has {layer.words} rows for a vocabulary of {vocabulary}.",
+            "The model and its tokenizer do not belong together.",
+        )
+    return layer.cut(vocabulary, torch.float32)
 
 
 class PrefixReader:
@@ -117,19 +108,19 @@ def cut(layers: Layers, length: int) -> Layers:
     return [(keys[:, :, :length], values[:, :, :length]) for keys, values in layers]
 
 
-def check_model(model: Any, head: Head, ids: Sequence[int], name: str) -> None:
+def check_model(model: Any, head: OutputLayer, ids: Sequence[int], name: str) -> None:
     """Refuse a model that this file would measure wrongly.
 
-    The last logits by way of a split read and `Head` must equal the model's own. They do not
-    if it changes its logits after the output layer (capping, scaling) or keeps a state that
-    cannot be cut at any position. Errors: ModelError, also for logits that are not numbers.
+    The last logits by way of a split read and `head` must equal the model's own. They do not
+    if it changes its logits in a way that is not known, or keeps a state that cannot be cut at
+    any position. Errors: ModelError, also for logits that are not numbers.
     """
     probe = list(ids[:64])
     half = len(probe) // 2
     reader = PrefixReader(model)
     reader.read(probe[: half + 1], 0)
     ours = head.logits(reader.read(probe, half)[-1:])
-    own = model(input_ids=torch.tensor([probe])).logits[0, -1:, : head.weight.shape[0]].float()
+    own = model(input_ids=torch.tensor([probe])).logits[0, -1:, : head.words].float()
     if not (torch.isfinite(ours).all() and torch.isfinite(own).all()):
         raise not_finite(name)
     worst = float((ours - own).abs().max())
@@ -137,8 +128,8 @@ def check_model(model: Any, head: Head, ids: Sequence[int], name: str) -> None:
         raise ModelError(
             f"The {name} model cannot be measured: its logits differ by {worst:.3g} from what its "
             "output layer gives.",
-            "Models that cap or scale their logits, or that are not attention-only, are not "
-            "supported here.",
+            "Models that are not attention-only, or change their logits in a way of their own, "
+            "are not supported here.",
         )
 
 

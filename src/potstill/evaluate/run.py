@@ -25,12 +25,13 @@ from potstill.core.machine import describe
 from potstill.core.stage import Artifact, Context, Draft
 from potstill.errors import InputError, ModelError
 from potstill.evaluate.config import EvaluateConfig
-from potstill.evaluate.forward import Head
+from potstill.evaluate.forward import head_of
 from potstill.evaluate.metrics import differences, figures
 from potstill.evaluate.scan import Held, ScanSettings, ScoredAnswer, scan
 from potstill.evaluate.speed import Speed, measure_speed
 from potstill.models.chat import encode_example
 from potstill.models.load import load_model, load_tokenizer, model_folder
+from potstill.models.output import OutputLayer
 from potstill.models.refs import gguf_file, parse
 from potstill.records import Example, Rejected
 
@@ -213,7 +214,7 @@ def _scored(
     )
     settings.states.mkdir(exist_ok=True)
     scored: dict[str, list[ScoredAnswer]] = {}
-    teacher_head: Head | None = None
+    teacher_head: OutputLayer | None = None
     for source in sources:
         file = work / f"{source.name}.json"
         if not file.exists():
@@ -239,9 +240,9 @@ def _tell(context: Context, total: int, name: str, done: int) -> None:
     context.events.progress(done, total, "examples", step=name)
 
 
-def _head(teacher: Source, config: EvaluateConfig, settings: ScanSettings) -> Head:
+def _head(teacher: Source, config: EvaluateConfig, settings: ScanSettings) -> OutputLayer:
     """The teacher's output layer alone; the rest of it is freed."""
-    return Head(load_model(teacher.folder, config.dtype), settings.vocabulary)
+    return head_of(load_model(teacher.folder, config.dtype), settings.vocabulary)
 
 
 def _results(

@@ -22,9 +22,10 @@ from safetensors.torch import load_file, save_file
 from potstill.core.scoring import exact_match, token_f1
 from potstill.evaluate.answers import ReadPrompt, end_tokens, greedy_answers
 from potstill.evaluate.fidelity import FidelityScores, example_scores, row_scores
-from potstill.evaluate.forward import Head, Plan, PrefixReader, check_model, not_finite
+from potstill.evaluate.forward import Plan, PrefixReader, check_model, head_of, not_finite
 from potstill.evaluate.metrics import ExampleScores
 from potstill.models.chat import EncodedExample
+from potstill.models.output import OutputLayer
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,7 @@ def scan(
     model: Any,
     tokenizer: Any,
     held: Sequence[Held],
-    teacher_head: Head | None,
+    teacher_head: OutputLayer | None,
     settings: ScanSettings,
     tell: Callable[[int], None] = lambda done: None,
 ) -> list[ScoredAnswer]:
@@ -86,7 +87,7 @@ def scan(
     `tell` hears how many examples are done. Errors: ModelError for a model that cannot be
     measured, or whose logits are not finite.
     """
-    head = Head(model, settings.vocabulary)
+    head = head_of(model, settings.vocabulary)
     check_model(model, head, held[0].encoded.ids, name)
     ends = end_tokens(model, tokenizer)
     reader = PrefixReader(model)

@@ -59,8 +59,8 @@ class OutputLayer:
         return grad if self.scale == 1.0 else grad.mul_(self.scale)
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """[N, d] -> [N, V]."""
-        products = hidden @ self.weight.T
+        """[N, d] of any dtype -> [N, V] in the weight's."""
+        products = hidden.to(self.weight.dtype) @ self.weight.T
         return self.shape(products if self.bias is None else products + self.bias)
 
 

@@ -120,7 +120,7 @@ def greedy_drops(
     _check_count(count, len(body.layers))
     output = output_layer(model).detached()
     with torch.no_grad():
-        traced = _trace(model, batches)
+        traced = _trace(body, output, batches)
         kept = list(range(len(body.layers)))
         # What removing each layer added to the KL when it was last tried.
         harm = dict.fromkeys(kept, 0.0)
@@ -219,10 +219,8 @@ def _states(output: Any) -> Tensor:
     return states
 
 
-def _trace(model: Any, batches: Sequence[Tensor]) -> list[_Traced]:
+def _trace(body: Any, output: OutputLayer, batches: Sequence[Tensor]) -> list[_Traced]:
     """Run the intact model once, noting what each layer is given besides its hidden states."""
-    body = body_of(model)
-    output = output_layer(model).detached()
     total = sum(ids.numel() for ids in batches)
     if not total:
         raise ModelError("There is no calibration text to measure the layers on.")

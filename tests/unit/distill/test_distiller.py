@@ -91,8 +91,17 @@ def test_a_training_that_was_broken_off_goes_on_and_a_finished_one_is_opened(
         assert torch.equal(tensor, resumed.model.state_dict()[name]), name
     monkeypatch.setattr(module, "prepare", None)  # nothing is computed again
     assert broken.train(ROWS).trained == whole.trained
-    with pytest.raises(StoreError, match="other models, rows or settings"):
+    with pytest.raises(StoreError, match=r"another training: input\.rows, input\.validation"):
         broken.train(ROWS[:3])
+    with pytest.raises(StoreError, match=r"another training: config\.epochs differ"):
+        Distiller(teacher_folder, output=tmp_path / "broken", **{**settings, "epochs": 5}).train(
+            ROWS
+        )
+    # What cannot change the result may change.
+    again = Distiller(
+        teacher_folder, output=tmp_path / "broken", checkpoint_minutes=9.0, **settings
+    )
+    assert again.train(ROWS).trained == whole.trained
 
 
 @pytest.mark.parametrize(
@@ -100,6 +109,7 @@ def test_a_training_that_was_broken_off_goes_on_and_a_finished_one_is_opened(
     [
         ({"divergance": "jsd"}, "divergance: Extra inputs"),
         ({"temperature": -1}, "temperature: Input should be greater"),
+        ({"passages": True}, "passages are chunks of documents"),
         ({"signal": "sampled", "divergence": "reverse_kl"}, "unbiased for divergence: forward_kl"),
     ],
 )
@@ -126,6 +136,90 @@ def test_mistakes_are_one_clear_error(teacher_folder: Path, tmp_path: Path) -> N
         run.train([ROWS[0]])
     with pytest.raises(TrainingError, match="empty answer"):
         run.train([*ROWS, {"prompt": "What?", "completion": ""}], ROWS[:1])
+
+
+def test_a_loaded_teacher_may_be_trained_with_again(teacher_folder: Path, tmp_path: Path) -> None:
+    teacher, tokenizer = load_model(teacher_folder), load_tokenizer(teacher_folder)
+    student = drop_layers(load_model(teacher_folder, torch.bfloat16), [2])
+    settings = {**FAST, "precision": "bf16", "epochs": 1}
+    run = Distiller(teacher, student, tokenizer=tokenizer, output=tmp_path / "a", **settings)
+    assert run.train(ROWS).trained == run.train(ROWS).trained
+
+
+def test_the_cut_and_the_held_out_rows_follow_the_settings(
+    teacher_folder: Path, tmp_path: Path
+) -> None:
+    cut = {"drop_layers": 2, "method": "influence", "calibration_tokens": 64}
+    run = Distiller(teacher_folder, cut, output=tmp_path / "a", validation_tokens=64, **FAST)
+    distilled = run.train(ROWS, ROWS * 20)
+    assert distilled.model.config.num_hidden_layers == 2
+    events = (tmp_path / "a" / "events.jsonl").read_text()
+    held_out = [line for line in events.splitlines() if "teacher on validation" in line]
+    assert '"total": 2' not in held_out[-1]
+    assert int(re.search(r'"total": (\d+)', held_out[-1])[1]) <= 64  # type: ignore[index]
+
+
+@pytest.mark.parametrize("change", ["template", "vocabulary"])
+def test_a_student_with_another_tokenizer_or_template_is_refused(
+    teacher_folder: Path, tmp_path: Path, change: str
+) -> None:
+    folder = tmp_path / "student"
+    drop_layers(load_model(teacher_folder), [1]).save_pretrained(folder)
+    tokenizer = load_tokenizer(teacher_folder)
+    if change == "template":
+        tokenizer.chat_template = "{{ messages[0]['content'] }}"
+    else:
+        tokenizer.add_tokens(["<extra>"])
+    tokenizer.save_pretrained(folder)
+    run = Distiller(teacher_folder, folder, output=tmp_path / "out", **FAST)
+    words = "chat_template" if change == "template" else "different vocabularies"
+    with pytest.raises(TrainingError, match=words):
+        run.train(ROWS)
+    loaded = load_model(folder)
+    run = Distiller(
+        teacher_folder, loaded, student_tokenizer=tokenizer, output=tmp_path / "b", **FAST
+    )
+    with pytest.raises(TrainingError, match=words):
+        run.train(ROWS)
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        "text alone",
+        {"messages": [{"role": "user"}]},
+        {"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": None}]},
+        {"question": 5, "answer": "6"},
+        {"question": "Why?"},
+        {},
+    ],
+)
+def test_a_row_of_another_form_is_one_clear_error(
+    teacher_folder: Path, tmp_path: Path, row: Any
+) -> None:
+    run = Distiller(teacher_folder, output=tmp_path, **FAST)
+    with pytest.raises(InputError, match="Row 1 is no conversation: it has"):
+        run.train([ROWS[0], row])
+
+
+def test_what_several_processes_would_ruin_is_refused(
+    teacher_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(TrainingError, match="one of several processes"):
+        Distiller(teacher_folder, output=tmp_path, **FAST).train(ROWS)
+
+
+def test_a_student_that_is_its_teacher_has_nothing_to_learn(
+    teacher_folder: Path, tmp_path: Path
+) -> None:
+    run = Distiller(
+        teacher_folder, load_model(teacher_folder), output=tmp_path / "a", ce_weight=0.0, **FAST
+    )
+    with pytest.raises(TrainingError, match="says what the teacher says, and nothing moves it"):
+        run.train(ROWS)
+    moved = Distiller(teacher_folder, load_model(teacher_folder), output=tmp_path / "b", **FAST)
+    assert moved.train(ROWS).history["steps"][-1]["kd"] > 0
 
 
 def test_the_name_costs_no_torch() -> None:

@@ -215,7 +215,7 @@ def test_the_plan_keeps_families_whole_and_counts_every_row_in_full(rows: list[R
         data.families
     )
     steps = Steps(data, plan, OBJECTIVE.active, 0)
-    assert steps.tokens()[-1] == sum(len(row.ids) for row in rows)
+    assert steps.tokens_after[-1] == sum(len(row.ids) for row in rows)
 
 
 def planted(rows: list[Row], change: Any, packed: bool = False) -> None:

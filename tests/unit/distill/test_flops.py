@@ -80,6 +80,8 @@ def test_pairs_are_those_of_the_mask(packed: bool) -> None:
 
 COST = Cost(a_token=100.0, a_pair=10.0, a_prediction=1000.0)
 TEACHER = Cost(a_token=300.0, a_pair=20.0, a_prediction=4000.0)
+STATES = Cost(a_token=0.0, a_pair=0.0, a_prediction=4000.0)
+"""Of a file of hidden states."""
 
 
 def test_a_step_is_three_passes_of_the_student_and_one_of_the_teacher() -> None:
@@ -88,9 +90,9 @@ def test_a_step_is_three_passes_of_the_student_and_one_of_the_teacher() -> None:
     student = 23 * 100.0 + 106 * 10.0 + predictions * 1000.0
     assert COST.forward(batch, predictions) == student
     body, output = 23 * 300.0 + 106 * 20.0, predictions * 4000.0
-    assert step_flops(batch, COST, None, teacher_reads=False) == 3 * student
-    assert step_flops(batch, COST, TEACHER, teacher_reads=False) == 3 * student + output
-    assert step_flops(batch, COST, TEACHER, teacher_reads=True) == 3 * student + body + output
+    assert step_flops(batch, COST, None) == 3 * student
+    assert step_flops(batch, COST, STATES) == 3 * student + output
+    assert step_flops(batch, COST, TEACHER) == 3 * student + body + output
 
 
 def test_only_logits_that_a_term_asks_for_are_counted() -> None:
@@ -99,17 +101,17 @@ def test_only_logits_that_a_term_asks_for_are_counted() -> None:
     body = 3 * (23 * 100.0 + 106 * 10.0)
     teacher = 23 * 300.0 + 106 * 20.0
     expected = body + 3 * 6 * 1000.0 + teacher + 6 * 4000.0
-    assert step_flops(answers, COST, TEACHER, teacher_reads=True) == expected
+    assert step_flops(answers, COST, TEACHER) == expected
     # Cross-entropy alone: the student's logits, none of the teacher's.
     surprise = batch_of(APART, True, ActiveTokens(None, "answer"))
-    assert step_flops(surprise, COST, TEACHER, teacher_reads=False) == body + 3 * 6 * 1000.0
+    assert step_flops(surprise, COST, STATES) == body + 3 * 6 * 1000.0
 
 
 def test_a_shared_prediction_is_multiplied_once() -> None:
     # Of the beginning 5 predictions, then the ends' 4 and 2, and 4 of the row alone.
     batch = batch_of(TOGETHER, packed=True)
     student = 17 * 100.0 + 85 * 10.0 + 15 * 1000.0
-    assert step_flops(batch, COST, None, teacher_reads=False) == 3 * student
+    assert step_flops(batch, COST, None) == 3 * student
 
 
 def test_the_machine_is_measured_once_and_by_a_product_of_the_said_size(

@@ -13,12 +13,12 @@ import torch
 from torch import Tensor, nn
 
 from potstill.distill.layers import (
-    HiddenTerm,
     LayerStates,
     Projection,
     cosine_rows,
     hidden_cosine,
     hidden_mse,
+    hidden_sums,
     layer_pairs,
     mse_rows,
     projection_for,
@@ -368,8 +368,10 @@ def test_a_projection_is_made_where_widths_differ_or_it_is_asked_for() -> None:
     assert projection_for([(1, 1)], 3, 4) is not None
 
 
-def _term(projection: Projection | None, mse: float = 1.0, cosine: float = 1.0) -> HiddenTerm:
-    return HiddenTerm([(1, 2), (2, 4)], projection, mse, cosine)
+def _sums(
+    projection: Projection | None, *given: Any, mse: bool = True, cosine: bool = True
+) -> tuple[Tensor, Tensor]:
+    return hidden_sums([(1, 2), (2, 4)], projection, *given, mse=mse, cosine=cosine)
 
 
 def test_the_term_is_the_mean_over_pairs_of_sums_over_chosen_tokens() -> None:
@@ -380,7 +382,7 @@ def test_the_term_is_the_mean_over_pairs_of_sums_over_chosen_tokens() -> None:
         for number, weight in enumerate(projection.parameters()):
             weight.copy_(_states(20 + number, 5, 3))
     positions, weights = torch.tensor([0, 3, 6]), torch.tensor([0.5, 0.0, 2.0])
-    mse, cosine = _term(projection).sums(student, teacher, positions, weights)
+    mse, cosine = _sums(projection, student, teacher, positions, weights)
     expected_mse = expected_cosine = 0.0
     for one, other in ((1, 2), (2, 4)):
         for line, column, weight in ((0, 0, 0.5), (1, 2, 2.0)):
@@ -397,7 +399,7 @@ def test_student_and_projection_learn_and_the_teacher_does_not() -> None:
     teacher = {layer: _states(layer, 2, 4, 5).requires_grad_() for layer in (2, 4)}
     projection = Projection([(1, 2), (2, 4)], 3, 5)
     positions = torch.tensor([1, 2, 7])
-    mse, cosine = _term(projection).sums(student, teacher, positions, torch.ones(3))
+    mse, cosine = _sums(projection, student, teacher, positions, torch.ones(3))
     (mse + cosine).backward()
     for states in student.values():
         assert states.grad is not None
@@ -407,13 +409,13 @@ def test_student_and_projection_learn_and_the_teacher_does_not() -> None:
     assert all(states.grad is None for states in teacher.values())
 
 
-def test_a_weight_of_0_leaves_a_distance_out() -> None:
+def test_a_distance_that_is_not_asked_for_is_left_out() -> None:
     student = {layer: _states(layer, 2, 4, 5).requires_grad_() for layer in (1, 2)}
     teacher = {layer: _states(9, 2, 4, 5) for layer in (2, 4)}
     arguments = (student, teacher, torch.arange(3), torch.ones(3))
-    mse, cosine = _term(None, mse=0.0).sums(*arguments)
+    mse, cosine = _sums(None, *arguments, mse=False)
     assert (float(mse), mse.requires_grad, cosine.requires_grad) == (0.0, False, True)
-    mse, cosine = _term(None, cosine=0.0).sums(*arguments)
+    mse, cosine = _sums(None, *arguments, cosine=False)
     assert (float(cosine), cosine.requires_grad, mse.requires_grad) == (0.0, False, True)
 
 
@@ -423,7 +425,7 @@ def test_a_token_of_weight_0_cannot_spoil_the_sum() -> None:
     for states in teacher.values():
         states[0, 1] = math.inf
     for weights, touched in (([1.0, 0.0], 1), ([0.0, 0.0], 0)):
-        sums = _term(None).sums(student, teacher, torch.arange(2), torch.tensor(weights))
+        sums = _sums(None, student, teacher, torch.arange(2), torch.tensor(weights))
         total = sums[0] + sums[1]
         assert torch.isfinite(total)
         (gradient,) = torch.autograd.grad(total, student[1])
@@ -434,7 +436,8 @@ def test_a_student_that_is_its_teacher_is_0_apart(teacher: Any) -> None:
     pairs = layer_pairs("uniform", 4, 4)
     with torch.no_grad(), LayerStates(teacher, [student for student, _ in pairs]) as states:
         body_of(teacher)(input_ids=_ids())
-    term = HiddenTerm(pairs, projection_for(pairs, 32, 32, asked=True), 1.0, 1.0)
-    mse, cosine = term.sums(states, states, torch.arange(18), torch.ones(18))
+    projection = projection_for(pairs, 32, 32, asked=True)
+    given = (states, states, torch.arange(18), torch.ones(18))
+    mse, cosine = hidden_sums(pairs, projection, *given, mse=True, cosine=True)
     assert float(mse.detach()) == 0.0
     assert float(cosine.detach()) == 0.0

@@ -31,15 +31,16 @@ def check(teacher: Any, tokenizer: Any, rows: list[Row], examples: list[Example]
             "rows": rows,
             "validation": rows[:2],
             "examples": examples,
-            "batches": lambda number: collate(rows, [(number,)], BOTH, 0),
-            "batch_count": len(rows),
             "active": BOTH,
             "teacher": teacher,
             "student": student,
             "teacher_tokenizer": tokenizer,
             "student_tokenizer": tokenizer,
         }
-        return preflight.check(**(sound | planted))
+        batches = planted.pop("batches", lambda number: collate(rows, [(number,)], BOTH, 0))
+        vocabulary = preflight.check_models(**(sound | planted))
+        preflight.check_batches(rows, batches, len(rows), BOTH)
+        return vocabulary
 
     return run
 

@@ -111,13 +111,13 @@ def test_a_mixture_that_fell_back_to_one_part(check: Probe, plant: Any) -> None:
 
 
 def test_a_term_that_is_logged_and_moves_nothing(check: Probe, plant: Any) -> None:
-    real = terms.HiddenTerm.sums
+    real = terms.hidden_sums
 
-    def detached(self: Any, *args: Any) -> Any:
-        mse, cosine = real(self, *args)
+    def detached(*args: Any, **asked: Any) -> Any:
+        mse, cosine = real(*args, **asked)
         return mse.detach(), cosine.detach()
 
-    plant(terms.HiddenTerm, "sums", detached)
+    plant(terms, "hidden_sums", detached)
     with pytest.raises(TrainingError, match="hidden_mse has a weight, but it does not move"):
         check()
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from potstill.evaluate.answers import ReadPrompt, end_tokens, greedy_answers
-from potstill.evaluate.forward import Head, PrefixReader
+from potstill.evaluate.forward import PrefixReader, head_of
 from potstill.evaluate.speed import measure_speed
 
 PROMPTS = [
@@ -24,7 +24,7 @@ def read(model: Any, ids: list[int]) -> ReadPrompt:
     reader = PrefixReader(model)
     hidden = reader.read(ids, 0)
     return ReadPrompt(
-        reader.prefix(len(ids)), len(ids), int(Head(model, 258).logits(hidden[-1:]).argmax())
+        reader.prefix(len(ids)), len(ids), int(head_of(model, 258).logits(hidden[-1:]).argmax())
     )
 
 

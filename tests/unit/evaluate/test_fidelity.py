@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,7 +11,8 @@ import torch
 
 from potstill.errors import ModelError
 from potstill.evaluate.fidelity import example_scores, row_scores
-from potstill.evaluate.forward import Head, Plan, PrefixReader, check_model
+from potstill.evaluate.forward import Plan, PrefixReader, check_model, head_of
+from potstill.models.output import OutputLayer
 
 IDS = [[256, 10, 20, 30, 40, 50, 60, 7], [256, 10, 20, 30, 99, 98], [256, 10, 20, 30, 40, 50, 1]]
 
@@ -30,15 +30,10 @@ def reference_rows(teacher: Any, student: Any, ids: Sequence[int]) -> torch.Tens
     return torch.stack([kl, agree, nll])
 
 
-def plain_head(weight: torch.Tensor) -> Head:
-    layer = SimpleNamespace(weight=weight, bias=None)
-    return Head(SimpleNamespace(get_output_embeddings=lambda: layer), len(weight))
-
-
 def test_a_hand_computed_row() -> None:
     # one row, two words: teacher (3/4, 1/4), student (1/2, 1/2), the next token is word 1
-    teacher = plain_head(torch.tensor([[math.log(3.0)], [0.0]]))
-    student = plain_head(torch.zeros(2, 1))
+    teacher = OutputLayer(torch.tensor([[math.log(3.0)], [0.0]]))
+    student = OutputLayer(torch.zeros(2, 1))
     rows = row_scores(torch.ones(1, 1), torch.ones(1, 1), torch.tensor([1]), teacher, student)
     kl = 0.75 * math.log(1.5) + 0.25 * math.log(0.5)
     assert rows[:, 0].tolist() == pytest.approx([kl, 1.0, math.log(2)], abs=1e-6)
@@ -55,8 +50,8 @@ def test_rows_equal_the_float64_reference(
             PrefixReader(teacher).read(ids, 0)[:-1],
             PrefixReader(student).read(ids, 0)[:-1],
             torch.tensor(ids[1:]),
-            Head(teacher, 258),
-            Head(student, 258),
+            head_of(teacher, 258),
+            head_of(student, 258),
             rows_at_once,
         )
         expected = reference_rows(teacher, student, ids)
@@ -68,7 +63,7 @@ def test_a_model_against_itself_is_exactly_zero(make_model: Callable[..., Any]) 
     model = make_model(1)
     with torch.inference_mode():
         hidden = PrefixReader(model).read(IDS[0], 0)[:-1]
-        head = Head(model, 258)
+        head = head_of(model, 258)
         rows = row_scores(hidden, hidden, torch.tensor(IDS[0][1:]), head, head)
     assert rows[0].abs().max() == 0
     assert rows[1].min() == 1
@@ -118,14 +113,14 @@ def test_padded_vocabulary_rows_do_not_count(make_model: Callable[..., Any]) -> 
     with torch.inference_mode():
         hidden = PrefixReader(narrow).read(IDS[0], 0)[:-1]
         rows = row_scores(
-            hidden, hidden, torch.tensor(IDS[0][1:]), Head(narrow, 258), Head(wide, 258)
+            hidden, hidden, torch.tensor(IDS[0][1:]), head_of(narrow, 258), head_of(wide, 258)
         )
     assert rows[0].abs().max() == 0
 
 
 def test_a_model_with_too_few_output_rows_is_refused(make_model: Callable[..., Any]) -> None:
     with pytest.raises(ModelError, match="258 rows for a vocabulary of 300"):
-        Head(make_model(1), 300)
+        head_of(make_model(1), 300)
 
 
 def test_a_model_that_changes_its_logits_afterwards_is_refused(
@@ -140,10 +135,29 @@ def test_a_model_that_changes_its_logits_afterwards_is_refused(
         return output
 
     with torch.inference_mode():
-        check_model(model, Head(model, 258), IDS[0], "student")
+        check_model(model, head_of(model, 258), IDS[0], "student")
         model.forward = capped
         with pytest.raises(ModelError, match="student model cannot be measured"):
-            check_model(model, Head(model, 258), IDS[0], "student")
+            check_model(model, head_of(model, 258), IDS[0], "student")
+
+
+def test_a_model_that_caps_its_logits_is_measured_as_it_is(make_model: Callable[..., Any]) -> None:
+    from transformers import Gemma2Config, Gemma2ForCausalLM
+
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "head_dim": 8}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 258}
+    torch.manual_seed(1)
+    config = Gemma2Config(**sizes, **heads, final_logit_softcapping=2.0)
+    model = Gemma2ForCausalLM(config).eval()
+    with torch.inference_mode():
+        for parameter in model.parameters():
+            parameter.normal_(0.0, 0.4)
+        head = head_of(model, 258)
+        check_model(model, head, IDS[0], "student")
+        hidden = PrefixReader(model).read(IDS[0], 0)[:-1]
+        expected = model(torch.tensor([IDS[0]])).logits[0, :-1]
+        torch.testing.assert_close(head.logits(hidden), expected)
+        assert expected.abs().max() <= 2.0
 
 
 def test_a_diverged_model_is_refused_by_name(make_model: Callable[..., Any]) -> None:
@@ -151,4 +165,4 @@ def test_a_diverged_model_is_refused_by_name(make_model: Callable[..., Any]) -> 
     with torch.no_grad():
         model.model.layers[0].mlp.up_proj.weight.fill_(math.nan)
     with torch.inference_mode(), pytest.raises(ModelError, match="distilled model computes logits"):
-        check_model(model, Head(model, 258), IDS[0], "distilled")
+        check_model(model, head_of(model, 258), IDS[0], "distilled")
