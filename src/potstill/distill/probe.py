@@ -35,8 +35,8 @@ BEGINNING, END = 24, 8
 """Tokens of the rows on which layouts are tried."""
 EXACT, ROUNDED = 1e-3, 0.1
 """Largest relative difference that rounding explains: of fp32, and of a teacher in bf16 or int8."""
-NOTHING = 1e-6
-"""A term below it is 0: where the student is the teacher, nothing need move."""
+NOTHING = 1e-4
+"""A term below it is rounding: where the student is the teacher, nothing need move."""
 LEAST_SHARE = 0.05
 """Where student and teacher are nearly alike, differences are compared with this of the
 cross-entropy's value and gradient."""
