@@ -44,6 +44,13 @@ class Material:
     signal: signals.TeacherSignal
     validation_signal: signals.TeacherSignal
 
+    @property
+    def signal_kind(self) -> str:
+        """`live`, or the kind of the file."""
+        if isinstance(self.signal, signals.CachedTeacher):
+            return self.signal.format.kind
+        return "live"
+
 
 def prepare(
     config: DistillConfig,

@@ -78,8 +78,8 @@ def best_fit(
 ) -> list[Micro]:
     """The longest first, each into the fullest micro-batch that still takes it.
 
-    Needs at most 11/9 of the fewest possible, and one (Johnson 1973, best-fit decreasing). A
-    family that is longer than `micro_tokens` gets one of its own.
+    Best-fit decreasing: needs at most 11/9 of the fewest possible, and four (Johnson, Demers,
+    Ullman, Garey, Graham 1974). A family longer than `micro_tokens` gets one of its own.
     """
     micros: list[Micro] = []
     room: list[tuple[int, int]] = []  # (tokens that are left, number of the micro-batch), sorted

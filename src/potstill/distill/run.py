@@ -151,6 +151,8 @@ def _write_results(
             "truncated_rows": sum(row.truncated for row in material.training.rows),
             "validation_rows": len(material.validation.rows),
             "precision": str(material.dtype).removeprefix("torch."),
+            "layout": "packed" if material.training.packed else "buckets",
+            "signal": material.signal_kind,
             "learning_rate": config.learning_rate,
             "planned_steps": len(material.plan),
             "models": {

@@ -152,9 +152,34 @@ def test_best_fit_loses_no_family_and_wastes_little(lengths: list[int], room: in
     assert sorted(family for micro in packs for family in micro) == list(sizes)
     held = [sum(sizes[family] for family in micro) for micro in packs]
     assert max(held) <= room
-    assert len(packs) <= 11 / 9 * -(-sum(lengths) // room) + 1 + sum(n > room / 2 for n in lengths)
     # No two could have been one.
     assert all(a + b > room for n, a in enumerate(held) for b in held[n + 1 :])
+
+
+def fewest(lengths: list[int], room: int) -> int:
+    """The fewest packs, by trying everything."""
+
+    def put(left: list[int], packs: list[int], best: int) -> int:
+        if len(packs) >= best:
+            return best
+        if not left:
+            return len(packs)
+        for place in range(len(packs)):
+            if packs[place] + left[0] <= room:
+                more = [*packs[:place], packs[place] + left[0], *packs[place + 1 :]]
+                best = put(left[1:], more, best)
+        return put(left[1:], [*packs, left[0]], best)
+
+    return put(sorted(lengths, reverse=True), [], len(lengths) + 1)
+
+
+@settings(max_examples=80, deadline=None)
+@given(st.lists(st.integers(2, 60), min_size=1, max_size=8), st.integers(60, 100))
+def test_best_fit_needs_at_most_one_pack_more_than_the_fewest(
+    lengths: list[int], room: int
+) -> None:
+    sizes: dict[Family, int] = {(n,): length for n, length in enumerate(lengths)}
+    assert len(best_fit(list(sizes), sizes, room)) <= fewest(lengths, room) + 1
 
 
 def test_a_packed_plan_is_an_even_shuffle_without_padding() -> None:

@@ -90,7 +90,10 @@ def test_numbers_that_turn_bad_stop_the_training_and_the_checkpoint_stays(
         train(validations=4)
     kept = checkpoints.newest(tmp_path / "out" / "work" / "training")
     assert kept is not None
-    assert checkpoints.step_of(kept) <= 5
+    assert 0 < checkpoints.step_of(kept) <= 5
+    monkeypatch.undo()
+    resumed = train(validations=4)  # goes on from it, and ends as if nothing had happened
+    assert resumed.trained == train(name="calm", validations=4).trained
 
 
 @pytest.mark.parametrize(
