@@ -39,6 +39,8 @@ EXTRAS: dict[str, dict[str, str]] = {
     },
     "curate": {"rensa": "rensa"},
     "report": {"jinja2": "jinja2", "numpy": "numpy"},
+    "quantised": {"bitsandbytes": "bitsandbytes"},
+    "tune": {"optuna": "optuna"},
 }
 
 
