@@ -32,7 +32,7 @@ class Importance:
     channels: Tensor
     """[hidden]: root mean square of a channel after the norms, over tokens and norms."""
     neurons: list[Tensor]
-    """[intermediate] a layer: root mean square of a neuron, times the norm of its output weights."""
+    """[intermediate] a layer: root mean square of a neuron times the norm of its output weights."""
     heads: list[Tensor]
     """[heads] a layer: root mean square of what a head adds to the residual stream."""
     shares: dict[str, Tensor]
@@ -132,7 +132,7 @@ def _pairs(body: Any, seconds: Sequence[Tensor]) -> list[tuple[Any, Tensor]]:
 
 
 def _energy(layer: Any, moment: Tensor) -> Tensor:
-    """sqrt E|W_h x_h|^2 for each head: W_h its columns of o_proj, moment [heads, d, d] = E x x^T."""
+    """sqrt E|W_h x_h|^2 a head: W_h its columns of o_proj, moment [heads, d, d] = E x x^T."""
     heads, size = moment.shape[:2]
     weight = layer.self_attn.o_proj.weight.double().cpu().unflatten(1, (heads, size))
     return torch.einsum("ohi,hij,ohj->h", weight, moment, weight).clamp_min(0).sqrt()

@@ -33,7 +33,7 @@ RIDGE = 0.03
 READERS = (("self_attn", ("q_proj", "k_proj", "v_proj")), ("mlp", ("gate_proj", "up_proj")))
 
 
-class _Reached(Exception):
+class _Reached(Exception):  # noqa: N818 - no error
     """Ends a layer's pass where what is asked for is known."""
 
 
