@@ -11,35 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from potstill.core.stage import StageConfig
 from potstill.distill.objective import Objective
-
-
-class StudentConfig(BaseModel):
-    """How the student is cut from the teacher."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    parameters_ratio: float = Field(
-        0.75,
-        gt=0,
-        le=1,
-        description="Largest share of the teacher's parameters that the student may have; as few "
-        "decoder layers are dropped as reach it.",
-    )
-    drop_layers: int | None = Field(
-        None, ge=0, description="Decoder layers to drop; overrides parameters_ratio."
-    )
-    method: Literal["greedy", "influence"] = Field(
-        "greedy",
-        description="How the dropped layers are chosen. greedy: again and again the layer whose "
-        "removal raises the KL to the teacher least. influence: those that change their input "
-        "least, measured once.",
-    )
-    calibration_tokens: int = Field(
-        512,
-        ge=64,
-        le=65_536,
-        description="Tokens of training rows on which layers are measured.",
-    )
+from potstill.distill.student_config import StudentConfig
 
 
 class LoraConfig(BaseModel):
@@ -62,7 +34,7 @@ class DistillConfig(StageConfig, Objective):
 
     teacher: str = Field("", description="Model reference of the teacher.")
     student: StudentConfig = Field(
-        default_factory=lambda: StudentConfig(), description="How the student is cut."
+        default_factory=lambda: StudentConfig(), description="Where the student comes from."
     )
 
     epochs: float = Field(3.0, gt=0, le=1000, description="Passes over the training rows.")

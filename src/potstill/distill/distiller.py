@@ -24,14 +24,15 @@ from potstill.core.files import disk_errors, read_json, write_json
 from potstill.core.keys import changed_parts, stage_key
 from potstill.distill import STAGE
 from potstill.distill.batches import Row, encode_rows
-from potstill.distill.config import DistillConfig, StudentConfig
-from potstill.distill.cut import choose_layers
+from potstill.distill.config import DistillConfig
 from potstill.distill.material import Material, check_there_are_rows, pick_dtype, prepare
 from potstill.distill.memory import raise_malloc_thresholds
+from potstill.distill.student import make_student, tokenizer_beside
+from potstill.distill.student_config import StudentConfig
 from potstill.distill.train import Trained, train_student
 from potstill.errors import InputError, StoreError, UsageError
-from potstill.models import refs, surgery
-from potstill.models.load import load_model, load_tokenizer, model_folder
+from potstill.models import refs
+from potstill.models.load import load_model, load_tokenizer
 from potstill.models.save import save_model
 from potstill.records import Example, Provenance, Turn
 
@@ -62,7 +63,8 @@ class Distiller:
     stays in memory as long as the caller holds it. Both must have the same tokenizer and chat
     template; a student that is given by a folder is checked by its own, a loaded one by
     `student_tokenizer`, if it is passed.
-    student None, or the fields of a recipe's `distill.student`: it is cut from the teacher.
+    student None, or the fields of a recipe's `distill.student`: it is cut from the teacher, and
+    `surgery.json` in the output says how; or it is the `model` that they name.
     output: a folder for the result, checkpoints and events; another training's is refused.
     settings: the other fields of a recipe's `distill` section (docs/reference/recipe.md), but
     `passages`, which are those of documents.
@@ -88,11 +90,6 @@ class Distiller:
             raise UsageError("A loaded teacher needs its tokenizer.", "Pass tokenizer=…")
         if student is teacher and not isinstance(teacher, str | Path):
             raise UsageError("Teacher and student are the same object.", "Load the student anew.")
-        if student is None and not isinstance(teacher, str | Path):
-            raise UsageError(
-                "A student is cut from a teacher that is given by a reference alone.",
-                "Pass the teacher as a path or hub id, or pass a student.",
-            )
         named = str(teacher) if isinstance(teacher, str | Path) else "a loaded model"
         try:
             self.config = DistillConfig(**{"teacher": named, **settings})
@@ -100,15 +97,23 @@ class Distiller:
             first = error.errors()[0]
             where = ".".join(str(part) for part in first["loc"]) or "settings"
             raise UsageError(f"{where}: {first['msg']}", "docs/reference/recipe.md") from error
+        self.student = self.student or self.config.student.model
+        if self.student is None and not isinstance(teacher, str | Path):
+            raise UsageError(
+                "A student is cut from a teacher that is given by a reference alone.",
+                "Pass the teacher as a path or hub id, or pass a student.",
+            )
         if self.config.passages:
             raise UsageError(
                 "passages are chunks of documents, which rows do not have.",
                 "Leave it out, or use a recipe.",
             )
         self.tokenizer = tokenizer if tokenizer is not None else load_tokenizer(teacher)
-        self.student_tokenizer = student_tokenizer or _tokenizer_of(student)
+        named_student = isinstance(self.student, str | Path)
+        beside = tokenizer_beside(self.student) if named_student else None
+        self.student_tokenizer = student_tokenizer or beside or self.tokenizer
         # Now, as training changes a loaded model.
-        self.identity = {"teacher": _digest(teacher), "student": _digest(student)}
+        self.identity = {"teacher": _digest(teacher), "student": _digest(self.student)}
 
     def train(
         self,
@@ -142,13 +147,13 @@ class Distiller:
             shutil.rmtree(work, ignore_errors=True)  # of a kill after the last step
             model = load_model(self.output / "model")
             return Distilled(
-                model, self.tokenizer, self.output / "model", Trained(**read_json(done))
+                model, self.student_tokenizer, self.output / "model", Trained(**read_json(done))
             )
         events = Emitter(self.output / "events.jsonl", "distill")
         work.mkdir(exist_ok=True)
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         teacher = self._loaded(self.teacher).to(device, pick_dtype(self.config.precision))
-        student = self._student(teacher, encoded, work, events).to(device)
+        student = self._start(teacher, encoded, held_out, examples, work, events).to(device)
         material = prepare(
             self.config,
             teacher,
@@ -166,10 +171,10 @@ class Distiller:
         del teacher
         gc.collect()
         model, trained = self._run(student, material, work, events)
-        save_model(model, self.tokenizer, self.output / "model")
+        save_model(model, self.student_tokenizer, self.output / "model")
         write_json(done, vars(trained))
         shutil.rmtree(work)  # checkpoints and signals are needed no more
-        return Distilled(model, self.tokenizer, self.output / "model", trained)
+        return Distilled(model, self.student_tokenizer, self.output / "model", trained)
 
     def _run(
         self, student: Any, material: Material, work: Path, events: Emitter
@@ -188,11 +193,33 @@ class Distiller:
             events=events,
         )
 
-    def _student(self, teacher: Any, rows: Sequence[Any], work: Path, events: Emitter) -> Any:
+    def _start(
+        self,
+        teacher: Any,
+        rows: Sequence[Row],
+        held_out: Sequence[Row],
+        examples: Sequence[Example],
+        work: Path,
+        events: Emitter,
+    ) -> Any:
+        """The student before its training; what was measured of a cut is kept."""
         if self.student is not None:
             return self._loaded(self.student).requires_grad_(True)
-        cut = choose_layers(self.config.student, teacher, rows, work, events)
-        return surgery.drop_layers(load_model(self.teacher), cut["dropped"])
+        start = make_student(
+            self.config,
+            teacher,
+            self.tokenizer,
+            rows,
+            held_out,
+            examples=examples,
+            digest=self.identity["teacher"],
+            seed=self.seed,
+            work=work,
+            tensorboard=self.output / "tensorboard",
+            events=events,
+        )
+        write_json(self.output / "surgery.json", start.report)
+        return start.load()
 
     @staticmethod
     def _loaded(model: Any) -> Any:
@@ -215,13 +242,6 @@ class Distiller:
                 "Choose another output, or delete the folder.",
             )
         write_json(mark, parts)
-
-
-def _tokenizer_of(student: Any) -> Any:
-    """The tokenizer that lies beside the student, if one does."""
-    if not isinstance(student, str | Path):
-        return None
-    return load_tokenizer(student) if (model_folder(student) / "tokenizer.json").exists() else None
 
 
 def _digest(model: Any) -> str:

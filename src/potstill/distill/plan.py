@@ -11,8 +11,11 @@ from pathlib import Path
 from potstill.core.costs import seconds
 from potstill.core.stage import Facts, Figures
 from potstill.distill.config import DistillConfig
+from potstill.distill.student_config import StudentConfig
 from potstill.models import refs
-from potstill.models.size import expected_parameters, folder_parameters
+from potstill.models.shape import FAMILIES, shape_of_config
+from potstill.models.size import expected_parameters, folder_config, folder_parameters
+from potstill.models.targets import find
 
 INSTRUCTION_TOKENS, QUESTION_TOKENS = 30, 30  # of a row besides its passage
 # Weights times computed tokens a second: SmolLM2-135M and a student of 99M, two cores.
@@ -21,13 +24,43 @@ READING_RATE = 135e6 * 1000
 GREEDY_RATE = 135e6 * 900
 CANDIDATES, ROUNDS = 8, 10  # of the greedy choice: layers tried in a round, rounds, about
 BYTES_A_WEIGHT = {"none": 16, "lora": 5}  # float32: weight, gradient, AdamW's two moments
+FIT_PASSES = 8  # of the teacher over the text that a student is fitted to, about
 LAYER_SHARE = 0.026  # of a small model's weights; larger ones have more layers
 BYTES_A_TOKEN = 1.6e6  # activations of a micro-batch's token, at 99M weights
 
 
 def facts(config: DistillConfig, project: Path) -> Facts:
-    """The teacher's identity. Errors: ModelError."""
-    return {"teacher": refs.digest(refs.parse(config.teacher))}
+    """The identities of teacher and pretrained student. Errors: ModelError; also for a cut that
+    cannot be, where the teacher's configuration lies here to tell."""
+    _check_cut(config)
+    found = {"teacher": refs.digest(refs.parse(config.teacher))}
+    if config.student.model is not None:
+        found["student"] = refs.digest(refs.parse(config.student.model))
+    return found
+
+
+def _check_cut(config: DistillConfig) -> None:
+    settings = config.student
+    fields = folder_config(config.teacher)
+    if settings.model is not None or settings.drop_layers is not None or fields is None:
+        return
+    if settings.axes == "depth" and fields.get("model_type") not in FAMILIES:
+        return  # layers can be dropped of others too; how many, the stage itself finds out
+    try:
+        shape = shape_of_config(fields)
+    except KeyError:  # a configuration that leaves its family's defaults out
+        return
+    target = settings.target(shape.parameters, shape.read_parameters)
+    find(shape, target, settings.axes, settings.round_to)
+
+
+def student_parameters(settings: StudentConfig, teacher: float) -> float:
+    """About how many weights the student will have."""
+    if settings.model is not None:
+        return expected_parameters(settings.model)
+    if settings.drop_layers is not None:
+        return teacher * max(0.1, 1 - LAYER_SHARE * settings.drop_layers)
+    return min(teacher, settings.target(round(teacher), round(teacher)).limit)
 
 
 def row_tokens(earlier: Mapping[str, Figures]) -> float:
@@ -62,28 +95,30 @@ def signal_bytes(config: DistillConfig, width: float) -> float:
 def estimate(config: DistillConfig, earlier: Mapping[str, Figures], project: Path) -> Figures:
     """Two trainings of the same length, the teacher's pass over the rows, the choice of layers."""
     teacher = expected_parameters(config.teacher)
-    student = teacher * config.student.parameters_ratio
-    if config.student.drop_layers is not None:
-        student = teacher * max(0.1, 1 - LAYER_SHARE * config.student.drop_layers)
+    settings = config.student
+    student = student_parameters(settings, teacher)
     length = min(row_tokens(earlier), config.sequence_tokens)
     rows = earlier["curate"]["train_rows"] * length
     budget = min(config.epochs * rows, config.max_tokens or float("inf"))
     held_out = min(earlier["curate"]["validation_rows"] * length, config.validation_tokens)
-    tried = config.student.calibration_tokens * CANDIDATES * ROUNDS
+    between = (settings.steps - 1) * settings.step_share * budget
     computed = computed_share(config, earlier)
-    spent = 20 + seconds(2 * budget * computed, TRAINING_RATE / student)
+    spent = 20 + seconds((2 * budget + between) * computed, TRAINING_RATE / student)
     spent += seconds((rows + 2 * config.validations * held_out) * computed, READING_RATE / teacher)
-    if config.student.method == "greedy":
-        spent += seconds(tried, GREEDY_RATE / teacher)
+    if settings.model is None:
+        tried = settings.calibration_tokens * CANDIDATES * ROUNDS * (settings.method == "greedy")
+        shapes = settings.candidates if settings.axes != "depth" else 1
+        fitted = FIT_PASSES * settings.fit_tokens * shapes * settings.refit
+        spent += seconds(settings.steps * (tried + fitted), GREEDY_RATE / teacher)
     width = (teacher / 400) ** 0.5  # of hidden states, about: 576 of SmolLM2-135M
     activations = BYTES_A_TOKEN * (student / 99e6) ** 0.5 * config.micro_tokens
     return {
         "parameters": student,
-        "tokens": round(2 * budget),
+        "tokens": round(2 * budget + between),
         "seconds": spent,
         "memory_bytes": 8e8 + BYTES_A_WEIGHT[config.adapter] * student + 4 * teacher + activations,
-        # Three models in bf16; two checkpoints and the teacher's states go when training is done.
-        "disk_bytes": 3 * 2 * student + 2 * 12 * student + signal_bytes(config, width) * rows,
+        # Three models in bf16; start, two checkpoints and the teacher's states go in the end.
+        "disk_bytes": 3 * 2 * student + (4 + 2 * 12) * student + signal_bytes(config, width) * rows,
     }
 
 

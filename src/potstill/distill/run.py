@@ -1,4 +1,4 @@
-"""The distill stage: cut a student from the teacher, distil it, and train what it is compared with.
+"""The distill stage: make a student, distil it, and train what it is compared with.
 
 In: curated rows (and the chunks they come from). Out: three models, `undistilled`, `distilled`
 and `finetuned`, and what was measured on the way. Knows nothing of how rows were made.
@@ -26,12 +26,12 @@ from potstill.core.files import read_json, read_records, write_json
 from potstill.core.stage import Artifact, Context, Draft
 from potstill.distill.batches import Row, encode_passages, encode_rows
 from potstill.distill.config import DistillConfig
-from potstill.distill.cut import choose_layers
 from potstill.distill.material import Material, check_there_are_rows, pick_dtype, prepare
 from potstill.distill.memory import raise_malloc_thresholds
 from potstill.distill.objective import Objective
+from potstill.distill.student import Start, make_student
 from potstill.distill.train import Trained, train_student
-from potstill.models import refs, surgery
+from potstill.models import refs
 from potstill.models.load import load_model, load_tokenizer
 from potstill.models.save import save_model
 from potstill.records import Chunk, Example
@@ -55,10 +55,22 @@ def run(
     check_there_are_rows(rows, validation)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     teacher = load_model(config.teacher).to(device, pick_dtype(config.precision))
-    cut = choose_layers(config.student, teacher, rows, draft.work, context.events)
-    student = surgery.drop_layers(load_model(config.teacher), cut["dropped"]).to(device)
-    cut["parameters"]["student"] = surgery.parameters_of(student)
-    write_json(draft.data / "surgery.json", cut)
+    digest = refs.digest(refs.parse(config.teacher))
+    start = make_student(
+        config,
+        teacher,
+        tokenizer,
+        rows,
+        validation,
+        examples=examples,
+        digest=digest,
+        seed=context.seed,
+        work=draft.work,
+        tensorboard=draft.data / "tensorboard",
+        events=context.events,
+    )
+    write_json(draft.data / "surgery.json", start.report)
+    student = start.load().to(device)
     material = prepare(
         config,
         teacher,
@@ -67,12 +79,13 @@ def run(
         rows,
         validation,
         examples=examples,
-        digest=refs.digest(refs.parse(config.teacher)),
+        student_tokenizer=start.tokenizer,
+        digest=digest,
         seed=context.seed,
         work=draft.work,
         events=context.events,
     )
-    save_model(student.to(torch.bfloat16), tokenizer, draft.data / "models" / "undistilled")
+    save_model(student.to(torch.bfloat16), start.tokenizer, draft.data / "models" / "undistilled")
     del student, teacher
     gc.collect()
     trained: dict[str, Trained] = {}
@@ -82,7 +95,7 @@ def run(
             name,
             goal,
             config,
-            cut["dropped"],
+            start,
             material,
             draft,
             context,
@@ -105,7 +118,7 @@ def _train_once(
     name: str,
     objective: Objective,
     config: DistillConfig,
-    dropped: Sequence[int],
+    start: Start,
     material: Material,
     draft: Draft,
     context: Context,
@@ -117,10 +130,9 @@ def _train_once(
     mark = draft.work / f"{name}.json"
     if mark.exists() and (draft.data / "models" / name).is_dir():
         return Trained(**read_json(mark))
-    student = surgery.drop_layers(load_model(config.teacher), dropped)
     work = draft.work / name
     student, trained = train_student(
-        student,
+        start.load(),
         material,
         objective,
         config=config,
@@ -133,7 +145,7 @@ def _train_once(
         events=context.events,
     )
     write_json(mark, dataclasses.asdict(trained))
-    save_model(student.to(torch.bfloat16), material.tokenizer, draft.data / "models" / name)
+    save_model(student.to(torch.bfloat16), start.tokenizer, draft.data / "models" / name)
     shutil.rmtree(work, ignore_errors=True)  # checkpoints; the mark says that they are not needed
     return trained
 

@@ -49,7 +49,9 @@ class _Stream:
 
 
 @torch.no_grad()
-def refit(whole: Any, small: Any, parts: Parts, batches: Sequence[Tensor], ridge: float) -> Any:
+def refit(
+    whole: Any, small: Any, parts: Parts, batches: Sequence[Tensor], ridge: float = RIDGE
+) -> Any:
     """Change `small`'s projections in place, and return it. batches: token ids [B, L] each.
 
     Both models in evaluation mode and float32 (or float64).

@@ -95,7 +95,7 @@ class Shape:
 def shape_of_config(config: Mapping[str, Any]) -> Shape:
     """The shape that a decoder's configuration describes (`config.to_dict()`, or config.json).
 
-    Errors: ModelError for a family that is not in `FAMILIES`, or a size that is missing.
+    Errors: ModelError for a family that is not in `FAMILIES`, KeyError for a field that is missing.
     """
     name = str(config.get("model_type"))
     family = FAMILIES.get(name)
@@ -109,21 +109,18 @@ def shape_of_config(config: Mapping[str, Any]) -> Shape:
     def said(answer: bool | None, field: str) -> bool:
         return bool(config.get(field)) if answer is None else answer
 
-    try:
-        heads, hidden = int(config["num_attention_heads"]), int(config["hidden_size"])
-        return Shape(
-            family=name,
-            vocabulary=int(config["vocab_size"]),
-            layers=int(config["num_hidden_layers"]),
-            hidden=hidden,
-            intermediate=int(config["intermediate_size"]),
-            heads=heads,
-            kv_heads=int(config.get("num_key_value_heads") or heads),
-            head_dim=int(config.get("head_dim") or hidden // heads),
-            tied=bool(config["tie_word_embeddings"]),
-            input_bias=said(family.input_bias, "attention_bias"),
-            output_bias=said(family.output_bias, "attention_bias"),
-            mlp_bias=said(family.mlp_bias, "mlp_bias"),
-        )
-    except KeyError as error:
-        raise ModelError(f"The model's configuration has no {error}.") from error
+    heads, hidden = int(config["num_attention_heads"]), int(config["hidden_size"])
+    return Shape(
+        family=name,
+        vocabulary=int(config["vocab_size"]),
+        layers=int(config["num_hidden_layers"]),
+        hidden=hidden,
+        intermediate=int(config["intermediate_size"]),
+        heads=heads,
+        kv_heads=int(config.get("num_key_value_heads") or heads),
+        head_dim=int(config.get("head_dim") or hidden // heads),
+        tied=bool(config["tie_word_embeddings"]),
+        input_bias=said(family.input_bias, "attention_bias"),
+        output_bias=said(family.output_bias, "attention_bias"),
+        mlp_bias=said(family.mlp_bias, "mlp_bias"),
+    )

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from potstill.errors import ModelError
 from potstill.models.output import OutputLayer, output_layer
+from potstill.models.targets import Target
 
 KNOWN = "Dropping layers is known for decoders with their layers in model.model.layers."
 MEASURED_TOKENS = 384
@@ -127,7 +128,7 @@ def greedy_drops(
     that did the least harm when they were last tried are tried again.
     """
     body = body_of(model)
-    _check_count(count, len(body.layers))
+    check_count(count, len(body.layers))
     output = output_layer(model).detached()
     with torch.no_grad():
         traced = _trace(body, output, batches)
@@ -151,25 +152,33 @@ def greedy_drops(
     return removals
 
 
-def drops_for_ratio(model: Any, ratio: float) -> int:
-    """The fewest layers to drop so that at most `ratio` of the parameters are left.
+def drops_for(model: Any, target: Target) -> int:
+    """The fewest layers to drop so that the target is met.
 
     Errors: ModelError if embeddings and one layer alone are more than that.
     """
     layers = body_of(model).layers
-    total = sum(parameter.numel() for parameter in model.parameters())
+    total = left = parameters_of(model) - (unread_parameters(model) if target.reading else 0)
     sizes = sorted(sum(one.numel() for one in layer.parameters()) for layer in layers)
-    left, count = total, 0
-    while left > ratio * total:
+    count = 0
+    while left > target.limit:
         if count == len(sizes) - 1:
             raise ModelError(
-                f"Dropping layers cannot bring this model to {ratio:.0%} of its parameters: "
-                f"embeddings and one layer are {left / total:.0%}.",
-                "Raise student.parameters_ratio.",
+                f"{target.said} leaves {target.limit:,.0f} weights, but embeddings and one layer "
+                f"are {left:,} ({left / total:.0%}).",
+                "Raise the target, or set distill.student.axes: both.",
             )
         left -= sizes[count]  # the smallest, so that the promise holds for any choice of layers
         count += 1
     return count
+
+
+def unread_parameters(model: Any) -> int:
+    """Weights that are not read for one new token: the other rows of an untied embedding."""
+    embeddings = model.get_input_embeddings().weight
+    if embeddings is getattr(model.get_output_embeddings(), "weight", None):
+        return 0
+    return int((embeddings.shape[0] - 1) * embeddings.shape[1])
 
 
 def drop_layers(model: Any, layers: Iterable[int]) -> Any:
@@ -182,7 +191,7 @@ def drop_layers(model: Any, layers: Iterable[int]) -> Any:
     body = body_of(model)
     before = len(body.layers)
     gone = set(layers)
-    _check_count(len(gone), before)
+    check_count(len(gone), before)
     if not gone <= set(range(before)):
         raise ModelError(f"The model has layers 0 to {before - 1}, not {sorted(gone)}.")
     kept = [number for number in range(before) if number not in gone]
@@ -219,11 +228,11 @@ def parameters_of(model: Any) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-def _check_count(count: int, layers: int) -> None:
+def check_count(count: int, layers: int) -> None:
     if not 0 <= count < layers:
         raise ModelError(
             f"{count} of {layers} layers cannot be dropped; at least one must stay.",
-            "Lower student.drop_layers or raise student.parameters_ratio.",
+            "Lower distill.student.drop_layers.",
         )
 
 

@@ -117,7 +117,7 @@ def _heads(
     shape: Shape, wanted: Shape, importance: Tensor
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
     size, kept = shape.heads // shape.kv_heads, wanted.heads // wanted.kv_heads
-    groups = importance.unflatten(0, (shape.kv_heads, size))
+    groups = importance.view(shape.kv_heads, size)
     energy = groups.square().topk(kept, dim=1).values.sum(1)
     keys = _best(energy, wanted.kv_heads)
     return tuple(key * size + head for key in keys for head in _best(groups[key], kept)), keys
