@@ -22,6 +22,9 @@ from potstill.models.shape import Shape
 Axes = Literal["depth", "width", "both"]
 SIZES = ("layers", "hidden", "intermediate", "heads", "kv_heads")
 BF16_BYTES = 2
+FINEST = 8
+"""The least rounding that is tried on the user's behalf."""
+GRID, MOST_SHAPES = 24, 64  # sizes of an axis, shapes that are named: both far above what is tried
 HARM = {"layers": 1.0, "hidden": 2.0, "intermediate": 0.7, "heads": 1.0, "kv_heads": 0.3}
 """How much worse a student starts for a size that is halved, about, against half of the layers
 (docs/experiments.md). Only decides which shapes are looked at first."""
@@ -65,14 +68,13 @@ def find(shape: Shape, target: Target, axes: Axes, round_to: int) -> Found:
     while True:
         fitting = [one for one in _all(shape, target, axes, step) if target.met(one)]
         if fitting:
-            largest = [one for one in fitting if not any(_contains(two, one) for two in fitting)]
-            return Found(sorted(largest, key=lambda one: (harm(shape, one), _sizes(one))), step)
-        if step == 1 or axes == "depth":
+            return Found(_largest(shape, fitting), step)
+        if step <= FINEST or axes == "depth":
             break
         step = step // 2
-    least = replace(shape, layers=1) if axes != "width" else shape
-    if axes != "depth":
-        least = replace(least, hidden=1, intermediate=1, heads=1, kv_heads=1)
+    widths = [shape] if axes == "depth" else _widths(shape, step)
+    least = min(widths, key=target.counted)
+    least = least if axes == "width" else replace(least, layers=1)
     raise ModelError(
         f"{target.said} leaves {target.limit:,.0f} weights, but the smallest student that can be "
         f"cut along {axes if axes != 'both' else 'depth and width'} has "
@@ -92,6 +94,18 @@ def harm(shape: Shape, cut: Shape) -> float:
 def is_round(shape: Shape, round_to: int) -> bool:
     """Whether the rows of its matrices have lengths that quantise well."""
     return shape.hidden % round_to == 0 and shape.intermediate % round_to == 0
+
+
+def _largest(shape: Shape, fitting: list[Shape]) -> list[Shape]:
+    """Those that none of the others contains, the least harmful first, about."""
+    largest: list[Shape] = []
+    # What contains a shape does less harm, so it comes before it.
+    for one in sorted(fitting, key=lambda one: (harm(shape, one), _sizes(one))):
+        if not any(_contains(two, one) for two in largest):
+            largest.append(one)
+        if len(largest) == MOST_SHAPES:
+            break
+    return largest
 
 
 def _all(shape: Shape, target: Target, axes: Axes, step: int) -> Iterator[Shape]:
@@ -118,8 +132,8 @@ def _widths(shape: Shape, step: int) -> list[Shape]:
 
 
 def _rounded(size: int, step: int) -> list[int]:
-    """The size itself and the multiples below it; of a fine grid at most 64 of them."""
-    stride = step * max(1, math.ceil(size / step / 64))
+    """The size itself and the multiples below it; of a fine grid some 24."""
+    stride = step * max(1, math.ceil(size / step / GRID))
     return [size, *(n for n in range(stride * ((size - 1) // stride), 0, -stride))]
 
 
