@@ -11,8 +11,8 @@ pictures for docs/experiments.md go into the work folder, all else to standard e
 
 from __future__ import annotations
 
-import hashlib
 import argparse
+import hashlib
 import json
 import random
 import statistics
