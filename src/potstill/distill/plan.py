@@ -5,13 +5,13 @@ In: a DistillConfig, the figures of ingestion and curation. Out: facts, figures.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 
 from potstill.core.costs import seconds
 from potstill.core.stage import Facts, Figures
 from potstill.distill.config import DistillConfig
-from potstill.distill.student_config import StudentConfig
 from potstill.models import refs
 from potstill.models.shape import FAMILIES, shape_of_config
 from potstill.models.size import expected_parameters, folder_config, folder_parameters
@@ -54,15 +54,6 @@ def _check_cut(config: DistillConfig) -> None:
     find(shape, target, settings.axes, settings.round_to)
 
 
-def student_parameters(settings: StudentConfig, teacher: float) -> float:
-    """About how many weights the student will have."""
-    if settings.model is not None:
-        return expected_parameters(settings.model)
-    if settings.drop_layers is not None:
-        return teacher * max(0.1, 1 - LAYER_SHARE * settings.drop_layers)
-    return min(teacher, settings.target(round(teacher), round(teacher)).limit)
-
-
 def row_tokens(earlier: Mapping[str, Figures]) -> float:
     """About how long a row is."""
     return earlier["ingest"]["chunk_tokens"] + INSTRUCTION_TOKENS + QUESTION_TOKENS
@@ -92,15 +83,43 @@ def signal_bytes(config: DistillConfig, width: float) -> float:
     }[config.signal]
 
 
-def estimate(config: DistillConfig, earlier: Mapping[str, Figures], project: Path) -> Figures:
-    """Two trainings of the same length, the teacher's pass over the rows, the choice of layers."""
-    teacher = expected_parameters(config.teacher)
-    settings = config.student
-    student = student_parameters(settings, teacher)
+def student_parameters(config: DistillConfig) -> float:
+    """About how many the student has."""
+    settings, teacher = config.student, expected_parameters(config.teacher)
+    if settings.model is not None:
+        return expected_parameters(settings.model)
+    if settings.drop_layers is not None:
+        return teacher * max(0.1, 1 - LAYER_SHARE * settings.drop_layers)
+    return min(teacher, settings.target(teacher, teacher).limit)
+
+
+def hidden_width(parameters: float) -> float:
+    """Features of the hidden states of a model of that size, about: 576 of SmolLM2-135M."""
+    return math.sqrt(parameters / 400)
+
+
+def budget_tokens(config: DistillConfig, earlier: Mapping[str, Figures]) -> float:
+    """Row tokens that a training sees."""
     length = min(row_tokens(earlier), config.sequence_tokens)
     rows = earlier["curate"]["train_rows"] * length
-    budget = min(config.epochs * rows, config.max_tokens or float("inf"))
+    return min(config.epochs * rows, config.max_tokens or float("inf"))
+
+
+def memory_need(config: DistillConfig, micro_tokens: int) -> float:
+    """Bytes of a training with micro-batches of that size, about."""
+    teacher, student = expected_parameters(config.teacher), student_parameters(config)
+    activations = BYTES_A_TOKEN * math.sqrt(student / 99e6) * micro_tokens
+    return 8e8 + BYTES_A_WEIGHT[config.adapter] * student + 4 * teacher + activations
+
+
+def estimate(config: DistillConfig, earlier: Mapping[str, Figures], project: Path) -> Figures:
+    """Two trainings of the same length, the teacher's pass over the rows, the choice of layers."""
+    teacher, student = expected_parameters(config.teacher), student_parameters(config)
+    length = min(row_tokens(earlier), config.sequence_tokens)
+    rows = earlier["curate"]["train_rows"] * length
+    budget = budget_tokens(config, earlier)
     held_out = min(earlier["curate"]["validation_rows"] * length, config.validation_tokens)
+    settings = config.student
     between = (settings.steps - 1) * settings.step_share * budget
     computed = computed_share(config, earlier)
     spent = 20 + seconds((2 * budget + between) * computed, TRAINING_RATE / student)
@@ -110,15 +129,15 @@ def estimate(config: DistillConfig, earlier: Mapping[str, Figures], project: Pat
         shapes = settings.candidates if settings.axes != "depth" else 1
         fitted = FIT_PASSES * settings.fit_tokens * shapes * settings.refit
         spent += seconds(settings.steps * (tried + fitted), GREEDY_RATE / teacher)
-    width = (teacher / 400) ** 0.5  # of hidden states, about: 576 of SmolLM2-135M
-    activations = BYTES_A_TOKEN * (student / 99e6) ** 0.5 * config.micro_tokens
     return {
         "parameters": student,
         "tokens": round(2 * budget + between),
         "seconds": spent,
-        "memory_bytes": 8e8 + BYTES_A_WEIGHT[config.adapter] * student + 4 * teacher + activations,
+        "memory_bytes": memory_need(config, config.micro_tokens),
         # Three models in bf16; start, two checkpoints and the teacher's states go in the end.
-        "disk_bytes": 3 * 2 * student + (4 + 2 * 12) * student + signal_bytes(config, width) * rows,
+        "disk_bytes": 3 * 2 * student
+        + (4 + 2 * 12) * student
+        + signal_bytes(config, hidden_width(teacher)) * rows,
     }
 
 

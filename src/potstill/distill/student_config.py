@@ -106,14 +106,19 @@ class StudentConfig(BaseModel):
     def target(self, parameters: int, read: int) -> Target:
         """How small the student must be. parameters, read: the teacher's weights, and those of
         them that are read for one new token (`Shape.read_parameters`)."""
-        said = f"distill.student.{self.size}: {getattr(self, self.size) or DEFAULT_RATIO:,g}"
+        said = f"distill.student.{self.size}: {getattr(self, self.size) or self.ratio:,g}"
         if self.parameters is not None:
             return Target(self.parameters, said)
         if self.memory is not None:
             return Target(self.memory // BF16_BYTES, said)
         if self.speed is not None:
             return Target(read / self.speed, said, reading=True)
-        return Target(parameters * (self.parameters_ratio or DEFAULT_RATIO), said)
+        return Target(parameters * self.ratio, said)
+
+    @property
+    def ratio(self) -> float:
+        """The share of the teacher's parameters, if no other size is given."""
+        return DEFAULT_RATIO if self.parameters_ratio is None else self.parameters_ratio
 
     @property
     def size(self) -> str:
