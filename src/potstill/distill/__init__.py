@@ -42,7 +42,7 @@ __all__ = [
 
 STAGE = Stage(
     name="distill",
-    version=2,
+    version=3,
     config=DistillConfig,
     inputs=("curate", "ingest"),
     function="potstill.distill.run:run",
