@@ -24,7 +24,7 @@ COLUMNS = (
 )
 NAMES = {
     "teacher": "teacher",
-    "undistilled": "student, layers dropped, not trained",
+    "undistilled": "student, not trained yet",
     "finetuned": "student, fine-tuned on the text alone",
     "distilled": "**student, distilled (safetensors)**",
 }
@@ -52,8 +52,7 @@ def model_card(
             f"---\n{header}\n---\n",
             f"# {name}\n",
             f"A small language model distilled from `{teacher}` with Potstill {__version__}: "
-            "layers of the teacher were dropped by measured influence, and what was left was "
-            f"trained on {training_rows} examples that the teacher wrote from a set of documents, "
+            f"it was trained on {training_rows} examples that the teacher wrote from a set of documents, "
             "to predict both their text and the teacher's distribution over the vocabulary.\n",
             "## Files\n",
             "- `safetensors/`: for transformers, vLLM and further training",

@@ -37,7 +37,7 @@ def _config(teacher: Path, student: dict[str, Any], **changes: Any) -> DistillCo
         "step_tokens": 200,
         "micro_tokens": 120,
         "sequence_tokens": 120,
-        "learning_rate": 3e-3,
+        "learning_rate": 5e-4,
         "precision": "fp32",
         "ce_weight": 0.01,  # a random teacher disagrees with the rows
         "validations": 2,
