@@ -109,6 +109,7 @@ class Distiller:
         self.student_tokenizer = student_tokenizer or _tokenizer_of(student)
         # Now, as training changes a loaded model.
         self.identity = {"teacher": _digest(teacher), "student": _digest(student)}
+        self.identity |= self.config.on_policy.facts(Path())
 
     def train(
         self,
@@ -186,6 +187,7 @@ class Distiller:
             work=work / "training",
             tensorboard=self.output / "tensorboard",
             events=events,
+            rollouts=self.output / "rollouts.jsonl" if self.config.on_policy.used else None,
         )
 
     def _student(self, teacher: Any, rows: Sequence[Any], work: Path, events: Emitter) -> Any:

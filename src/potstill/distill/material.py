@@ -17,7 +17,7 @@ import torch
 
 from potstill.core.events import Emitter
 from potstill.core.extras import check_installed
-from potstill.distill import attention, preflight, probe, signals
+from potstill.distill import attention, mixed, preflight, probe, signals
 from potstill.distill.batches import Micro, Row, RowSet, evenly
 from potstill.distill.config import DistillConfig
 from potstill.distill.families import group
@@ -107,6 +107,11 @@ def prepare(
         len(micros),
         config.active,
     )
+
+    if config.on_policy.used:
+        mixed.check(
+            student, live.model, tokenizer, training, plan, config, vocabulary, dtype, seed, events
+        )
 
     def cache(name: str, data: RowSet, form: signals.CacheFormat) -> signals.CachedTeacher:
         return signals.open_cache(
@@ -229,6 +234,8 @@ def _format(
     """The file that the teacher's signals are kept in; None: they are not kept."""
     if not config.active.kd or config.needs_live_teacher or config.signal == "live":
         return None
+    if config.on_policy.used:
+        return None  # what the student will say is in no file
     if config.signal != "auto":
         return signals.CacheFormat(
             config.signal, config.signal_count, temperature=config.temperature, seed=seed

@@ -26,8 +26,9 @@ BYTES_A_TOKEN = 1.6e6  # activations of a micro-batch's token, at 99M weights
 
 
 def facts(config: DistillConfig, project: Path) -> Facts:
-    """The teacher's identity. Errors: ModelError."""
-    return {"teacher": refs.digest(refs.parse(config.teacher))}
+    """The teacher's identity, and that of rollouts to replay. Errors: ModelError, InputError."""
+    teacher = {"teacher": refs.digest(refs.parse(config.teacher))}
+    return teacher | config.on_policy.facts(project)
 
 
 def row_tokens(earlier: Mapping[str, Figures]) -> float:

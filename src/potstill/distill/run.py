@@ -44,6 +44,7 @@ def run(
 ) -> None:
     """Run the stage; goes on from whatever a killed run left in the draft."""
     raise_malloc_thresholds()
+    config = config.model_copy(update={"on_policy": config.on_policy.below(context.project)})
     torch.set_num_threads(context.threads)
     tokenizer = load_tokenizer(config.teacher)
     examples = list(read_records(inputs["curate"].path("train.jsonl"), Example))
@@ -88,6 +89,7 @@ def run(
             context,
             last_step=distilled.steps if distilled else len(material.plan),
             patience=0 if distilled else config.patience,
+            rollouts=config.on_policy.used and not distilled,
         )
     _write_results(config, trained, material, draft)
 
@@ -112,6 +114,7 @@ def _train_once(
     *,
     last_step: int,
     patience: int,
+    rollouts: bool,
 ) -> Trained:
     """Train and save one model, or read what came of it if that was done before a kill."""
     mark = draft.work / f"{name}.json"
@@ -131,6 +134,7 @@ def _train_once(
         work=work,
         tensorboard=draft.data / "tensorboard" / name,
         events=context.events,
+        rollouts=draft.data / "rollouts.jsonl" if rollouts else None,
     )
     write_json(mark, dataclasses.asdict(trained))
     save_model(student.to(torch.bfloat16), material.tokenizer, draft.data / "models" / name)
