@@ -109,7 +109,7 @@ class Distiller:
         self.student_tokenizer = student_tokenizer or _tokenizer_of(student)
         # Now, as training changes a loaded model.
         self.identity = {"teacher": _digest(teacher), "student": _digest(student)}
-        self.identity |= self.config.on_policy.facts(Path())
+        self.identity |= self.config.on_policy.facts()
 
     def train(
         self,

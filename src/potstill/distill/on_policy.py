@@ -73,18 +73,23 @@ class OnPolicyConfig(BaseModel):
             return self
         return self.model_copy(update={"replay": str(project / self.replay)})
 
-    def facts(self, project: Path) -> dict[str, str]:
-        """The digest of what is replayed, if anything is.
+    def facts(self, project: Path | None = None) -> dict[str, str]:
+        """The digest of what is replayed, if anything is. project: where it must lie below.
 
-        Errors: InputError if it is no file below the project.
+        Errors: InputError if it is no file, or not there.
         """
         if self.replay is None:
             return {}
-        path = (project / self.replay).resolve()
-        if not path.is_file() or not path.is_relative_to(project.resolve()):
+        path = ((project or Path()) / self.replay).resolve()
+        if not path.is_file():
             raise InputError(
-                f"{self.replay} (distill.on_policy.replay) is no file below {project.resolve()}.",
-                "Name the rollouts.jsonl of an earlier training, copied into the project.",
+                f"{path} (distill.on_policy.replay) is no file.",
+                "Name the rollouts.jsonl of an earlier training.",
+            )
+        if project is not None and not path.is_relative_to(project.resolve()):
+            raise InputError(
+                f"{path} (distill.on_policy.replay) is outside of the project {project.resolve()}.",
+                "Copy the file into the project, or choose a wider project folder with --project.",
             )
         return {"rollouts": file_digest(path)}
 

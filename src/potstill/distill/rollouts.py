@@ -35,7 +35,7 @@ from potstill.distill.families import group
 from potstill.distill.on_policy import OnPolicyConfig
 from potstill.distill.packing import split
 from potstill.distill.schedules import weight_at
-from potstill.errors import InputError, TrainingError
+from potstill.errors import TrainingError
 from potstill.records import Record
 
 JUDGED = 8
@@ -260,14 +260,9 @@ def replayed(
 ) -> Source:
     """The rollouts of an earlier training of the same rows.
 
-    Errors: InputError if there is no such file; TrainingError if it is of other rows, or does not
-    hold what is asked for up to its last step, or (without `patience`) up to the end.
+    Errors: InputError for a line that is no rollout; TrainingError if it is of other rows, or does
+    not hold what is asked for up to its last step, or (without `patience`) up to the end.
     """
-    if not path.is_file():
-        raise InputError(
-            f"{path} (distill.on_policy.replay) is no file.",
-            "Name the rollouts.jsonl of an earlier training.",
-        )
     found: dict[tuple[int, int, int], Rollout] = {}
     for one in read_records(path, Rollout):
         known = rows[one.row] if one.row < len(rows) else None

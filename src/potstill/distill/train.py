@@ -34,7 +34,8 @@ from potstill.distill.material import PADDING, Material
 from potstill.distill.memory import Trimmer, explained
 from potstill.distill.objective import Objective
 from potstill.distill.rollouts import Kept
-from potstill.distill.trainer import DistillTrainer, Steps
+from potstill.distill.steps import Steps
+from potstill.distill.trainer import DistillTrainer
 from potstill.errors import TrainingError
 from potstill.models import surgery
 from potstill.models.load import quiet
