@@ -11,7 +11,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from potstill.core.files import file_digest
-from potstill.distill.schedules import Schedule, Weight, ever, highest
+from potstill.distill.schedules import Schedule, Weight, ever, highest, weight_at
 from potstill.errors import InputError
 
 
@@ -41,7 +41,7 @@ class OnPolicyConfig(BaseModel):
         "then is: fewer are closer to the student, more are faster.",
     )
     batch_tokens: int = Field(
-        16_384,
+        8192,
         ge=16,
         description="Most tokens, prompts and answers, whose keys and values are held at once "
         "while answers are generated: memory.",
@@ -59,6 +59,11 @@ class OnPolicyConfig(BaseModel):
     def used(self) -> bool:
         """Whether the share is ever above 0."""
         return ever(self.share)
+
+    @property
+    def mean_share(self) -> float:
+        """The share over the whole training, about."""
+        return sum(weight_at(self.share, step, 101) for step in range(101)) / 101
 
     @property
     def nothing_else(self) -> bool:

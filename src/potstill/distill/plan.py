@@ -23,6 +23,9 @@ CANDIDATES, ROUNDS = 8, 10  # of the greedy choice: layers tried in a round, rou
 BYTES_A_WEIGHT = {"none": 16, "lora": 5}  # float32: weight, gradient, AdamW's two moments
 LAYER_SHARE = 0.026  # of a small model's weights; larger ones have more layers
 BYTES_A_TOKEN = 1.6e6  # activations of a micro-batch's token, at 99M weights
+ANSWER_TOKENS = 20  # of a rollout, about: a student that learns from short answers writes such
+WRITING_RATE = 135e6 * 100
+KEPT_BYTES = 4.6e4  # keys and values of a token while answers are generated, at 99M weights
 
 
 def facts(config: DistillConfig, project: Path) -> Facts:
@@ -50,6 +53,8 @@ def computed_share(config: DistillConfig, earlier: Mapping[str, Figures]) -> flo
 
 def signal_bytes(config: DistillConfig, width: float) -> float:
     """Of a token of the teacher's signals on disk, about, compressed."""
+    if config.on_policy.used:
+        return 0.0
     return {
         "live": 0.0,
         "auto": 1.4 * width,
@@ -76,8 +81,12 @@ def estimate(config: DistillConfig, earlier: Mapping[str, Figures], project: Pat
     spent += seconds((rows + 2 * config.validations * held_out) * computed, READING_RATE / teacher)
     if config.student.method == "greedy":
         spent += seconds(tried, GREEDY_RATE / teacher)
+    spent += _writing_seconds(config, budget / length, length * computed, student)
     width = (teacher / 400) ** 0.5  # of hidden states, about: 576 of SmolLM2-135M
     activations = BYTES_A_TOKEN * (student / 99e6) ** 0.5 * config.micro_tokens
+    kept = KEPT_BYTES * (student / 99e6) ** 0.5 * config.on_policy.batch_tokens
+    if config.on_policy.used:  # answers are generated between steps
+        activations = max(activations, kept)
     return {
         "parameters": student,
         "tokens": round(2 * budget),
@@ -86,6 +95,18 @@ def estimate(config: DistillConfig, earlier: Mapping[str, Figures], project: Pat
         # Three models in bf16; two checkpoints and the teacher's states go when training is done.
         "disk_bytes": 3 * 2 * student + 2 * 12 * student + signal_bytes(config, width) * rows,
     }
+
+
+def _writing_seconds(
+    config: DistillConfig, answers: float, prompt_tokens: float, student: float
+) -> float:
+    """Of the student's own answers, so many if the share were 1: prompts read, tokens drawn."""
+    if not config.on_policy.used or config.on_policy.replay is not None:
+        return 0.0
+    answers *= config.on_policy.mean_share
+    drawn = min(ANSWER_TOKENS, config.on_policy.max_new_tokens)
+    reading = seconds(answers * prompt_tokens, READING_RATE / student)
+    return reading + seconds(answers * drawn, WRITING_RATE / student)
 
 
 def counts(data: Path) -> Figures:

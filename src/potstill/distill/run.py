@@ -30,6 +30,7 @@ from potstill.distill.cut import choose_layers
 from potstill.distill.material import Material, check_there_are_rows, pick_dtype, prepare
 from potstill.distill.memory import raise_malloc_thresholds
 from potstill.distill.objective import Objective
+from potstill.distill.rollouts import Rollout, figures
 from potstill.distill.train import Trained, train_student
 from potstill.models import refs, surgery
 from potstill.models.load import load_model, load_tokenizer
@@ -142,6 +143,13 @@ def _train_once(
     return trained
 
 
+def _rollouts(config: DistillConfig, draft: Draft) -> dict[str, float]:
+    """How many of the student's own answers there were, how long, and how many were cut."""
+    if not config.on_policy.used:
+        return {}
+    return figures(list(read_records(draft.data / "rollouts.jsonl", Rollout)))
+
+
 def _write_results(
     config: DistillConfig, trained: Mapping[str, Trained], material: Material, draft: Draft
 ) -> None:
@@ -159,6 +167,7 @@ def _write_results(
             "signal": material.signal_kind,
             "learning_rate": config.learning_rate,
             "planned_steps": len(material.plan),
+            **_rollouts(config, draft),
             "models": {
                 name: {
                     "steps": one.steps,

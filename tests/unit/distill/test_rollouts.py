@@ -442,7 +442,7 @@ def test_want_of_memory_says_what_to_lower(train: Train, monkeypatch: pytest.Mon
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
 
     monkeypatch.setattr(decoding, "answers", fail)
-    with pytest.raises(TrainingError, match=r"batch_tokens below 16384"):
+    with pytest.raises(TrainingError, match=r"batch_tokens below 8192"):
         train("small", on_policy=OWN)
 
 
