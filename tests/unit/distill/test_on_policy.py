@@ -14,6 +14,7 @@ from potstill.core.files import read_json, read_records
 from potstill.core.keys import stage_key
 from potstill.core.stage import Artifact, Context, Draft
 from potstill.distill import STAGE, DistillConfig, StudentConfig
+from potstill.distill.advice import advise
 from potstill.distill.on_policy import OnPolicyConfig
 from potstill.distill.plan import estimate, facts
 from potstill.distill.rollouts import Rollout
@@ -91,16 +92,24 @@ def test_what_is_replayed_is_part_of_the_key(teacher_folder: Path, tmp_path: Pat
     assert set(facts(config_of(teacher_folder), project)) == {"teacher"}
 
 
-def test_the_estimate_knows_what_answers_cost(teacher_folder: Path) -> None:
-    earlier = {
-        "ingest": {"chunk_tokens": 200, "chunks": 10},
-        "generate": {"rows": 1000},
-        "curate": {"train_rows": 900, "validation_rows": 50},
-    }
+EARLIER = {
+    "ingest": {"chunk_tokens": 200, "chunks": 10},
+    "generate": {"rows": 1000},
+    "curate": {"train_rows": 900, "validation_rows": 50},
+}
 
+
+def test_the_signal_that_is_proposed_is_the_live_teacher(teacher_folder: Path) -> None:
+    for settings, proposed in (({}, "hidden_bf16"), (OWN, "live")):
+        config = config_of(teacher_folder, on_policy=settings, signal="auto")
+        found = {one.field: one.value for one in advise(config, EARLIER, teacher_folder)}
+        assert found["distill.signal"] == proposed
+
+
+def test_the_estimate_knows_what_answers_cost(teacher_folder: Path) -> None:
     def found(**on_policy: Any) -> Any:
         config = config_of(teacher_folder, signal="auto", on_policy=on_policy)
-        return estimate(config, earlier, teacher_folder)
+        return estimate(config, EARLIER, teacher_folder)
 
     off, half, own = found(), found(share=0.4), found(share=0.8)
     assert off["seconds"] < half["seconds"] < own["seconds"]
