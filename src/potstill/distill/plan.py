@@ -25,7 +25,7 @@ BYTES_A_WEIGHT = {"none": 16, "lora": 5}  # float32: weight, gradient, AdamW's t
 LAYER_SHARE = 0.026  # of a small model's weights; larger ones have more layers
 BYTES_A_TOKEN = 1.6e6  # activations of a micro-batch's token, at 99M weights
 ANSWER_TOKENS = 20  # of a rollout, about: a student that learns from short answers writes such
-WRITING_RATE = 135e6 * 100
+WRITING_RATE = 135e6 * 100  # 16 answers at once, one core
 KEPT_BYTES = 4.6e4  # keys and values of a token while answers are generated, at 99M weights
 
 

@@ -102,7 +102,7 @@ EARLIER = {
 def test_the_signal_that_is_proposed_is_the_live_teacher(teacher_folder: Path) -> None:
     for settings, proposed in (({}, "hidden_bf16"), (OWN, "live")):
         config = config_of(teacher_folder, on_policy=settings, signal="auto")
-        found = {one.field: one.value for one in advise(config, EARLIER, teacher_folder)}
+        found = {one.field: one.proposed for one in advise(config, EARLIER, teacher_folder)}
         assert found["distill.signal"] == proposed
 
 
