@@ -9,7 +9,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from potstill.core.costs import seconds
+from potstill.core.machine import available_memory_bytes
 from potstill.core.stage import Facts, Figures
+from potstill.distill import loading
 from potstill.distill.config import DistillConfig
 from potstill.models import refs
 from potstill.models.size import expected_parameters, folder_parameters
@@ -20,9 +22,7 @@ TRAINING_RATE = 99e6 * 310
 READING_RATE = 135e6 * 1000
 GREEDY_RATE = 135e6 * 900
 CANDIDATES, ROUNDS = 8, 10  # of the greedy choice: layers tried in a round, rounds, about
-BYTES_A_WEIGHT = {"none": 16, "lora": 5}  # float32: weight, gradient, AdamW's two moments
-LAYER_SHARE = 0.026  # of a small model's weights; larger ones have more layers
-BYTES_A_TOKEN = 1.6e6  # activations of a micro-batch's token, at 99M weights
+STREAMED_SHARE = 0.25  # of the teacher's weights that are in memory at once, at most
 
 
 def facts(config: DistillConfig, project: Path) -> Facts:
@@ -62,9 +62,7 @@ def signal_bytes(config: DistillConfig, width: float) -> float:
 def estimate(config: DistillConfig, earlier: Mapping[str, Figures], project: Path) -> Figures:
     """Two trainings of the same length, the teacher's pass over the rows, the choice of layers."""
     teacher = expected_parameters(config.teacher)
-    student = teacher * config.student.parameters_ratio
-    if config.student.drop_layers is not None:
-        student = teacher * max(0.1, 1 - LAYER_SHARE * config.student.drop_layers)
+    student = loading.student_parameters(config, teacher)
     length = min(row_tokens(earlier), config.sequence_tokens)
     rows = earlier["curate"]["train_rows"] * length
     budget = min(config.epochs * rows, config.max_tokens or float("inf"))
@@ -76,14 +74,19 @@ def estimate(config: DistillConfig, earlier: Mapping[str, Figures], project: Pat
     if config.student.method == "greedy":
         spent += seconds(tried, GREEDY_RATE / teacher)
     width = (teacher / 400) ** 0.5  # of hidden states, about: 576 of SmolLM2-135M
-    activations = BYTES_A_TOKEN * (student / 99e6) ** 0.5 * config.micro_tokens
+    held = 4.0 * teacher
+    # Three models in bf16; two checkpoints and the teacher's states go when training is done.
+    disk = 3 * 2 * student + 2 * 12 * student + signal_bytes(config, width) * rows
+    free = available_memory_bytes()
+    if loading.is_streamed(config, teacher, student, free, cuts=True):
+        held = STREAMED_SHARE * loading.number_bytes(config) * teacher
+        disk += loading.spill_bytes(config, width, max(rows, held_out) * computed)
     return {
         "parameters": student,
         "tokens": round(2 * budget),
         "seconds": spent,
-        "memory_bytes": 8e8 + BYTES_A_WEIGHT[config.adapter] * student + 4 * teacher + activations,
-        # Three models in bf16; two checkpoints and the teacher's states go when training is done.
-        "disk_bytes": 3 * 2 * student + 2 * 12 * student + signal_bytes(config, width) * rows,
+        "memory_bytes": 8e8 + held + loading.training_bytes(config, student),
+        "disk_bytes": disk,
     }
 
 
