@@ -198,6 +198,16 @@ class StreamedModel:
             )
         if tied:
             del state[head if self.files.stored(embedding) else embedding]
+        missing = [name for name in state if self.files.stored(name) is None]
+        used = {self.files.stored(name) for name in self.model.state_dict()}
+        spare = [name for name in self.files.shapes if name not in used]
+        if missing and spare:
+            raise ModelError(
+                f"The weights in {self.files.folder} are stored in another form than the model "
+                f"runs them in ({spare[0]} is there, {missing[0]} is not), so they cannot be read "
+                "layer by layer.",
+                RESIDENT,
+            )
         self.files.check(state)
 
 

@@ -248,6 +248,24 @@ def test_a_decoder_without_its_prefix(make: Make, tmp_path: Path) -> None:
     assert torch.equal(_layer_by_layer(StreamedModel(folder, torch.float32), inputs), wanted)
 
 
+def test_experts_that_are_stored_one_by_one_are_refused(tmp_path: Path) -> None:
+    from transformers import Qwen3MoeConfig, Qwen3MoeForCausalLM
+
+    experts = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16}
+    Qwen3MoeForCausalLM(Qwen3MoeConfig(**SIZES, **experts)).save_pretrained(tmp_path / "moe")
+    with pytest.raises(ModelError, match="stored in another form"):
+        StreamedModel(tmp_path / "moe", torch.float32)
+
+
+def test_quantised_weights_are_refused(make: Make) -> None:
+    folder = make("llama")
+    config = json.loads((folder / "config.json").read_text())
+    config["quantization_config"] = {"quant_method": "gptq", "bits": 4}
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ModelError, match="quantised"):
+        StreamedModel(folder, torch.float32)
+
+
 def test_what_has_more_than_layers_is_refused(tmp_path: Path) -> None:
     from transformers import PhiConfig, PhiForCausalLM
 
