@@ -33,8 +33,8 @@ def load_without(source: Source, dropped: Iterable[int]) -> Any:
     The same as `surgery.drop_layers(load_model(source), dropped)`. Errors: ModelError of both.
     """
     folder, gone = model_folder(source), set(dropped)
-    files = WeightFiles(folder)
     model = skeleton(folder)
+    files = WeightFiles(folder, model)
     kept = [number for number in range(len(body_of(model).layers)) if number not in gone]
     tied = is_tied(model, files)
     embedding, head = ends_of(model)
@@ -43,7 +43,7 @@ def load_without(source: Source, dropped: Iterable[int]) -> Any:
         with load_errors(folder):
             model.generation_config = GenerationConfig.from_pretrained(folder)
     state = model.state_dict()
-    lent = (head if files.stored(embedding) else embedding) if tied else ""
+    lent = (head if files.has(embedding) else embedding) if tied else ""
     targets = {
         name: torch.empty_like(tensor, device="cpu")
         for name, tensor in state.items()
@@ -97,7 +97,7 @@ def is_tied(model: Any, files: WeightFiles) -> bool:
     if not getattr(model.config.get_text_config(), "tie_word_embeddings", False):
         return False
     embedding, head = ends_of(model)
-    both = files.stored(embedding) is not None and files.stored(head) is not None
+    both = files.has(embedding) and files.has(head)
     return not both or files.equal(embedding, head)
 
 

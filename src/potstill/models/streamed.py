@@ -52,7 +52,7 @@ class StreamedModel:
         self.device = torch.device(device)
         self.model = skeleton(folder).to(dtype).eval().requires_grad_(False)
         self.body = body_of(self.model)
-        self.files = WeightFiles(folder)
+        self.files = WeightFiles(folder, self.model)
         self.layers = list(self.body.layers)
         self._names = {layer: f"{LAYERS}{n}." for n, layer in enumerate(self.layers)}
         self._pool: dict[tuple[str, torch.Size], Tensor] = {}
@@ -163,7 +163,7 @@ class StreamedModel:
             for name, tensor in state.items()
             if not name.startswith(LAYERS) and name not in (embedding, head)
         }
-        source = embedding if tied and self.files.stored(embedding) else head
+        source = embedding if tied and self.files.has(embedding) else head
         wanted[source] = torch.empty_like(state[source], device=self.device)
         self.files.read(wanted)
         for name, tensor in wanted.items():
@@ -197,15 +197,13 @@ class StreamedModel:
                 RESIDENT,
             )
         if tied:
-            del state[head if self.files.stored(embedding) else embedding]
-        missing = [name for name in state if self.files.stored(name) is None]
-        used = {self.files.stored(name) for name in self.model.state_dict()}
-        spare = [name for name in self.files.shapes if name not in used]
-        if missing and spare:
+            del state[head if self.files.has(embedding) else embedding]
+        missing = [name for name in state if not self.files.has(name)]
+        if missing and self.files.spare:
             raise ModelError(
                 f"The weights in {self.files.folder} are stored in another form than the model "
-                f"runs them in ({spare[0]} is there, {missing[0]} is not), so they cannot be read "
-                "layer by layer.",
+                f"runs them in ({self.files.spare[0]} is there, {missing[0]} is not), so they "
+                "cannot be read layer by layer.",
                 RESIDENT,
             )
         self.files.check(state)

@@ -1,6 +1,7 @@
 """A model's tensors, read one by one from its safetensors files.
 
-In: a Hugging Face folder. Out: tensors by their names in the model, in the type that is wanted.
+In: a Hugging Face folder, the model without weights. Out: tensors by their names in the model, in
+the type that is wanted.
 Holds no weights itself; what was read of a file is unmapped again when the file is closed.
 What is refused: missing shards, files that are cut short, pickle files, tensors that do not fit.
 Knows nothing of what the tensors mean.
@@ -9,88 +10,132 @@ Knows nothing of what the tensors mean.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
+from transformers.conversion_mapping import get_model_conversion_mapping
+from transformers.core_model_loading import (
+    WeightConverter,
+    WeightRenaming,
+    dot_natural_key,
+    rename_source_key,
+)
 
 from potstill.core.files import read_json
 from potstill.errors import ModelError
 
 
 class WeightFiles:
-    """The files that transformers would load, and where in them each tensor of a model lies."""
+    """The files that transformers would load, and where in them each tensor of a model lies.
 
-    def __init__(self, folder: Path, prefix: str = "model.") -> None:
-        """prefix: what files of a bare decoder leave out at the beginning of its names.
+    transformers' own rules say under which other names a tensor may be stored, and which stored
+    ones (experts) are put together.
+    """
 
-        Errors: ModelError for missing shards or files that are cut short.
-        """
+    def __init__(self, folder: Path, model: Any) -> None:
+        """model: whole, though without weights. Errors: ModelError for missing shards or files
+        that are cut short."""
         single = folder / "model.safetensors"
-        files = [single] if single.is_file() else weight_files(folder)
-        self.folder, self.prefix = folder, prefix
-        self.file_of: dict[str, Path] = {}
+        self.folder, self.model = folder, model
         self.shapes: dict[str, tuple[int, ...]] = {}
-        for file in files:
+        self.file_of: dict[str, Path] = {}
+        for file in [single] if single.is_file() else weight_files(folder):
             with opened(file) as content:
                 for name in content.keys():  # noqa: SIM118
                     self.file_of[name] = file
                     self.shapes[name] = tuple(content.get_slice(name).get_shape())
+        self.sources: dict[str, list[tuple[str, str | None]]] = defaultdict(list)
+        """Of each tensor of the model: what it is stored as, and the converter's pattern."""
+        self.spare: list[str] = []
+        """What is stored and not used as it is."""
+        transforms = get_model_conversion_mapping(model)
+        # Those with several results are left out: what they give is known only when they are run.
+        self.converters = {
+            pattern: one
+            for one in transforms
+            if isinstance(one, WeightConverter) and len(one.target_patterns) == 1
+            for pattern in one.source_patterns
+        }
+        self._assign([one for one in transforms if isinstance(one, WeightRenaming)])
 
-    def stored(self, name: str) -> str | None:
-        """The name under which a tensor of the model is stored; None: it is not."""
-        for known in (name, name.removeprefix(self.prefix)):
-            if known in self.file_of:
-                return known
-        return None
+    def has(self, name: str) -> bool:
+        """Whether a tensor of the model is stored."""
+        return name in self.sources
 
     def check(self, wanted: Mapping[str, Tensor]) -> None:
         """Errors: ModelError if a tensor is missing or of another shape."""
-        missing = [name for name in wanted if self.stored(name) is None]
-        check_weights_fill(self.folder, "missing", missing)
+        check_weights_fill(self.folder, "missing", [n for n in wanted if not self.has(n)])
         other = [
             name
             for name, tensor in wanted.items()
-            if self.shapes[self.stored(name) or name] != tuple(tensor.shape)
+            for stored, pattern in self.sources[name]
+            if pattern is None and self.shapes[stored] != tuple(tensor.shape)
         ]
         check_weights_fill(self.folder, "mismatched", other)
 
     def read(self, targets: Mapping[str, Tensor]) -> None:
         """Copy tensors of the model into `targets`, by name, as loading would convert them."""
-        by_file: dict[Path, list[str]] = defaultdict(list)
-        for name in targets:
-            by_file[self._file(name)].append(name)
-        for file, names in by_file.items():
-            with opened(file) as content:
-                for name in names:
-                    targets[name].copy_(_in_fp32(content.get_tensor(self.stored(name))))
+        stored = [one for name in targets for one, _ in self.sources[name]]
+        with ExitStack() as stack:
+            files = {self.file_of[one] for one in stored}
+            contents = {file: stack.enter_context(opened(file)) for file in files}
+            for name, target in targets.items():
+                parts = {
+                    one: _in_fp32(contents[self.file_of[one]].get_tensor(one))
+                    for one, _ in self.sources[name]
+                }
+                found = self._converted(name, parts, target)
+                if found.shape != target.shape:
+                    check_weights_fill(self.folder, "mismatched", [name])
+                target.copy_(found)
 
     def rows(self, name: str, numbers: Tensor, dtype: torch.dtype) -> Tensor:
         """Some rows [N, d] of a matrix, of which no more is read than they need."""
-        with opened(self._file(name)) as content:
-            table: Tensor = content.get_tensor(self.stored(name))  # mapped, not read
+        ((stored, _),) = self.sources[name]
+        with opened(self.file_of[stored]) as content:
+            table: Tensor = content.get_tensor(stored)  # mapped, not read
             return _in_fp32(table[numbers.cpu()]).to(dtype)
 
     def equal(self, name: str, other: str) -> bool:
-        """Whether two tensors hold the same values."""
-        with opened(self._file(name)) as one, opened(self._file(other)) as two:
-            first, second = one.get_tensor(self.stored(name)), two.get_tensor(self.stored(other))
-            return first.dtype == second.dtype and torch.equal(first, second)
+        """Whether two tensors are stored as the same values."""
+        ((one, _),), ((two, _),) = self.sources[name], self.sources[other]
+        with opened(self.file_of[one]) as first, opened(self.file_of[two]) as second:
+            left, right = first.get_tensor(one), second.get_tensor(two)
+            return left.dtype == right.dtype and torch.equal(left, right)
 
-    def bytes_of(self, names: Iterable[str], item: int) -> int:
-        """Of these tensors, `item` bytes a number."""
-        return sum(
-            item * torch.Size(self.shapes[stored]).numel()
-            for name in names
-            if (stored := self.stored(name)) is not None
-        )
+    def _assign(self, renamings: Sequence[WeightRenaming]) -> None:
+        state, prefix = self.model.state_dict(), self.model.base_model_prefix
+        converters = list({id(one): one for one in self.converters.values()}.values())
+        for stored in sorted(self.file_of, key=dot_natural_key):  # experts by their numbers
+            name, pattern = rename_source_key(stored, renamings, converters, prefix, state)
+            if name not in state and stored in state:
+                name, pattern = rename_source_key(stored, [], [], prefix, state)
+            if name in state:
+                self.sources[name].append((stored, pattern))
+            else:
+                self.spare.append(stored)
 
-    def _file(self, name: str) -> Path:
-        return self.file_of[self.stored(name) or name]
+    def _converted(self, name: str, parts: Mapping[str, Tensor], target: Tensor) -> Tensor:
+        """What stored tensors give together. Converters only move numbers, so that rounding them
+        before is rounding them after."""
+        sources = self.sources[name]
+        first = sources[0][1]
+        if first is None:
+            return parts[sources[0][0]]
+        converter = deepcopy(self.converters[first])
+        for stored, pattern in sources:
+            assert pattern is not None
+            part = parts[stored].to(target.dtype)
+            converter.add_tensor(name, stored, pattern, lambda part=part: part)
+        found = converter.convert(name, model=self.model, config=self.model.config)[name]
+        tensor: Tensor = found[0] if isinstance(found, list) else found
+        return tensor
 
 
 def _in_fp32(tensor: Tensor) -> Tensor:
