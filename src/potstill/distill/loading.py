@@ -62,12 +62,13 @@ def student_parameters(config: DistillConfig, teacher: float) -> float:
 
 def resident_bytes(config: DistillConfig, teacher: float, student: float) -> float:
     """The teacher in the type of the products, and the student's training."""
-    return number_bytes(config) * teacher + training_bytes(config, student)
+    weights = number_bytes(config) * teacher
+    return weights + training_bytes(config, student, config.micro_tokens)
 
 
-def training_bytes(config: DistillConfig, student: float) -> float:
+def training_bytes(config: DistillConfig, student: float, micro_tokens: int) -> float:
     """Weights, gradients and moments, and the activations of a micro-batch."""
-    activations = BYTES_A_TOKEN * math.sqrt(student / 99e6) * config.micro_tokens
+    activations = BYTES_A_TOKEN * math.sqrt(student / 99e6) * micro_tokens
     return BYTES_A_WEIGHT[config.adapter] * student + activations
 
 

@@ -5,6 +5,7 @@ In: a DistillConfig, the figures of ingestion and curation. Out: facts, figures.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -59,13 +60,46 @@ def signal_bytes(config: DistillConfig, width: float) -> float:
     }[config.signal]
 
 
-def estimate(config: DistillConfig, earlier: Mapping[str, Figures], project: Path) -> Figures:
-    """Two trainings of the same length, the teacher's pass over the rows, the choice of layers."""
+def student_parameters(config: DistillConfig) -> float:
+    """About how many the student has."""
     teacher = expected_parameters(config.teacher)
-    student = loading.student_parameters(config, teacher)
+    return loading.student_parameters(config, teacher)
+
+
+def hidden_width(parameters: float) -> float:
+    """Features of the hidden states of a model of that size, about: 576 of SmolLM2-135M."""
+    return math.sqrt(parameters / 400)
+
+
+def budget_tokens(config: DistillConfig, earlier: Mapping[str, Figures]) -> float:
+    """Row tokens that a training sees."""
     length = min(row_tokens(earlier), config.sequence_tokens)
     rows = earlier["curate"]["train_rows"] * length
-    budget = min(config.epochs * rows, config.max_tokens or float("inf"))
+    return min(config.epochs * rows, config.max_tokens or float("inf"))
+
+
+def memory_need(config: DistillConfig, micro_tokens: int) -> float:
+    """Bytes of a training with micro-batches of that size, about."""
+    teacher, student = expected_parameters(config.teacher), student_parameters(config)
+    held = 4.0 * teacher
+    if is_streamed(config):
+        held = STREAMED_SHARE * loading.number_bytes(config) * teacher
+    return 8e8 + held + loading.training_bytes(config, student, micro_tokens)
+
+
+def is_streamed(config: DistillConfig) -> bool:
+    """Whether the teacher will be read layer by layer on this machine, as it is now."""
+    teacher, student = expected_parameters(config.teacher), student_parameters(config)
+    free = available_memory_bytes()
+    return loading.is_streamed(config, teacher, student, free, cuts=True)
+
+
+def estimate(config: DistillConfig, earlier: Mapping[str, Figures], project: Path) -> Figures:
+    """Two trainings of the same length, the teacher's pass over the rows, the choice of layers."""
+    teacher, student = expected_parameters(config.teacher), student_parameters(config)
+    length = min(row_tokens(earlier), config.sequence_tokens)
+    rows = earlier["curate"]["train_rows"] * length
+    budget = budget_tokens(config, earlier)
     held_out = min(earlier["curate"]["validation_rows"] * length, config.validation_tokens)
     tried = config.student.calibration_tokens * CANDIDATES * ROUNDS
     computed = computed_share(config, earlier)
@@ -73,19 +107,16 @@ def estimate(config: DistillConfig, earlier: Mapping[str, Figures], project: Pat
     spent += seconds((rows + 2 * config.validations * held_out) * computed, READING_RATE / teacher)
     if config.student.method == "greedy":
         spent += seconds(tried, GREEDY_RATE / teacher)
-    width = (teacher / 400) ** 0.5  # of hidden states, about: 576 of SmolLM2-135M
-    held = 4.0 * teacher
+    width = hidden_width(teacher)
     # Three models in bf16; two checkpoints and the teacher's states go when training is done.
     disk = 3 * 2 * student + 2 * 12 * student + signal_bytes(config, width) * rows
-    free = available_memory_bytes()
-    if loading.is_streamed(config, teacher, student, free, cuts=True):
-        held = STREAMED_SHARE * loading.number_bytes(config) * teacher
+    if is_streamed(config):
         disk += loading.spill_bytes(config, width, max(rows, held_out) * computed)
     return {
         "parameters": student,
         "tokens": round(2 * budget),
         "seconds": spent,
-        "memory_bytes": 8e8 + held + loading.training_bytes(config, student),
+        "memory_bytes": memory_need(config, config.micro_tokens),
         "disk_bytes": disk,
     }
 
