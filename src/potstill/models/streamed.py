@@ -196,6 +196,12 @@ class StreamedModel:
                 f"output layer ({', '.join(others[:3])}), so it cannot be read layer by layer.",
                 RESIDENT,
             )
+        if getattr(self.body.config, "num_kv_shared_layers", None):
+            raise ModelError(
+                f"Layers of {type(self.model).__name__} use keys and values of layers before them, "
+                "so they cannot be computed one by one.",
+                RESIDENT,
+            )
         if tied:
             del state[head if self.files.has(embedding) else embedding]
         missing = [name for name in state if not self.files.has(name)]

@@ -1,18 +1,21 @@
 """A model's tensors, read one by one from its safetensors files.
 
 In: a Hugging Face folder, the model without weights. Out: tensors by their names in the model, in
-the type that is wanted.
-Holds no weights itself; what was read of a file is unmapped again when the file is closed.
+the type that is wanted. Holds no weights itself, and maps no file: mapped pages would count as
+memory of the process.
 What is refused: missing shards, files that are cut short, pickle files, tensors that do not fit.
 Knows nothing of what the tensors mean.
 """
 
 from __future__ import annotations
 
+import json
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from copy import deepcopy
+from dataclasses import dataclass
+from io import FileIO
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +30,19 @@ from transformers.core_model_loading import (
     rename_source_key,
 )
 
-from potstill.core.files import read_json
+from potstill.core.files import disk_errors, read_json
 from potstill.errors import ModelError
+
+TYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "BOOL": torch.bool,
+}
+"""Of safetensors' headers; those that quantised weights are stored in are left out."""
 
 
 class WeightFiles:
@@ -43,13 +57,9 @@ class WeightFiles:
         that are cut short."""
         single = folder / "model.safetensors"
         self.folder, self.model = folder, model
-        self.shapes: dict[str, tuple[int, ...]] = {}
-        self.file_of: dict[str, Path] = {}
+        self.places: dict[str, _Place] = {}
         for file in [single] if single.is_file() else weight_files(folder):
-            with opened(file) as content:
-                for name in content.keys():  # noqa: SIM118
-                    self.file_of[name] = file
-                    self.shapes[name] = tuple(content.get_slice(name).get_shape())
+            self.places.update(_places(file))
         self.sources: dict[str, list[tuple[str, str | None]]] = defaultdict(list)
         """Of each tensor of the model: what it is stored as, and the converter's pattern."""
         self.spare: list[str] = []
@@ -75,44 +85,38 @@ class WeightFiles:
             name
             for name, tensor in wanted.items()
             for stored, pattern in self.sources[name]
-            if pattern is None and self.shapes[stored] != tuple(tensor.shape)
+            if pattern is None and self.places[stored].shape != tuple(tensor.shape)
         ]
         check_weights_fill(self.folder, "mismatched", other)
 
     def read(self, targets: Mapping[str, Tensor]) -> None:
         """Copy tensors of the model into `targets`, by name, as loading would convert them."""
-        stored = [one for name in targets for one, _ in self.sources[name]]
-        with ExitStack() as stack:
-            files = {self.file_of[one] for one in stored}
-            contents = {file: stack.enter_context(opened(file)) for file in files}
-            for name, target in targets.items():
-                parts = {
-                    one: _in_fp32(contents[self.file_of[one]].get_tensor(one))
-                    for one, _ in self.sources[name]
-                }
-                found = self._converted(name, parts, target)
-                if found.shape != target.shape:
-                    check_weights_fill(self.folder, "mismatched", [name])
-                target.copy_(found)
+        for name, target in targets.items():
+            found = self._whole(name, target.dtype)
+            if found.shape != target.shape:
+                check_weights_fill(self.folder, "mismatched", [name])
+            target.copy_(found)
 
     def rows(self, name: str, numbers: Tensor, dtype: torch.dtype) -> Tensor:
         """Some rows [N, d] of a matrix, of which no more is read than they need."""
         ((stored, _),) = self.sources[name]
-        with opened(self.file_of[stored]) as content:
-            table: Tensor = content.get_tensor(stored)  # mapped, not read
-            return _in_fp32(table[numbers.cpu()]).to(dtype)
+        place = self.places[stored]
+        found = torch.empty(len(numbers), place.shape[1], dtype=place.dtype)
+        with place.opened() as content:
+            for row, number in zip(found, numbers.tolist(), strict=True):
+                place.fill(content, row, number * row.nbytes)
+        return _in_fp32(found).to(dtype)
 
     def equal(self, name: str, other: str) -> bool:
         """Whether two tensors are stored as the same values."""
         ((one, _),), ((two, _),) = self.sources[name], self.sources[other]
-        with opened(self.file_of[one]) as first, opened(self.file_of[two]) as second:
-            left, right = first.get_tensor(one), second.get_tensor(two)
-            return left.dtype == right.dtype and torch.equal(left, right)
+        first, second = self.places[one], self.places[two]
+        return first.dtype == second.dtype and torch.equal(first.read(), second.read())
 
     def _assign(self, renamings: Sequence[WeightRenaming]) -> None:
         state, prefix = self.model.state_dict(), self.model.base_model_prefix
         converters = list({id(one): one for one in self.converters.values()}.values())
-        for stored in sorted(self.file_of, key=dot_natural_key):  # experts by their numbers
+        for stored in sorted(self.places, key=dot_natural_key):  # experts by their numbers
             name, pattern = rename_source_key(stored, renamings, converters, prefix, state)
             if name not in state and stored in state:
                 name, pattern = rename_source_key(stored, [], [], prefix, state)
@@ -121,21 +125,73 @@ class WeightFiles:
             else:
                 self.spare.append(stored)
 
-    def _converted(self, name: str, parts: Mapping[str, Tensor], target: Tensor) -> Tensor:
+    def _whole(self, name: str, dtype: torch.dtype) -> Tensor:
         """What stored tensors give together. Converters only move numbers, so that rounding them
         before is rounding them after."""
         sources = self.sources[name]
         first = sources[0][1]
         if first is None:
-            return parts[sources[0][0]]
+            return _in_fp32(self.places[sources[0][0]].read())
         converter = deepcopy(self.converters[first])
         for stored, pattern in sources:
             assert pattern is not None
-            part = parts[stored].to(target.dtype)
+            part = _in_fp32(self.places[stored].read()).to(dtype)
             converter.add_tensor(name, stored, pattern, lambda part=part: part)
         found = converter.convert(name, model=self.model, config=self.model.config)[name]
         tensor: Tensor = found[0] if isinstance(found, list) else found
         return tensor
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where a tensor lies."""
+
+    file: Path
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+    start: int
+    """Its first byte in the file."""
+
+    def read(self) -> Tensor:
+        """All of it."""
+        found = torch.empty(self.shape, dtype=self.dtype)
+        with self.opened() as content:
+            self.fill(content, found, 0)
+        return found
+
+    @contextmanager
+    def opened(self) -> Iterator[FileIO]:
+        """The file, unbuffered: rows are smaller than a buffer, layers larger."""
+        with disk_errors(self.file, "read"), FileIO(self.file) as content:
+            yield content
+
+    def fill(self, content: FileIO, target: Tensor, offset: int) -> None:
+        """Read into a tensor, from a byte of this one."""
+        content.seek(self.start + offset)
+        memory: Any = target.view(-1).view(torch.uint8).numpy()
+        left = memoryview(memory)
+        while left:
+            count = content.readinto(left)
+            if not count:
+                raise ModelError(f"{self.file} became shorter while it was read.")
+            left = left[count:]
+
+
+def _places(file: Path) -> dict[str, _Place]:
+    """Of every tensor of a file, from its header."""
+    with opened(file), file.open("rb") as content:  # safetensors checks it all
+        size = int.from_bytes(content.read(8), "little")
+        header = json.loads(content.read(size))
+    header.pop("__metadata__", None)
+    found = {}
+    for name, entry in header.items():
+        if entry["dtype"] not in TYPES:
+            raise ModelError(
+                f"{name} in {file} is stored as {entry['dtype']}, which is not read layer by layer."
+            )
+        start = 8 + size + entry["data_offsets"][0]
+        found[name] = _Place(file, TYPES[entry["dtype"]], tuple(entry["shape"]), start)
+    return found
 
 
 def _in_fp32(tensor: Tensor) -> Tensor:

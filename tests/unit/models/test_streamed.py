@@ -262,6 +262,14 @@ def test_weights_in_another_form_are_refused(make: Make) -> None:
         StreamedModel(folder, torch.float32)
 
 
+def test_layers_that_share_keys_and_values_are_refused(make: Make) -> None:
+    folder = make("llama")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "num_kv_shared_layers": 2}))
+    with pytest.raises(ModelError, match="cannot be computed one by one"):
+        StreamedModel(folder, torch.float32)
+
+
 def test_quantised_weights_are_refused(make: Make) -> None:
     folder = make("llama")
     config = json.loads((folder / "config.json").read_text())
