@@ -1,6 +1,6 @@
 """A teacher read layer by layer against the same teacher in memory: bytes, memory, speed.
 
-    python benchmarks/teaching_streaming.py [--rounds 2] [--tokens 8192]
+    python benchmarks/teaching_streaming.py [--rounds 2] [--tokens 4096]
 
 The teacher is a random Llama of 32 layers and 2 GB in bf16, made on the fly. Each side writes the
 same file of hidden states in a process of its own, and sides take turns. Memory is the process's
@@ -87,7 +87,7 @@ def side(name: str, model: Path, folder: Path, tokens: int) -> None:
     print(json.dumps(line), flush=True)
 
 
-def measure(rounds: int = 2, tokens: int = 8192) -> Iterator[dict[str, Any]]:
+def measure(rounds: int = 2, tokens: int = 4096) -> Iterator[dict[str, Any]]:
     """The figures: equal bytes, share of the weights in memory, speed against resident."""
     runs: dict[str, list[dict[str, Any]]] = {"resident": [], "streamed": []}
     digests = []
@@ -144,7 +144,7 @@ def main() -> None:
     """All figures; or, in a process of its own, one side."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--rounds", type=int, default=2)
-    parser.add_argument("--tokens", type=int, default=8192)
+    parser.add_argument("--tokens", type=int, default=4096)
     parser.add_argument("--make", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--side", choices=("resident", "streamed"), help=argparse.SUPPRESS)
     parser.add_argument("--model", type=Path, help=argparse.SUPPRESS)
