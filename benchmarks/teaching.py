@@ -4,36 +4,42 @@
 
 Rows are questions about paragraphs of ../shared/data; articles of the test rows are not trained on.
 The teacher is SmolLM2-135M-Instruct, corrected on the training rows. Each training is a process of
-its own (`teaching_arm.py`), whose result stays in the work folder: a benchmark that was stopped goes
-on, and one of another state of the settings starts anew. Prints one JSON object a line; the table
-and the pictures for docs/experiments.md go into the work folder; the rest to standard error.
+its own (`teaching_arm.py`), whose result stays in the work folder: a benchmark that was stopped
+goes on, and one of other settings starts anew. Prints one JSON object a line; the table and the
+pictures for docs/experiments.md go into the work folder, all else to standard error.
 """
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import json
 import random
+import statistics
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from potstill.core.files import read_json, write_json
+from potstill.core.files import read_json, write_atomic, write_json
 from potstill.core.machine import describe
+from potstill.models.cache import cache_folder
 from potstill.models.load import model_folder
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE / "peers"))
 import rows as bench_rows  # noqa: E402
+import teaching_table as tables  # noqa: E402
 
 TEST_ARTICLES, VALIDATION_ARTICLES = 8, 2
-TOKENS = 150_000
+TOKENS = 90_000
 """Row tokens that every compared training sees."""
 LONG_TOKENS = 600_000
 """Of the students that must keep their teacher's answers."""
+SAME_TIME = 0.15
+"""Trainings whose times differ by less are not repeated for equal minutes."""
 COMMON: dict[str, Any] = {
     "epochs": 1000.0,
     "max_tokens": TOKENS,
@@ -129,6 +135,30 @@ class Bench:
             save_start(teacher, STARTS[name], self.training, folder)
         return str(folder)
 
+    def scores_of_teacher(self) -> dict[str, Any]:
+        """The corrected teacher's own scores."""
+        found: dict[str, Any] = read_json(Path(self.teacher("corrected")).parent / "scores.json")
+        return found
+
+    def write(
+        self, arms: Mapping[str, tables.Scores], paragraphs: Sequence[str], prefix: str = ""
+    ) -> None:
+        """The table, and a picture of each figure."""
+        names = ["kl", "agreement", "perplexity", "f1"]
+        text = tables.table(arms, paragraphs, names)
+        print(text, file=sys.stderr)
+        write_atomic(self.work / f"{prefix}table.md", text + "\n")
+        for name in ("kl", "f1"):
+            values = {
+                arm: tables.interval(scores, paragraphs, name)
+                for arm, scores in arms.items()
+                if arm != "teacher" or name != "kl"
+            }
+            bare = values["fine-tuned"].value if "fine-tuned" in values else None
+            shown = tables.FIGURES[name]
+            picture = tables.forest(shown.title, values, percent=shown.percent, bare=bare)
+            write_atomic(self.work / f"{prefix}{name}.svg", picture)
+
     def scores(self, name: str, arm: Arm, seed: int, **more: Any) -> dict[str, Any]:
         """What one training came to, by the corrected teacher's measure; done once."""
         teacher = self.teacher(arm.teacher)
@@ -151,6 +181,7 @@ class Bench:
                 "seed": seed,
                 "settings": settings,
                 "reference": reference,
+                "states": str(self.work / "states" / _key(reference, self.test)),
                 "output": str(output),
                 "rows": self.training,
                 "validation": self.validation,
@@ -186,3 +217,70 @@ def figure(name: str, value: Any, unit: str, goal: Any, holds: bool, how: str) -
     """Print one result line."""
     line = {"figure": name, "value": value, "unit": unit, "goal": goal, "holds": holds}
     print(json.dumps({**line, "how": how, "machine": describe()}), flush=True)
+
+
+def compare(bench: Bench, seeds: int) -> None:
+    """All arms at equal tokens; then those that were faster again, for as long as forward KL."""
+    paragraphs = [row["paragraph"] for row in bench.test]
+    arms: dict[str, list[dict[str, Any]]] = {"teacher": [bench.scores_of_teacher()]}
+    for seed in range(seeds):  # a seed after the other: a run that is stopped has whole seeds
+        for name, arm in ARMS.items():
+            if seed < (arm.seeds or seeds):
+                arms.setdefault(name, []).append(bench.scores(name, arm, seed))
+    base = statistics.median(one["seconds"] for one in arms["forward KL"])
+    for name, arm in ARMS.items():
+        if arm.settings is None or name == "forward KL":
+            continue
+        ratio = base / statistics.median(one["seconds"] for one in arms[name])
+        if abs(ratio - 1) > SAME_TIME:
+            tokens = round(TOKENS * ratio)
+            arms[f"{name}, equal minutes"] = [
+                bench.scores(name, arm, seed, max_tokens=tokens) for seed in range(seeds)
+            ]
+    bench.write(arms, paragraphs)
+    rival = arms["fine-tuned"]
+    for name in ("forward KL", "reverse KL", "JSD", "skew KL", "top-k 64 file", "hidden match"):
+        for metric, better in (("kl", -1), ("agreement", 1)):
+            found = tables.difference(arms[name], rival, paragraphs, metric)
+            how = f"paired by {found.n} test paragraphs, {found.low:.4f} to {found.high:.4f}"
+            holds = (found.high < 0) if better < 0 else (found.low > 0)
+            key = f"{name.replace(' ', '_')}_minus_fine_tuned_{metric}"
+            figure(key, round(found.value, 4), "difference", "excludes 0", holds, how)
+
+
+def keep_answers(bench: Bench) -> None:
+    """Smaller students against their corrected teacher's answers."""
+    paragraphs = [row["paragraph"] for row in bench.test]
+    teacher = [bench.scores_of_teacher()]
+    arms = {"teacher": teacher}
+    for name, goal in (("75% long", 0.9), ("50% long", 0.8)):
+        arms[name] = [bench.scores(name, LONG[name], 0)]
+        found = tables.share(arms[name], teacher, paragraphs, "f1")
+        size = arms[name][0]["parameters"] / teacher[0]["parameters"]
+        how = (
+            f"answer F1 over the corrected teacher's, {size:.0%} of its parameters, "
+            f"{found.low:.2f} to {found.high:.2f}, one seed"
+        )
+        key = f"answers_kept_{name.split()[0]}"
+        figure(key, round(found.value, 3), "ratio", goal, found.value >= goal, how)
+    bench.write(arms, paragraphs, "long-")
+
+
+def main() -> None:
+    """All parts, or those that are named."""
+    parts = ("surgery", "compare", "answers", "align", "rollouts", "streaming")
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--data", type=Path, default=bench_rows.DATA)
+    parser.add_argument("--work", type=Path, default=cache_folder() / "benchmarks" / "teaching")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--only", nargs="+", choices=parts, default=parts)
+    options = parser.parse_args()
+    bench = Bench(options.data, options.work)
+    if "compare" in options.only:
+        compare(bench, options.seeds)
+    if "answers" in options.only:
+        keep_answers(bench)
+
+
+if __name__ == "__main__":
+    main()

@@ -12,7 +12,6 @@ from __future__ import annotations
 import json
 import resource
 import sys
-import tempfile
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -59,25 +58,31 @@ def main() -> None:
         output.mkdir(parents=True, exist_ok=True)
         model = Path(spec["student"])
     facts["peak_memory_bytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    write_json(output / "scores.json", facts | score(spec["reference"], model, spec["test"]))
+    write_json(output / "scores.json", facts | score(spec, model))
 
 
-def score(reference: str, model: Path, test: list[dict[str, Any]]) -> dict[str, Any]:
-    """Each test row's scores against the teacher `reference`, as lists in the rows' order."""
+def score(spec: dict[str, Any], model: Path) -> dict[str, Any]:
+    """Each test row's scores against the reference teacher, as lists in the rows' order.
+
+    The teacher is read once for all arms; its states stay in a folder of their own.
+    """
+    reference, states = spec["reference"], Path(spec["states"])
     tokenizer = load_tokenizer(reference)
     held = []
-    for row in test:
+    for row in spec["test"]:
         turns = [Turn(role="user", content=row["prompt"])]
         turns.append(Turn(role="assistant", content=row["completion"]))
         held.append(Held(row["id"], encode_example(tokenizer, turns, 4096), (row["completion"],)))
     teacher = load_model(reference)
-    with tempfile.TemporaryDirectory() as states:
-        settings = ScanSettings(Path(states), len(tokenizer), ANSWER_TOKENS, 16, 256)
+    settings = ScanSettings(states, len(tokenizer), ANSWER_TOKENS, 16, 256)
+    if Path(reference) == model or not (states / "done").exists():
+        states.mkdir(parents=True, exist_ok=True)
         said = scan("teacher", teacher, tokenizer, held, None, settings)
-        if Path(reference) != model:
-            head = head_of(teacher, len(tokenizer))
-            del teacher
-            said = scan("student", load_model(model), tokenizer, held, head, settings)
+        (states / "done").touch()
+    if Path(reference) != model:
+        head = head_of(teacher, len(tokenizer))
+        del teacher
+        said = scan("student", load_model(model), tokenizer, held, head, settings)
     return {
         "parameters": sum(one.numel() for one in load_model(model).parameters()),
         "ids": [one.id for one in held],
