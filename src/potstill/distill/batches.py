@@ -86,6 +86,10 @@ class RowSet:
             family: sum(len(self.rows[number].ids) for number in family) for family in self.families
         }
 
+    def shape(self, micro: Sequence[Family]) -> tuple[int, int]:
+        """(B, L) of a micro-batch."""
+        return _shape([self.sizes[family] for family in micro], self.packed)
+
     def collate(self, micro: Sequence[Family], active: ActiveTokens, padding: int) -> MicroBatch:
         """The micro-batch of some families. `padding` is any id the model has an embedding for."""
         return collate(self.rows, micro, active, padding, packed=self.packed)
@@ -195,10 +199,9 @@ def collate(
     shared = [shared_tokens([row.ids for row in family]) for family in members]
     lengths = [[len(row.ids) for row in family] for family in members]
     sizes = list(map(sequence_tokens, lengths, shared))
-    if packed:
-        starts, shape = [0, *accumulate(sizes)][:-1], (1, sum(sizes))
-    else:
-        starts, shape = [line * max(sizes) for line in range(len(micro))], (len(micro), max(sizes))
+    shape = _shape(sizes, packed)
+    places = [0, *accumulate(sizes)][:-1]
+    starts = places if packed else [line * shape[1] for line in range(len(micro))]
     input_ids = torch.full(shape, padding, dtype=torch.int64)
     spans: list[RowSpan] = []
     predictions: list[tuple[Tensor, Tensor, Tensor]] = []
@@ -221,6 +224,11 @@ def collate(
         *counts[:, asked],
         **_sight(members, spans, sizes, shape[1], packed),
     )
+
+
+def _shape(sizes: Sequence[int], packed: bool) -> tuple[int, int]:
+    """(B, L) of sequences of these sizes."""
+    return (1, sum(sizes)) if packed else (len(sizes), max(sizes))
 
 
 def _sight(

@@ -117,6 +117,13 @@ class DistillConfig(StageConfig, Objective):
         description="Of the matrix products; weights stay fp32. auto: bf16 where the hardware has "
         "instructions for it.",
     )
+    teacher_loading: Literal["auto", "resident", "streamed"] = Field(
+        "auto",
+        description="resident: the whole teacher in memory. streamed: its decoder layers are read "
+        "one at a time and computed for all rows, before the training; the same signals, from a "
+        "teacher larger than memory. It needs a signal from a file. auto: streamed if teacher and "
+        "training do not fit into the memory that is free.",
+    )
     signal: Literal["auto", "live", "hidden_bf16", "hidden_int8", "top_k", "sampled"] = Field(
         "auto",
         description="Where the teacher's distribution comes from. live: its forward pass at every "
@@ -192,6 +199,13 @@ class DistillConfig(StageConfig, Objective):
             raise ValueError(
                 f"signal: {self.signal} holds no layers of the teacher, which hidden and attention "
                 "need; use live"
+            )
+        if self.teacher_loading == "streamed" and (
+            self.needs_live_teacher or self.signal == "live"
+        ):
+            raise ValueError(
+                "teacher_loading: streamed computes the teacher's signals before the training; "
+                "signal: live, hidden and attention need it at every step; use resident"
             )
         if self.signal == "sampled" and set(self.shares) != {"forward_kl"}:
             raise ValueError(

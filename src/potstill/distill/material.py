@@ -69,15 +69,18 @@ def prepare(
 ) -> Material:
     """Lay out the rows, plan the steps, check everything, write or open the teacher's signals.
 
+    teacher: a model, or a LiveTeacher or StreamedTeacher of it.
     digest: what the teacher's signals belong to. work: the folder where they are kept.
-    Afterwards `teacher` is in evaluation mode, in the precision of the products, and is needed no
+    Afterwards the teacher is in evaluation mode, in the precision of the products, and is needed no
     more unless `signal` is a LiveTeacher; `student` is in fp32. One process prepares and trains.
     Errors: TrainingError for what would ruin the result.
     """
     _check_tools(config)
     validation = _up_to(validation, config.validation_tokens)
     dtype = pick_dtype(config.precision)
-    live = signals.LiveTeacher(teacher, dtype)
+    live = teacher
+    if not isinstance(teacher, signals.LiveTeacher):
+        live = signals.LiveTeacher(teacher, dtype)
     student.float()  # master weights: what it is trained in, and compared in before
     report_truncated([*rows, *validation], config, events)
     vocabulary = preflight.check_models(
@@ -90,7 +93,8 @@ def prepare(
         teacher_tokenizer=tokenizer,
         student_tokenizer=student_tokenizer or tokenizer,
     )
-    training, held_out = _lay_out(config, live.model, student, rows, validation, events)
+    with live.shortened() as model:
+        training, held_out = _lay_out(config, model, student, rows, validation, events)
     plan = plan_steps(
         training,
         step_tokens=config.step_tokens,
@@ -243,7 +247,8 @@ def _format(
     form = signals.CacheFormat("hidden_bf16")
     planned = sum(len(family) for step in plan for micro in step for family in micro)
     size = signals.cache_bytes(training, int(live.output.weight.shape[1]), form)
-    return form if planned > len(training.rows) and size <= signals.LARGEST_CACHE else None
+    seen_again = planned > len(training.rows) and size <= signals.LARGEST_CACHE
+    return form if seen_again or live.streamed else None
 
 
 def report_truncated(rows: Sequence[Row], config: DistillConfig, events: Emitter) -> None:

@@ -10,7 +10,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from potstill.core.costs import seconds
+from potstill.core.machine import available_memory_bytes
 from potstill.core.stage import Facts, Figures
+from potstill.distill import loading
 from potstill.distill.config import DistillConfig
 from potstill.models import refs
 from potstill.models.size import expected_parameters, folder_parameters
@@ -21,12 +23,9 @@ TRAINING_RATE = 99e6 * 310
 READING_RATE = 135e6 * 1000
 GREEDY_RATE = 135e6 * 900
 CANDIDATES, ROUNDS = 8, 10  # of the greedy choice: layers tried in a round, rounds, about
-BYTES_A_WEIGHT = {"none": 16, "lora": 5}  # float32: weight, gradient, AdamW's two moments
-LAYER_SHARE = 0.026  # of a small model's weights; larger ones have more layers
-BYTES_A_TOKEN = 1.6e6  # activations of a micro-batch's token, at 99M weights
 ANSWER_TOKENS = 20  # of a rollout, about: a student that learns from short answers writes such
 WRITING_RATE = 135e6 * 100  # 16 answers at once, one core
-KEPT_BYTES = 4.6e4  # keys and values of a token while answers are generated, at 99M weights
+STREAMED_SHARE = 0.25  # of the teacher's weights that are in memory at once, at most
 
 
 def facts(config: DistillConfig, project: Path) -> Facts:
@@ -69,9 +68,7 @@ def signal_bytes(config: DistillConfig, width: float) -> float:
 def student_parameters(config: DistillConfig) -> float:
     """About how many the student has."""
     teacher = expected_parameters(config.teacher)
-    if config.student.drop_layers is not None:
-        return teacher * max(0.1, 1 - LAYER_SHARE * config.student.drop_layers)
-    return teacher * config.student.parameters_ratio
+    return loading.student_parameters(config, teacher)
 
 
 def hidden_width(parameters: float) -> float:
@@ -89,11 +86,17 @@ def budget_tokens(config: DistillConfig, earlier: Mapping[str, Figures]) -> floa
 def memory_need(config: DistillConfig, micro_tokens: int) -> float:
     """Bytes of a training with micro-batches of that size, about."""
     teacher, student = expected_parameters(config.teacher), student_parameters(config)
-    activations = BYTES_A_TOKEN * math.sqrt(student / 99e6) * micro_tokens
-    if config.on_policy.used:  # answers are generated between steps
-        kept = KEPT_BYTES * math.sqrt(student / 99e6) * config.on_policy.batch_tokens
-        activations = max(activations, kept)
-    return 8e8 + BYTES_A_WEIGHT[config.adapter] * student + 4 * teacher + activations
+    held = 4.0 * teacher
+    if is_streamed(config):
+        held = STREAMED_SHARE * loading.number_bytes(config) * teacher
+    return 8e8 + held + loading.training_bytes(config, student, micro_tokens)
+
+
+def is_streamed(config: DistillConfig) -> bool:
+    """Whether the teacher will be read layer by layer on this machine, as it is now."""
+    teacher, student = expected_parameters(config.teacher), student_parameters(config)
+    free = available_memory_bytes()
+    return loading.is_streamed(config, teacher, student, free, cuts=True)
 
 
 def estimate(config: DistillConfig, earlier: Mapping[str, Figures], project: Path) -> Figures:
@@ -110,15 +113,17 @@ def estimate(config: DistillConfig, earlier: Mapping[str, Figures], project: Pat
     if config.student.method == "greedy":
         spent += seconds(tried, GREEDY_RATE / teacher)
     spent += _writing_seconds(config, budget / length, length * computed, student)
+    width = hidden_width(teacher)
+    # Three models in bf16; two checkpoints and the teacher's states go when training is done.
+    disk = 3 * 2 * student + 2 * 12 * student + signal_bytes(config, width) * rows
+    if is_streamed(config):
+        disk += loading.spill_bytes(config, width, max(rows, held_out) * computed)
     return {
         "parameters": student,
         "tokens": round(2 * budget),
         "seconds": spent,
         "memory_bytes": memory_need(config, config.micro_tokens),
-        # Three models in bf16; two checkpoints and the teacher's states go when training is done.
-        "disk_bytes": 3 * 2 * student
-        + 2 * 12 * student
-        + signal_bytes(config, hidden_width(teacher)) * rows,
+        "disk_bytes": disk,
     }
 
 

@@ -26,14 +26,15 @@ from potstill.core.files import read_json, read_records, write_json
 from potstill.core.stage import Artifact, Context, Draft
 from potstill.distill.batches import Row, encode_passages, encode_rows
 from potstill.distill.config import DistillConfig
-from potstill.distill.cut import choose_layers
-from potstill.distill.material import Material, check_there_are_rows, pick_dtype, prepare
+from potstill.distill.cut import choose_layers, cut_student
+from potstill.distill.material import Material, check_there_are_rows, prepare
 from potstill.distill.memory import raise_malloc_thresholds
 from potstill.distill.objective import Objective
 from potstill.distill.rollouts import Rollout, figures
+from potstill.distill.streaming import open_teacher
 from potstill.distill.train import Trained, train_student
 from potstill.models import refs, surgery
-from potstill.models.load import load_model, load_tokenizer
+from potstill.models.load import load_tokenizer
 from potstill.models.save import save_model
 from potstill.records import Chunk, Example
 
@@ -56,9 +57,10 @@ def run(
     validation = encode_rows(unseen, tokenizer, config.sequence_tokens)
     check_there_are_rows(rows, validation)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    teacher = load_model(config.teacher).to(device, pick_dtype(config.precision))
-    cut = choose_layers(config.student, teacher, rows, draft.work, context.events)
-    student = surgery.drop_layers(load_model(config.teacher), cut["dropped"]).to(device)
+    teacher = open_teacher(config, device, context.events)
+    cut = choose_layers(config.student, teacher.model, rows, draft.work, context.events)
+    streamed = teacher.streamed
+    student = cut_student(config.teacher, cut["dropped"], streamed=streamed).to(device)
     cut["parameters"]["student"] = surgery.parameters_of(student)
     write_json(draft.data / "surgery.json", cut)
     material = prepare(
@@ -85,6 +87,7 @@ def run(
             goal,
             config,
             cut["dropped"],
+            streamed,
             material,
             draft,
             context,
@@ -109,6 +112,7 @@ def _train_once(
     objective: Objective,
     config: DistillConfig,
     dropped: Sequence[int],
+    streamed: bool,
     material: Material,
     draft: Draft,
     context: Context,
@@ -121,7 +125,7 @@ def _train_once(
     mark = draft.work / f"{name}.json"
     if mark.exists() and (draft.data / "models" / name).is_dir():
         return Trained(**read_json(mark))
-    student = surgery.drop_layers(load_model(config.teacher), dropped)
+    student = cut_student(config.teacher, dropped, streamed=streamed)
     work = draft.work / name
     student, trained = train_student(
         student,
