@@ -28,9 +28,10 @@ from potstill.distill.config import DistillConfig, StudentConfig
 from potstill.distill.cut import choose_layers
 from potstill.distill.material import Material, check_there_are_rows, pick_dtype, prepare
 from potstill.distill.memory import raise_malloc_thresholds
+from potstill.distill.precision import open_teacher
 from potstill.distill.train import Trained, train_student
 from potstill.errors import InputError, StoreError, UsageError
-from potstill.models import refs, surgery
+from potstill.models import adapters, refs, surgery
 from potstill.models.load import load_model, load_tokenizer, model_folder
 from potstill.models.save import save_model
 from potstill.records import Example, Provenance, Turn
@@ -58,7 +59,8 @@ class Distiller:
     """A trainer for one teacher and one student.
 
     teacher, student: a model reference (hub id, folder, GGUF file, `pypi:`), or a loaded model.
-    A loaded teacher needs `tokenizer`, is changed (evaluation mode, precision, attention), and
+    A loaded teacher needs `tokenizer`, is changed (evaluation mode, precision, attention; layers in
+    fewer bits with teacher_precision), and
     stays in memory as long as the caller holds it. Both must have the same tokenizer and chat
     template; a student that is given by a folder is checked by its own, a loaded one by
     `student_tokenizer`, if it is passed.
@@ -146,9 +148,9 @@ class Distiller:
             )
         events = Emitter(self.output / "events.jsonl", "distill")
         work.mkdir(exist_ok=True)
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        teacher = self._loaded(self.teacher).to(device, pick_dtype(self.config.precision))
-        student = self._student(teacher, encoded, work, events).to(device)
+        dtype = pick_dtype(self.config.precision)
+        teacher = open_teacher(self.teacher, self.config, encoded, dtype, events)
+        student = self._student(teacher, encoded, work, events).to(teacher.device)
         material = prepare(
             self.config,
             teacher,
@@ -186,11 +188,14 @@ class Distiller:
             work=work / "training",
             tensorboard=self.output / "tensorboard",
             events=events,
+            keep=self.output / "adapter" if self.config.keep_adapter else None,
         )
 
     def _student(self, teacher: Any, rows: Sequence[Any], work: Path, events: Emitter) -> Any:
         if self.student is not None:
             return self._loaded(self.student).requires_grad_(True)
+        if self.config.adapter != "none":
+            adapters.check_targets(teacher, self.config.lora)
         cut = choose_layers(self.config.student, teacher, rows, work, events)
         return surgery.drop_layers(load_model(self.teacher), cut["dropped"])
 

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from potstill.core.costs import seconds
+from potstill.core.extras import check_installed
 from potstill.core.stage import Facts, Figures
 from potstill.distill.config import DistillConfig
 from potstill.models import refs
@@ -20,13 +21,21 @@ TRAINING_RATE = 99e6 * 310
 READING_RATE = 135e6 * 1000
 GREEDY_RATE = 135e6 * 900
 CANDIDATES, ROUNDS = 8, 10  # of the greedy choice: layers tried in a round, rounds, about
-BYTES_A_WEIGHT = {"none": 16, "lora": 5}  # float32: weight, gradient, AdamW's two moments
+# float32: weight, gradient, AdamW's two moments; embeddings are in full below QLoRA too.
+BYTES_A_WEIGHT = {"none": 16, "lora": 5, "dora": 5, "qlora": 2}
+TEACHER_BYTES = {"full": 4, "8bit": 2, "4bit": 1.5}  # of a weight, with embeddings in full
 LAYER_SHARE = 0.026  # of a small model's weights; larger ones have more layers
 BYTES_A_TOKEN = 1.6e6  # activations of a micro-batch's token, at 99M weights
 
 
 def facts(config: DistillConfig, project: Path) -> Facts:
-    """The teacher's identity. Errors: ModelError."""
+    """The teacher's identity. Errors: ModelError; MissingExtraError for what the settings need."""
+    for field, asked in (
+        ("teacher_precision: 4bit", config.teacher_precision == "4bit"),
+        ("adapter: qlora", config.adapter == "qlora"),
+    ):
+        if asked:
+            check_installed("bitsandbytes", f"distill.{field}", "quantised")
     return {"teacher": refs.digest(refs.parse(config.teacher))}
 
 
@@ -76,12 +85,13 @@ def estimate(config: DistillConfig, earlier: Mapping[str, Figures], project: Pat
     if config.student.method == "greedy":
         spent += seconds(tried, GREEDY_RATE / teacher)
     width = (teacher / 400) ** 0.5  # of hidden states, about: 576 of SmolLM2-135M
+    held = TEACHER_BYTES[config.teacher_precision] * teacher
     activations = BYTES_A_TOKEN * (student / 99e6) ** 0.5 * config.micro_tokens
     return {
         "parameters": student,
         "tokens": round(2 * budget),
         "seconds": spent,
-        "memory_bytes": 8e8 + BYTES_A_WEIGHT[config.adapter] * student + 4 * teacher + activations,
+        "memory_bytes": 8e8 + BYTES_A_WEIGHT[config.adapter] * student + held + activations,
         # Three models in bf16; two checkpoints and the teacher's states go when training is done.
         "disk_bytes": 3 * 2 * student + 2 * 12 * student + signal_bytes(config, width) * rows,
     }
