@@ -11,6 +11,7 @@ adapter of another base is refused before its weights are loaded. Knows nothing 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,17 +23,20 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from potstill.core.files import read_json
-from potstill.errors import ModelError
+from potstill.errors import ModelError, StoreError
 from potstill.models import quantised
 from potstill.models.adapter_config import Precision
 from potstill.models.adapters import (
     BASE,
     CONFIG,
     WEIGHTS,
+    logits_of,
     peft_asks_by_old_names,
+    require_same,
     weights_digest,
 )
-from potstill.models.load import load_model, model_folder
+from potstill.models.load import load_model, load_tokenizer, model_folder
+from potstill.models.save import save_model
 
 PREFIX = "base_model.model."
 BEYOND = ("modules_to_save", "lora_bias", "trainable_token_indices", "alora_invocation_tokens")
@@ -232,6 +236,45 @@ class AdapterSet:
                 f"There is no adapter {', '.join(unknown) or 'named'} here.",
                 f"There are {', '.join(known)}.",
             )
+
+
+def describe(adapter: Adapter) -> dict[str, Any]:
+    """What there is to say of it, in plain values; None is unknown."""
+    config = adapter.config
+    rank, alpha = config["r"], config["lora_alpha"]
+    return {
+        "kind": adapter.base.get("kind", "dora" if adapter.is_dora else "lora"),
+        "rank": rank,
+        "alpha": alpha,
+        "scaling": alpha / (math.sqrt(rank) if config.get("use_rslora") else rank),
+        "modules": sorted({name.rpartition(".")[2] for name in adapter.shapes}),
+        "layers": len(adapter.shapes),
+        "parameters": adapter.parameters,
+        "base": adapter.base.get("base") or config.get("base_model_name_or_path"),
+        "base_precision": adapter.base.get("base_precision"),
+        "base_digest": adapter.base.get("base_digest"),
+    }
+
+
+def merge_folders(base: Path | str, weights: Mapping[Path, float], output: Path, text: str) -> None:
+    """Merge adapters into their base and save it in the base's own type, with its tokenizer.
+
+    A single adapter of weight 1 is proved to say the same on `text` as when it is attached.
+    Errors: ModelError; StoreError if `output` is there already.
+    """
+    if output.exists():
+        raise StoreError(f"{output} is there already.", "Choose another folder, or delete it.")
+    adapters = AdapterSet(base, {f"adapter{n}": folder for n, folder in enumerate(weights)})
+    named = dict(zip(adapters.adapters, weights.values(), strict=True))
+    tokenizer = load_tokenizer(base)
+    ids = tokenizer(text).input_ids
+    alone = list(named.values()) == [1.0]
+    before = logits_of(adapters.model, ids) if alone else None
+    model = adapters.merged(named)
+    if before is not None:
+        require_same(before, logits_of(model, ids), "Merging the adapter")
+    kept = AutoConfig.from_pretrained(model_folder(base), local_files_only=True).dtype
+    save_model(model.to(kept or torch.float32), tokenizer, output)
 
 
 def _outline(source: Path | str) -> Any:

@@ -125,9 +125,9 @@ def merge(model: Any, ids: Sequence[int]) -> Any:
     logits are compared. Errors: ModelError if one moved by more than `MERGE_TOLERANCE`.
     """
     model.eval()
-    before = _logits(model, ids)
+    before = logits_of(model, ids)
     merged = _on_plain_layers(model).merge_and_unload()
-    require_same(before, _logits(merged, ids), "Merging the adapter")
+    require_same(before, logits_of(merged, ids), "Merging the adapter")
     return merged
 
 
@@ -142,8 +142,8 @@ def require_same(before: Tensor, after: Tensor, what: str) -> None:
 
 
 @torch.no_grad()
-def _logits(model: Any, ids: Sequence[int]) -> Tensor:
-    """[tokens, words] in fp32."""
+def logits_of(model: Any, ids: Sequence[int]) -> Tensor:
+    """What the model says after each token of a text: [tokens, words] in fp32."""
     device = next(model.parameters()).device
     found = model(input_ids=torch.tensor([list(ids)], device=device), use_cache=False).logits
     logits: Tensor = found[0].float()
