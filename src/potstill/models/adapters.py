@@ -203,7 +203,6 @@ def _config_of(model: Any) -> dict[str, Any]:
     """What PEFT needs to load it. The same on every machine: no paths, sets in order."""
     config = copy.deepcopy(model.peft_config[NAME])
     config.inference_mode, config.base_model_name_or_path = True, None
-    config.task_type, config.peft_type = str(config.task_type.value), str(config.peft_type.value)
     found: dict[str, Any] = config.to_dict()
     return {
         name: sorted(value) if isinstance(value, set) else value for name, value in found.items()
