@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -31,7 +31,7 @@ def show(
 
     found = describe(read_adapter(folder))
     if as_json:
-        _print_json(found)
+        typer.echo(json.dumps(found, indent=2, ensure_ascii=False))
         return
     width = max(map(len, found))
     for name, value in found.items():
@@ -78,7 +78,3 @@ def parse_weighted(text: str) -> tuple[Path, float]:
             f"{said!r} in {text!r} is no weight.", "Write FOLDER:WEIGHT, such as adapters/a:0.5."
         )
     return Path(folder), weight
-
-
-def _print_json(value: Any) -> None:
-    sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
