@@ -25,6 +25,7 @@ from potstill.distill.memory import explained
 from potstill.distill.packing import plan_steps
 from potstill.distill.terms import TermLoss
 from potstill.errors import TrainingError
+from potstill.models import adapters
 from potstill.records import Example
 
 PADDING = 0
@@ -72,7 +73,8 @@ def prepare(
     teacher: a model, or a LiveTeacher or StreamedTeacher of it.
     digest: what the teacher's signals belong to. work: the folder where they are kept.
     Afterwards the teacher is in evaluation mode, in the precision of the products, and is needed no
-    more unless `signal` is a LiveTeacher; `student` is in fp32. One process prepares and trains.
+    more unless `signal` is a LiveTeacher; `student` is in fp32, for QLoRA in 4 bits. One process
+    prepares and trains.
     Errors: TrainingError for what would ruin the result.
     """
     _check_tools(config)
@@ -81,7 +83,10 @@ def prepare(
     live = teacher
     if not isinstance(teacher, signals.LiveTeacher):
         live = signals.LiveTeacher(teacher, dtype)
-    student.float()  # master weights: what it is trained in, and compared in before
+    # What it is trained in, and compared in before: fp32, or 4-bit below adapters.
+    adapters.as_base(student, config.adapter, remember=config.keep_adapter)
+    if config.adapter != "none":
+        adapters.check_targets(student, config.lora)
     report_truncated([*rows, *validation], config, events)
     vocabulary = preflight.check_models(
         rows=rows,
@@ -211,7 +216,7 @@ def _lay_out(
 def _layouts(config: DistillConfig) -> Iterator[tuple[bool, bool]]:
     """(packed, beginnings are shared), the preferred first."""
     # Dropout would be drawn once for all that share a token.
-    drops = config.adapter == "lora" and config.lora.dropout > 0
+    drops = config.adapter != "none" and config.lora.dropout > 0
     share = config.share_beginnings and not drops
     both = {"auto": (True, False), "packed": (True,), "buckets": (False,)}[config.batching]
     for packed in (True,) if config.attention.used else both:
