@@ -18,7 +18,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from potstill.curate import CurateConfig
-from potstill.distill import DistillConfig
+from potstill.distill import CorrectConfig, DistillConfig
 from potstill.errors import RecipeError
 from potstill.evaluate import EvaluateConfig
 from potstill.export import ExportConfig
@@ -48,6 +48,7 @@ class Recipe(BaseModel):
     ingest: IngestConfig = Field(description="Files -> documents -> chunks.")
     generate: GenerateConfig = Field(description="Chunks -> question-answer rows, by the teacher.")
     curate: CurateConfig = Field(description="Rows -> kept in a split, or rejected with a reason.")
+    correct: CorrectConfig = Field(description="Rows and teacher -> a teacher that knows them.")
     distill: DistillConfig = Field(description="Rows and teacher -> student.")
     evaluate: EvaluateConfig = Field(description="Student against teacher, on held-out rows.")
     export: ExportConfig = Field(description="Student -> files that others run.")

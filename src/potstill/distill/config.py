@@ -1,6 +1,7 @@
 """What can be set about distillation. Light: no torch here.
 
-In: the recipe's `distill` section. Out: `DistillConfig`. Knows nothing of how training works.
+In: the recipe's `distill` section. Out: `DistillConfig`, and what it shares with every other
+training (`correct_config.py`). Knows nothing of how training works.
 """
 
 from __future__ import annotations
@@ -55,15 +56,10 @@ class LoraConfig(BaseModel):
     )
 
 
-class DistillConfig(StageConfig, Objective):
-    """Rows and teacher -> student. The fields of the loss are those of `Objective`."""
+class TrainingConfig(StageConfig):
+    """How rows become steps and steps change weights, whatever the loss is."""
 
     not_in_key: ClassVar[frozenset[str]] = frozenset({"checkpoint_minutes", "trackers"})
-
-    teacher: str = Field("", description="Model reference of the teacher.")
-    student: StudentConfig = Field(
-        default_factory=lambda: StudentConfig(), description="How the student is cut."
-    )
 
     epochs: float = Field(3.0, gt=0, le=1000, description="Passes over the training rows.")
     max_tokens: int | None = Field(
@@ -92,10 +88,6 @@ class DistillConfig(StageConfig, Objective):
         "seeing itself alone. buckets: rows of like length side by side, padded. auto: packed if "
         "the models were tried and say the same for packed rows as for single ones.",
     )
-    passages: bool = Field(
-        False, description="Also imitate the teacher on the bare text of the training chunks."
-    )
-
     learning_rate: float = Field(5e-4, gt=0, le=1, description="AdamW's highest learning rate.")
     schedule: Literal["cosine", "wsd"] = Field(
         "cosine",
@@ -115,18 +107,6 @@ class DistillConfig(StageConfig, Objective):
         description="Of the matrix products; weights stay fp32. auto: bf16 where the hardware has "
         "instructions for it.",
     )
-    signal: Literal["auto", "live", "hidden_bf16", "hidden_int8", "top_k", "sampled"] = Field(
-        "auto",
-        description="Where the teacher's distribution comes from. live: its forward pass at every "
-        "step. The others are files that are written once: its last hidden states in bf16 or int8, "
-        "which give the whole distribution; its signal_count likeliest words and the mass of all "
-        "others; signal_count words drawn by lot, whose mean is its distribution. auto: "
-        "hidden_bf16 if rows are seen again and the file stays below 8 GiB, else live.",
-    )
-    signal_count: int = Field(
-        64, ge=1, le=1024, description="Words a token in top_k and sampled files."
-    )
-
     gradient_checkpointing: bool = Field(
         False,
         description="Keep only each layer's input and compute the rest again in the backward pass: "
@@ -138,11 +118,8 @@ class DistillConfig(StageConfig, Objective):
         "a CPU it needs a C++ compiler, and brings little (docs/experiments.md).",
     )
 
-    adapter: Literal["none", "lora"] = Field(
-        "none", description="Train all weights, or low-rank adapters that are merged at the end."
-    )
     lora: LoraConfig = Field(
-        default_factory=lambda: LoraConfig(), description="The adapters' settings."
+        default_factory=lambda: LoraConfig(), description="The low-rank adapters' settings."
     )
 
     validations: int = Field(
@@ -166,6 +143,42 @@ class DistillConfig(StageConfig, Objective):
         description="Where the curves go besides TensorBoard; each must be installed, and takes "
         "its address and keys from its own environment variables.",
     )
+
+    @model_validator(mode="after")
+    def _rows_fit(self) -> TrainingConfig:
+        if self.micro_tokens < self.sequence_tokens:
+            raise ValueError("micro_tokens must not be smaller than sequence_tokens")
+        return self
+
+
+class DistillConfig(TrainingConfig, Objective):
+    """Rows and teacher -> student. The fields of the loss are those of `Objective`."""
+
+    teacher: str = Field("", description="Model reference of the teacher.")
+    student: StudentConfig = Field(
+        default_factory=lambda: StudentConfig(), description="How the student is cut."
+    )
+
+    passages: bool = Field(
+        False, description="Also imitate the teacher on the bare text of the training chunks."
+    )
+
+    signal: Literal["auto", "live", "hidden_bf16", "hidden_int8", "top_k", "sampled"] = Field(
+        "auto",
+        description="Where the teacher's distribution comes from. live: its forward pass at every "
+        "step. The others are files that are written once: its last hidden states in bf16 or int8, "
+        "which give the whole distribution; its signal_count likeliest words and the mass of all "
+        "others; signal_count words drawn by lot, whose mean is its distribution. auto: "
+        "hidden_bf16 if rows are seen again and the file stays below 8 GiB, else live.",
+    )
+    signal_count: int = Field(
+        64, ge=1, le=1024, description="Words a token in top_k and sampled files."
+    )
+
+    adapter: Literal["none", "lora"] = Field(
+        "none", description="Train all weights, or low-rank adapters that are merged at the end."
+    )
+
     term_gradients: bool = Field(
         True,
         description="At the first step and after each validation, measure each term's gradient "
@@ -179,8 +192,6 @@ class DistillConfig(StageConfig, Objective):
 
     @model_validator(mode="after")
     def _fits_together(self) -> DistillConfig:
-        if self.micro_tokens < self.sequence_tokens:
-            raise ValueError("micro_tokens must not be smaller than sequence_tokens")
         if self.needs_live_teacher and self.signal not in ("auto", "live"):
             raise ValueError(
                 f"signal: {self.signal} holds no layers of the teacher, which hidden and attention "

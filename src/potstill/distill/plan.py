@@ -10,7 +10,7 @@ from pathlib import Path
 
 from potstill.core.costs import seconds
 from potstill.core.stage import Facts, Figures
-from potstill.distill.config import DistillConfig
+from potstill.distill.config import DistillConfig, TrainingConfig
 from potstill.models import refs
 from potstill.models.size import expected_parameters, folder_parameters
 
@@ -35,7 +35,7 @@ def row_tokens(earlier: Mapping[str, Figures]) -> float:
     return earlier["ingest"]["chunk_tokens"] + INSTRUCTION_TOKENS + QUESTION_TOKENS
 
 
-def computed_share(config: DistillConfig, earlier: Mapping[str, Figures]) -> float:
+def computed_share(config: TrainingConfig, earlier: Mapping[str, Figures]) -> float:
     """Which part of the rows' tokens is computed, as their common beginnings are only once."""
     length = row_tokens(earlier)
     # A family of rows stays within these (families.py).

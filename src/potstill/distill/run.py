@@ -32,6 +32,7 @@ from potstill.distill.memory import raise_malloc_thresholds
 from potstill.distill.objective import Objective
 from potstill.distill.train import Trained, train_student
 from potstill.models import refs, surgery
+from potstill.models.corrected import corrected
 from potstill.models.load import load_model, load_tokenizer
 from potstill.models.save import save_model
 from potstill.records import Chunk, Example
@@ -45,6 +46,7 @@ def run(
     """Run the stage; goes on from whatever a killed run left in the draft."""
     raise_malloc_thresholds()
     torch.set_num_threads(context.threads)
+    config = config.model_copy(update={"teacher": corrected(inputs["correct"], config.teacher)})
     tokenizer = load_tokenizer(config.teacher)
     examples = list(read_records(inputs["curate"].path("train.jsonl"), Example))
     rows = encode_rows(examples, tokenizer, config.sequence_tokens)

@@ -49,7 +49,7 @@ class Bench:
             target.symlink_to(self.models)
         inputs = {
             part: Artifact(part, "key", self.root / part, "digest")
-            for part in ("curate", "distill")
+            for part in ("curate", "correct", "distill")
         }
         config = EvaluateConfig(
             teacher=str(self.models / "teacher"),
@@ -103,7 +103,7 @@ def results(data: Path) -> dict[str, Any]:
 
 
 def test_the_stage_describes_itself(models: Path) -> None:
-    assert STAGE.inputs == ("curate", "distill")
+    assert STAGE.inputs == ("curate", "correct", "distill")
     assert STAGE.load() is stage.run
     config = EvaluateConfig(teacher=str(models / "teacher"))
     assert len(STAGE.facts(config, models)["teacher"]) == 64
