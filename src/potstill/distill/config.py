@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from potstill.core.stage import StageConfig
 from potstill.distill.objective import Objective
+from potstill.distill.teachers_config import TeacherConfig
 
 
 class StudentConfig(BaseModel):
@@ -155,6 +156,17 @@ class DistillConfig(TrainingConfig, Objective):
     """Rows and teacher -> student. The fields of the loss are those of `Objective`."""
 
     teacher: str = Field("", description="Model reference of the teacher.")
+    teachers: tuple[TeacherConfig, ...] = Field(
+        (),
+        description="Several teachers of one vocabulary, instead of the one above. The student is "
+        "cut from the first, whose template all rows go through.",
+    )
+    teacher_weighting: Literal["fixed", "confidence"] = Field(
+        "fixed",
+        description="The share of each of several teachers in a token. fixed: its weight. "
+        "confidence: its weight times the probability of its likeliest word there. Shares are "
+        "divided by their sum.",
+    )
     student: StudentConfig = Field(
         default_factory=lambda: StudentConfig(), description="How the student is cut."
     )
@@ -190,6 +202,14 @@ class DistillConfig(TrainingConfig, Objective):
         """The fields of the loss alone."""
         return Objective(**{name: getattr(self, name) for name in Objective.model_fields})
 
+    @property
+    def voices(self) -> tuple[TeacherConfig, ...]:
+        """All teachers, each with its reference; one if `teachers` names none."""
+        given = self.teachers or (TeacherConfig(),)
+        return tuple(
+            one.model_copy(update={"teacher": one.teacher or self.teacher}) for one in given
+        )
+
     @model_validator(mode="after")
     def _fits_together(self) -> DistillConfig:
         if self.needs_live_teacher and self.signal not in ("auto", "live"):
@@ -200,6 +220,17 @@ class DistillConfig(TrainingConfig, Objective):
         if self.signal == "sampled" and set(self.shares) != {"forward_kl"}:
             raise ValueError(
                 "signal: sampled is unbiased for divergence: forward_kl alone; use another signal"
+            )
+        if self.needs_live_teacher and len(self.teachers) > 1:
+            raise ValueError(
+                "hidden and attention compare the layers of one teacher; teachers names several"
+            )
+        if self.teacher_weighting == "confidence" and len(self.teachers) < 2:
+            raise ValueError("teacher_weighting: confidence is for several teachers")
+        if self.teacher_weighting == "confidence" and self.signal == "sampled":
+            raise ValueError(
+                "teacher_weighting: confidence needs the likeliest word, which signal: sampled "
+                "does not hold"
             )
         if self.attention.used and self.gradient_checkpointing:
             raise ValueError("attention.weight does not go together with gradient_checkpointing")

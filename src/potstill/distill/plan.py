@@ -26,8 +26,10 @@ BYTES_A_TOKEN = 1.6e6  # activations of a micro-batch's token, at 99M weights
 
 
 def facts(config: DistillConfig, project: Path) -> Facts:
-    """The teacher's identity. Errors: ModelError."""
-    return {"teacher": refs.digest(refs.parse(config.teacher))}
+    """The teachers' identities. Errors: ModelError."""
+    digests = [refs.digest(refs.parse(one.teacher)) for one in config.voices]
+    further = {f"teacher {number}": one for number, one in enumerate(digests[1:], 2)}
+    return {"teacher": digests[0]} | further
 
 
 def row_tokens(earlier: Mapping[str, Figures]) -> float:

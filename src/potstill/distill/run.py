@@ -30,9 +30,9 @@ from potstill.distill.cut import choose_layers
 from potstill.distill.material import Material, check_there_are_rows, pick_dtype, prepare
 from potstill.distill.memory import raise_malloc_thresholds
 from potstill.distill.objective import Objective
+from potstill.distill.panel import Panel, resolved
 from potstill.distill.train import Trained, train_student
 from potstill.models import refs, surgery
-from potstill.models.corrected import corrected
 from potstill.models.load import load_model, load_tokenizer
 from potstill.models.save import save_model
 from potstill.records import Chunk, Example
@@ -46,7 +46,7 @@ def run(
     """Run the stage; goes on from whatever a killed run left in the draft."""
     raise_malloc_thresholds()
     torch.set_num_threads(context.threads)
-    config = config.model_copy(update={"teacher": corrected(inputs["correct"], config.teacher)})
+    config = resolved(config, inputs["correct"])
     tokenizer = load_tokenizer(config.teacher)
     examples = list(read_records(inputs["curate"].path("train.jsonl"), Example))
     rows = encode_rows(examples, tokenizer, config.sequence_tokens)
@@ -55,6 +55,9 @@ def run(
     unseen = list(read_records(inputs["curate"].path("validation.jsonl"), Example))
     validation = encode_rows(unseen, tokenizer, config.sequence_tokens)
     check_there_are_rows(rows, validation)
+    chunks = read_records(inputs["ingest"].path("chunks.jsonl"), Chunk)
+    sources = {chunk.document: chunk.source for chunk in chunks}
+    panel = Panel.of(config, tokenizer, rows, validation, sources)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     teacher = load_model(config.teacher).to(device, pick_dtype(config.precision))
     cut = choose_layers(config.student, teacher, rows, draft.work, context.events)
@@ -69,6 +72,7 @@ def run(
         rows,
         validation,
         examples=examples,
+        panel=panel,
         digest=refs.digest(refs.parse(config.teacher)),
         seed=context.seed,
         work=draft.work,

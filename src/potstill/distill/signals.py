@@ -24,7 +24,7 @@ from array import array
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor
@@ -39,12 +39,16 @@ from potstill.errors import TrainingError
 from potstill.models.output import OutputLayer, output_layer
 from potstill.models.surgery import body_of
 
+if TYPE_CHECKING:
+    from potstill.distill.mixture import Mixture
+
 __all__ = [
     "LARGEST_CACHE",
     "CacheFormat",
     "CachedTeacher",
     "HiddenStates",
     "LiveTeacher",
+    "OneTeacher",
     "Samples",
     "TeacherSignal",
     "TeacherTokens",
@@ -72,9 +76,9 @@ TeacherTokens = HiddenStates | TopK | Samples
 
 
 class TeacherSignal(Protocol):
-    """A source of the teacher's distribution."""
+    """A source of the teacher's distribution, or of several teachers'."""
 
-    def tokens(self, rows: Sequence[Row], batch: MicroBatch) -> TeacherTokens:
+    def tokens(self, rows: Sequence[Row], batch: MicroBatch) -> TeacherTokens | Mixture:
         """The teacher's tokens at `batch.positions`, on the batch's device."""
         ...
 
@@ -121,7 +125,7 @@ class CachedTeacher:
         parts: list[Kept] = []
         for place, family in enumerate(batch.families):
             own = (owners == place).nonzero()[:, 0]
-            if len(own) or not place:
+            if len(own) or not (place or len(positions)):
                 chosen.append(own)
                 parts.append(self._read(rows, family, positions[own] - starts[place]))
         kept: Kept = joined(parts)[torch.cat(chosen).argsort()].to(batch.input_ids.device)
@@ -139,6 +143,10 @@ class CachedTeacher:
                 "Train on the rows for which the signals were computed.",
             )
         return self.codec.decode(self.shards.read(number), self.data.sizes[family], places)
+
+
+OneTeacher = LiveTeacher | CachedTeacher
+"""A source of one teacher's distribution."""
 
 
 def open_cache(

@@ -185,19 +185,23 @@ run(config, inputs, Draft(here / sys.argv[3]),
 
 
 def test_a_killed_correction_ends_as_an_undisturbed_one(
-    teacher_folder: Path, stage_inputs: Inputs, make_draft: Drafts, tmp_path: Path
+    teacher_folder: Path,
+    stage_inputs: Inputs,
+    make_draft: Drafts,
+    context: Context,
+    tmp_path: Path,
 ) -> None:
     config = _config(teacher_folder, epochs=6, checkpoint_minutes=1e-4, patience=0)
     command = [sys.executable, "-c", KILLED, str(tmp_path), config.model_dump_json()]
     calm, disturbed = make_draft("calm"), make_draft("disturbed")
-    subprocess.run([*command, "calm"], check=True)
+    run(config, stage_inputs, calm, context)
     process = subprocess.Popen([*command, "disturbed"])
     checkpoints = disturbed.work / "training"
     while process.poll() is None and len(list(checkpoints.glob("checkpoint-*/complete.json"))) < 1:
         time.sleep(0.01)
     os.kill(process.pid, signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
-    subprocess.run([*command, "disturbed"], check=True)
+    run(config, stage_inputs, disturbed, context)
     names = ("model", "correction.json")
     one, other = (
         {k: v for k, v in digests_of(draft.data).items() if k.startswith(names)}
