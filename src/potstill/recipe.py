@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from potstill.curate import CurateConfig
 from potstill.distill import CorrectConfig, DistillConfig
@@ -52,6 +52,15 @@ class Recipe(BaseModel):
     distill: DistillConfig = Field(description="Rows and teacher -> student.")
     evaluate: EvaluateConfig = Field(description="Student against teacher, on held-out rows.")
     export: ExportConfig = Field(description="Student -> files that others run.")
+
+    @model_validator(mode="after")
+    def _sections_fit(self) -> Recipe:
+        if self.distill.student.start == "uncorrected" and self.correct.method == "none":
+            raise ValueError(
+                "distill.student.start: uncorrected is for a teacher that is corrected; set "
+                "correct.method to full or lora"
+            )
+        return self
 
     @classmethod
     def load(cls, source: str | Path, overrides: Sequence[str] = ()) -> Recipe:
@@ -231,6 +240,8 @@ def _explain(
         given = given if len(given) <= 60 else given[:57] + "..."
         reason = first["msg"].removeprefix("Value error, ")
         message = f"{where}: {field} = {given} is not right: {reason}."
+        if not place:  # of sections that do not fit together
+            message = f"{where}: {reason}."
     more = error.error_count() - 1
     if more:
         hint = f"{hint} ({more} more mistake{'s' if more > 1 else ''} after this one.)"

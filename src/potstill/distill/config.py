@@ -6,11 +6,13 @@ training (`correct_config.py`). Knows nothing of how training works.
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from potstill.core.stage import StageConfig
+from potstill.distill.chain_config import AssistantConfig
 from potstill.distill.objective import Objective
 from potstill.distill.teachers_config import TeacherConfig
 
@@ -35,6 +37,11 @@ class StudentConfig(BaseModel):
         description="How the dropped layers are chosen. greedy: again and again the layer whose "
         "removal raises the KL to the teacher least. influence: those that change their input "
         "least, measured once.",
+    )
+    start: Literal["teacher", "uncorrected"] = Field(
+        "teacher",
+        description="Whose weights the student begins with: those of the teacher that teaches it, "
+        "or those that this teacher had before its correction.",
     )
     calibration_tokens: int = Field(
         512,
@@ -170,6 +177,11 @@ class DistillConfig(TrainingConfig, Objective):
     student: StudentConfig = Field(
         default_factory=lambda: StudentConfig(), description="How the student is cut."
     )
+    assistants: tuple[AssistantConfig, ...] = Field(
+        (),
+        description="Models between teacher and student, from large to small: each is cut from the "
+        "one before, distilled, and teaches the next.",
+    )
 
     passages: bool = Field(
         False, description="Also imitate the teacher on the bare text of the training chunks."
@@ -231,6 +243,16 @@ class DistillConfig(TrainingConfig, Objective):
             raise ValueError(
                 "teacher_weighting: confidence needs the likeliest word, which signal: sampled "
                 "does not hold"
+            )
+        sizes = [one.parameters_ratio for one in self.assistants]
+        if self.assistants and self.student.drop_layers is not None:
+            raise ValueError("with assistants, give student.parameters_ratio, not drop_layers")
+        if self.assistants and self.student.start != "teacher":
+            raise ValueError("student.start: uncorrected does not go together with assistants")
+        if any(a <= b for a, b in pairwise([*sizes, self.student.parameters_ratio])):
+            raise ValueError(
+                "assistants must become smaller, and the student smaller than the last: "
+                "parameters_ratio is a share of the teacher"
             )
         if self.attention.used and self.gradient_checkpointing:
             raise ValueError("attention.weight does not go together with gradient_checkpointing")

@@ -16,7 +16,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from potstill.core.stage import Artifact
 from potstill.distill import attention, preflight
 from potstill.distill.batches import Row, RowSet
 from potstill.distill.config import DistillConfig
@@ -27,7 +26,6 @@ from potstill.distill.signals import CacheFormat, LiveTeacher, OneTeacher
 from potstill.distill.teachers_config import TeacherConfig
 from potstill.errors import TrainingError
 from potstill.models import refs
-from potstill.models.corrected import corrected
 from potstill.models.load import load_model, load_tokenizer
 
 NAMED = 5
@@ -36,13 +34,13 @@ Record = Callable[[str, LiveTeacher, str, RowSet, CacheFormat], OneTeacher]
 """(name, teacher, its digest, rows, format) -> the file of its signals."""
 
 
-def resolved(config: DistillConfig, correct: Artifact) -> DistillConfig:
-    """The config with its teachers spelled out, the corrected one in place of the one that was
-    corrected; `teacher` is the first of them."""
+def resolved(config: DistillConfig, teacher: str) -> DistillConfig:
+    """The config with its teachers spelled out; `teacher` is the first of them.
+
+    teacher: what stands for the config's own teacher, as that was corrected, or the same.
+    """
     voices = tuple(
-        one.model_copy(update={"teacher": corrected(correct, one.teacher)})
-        if one.teacher == config.teacher
-        else one
+        one.model_copy(update={"teacher": teacher}) if one.teacher == config.teacher else one
         for one in config.voices
     )
     teachers = voices if config.teachers else ()

@@ -74,18 +74,31 @@ def estimate(config: DistillConfig, earlier: Mapping[str, Figures], project: Pat
     tried = config.student.calibration_tokens * CANDIDATES * ROUNDS
     computed = computed_share(config, earlier)
     spent = 20 + seconds(2 * budget * computed, TRAINING_RATE / student)
+    assisted = 0.0
+    for one in config.assistants:
+        own = min(
+            (one.epochs or config.epochs) * rows,
+            one.max_tokens or config.max_tokens or float("inf"),
+        )
+        assisted += own
+        spent += 20 + seconds(own * computed, TRAINING_RATE / (teacher * one.parameters_ratio))
+        spent += seconds((rows + config.validations * held_out) * computed, READING_RATE / teacher)
     spent += seconds((rows + 2 * config.validations * held_out) * computed, READING_RATE / teacher)
     if config.student.method == "greedy":
         spent += seconds(tried, GREEDY_RATE / teacher)
+    largest = max([student, *(one.parameters_ratio * teacher for one in config.assistants)])
     width = (teacher / 400) ** 0.5  # of hidden states, about: 576 of SmolLM2-135M
     activations = BYTES_A_TOKEN * (student / 99e6) ** 0.5 * config.micro_tokens
     return {
         "parameters": student,
-        "tokens": round(2 * budget),
+        "tokens": round(2 * budget + assisted),
         "seconds": spent,
-        "memory_bytes": 8e8 + BYTES_A_WEIGHT[config.adapter] * student + 4 * teacher + activations,
-        # Three models in bf16; two checkpoints and the teacher's states go when training is done.
-        "disk_bytes": 3 * 2 * student + 2 * 12 * student + signal_bytes(config, width) * rows,
+        "memory_bytes": 8e8 + BYTES_A_WEIGHT[config.adapter] * largest + 4 * teacher + activations,
+        # Models in bf16; two checkpoints and the teacher's states go when training is done.
+        "disk_bytes": 3 * 2 * student
+        + 2 * sum(one.parameters_ratio * teacher for one in config.assistants)
+        + 2 * 12 * largest
+        + signal_bytes(config, width) * rows * len(config.voices),
     }
 
 

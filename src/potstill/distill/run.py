@@ -3,7 +3,8 @@
 In: curated rows (and the chunks they come from). Out: three models, `undistilled`, `distilled`
 and `finetuned`, and what was measured on the way. Knows nothing of how rows were made.
 
-    teacher --surgery--> student start --+--> models/undistilled
+    teacher [--> models/assistant-1, ...] --surgery--> student start
+                                         +--> models/undistilled
                                          +--objective of the recipe--> models/distilled
                                          +--cross-entropy on the text alone--> models/finetuned
 
@@ -25,6 +26,7 @@ import torch
 from potstill.core.files import read_json, read_records, write_json
 from potstill.core.stage import Artifact, Context, Draft
 from potstill.distill.batches import Row, encode_passages, encode_rows
+from potstill.distill.chain import Lessons, through_assistants
 from potstill.distill.config import DistillConfig
 from potstill.distill.cut import choose_layers
 from potstill.distill.material import Material, check_there_are_rows, pick_dtype, prepare
@@ -33,6 +35,7 @@ from potstill.distill.objective import Objective
 from potstill.distill.panel import Panel, resolved
 from potstill.distill.train import Trained, train_student
 from potstill.models import refs, surgery
+from potstill.models.corrected import corrected
 from potstill.models.load import load_model, load_tokenizer
 from potstill.models.save import save_model
 from potstill.records import Chunk, Example
@@ -46,7 +49,8 @@ def run(
     """Run the stage; goes on from whatever a killed run left in the draft."""
     raise_malloc_thresholds()
     torch.set_num_threads(context.threads)
-    config = resolved(config, inputs["correct"])
+    uncorrected = config.voices[0].teacher
+    config = resolved(config, corrected(inputs["correct"], config.teacher))
     tokenizer = load_tokenizer(config.teacher)
     examples = list(read_records(inputs["curate"].path("train.jsonl"), Example))
     rows = encode_rows(examples, tokenizer, config.sequence_tokens)
@@ -58,10 +62,19 @@ def run(
     chunks = read_records(inputs["ingest"].path("chunks.jsonl"), Chunk)
     sources = {chunk.document: chunk.source for chunk in chunks}
     panel = Panel.of(config, tokenizer, rows, validation, sources)
+    config, panel, assistants = through_assistants(
+        config,
+        panel,
+        Lessons(tokenizer, rows, validation, examples, context.seed, context.events),
+        models=draft.data / "models",
+        work=draft.work,
+        tensorboard=draft.data / "tensorboard",
+    )
+    start = uncorrected if config.student.start == "uncorrected" else config.teacher
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     teacher = load_model(config.teacher).to(device, pick_dtype(config.precision))
     cut = choose_layers(config.student, teacher, rows, draft.work, context.events)
-    student = surgery.drop_layers(load_model(config.teacher), cut["dropped"]).to(device)
+    student = surgery.drop_layers(load_model(start), cut["dropped"]).to(device)
     cut["parameters"]["student"] = surgery.parameters_of(student)
     write_json(draft.data / "surgery.json", cut)
     material = prepare(
@@ -88,6 +101,7 @@ def run(
             name,
             goal,
             config,
+            start,
             cut["dropped"],
             material,
             draft,
@@ -95,7 +109,7 @@ def run(
             last_step=distilled.steps if distilled else len(material.plan),
             patience=0 if distilled else config.patience,
         )
-    _write_results(config, trained, material, draft)
+    _write_results(config, assistants | trained, material, draft)
 
 
 def _passages(
@@ -111,6 +125,7 @@ def _train_once(
     name: str,
     objective: Objective,
     config: DistillConfig,
+    start: str,
     dropped: Sequence[int],
     material: Material,
     draft: Draft,
@@ -123,7 +138,7 @@ def _train_once(
     mark = draft.work / f"{name}.json"
     if mark.exists() and (draft.data / "models" / name).is_dir():
         return Trained(**read_json(mark))
-    student = surgery.drop_layers(load_model(config.teacher), dropped)
+    student = surgery.drop_layers(load_model(start), dropped)
     work = draft.work / name
     student, trained = train_student(
         student,

@@ -329,12 +329,10 @@ def test_all_teachers_are_in_the_key_and_the_corrected_one_takes_its_place(
     named = facts(config, tmp_path)
     assert list(named) == ["teacher", "teacher 2"]
     assert len(set(named.values())) == 2
-    (tmp_path / "data" / "model").mkdir(parents=True)
-    correct = Artifact("correct", "key", tmp_path, "digest")
-    better = resolved(config, correct)
-    assert better.teacher == str(tmp_path / "data" / "model")
-    assert [one.teacher for one in better.voices] == [better.teacher, str(second_folder)]
-    assert resolved(_config(teacher_folder, []), correct).teacher == better.teacher
+    better = resolved(config, "corrected")
+    assert better.teacher == "corrected"
+    assert [one.teacher for one in better.voices] == ["corrected", str(second_folder)]
+    assert resolved(_config(teacher_folder, []), "corrected").teacher == "corrected"
     swapped = _config(teacher_folder, [{"teacher": str(second_folder)}, {}])
-    assert resolved(swapped, correct).teacher == str(second_folder)
+    assert resolved(swapped, "corrected").teacher == str(second_folder)
     assert TeacherConfig(documents=("a/*", "b")).teaches("a/x/y")
