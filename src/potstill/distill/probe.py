@@ -91,11 +91,14 @@ def check_loss(
     families: Sequence[Family] | None = None,
     told: Told | None = None,
 ) -> None:
-    """Value and gradient of every term, and of all together, against a plain computation.
+    """Each term, and all together, on a few rows, against a plain computation.
 
-    loss: with products in fp32, so that what differs is a mistake and not rounding. families: on
-    which; None: `chosen` ones. told: of their rows, where there are several teachers; `teacher` is
-    the first then. Errors: TrainingError that names the term and what is wrong with it.
+    Divergence and cross-entropy: value and gradient; a top-k divergence within its bounds, a
+    sampled one, hidden states and attention maps that they move the student. loss: of the student
+    before adapters or compiling, with products in fp32, so that what differs is a mistake and not
+    rounding. families: on which; None: `chosen` ones. told: of their rows, where there are several
+    teachers; `teacher` is the first then. Errors: TrainingError that names the term and what is
+    wrong with it.
     """
     families = list(families or chosen(data, loss.objective.active))
     rows = [data.rows[number] for family in families for number in family]
