@@ -169,6 +169,20 @@ def test_token_figures_equal_a_plain_float64_computation(
     assert metrics["perplexity"]["value"] == pytest.approx(math.exp(nll / rows), rel=1e-4)
 
 
+def test_a_corrected_teacher_is_the_teacher_and_the_original_stands_beside_it(
+    bench: Bench, models: Path
+) -> None:
+    (bench.root / "correct/data").mkdir(parents=True)
+    (bench.root / "correct/data/model").symlink_to(models / "distilled")
+    found = results(bench.run(ROWS))
+    names = ["teacher", "uncorrected", "undistilled", "finetuned", "distilled"]
+    assert list(found["models"]) == names
+    kl = {name: model["metrics"]["kl"]["value"] for name, model in found["models"].items()}
+    assert kl["teacher"] == kl["distilled"] == 0.0  # the same weights here
+    assert kl["uncorrected"] > 0
+    assert "perplexity" in found["differences"]["teacher_minus_uncorrected"]
+
+
 def test_predictions_hold_each_answer_once_per_example_and_model(bench: Bench) -> None:
     data = bench.run(ROWS)
     lines = [json.loads(line) for line in (data / "predictions.jsonl").read_text().splitlines()]
