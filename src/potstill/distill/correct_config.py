@@ -32,7 +32,7 @@ from potstill.models.size import expected_parameters, folder_parameters
 class CorrectConfig(TrainingConfig):
     """The teacher is fine-tuned on the training rows before it teaches.
 
-    Source: Sreenivas et al. 2024, arXiv:2408.11796, section 2 (teacher correction).
+    Source: Sreenivas et al. 2024, arXiv:2408.11796 (teacher correction).
     """
 
     method: Literal["none", "full", "lora"] = Field(

@@ -10,11 +10,13 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from pydantic import ValidationError
 from torch import Tensor
 
 from potstill.core.stage import Artifact, Context, Draft
-from potstill.distill import DistillConfig, StudentConfig, losses
+from potstill.distill import DistillConfig, Distiller, StudentConfig, losses
 from potstill.distill.attention import use
 from potstill.distill.batches import Row, RowSet, active_counts, encode_rows
 from potstill.distill.families import group
@@ -26,7 +28,7 @@ from potstill.distill.run import run
 from potstill.distill.signals import CacheFormat, LiveTeacher, open_cache
 from potstill.distill.teachers_config import TeacherConfig
 from potstill.distill.terms import TermLoss, Weights
-from potstill.errors import TrainingError
+from potstill.errors import StoreError, TrainingError
 from potstill.models.load import load_model, load_tokenizer
 from potstill.models.surgery import body_of, drop_layers
 from potstill.records import Example
@@ -170,6 +172,77 @@ def test_each_teacher_is_asked_for_its_own_rows_alone(
     for part in said.parts:
         shares.index_add_(0, part.at, part.share)
     assert torch.allclose(shares, torch.ones(()))
+
+
+@given(
+    st.lists(st.floats(0.01, 100), min_size=2, max_size=4),
+    st.lists(st.sampled_from(["a", "b", "c"]), min_size=1, max_size=6),
+    st.floats(0.1, 10),
+)
+def test_weights_sum_to_one_and_are_relative(
+    weights: list[float], documents: list[str], scale: float
+) -> None:
+    rows = [Row(str(number), (1, 2), 1, document=one) for number, one in enumerate(documents)]
+    patterns = [None, "a", ("b", "c"), "*"]
+
+    def table(factor: float) -> Tensor:
+        voices = [
+            TeacherConfig(teacher="t", weight=factor * weight, documents=pattern)
+            for weight, pattern in zip(weights, patterns, strict=False)
+        ]
+        return Panel(voices, {}, None).weights(rows)
+
+    found = table(1.0)
+    assert torch.allclose(found.sum(0), torch.ones(()))
+    assert torch.allclose(found, table(scale), atol=1e-6)
+    for number, row in enumerate(rows):
+        assert (found[1, number] > 0) == (row.document == "a")
+
+
+@pytest.mark.parametrize("confidence", [None, 2.0])
+def test_the_same_teacher_twice_is_that_teacher(
+    confidence: float | None, teacher: Any, rows: list[Row], live: LiveTeacher
+) -> None:
+    student = drop_layers(copy.deepcopy(teacher), [1]).requires_grad_(True)
+    use(teacher)
+    use(student)
+    data = RowSet.apart(rows, packed=True)
+    batch = data.collate(data.families, OBJECTIVE.active, 0)
+    totals = active_counts(rows, OBJECTIVE.active)
+    words = live.output.words
+    weights = torch.tensor([[0.3], [0.7]]).expand(2, len(rows))
+    twice = Teachers([live, live], weights, vocabulary=words, confidence=confidence)
+    found = []
+    for signal in (live, twice):
+        loss = TermLoss(student, signal, OBJECTIVE, vocabulary=words, dtype=torch.float32)
+        value, sums = loss(rows, batch, Weights(kd=0.8, ce=0.3), totals, details=True)
+        (gradient,) = torch.autograd.grad(value, student.lm_head.weight)
+        found.append((value.detach(), gradient, sums, loss.flops(batch)))
+    assert found[0][0].item() == pytest.approx(found[1][0].item(), rel=1e-5)
+    assert torch.allclose(found[0][1], found[1][1], atol=1e-6)
+    assert found[0][2] == pytest.approx(found[1][2], rel=1e-4)
+    assert found[1][3] > found[0][3]  # a second pass of the teacher
+
+
+def test_the_distiller_takes_several_teachers(
+    teacher_folder: Path, second_folder: Path, tmp_path: Path
+) -> None:
+    rows = [
+        {"prompt": f"How many tons has {n}?", "completion": f"{n} tons", "document": "ab"[n % 2]}
+        for n in range(20)
+    ]
+    teachers = [{"documents": "a"}, {"teacher": str(second_folder), "documents": "b"}]
+    settings: dict[str, Any] = {"epochs": 1, "step_tokens": 200, "precision": "fp32"}
+    student = {"drop_layers": 1, "calibration_tokens": 64}
+
+    def trained(name: str, **changes: Any) -> bytes:
+        folder = tmp_path / name
+        Distiller(str(teacher_folder), student, output=folder, **settings, **changes).train(rows)
+        return (folder / "model" / "model.safetensors").read_bytes()
+
+    assert trained("two", teachers=teachers) != trained("one")
+    with pytest.raises(StoreError, match="teachers"):
+        trained("two", teachers=[{"documents": "*"}])
 
 
 @pytest.fixture
