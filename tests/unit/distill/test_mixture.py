@@ -332,6 +332,24 @@ def test_shared_say_by_confidence_in_a_run(
     assert (draft.data / "models" / "distilled" / "model.safetensors").exists()
 
 
+def test_the_probe_finds_a_mixture_that_is_not_the_one_asked_for(
+    teacher_folder: Path,
+    second_folder: Path,
+    two_documents: dict[str, Artifact],
+    make_draft: Callable[[str], Draft],
+    context: Context,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    real = Teachers._weights
+    mistakes = [lambda self, batch: real(self, batch).flip(0), lambda *a: 1.1 * real(*a)]
+    for number, mistake in enumerate(mistakes):
+        monkeypatch.setattr(Teachers, "_weights", mistake)
+        teachers = [{}, {"teacher": str(second_folder), "weight": 3}]
+        config = _config(teacher_folder, teachers, signal="live", ce_weight=0.0)
+        with pytest.raises(TrainingError, match=r"term kd is .* computed plainly it is"):
+            run(config, two_documents, make_draft(f"draft{number}"), context)
+
+
 def test_weights_of_documents_are_shared_out_row_by_row(
     teacher_folder: Path, second_folder: Path, tokenizer: Any, examples: list[Example]
 ) -> None:
