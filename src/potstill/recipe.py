@@ -60,6 +60,13 @@ class Recipe(BaseModel):
                 "distill.student.start: uncorrected is for a teacher that is corrected; set "
                 "correct.method to full or lora"
             )
+        for name in ("distill", "evaluate", "export"):
+            other = getattr(self, name).teacher
+            if self.correct.method != "none" and other != self.correct.teacher:
+                raise ValueError(
+                    f"{name}.teacher is {other}, but correct.teacher is {self.correct.teacher}; "
+                    "the teacher that is corrected is the one that teaches"
+                )
         return self
 
     @classmethod

@@ -264,3 +264,6 @@ def test_a_recipe_whose_student_starts_uncorrected_needs_a_correction() -> None:
     with pytest.raises(RecipeError, match=r"recipe: distill\.student\.start: uncorrected is for"):
         Recipe.from_dict(recipe)
     assert Recipe.from_dict({**recipe, "correct": {"method": "lora"}}).correct.teacher == "t"
+    mixed = {**recipe, "correct": {"method": "lora"}, "evaluate": {"teacher": "other"}}
+    with pytest.raises(RecipeError, match=r"evaluate\.teacher is other, but correct\.teacher is t"):
+        Recipe.from_dict(mixed)
