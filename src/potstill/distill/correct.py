@@ -42,7 +42,7 @@ def run(
         target=draft.data / FOLDER,
         seed=context.seed,
         work=draft.work,
-        tensorboard=draft.data / "tensorboard",
+        tensorboard=draft.work / "tensorboard",  # it names the time; what is kept must not
         events=context.events,
     )
     write_json(draft.data / REPORT, corrected.as_dict())
