@@ -50,6 +50,8 @@ class Row:
     """A passage: text alone, without an answer."""
     gold: bool = True
     """False: the answer is the student's own (`rollouts.py`), which no cross-entropy learns."""
+    document: str = ""
+    """Id of the document that it comes from, if it comes from one."""
 
     @property
     def predictions(self) -> int:
@@ -169,7 +171,15 @@ def encode_rows(examples: Iterable[Example], tokenizer: Any, max_tokens: int) ->
     rows = []
     for example in examples:
         encoded = encode_example(tokenizer, example.turns, max_tokens)
-        rows.append(Row(example.id, tuple(encoded.ids), encoded.answer_start, encoded.truncated))
+        rows.append(
+            Row(
+                example.id,
+                tuple(encoded.ids),
+                encoded.answer_start,
+                encoded.truncated,
+                document=example.provenance.document,
+            )
+        )
     return rows
 
 
@@ -182,7 +192,8 @@ def encode_passages(chunks: Iterable[Chunk], tokenizer: Any, max_tokens: int) ->
             ids.append(int(tokenizer.eos_token_id))
         if len(ids) > 1:
             kept = tuple(ids[:max_tokens])
-            rows.append(Row(chunk.id, kept, len(kept), len(ids) > max_tokens, bare=True))
+            cut = len(ids) > max_tokens
+            rows.append(Row(chunk.id, kept, len(kept), cut, bare=True, document=chunk.document))
     return rows
 
 

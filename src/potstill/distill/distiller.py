@@ -24,18 +24,23 @@ from potstill.core.files import disk_errors, read_json, write_json
 from potstill.core.keys import changed_parts, stage_key
 from potstill.distill import STAGE
 from potstill.distill.batches import Row, encode_rows
+from potstill.distill.chain import Lessons, through_assistants
 from potstill.distill.config import DistillConfig, StudentConfig
+from potstill.distill.correct_config import CorrectConfig
+from potstill.distill.correction import correct
 from potstill.distill.cut import choose_layers, cut_student
 from potstill.distill.material import Material, check_there_are_rows, prepare
 from potstill.distill.memory import raise_malloc_thresholds
 from potstill.distill.opening import open_teacher
+from potstill.distill.own_rows import example_of
+from potstill.distill.panel import Panel, resolved
 from potstill.distill.signals import LiveTeacher
 from potstill.distill.train import Trained, train_student
-from potstill.errors import InputError, StoreError, UsageError
+from potstill.errors import StoreError, UsageError
 from potstill.models import adapters, refs, surgery
 from potstill.models.load import load_model, load_tokenizer, model_folder
 from potstill.models.save import save_model
-from potstill.records import Example, Provenance, Turn
+from potstill.records import Example
 
 HELD_OUT = 10
 """Every tenth row is held out where no validation rows are given."""
@@ -67,8 +72,10 @@ class Distiller:
     `student_tokenizer`, if it is passed.
     student None, or the fields of a recipe's `distill.student`: it is cut from the teacher.
     output: a folder for the result, checkpoints and events; another training's is refused.
+    correct: fields of a recipe's `correct` section; the teacher is fine-tuned on the rows first
+    (`method` is full if it is not named), and kept in `output/teacher` if that made it better.
     settings: the other fields of a recipe's `distill` section (docs/reference/recipe.md), but
-    `passages`, which are those of documents.
+    `passages`, which are those of documents. Assistants are kept in `output/assistants`.
     Errors: UsageError for a setting that does not exist or fit.
     """
 
@@ -81,6 +88,7 @@ class Distiller:
         tokenizer: Any = None,
         student_tokenizer: Any = None,
         seed: int = 0,
+        correct: Mapping[str, Any] | None = None,
         **settings: Any,
     ) -> None:
         if isinstance(student, Mapping | StudentConfig):
@@ -99,6 +107,8 @@ class Distiller:
         named = str(teacher) if isinstance(teacher, str | Path) else "a loaded model"
         try:
             self.config = DistillConfig(**{"teacher": named, **settings})
+            method = "none" if correct is None else "full"
+            self.correct = CorrectConfig(**{"teacher": named, "method": method, **(correct or {})})
         except ValidationError as error:
             first = error.errors()[0]
             where = ".".join(str(part) for part in first["loc"]) or "settings"
@@ -113,11 +123,18 @@ class Distiller:
                 "passages are chunks of documents, which rows do not have.",
                 "Leave it out, or use a recipe.",
             )
-        self.tokenizer = tokenizer if tokenizer is not None else load_tokenizer(teacher)
+        self._check_teachers()
+        leading = self.config.voices[0].teacher
+        self.tokenizer = tokenizer if tokenizer is not None else load_tokenizer(leading)
         self.student_tokenizer = student_tokenizer or _tokenizer_of(student)
         # Now, as training changes a loaded model.
         self.identity = {"teacher": _digest(teacher), "student": _digest(student)}
         self.identity |= self.config.on_policy.facts()
+        for number, voice in enumerate(self.config.teachers, 1):
+            self.identity[f"teacher {number}"] = _digest(voice.teacher or teacher)
+        if self.correct.method != "none":
+            counted = self.correct.model_dump_json(exclude={*self.correct.not_in_key, "teacher"})
+            self.identity["correct"] = counted
 
     def train(
         self,
@@ -128,13 +145,15 @@ class Distiller:
 
         A row has `messages` (each with `role` and `content`, the last the assistant's), or
         `prompt` and `completion`, or `question` and `answer` and perhaps `context`; or is an
-        `Example`. validation None: every tenth row is held out. Killed, the same call goes on.
+        `Example`. The `document` of a row, if it has one, is what `documents` of several teachers
+        are compared with. validation None: every tenth row is held out. Killed, the same call
+        goes on.
         Errors: InputError for a row of another form, TrainingError for what would ruin the
         result, StoreError if `output` holds another training.
         """
         raise_malloc_thresholds()
-        examples = [_example(row, number) for number, row in enumerate(rows)]
-        unseen = [_example(row, number) for number, row in enumerate(validation or [])]
+        examples = [example_of(row, number) for number, row in enumerate(rows)]
+        unseen = [example_of(row, number) for number, row in enumerate(validation or [])]
         if validation is None:
             unseen = examples[HELD_OUT - 1 :: HELD_OUT] or examples[-1:]
             told = {one.turns for one in unseen}
@@ -155,14 +174,18 @@ class Distiller:
             )
         events = Emitter(self.output / "events.jsonl", "distill")
         work.mkdir(exist_ok=True)
+        lessons = Lessons(self.tokenizer, encoded, held_out, examples, self.seed, events)
+        config, panel = self._taught_by(lessons, unseen, work)
+        named = isinstance(self.teacher, str | Path)
         student = None if self.student is None else self._loaded(self.student)
         size = None if student is None else surgery.parameters_of(student)
-        teacher = open_teacher(self.teacher, self.config, encoded, events, student=size)
+        source = config.teacher if named else self.teacher
+        teacher = open_teacher(source, config, encoded, events, student=size)
         if student is None:
-            student = self._cut(teacher, encoded, work, events)
+            student = self._cut(config, teacher, encoded, work, events)
         student.requires_grad_(True).to(teacher.device)
         material = prepare(
-            self.config,
+            config,
             teacher,
             student,
             self.tokenizer,
@@ -170,31 +193,89 @@ class Distiller:
             held_out,
             examples=examples,
             student_tokenizer=self.student_tokenizer,
-            digest=self.identity["teacher"],
+            panel=panel,
+            digest=_digest(config.teacher) if named else self.identity["teacher"],
             seed=self.seed,
             work=work,
             events=events,
         )
         del teacher
         gc.collect()
-        model, trained = self._run(student, material, work, events)
+        model, trained = self._run(config, student, material, work, events)
         save_model(model, self.tokenizer, self.output / "model")
         write_json(done, vars(trained))
         shutil.rmtree(work)  # checkpoints and signals are needed no more
         return Distilled(model, self.tokenizer, self.output / "model", trained)
 
+    def _taught_by(
+        self, lessons: Lessons, unseen: Sequence[Example], work: Path
+    ) -> tuple[DistillConfig, Panel | None]:
+        """The config and the teachers by which the student learns, corrected, through all
+        assistants."""
+        best = self.config.teacher
+        if self.correct.method != "none":
+            (work / "correct").mkdir(exist_ok=True)
+            found = correct(
+                self.correct,
+                lessons.examples,
+                unseen,
+                target=self.output / "teacher",
+                seed=self.seed,
+                work=work / "correct",
+                tensorboard=self.output / "tensorboard-teacher",
+                events=lessons.events,
+            )
+            write_json(self.output / "correction.json", found.as_dict())
+            best = str(self.output / "teacher") if found.kept else best
+        config = resolved(self.config, best)
+        panel = Panel.of(config, self.tokenizer, lessons.rows, lessons.validation, {})
+        config, panel, _ = through_assistants(
+            config,
+            panel,
+            lessons,
+            models=self.output / "assistants",
+            work=work,
+            tensorboard=self.output / "tensorboard-assistants",
+        )
+        return config, panel
+
+    def _check_teachers(self) -> None:
+        """Errors: UsageError for what needs models by reference, and for what does nothing."""
+        several = bool(self.config.teachers or self.config.assistants)
+        corrects = self.correct.method != "none"
+        if not isinstance(self.teacher, str | Path) and (several or corrects):
+            raise UsageError(
+                "correct, teachers and assistants are for a teacher that is given by a reference.",
+                "Pass the teacher as a path or hub id.",
+            )
+        if self.student is not None and self.config.assistants:
+            raise UsageError(
+                "Between a teacher and a student that is given there are no assistants.",
+                "Leave the student out, or give how it is cut.",
+            )
+        if self.config.student.start == "uncorrected" and not corrects:
+            raise UsageError(
+                "student.start: uncorrected is for a teacher that is corrected.",
+                "Pass correct={…}, or leave start out.",
+            )
+
     def _run(
-        self, student: Any, material: Material, work: Path, events: Emitter
+        self,
+        config: DistillConfig,
+        student: Any,
+        material: Material,
+        work: Path,
+        events: Emitter,
     ) -> tuple[Any, Trained]:
         return train_student(
             student,
             material,
-            self.config.objective,
-            config=self.config,
+            config.objective,
+            config=config,
             seed=self.seed,
             name="distilled",
             last_step=len(material.plan),
-            patience=self.config.patience,
+            patience=config.patience,
             work=work / "training",
             tensorboard=self.output / "tensorboard",
             events=events,
@@ -202,11 +283,21 @@ class Distiller:
             keep=self.output / "adapter" if self.config.keep_adapter else None,
         )
 
-    def _cut(self, teacher: LiveTeacher, rows: Sequence[Row], work: Path, events: Emitter) -> Any:
-        if self.config.adapter != "none":
-            adapters.check_targets(teacher.model, self.config.lora)
-        cut = choose_layers(self.config.student, teacher.model, rows, work, events)
-        return cut_student(self.teacher, cut["dropped"], streamed=teacher.streamed)
+    def _cut(
+        self,
+        config: DistillConfig,
+        teacher: LiveTeacher,
+        rows: Sequence[Row],
+        work: Path,
+        events: Emitter,
+    ) -> Any:
+        if config.adapter != "none":
+            adapters.check_targets(teacher.model, config.lora)
+        cut = choose_layers(config.student, teacher.model, rows, work, events)
+        start = config.teacher
+        if config.student.start == "uncorrected":
+            start = self.config.voices[0].teacher
+        return cut_student(start, cut["dropped"], streamed=teacher.streamed)
 
     @staticmethod
     def _loaded(model: Any) -> Any:
@@ -247,29 +338,3 @@ def _digest(model: Any) -> str:
         hashed.update(name.encode())
         hashed.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
     return hashed.hexdigest()
-
-
-def _example(row: Mapping[str, Any] | Example, number: int) -> Example:
-    """A row as the rest of the system knows it. Errors: InputError for another form."""
-    if isinstance(row, Example):
-        return row
-    try:
-        if "messages" in row:
-            turns = [Turn(role=one["role"], content=one["content"]) for one in row["messages"]]
-        else:
-            asked, answer = row.get("prompt"), row.get("completion")
-            if "question" in row:
-                parts = (row.get("context"), row["question"])
-                asked, answer = "\n\n".join(filter(None, parts)), row["answer"]
-            turns = [Turn(role="user", content=asked), Turn(role="assistant", content=answer)]
-        return Example(
-            id=str(row.get("id", f"row-{number}")),
-            turns=tuple(turns),
-            provenance=Provenance(document="", chunk=""),
-        )
-    except (ValidationError, KeyError, TypeError, AttributeError) as error:
-        has = ", ".join(map(str, row)) if isinstance(row, Mapping) else type(row).__name__
-        raise InputError(
-            f"Row {number} is no conversation: it has {has or 'nothing'}.",
-            "Give messages, or prompt and completion, or question and answer, all as text.",
-        ) from error

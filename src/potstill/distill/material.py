@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,9 +20,11 @@ from potstill.core.extras import check_installed
 from potstill.distill import attention, mixed, preflight, probe, signals
 from potstill.distill.batches import Micro, Row, RowSet, evenly
 from potstill.distill.config import DistillConfig
-from potstill.distill.families import group
+from potstill.distill.families import Family, group
 from potstill.distill.memory import explained
+from potstill.distill.mixture import Teachers
 from potstill.distill.packing import plan_steps
+from potstill.distill.panel import Panel
 from potstill.distill.terms import TermLoss
 from potstill.errors import TrainingError
 from potstill.models import adapters
@@ -48,9 +50,8 @@ class Material:
     @property
     def signal_kind(self) -> str:
         """`live`, or the kind of the file."""
-        if isinstance(self.signal, signals.CachedTeacher):
-            return self.signal.format.kind
-        return "live"
+        one = self.signal.signals[0] if isinstance(self.signal, Teachers) else self.signal
+        return one.format.kind if isinstance(one, signals.CachedTeacher) else "live"
 
 
 def prepare(
@@ -63,6 +64,7 @@ def prepare(
     *,
     examples: Sequence[Example],
     student_tokenizer: Any = None,
+    panel: Panel | None = None,
     digest: str,
     seed: int,
     work: Path,
@@ -70,7 +72,8 @@ def prepare(
 ) -> Material:
     """Lay out the rows, plan the steps, check everything, write or open the teacher's signals.
 
-    teacher: a model, or a LiveTeacher or StreamedTeacher of it.
+    teacher: a model, or a LiveTeacher or StreamedTeacher of it. panel: the teachers, if there are
+    several; `teacher` is the first then, and the others are loaded here.
     digest: what the teacher's signals belong to. work: the folder where they are kept.
     Afterwards the teacher is in evaluation mode, in the precision of the products, and is needed no
     more unless `signal` is a LiveTeacher; `student` is in fp32, for QLoRA in 4 bits. One process
@@ -98,8 +101,9 @@ def prepare(
         teacher_tokenizer=tokenizer,
         student_tokenizer=student_tokenizer or tokenizer,
     )
-    with live.shortened() as model:
-        training, held_out = _lay_out(config, model, student, rows, validation, events)
+    if panel is not None:
+        panel.check(live, [*rows, *validation], tokenizer, student)
+    training, held_out = _lay_out(config, live, student, rows, validation, panel, events)
     plan = plan_steps(
         training,
         step_tokens=config.step_tokens,
@@ -122,10 +126,16 @@ def prepare(
             student, live.model, tokenizer, training, plan, config, vocabulary, dtype, seed, events
         )
 
-    def cache(name: str, data: RowSet, form: signals.CacheFormat) -> signals.CachedTeacher:
+    def cache(
+        name: str,
+        teacher: signals.LiveTeacher,
+        digest: str,
+        data: RowSet,
+        form: signals.CacheFormat,
+    ) -> signals.CachedTeacher:
         return signals.open_cache(
             work / f"teacher-{name}",
-            live,
+            teacher,
             digest,
             data,
             form,
@@ -135,10 +145,28 @@ def prepare(
 
     with explained(config, lambda: config.micro_tokens):
         form = _format(config, live, training, plan, seed)
-        signal = live if form is None else cache("training", training, form)
+        signal: signals.TeacherSignal
+        truth: signals.TeacherSignal | None = None
+        if panel is None:
+            probed, told = probe.chosen(training, config.active), None
+            signal = live if form is None else cache("training", live, digest, training, form)
+        else:
+            kinds = panel.kinds(rows)
+            probed = probe.chosen(training, config.active, lambda family: kinds[family[0]])
+            signal, truth, told = panel.signals(
+                live,
+                training,
+                held_out,
+                form=form,
+                record=cache,
+                probed=probed,
+                vocabulary=vocabulary,
+            )
         loss = TermLoss(student, signal, config, vocabulary=vocabulary, dtype=torch.float32)
-        probe.check_loss(loss, live, training, PADDING)
-        truth = cache("validation", held_out, signals.CacheFormat("hidden_bf16"))
+        probe.check_loss(loss, live, training, PADDING, probed, told)
+        if truth is None:
+            exact = signals.CacheFormat("hidden_bf16")
+            truth = cache("validation", live, digest, held_out, exact)
     if not (config.active.kd or config.needs_live_teacher):
         signal = truth  # never asked, so the teacher need not stay in memory
     return Material(tokenizer, training, held_out, plan, vocabulary, dtype, signal, truth)
@@ -182,15 +210,23 @@ def _up_to(rows: Sequence[Row], tokens: int) -> list[Row]:
 
 def _lay_out(
     config: DistillConfig,
-    teacher: Any,
+    teacher: signals.LiveTeacher,
     student: Any,
     rows: Sequence[Row],
     validation: Sequence[Row],
+    panel: Panel | None,
     events: Emitter,
 ) -> tuple[RowSet, RowSet]:
-    """The first layout of those wanted in which both models say the same as for single rows."""
+    """The first layout of those wanted in which all models say the same as for single rows."""
+
+    def models() -> Iterable[Any]:
+        with teacher.shortened() as model:
+            yield model
+        yield student
+        yield from (one.model for one in panel.others(teacher)) if panel else ()
+
     for packed, share in _layouts(config):
-        if all(_can(model, rows, packed, share) for model in (teacher, student)):
+        if all(_can(model, rows, packed, share) for model in models()):
             break
     else:
         raise TrainingError(
@@ -205,12 +241,24 @@ def _lay_out(
         )
     found = []
     for some in (rows, validation):
-        ids = [row.ids for row in some]
         families = RowSet.apart(some).families
         if share:
-            families = group(ids, computed=config.micro_tokens, in_full=config.step_tokens)
+            families = _families(some, panel.kinds(some) if panel else [None] * len(some), config)
         found.append(RowSet(some, families, packed))
     return found[0], found[1]
+
+
+def _families(
+    rows: Sequence[Row], kinds: Sequence[Hashable], config: DistillConfig
+) -> list[Family]:
+    """Rows that share a beginning and are of one kind, together."""
+    families: list[Family] = []
+    for kind in dict.fromkeys(kinds):
+        numbers = [number for number, own in enumerate(kinds) if own == kind]
+        ids = [rows[number].ids for number in numbers]
+        found = group(ids, computed=config.micro_tokens, in_full=config.step_tokens)
+        families += [tuple(numbers[one] for one in family) for family in found]
+    return families
 
 
 def _layouts(config: DistillConfig) -> Iterator[tuple[bool, bool]]:

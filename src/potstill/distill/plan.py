@@ -15,6 +15,7 @@ from potstill.core.machine import available_memory_bytes
 from potstill.core.stage import Facts, Figures
 from potstill.distill import loading
 from potstill.distill.config import DistillConfig
+from potstill.distill.training_config import TrainingConfig
 from potstill.models import refs
 from potstill.models.size import expected_parameters, folder_parameters
 
@@ -31,7 +32,7 @@ TEACHER_BYTES = {"full": 4, "8bit": 2, "4bit": 1.5}  # of a weight, with embeddi
 
 
 def facts(config: DistillConfig, project: Path) -> Facts:
-    """The teacher's identity, and that of rollouts to replay.
+    """The teachers' identities, and that of rollouts to replay.
 
     Errors: ModelError, InputError; MissingExtraError for what the settings need.
     """
@@ -41,8 +42,9 @@ def facts(config: DistillConfig, project: Path) -> Facts:
     ):
         if asked:
             check_installed("bitsandbytes", f"distill.{field}", "quantised")
-    teacher = {"teacher": refs.digest(refs.parse(config.teacher))}
-    return teacher | config.on_policy.facts(project)
+    digests = [refs.digest(refs.parse(one.teacher)) for one in config.voices]
+    further = {f"teacher {number}": one for number, one in enumerate(digests[1:], 2)}
+    return {"teacher": digests[0]} | further | config.on_policy.facts(project)
 
 
 def row_tokens(earlier: Mapping[str, Figures]) -> float:
@@ -50,7 +52,7 @@ def row_tokens(earlier: Mapping[str, Figures]) -> float:
     return earlier["ingest"]["chunk_tokens"] + INSTRUCTION_TOKENS + QUESTION_TOKENS
 
 
-def computed_share(config: DistillConfig, earlier: Mapping[str, Figures]) -> float:
+def computed_share(config: TrainingConfig, earlier: Mapping[str, Figures]) -> float:
     """Which part of the rows' tokens is computed, as their common beginnings are only once."""
     length = row_tokens(earlier)
     # A family of rows stays within these (families.py).
@@ -82,6 +84,12 @@ def student_parameters(config: DistillConfig) -> float:
     return loading.student_parameters(config, teacher)
 
 
+def assistant_parameters(config: DistillConfig) -> list[float]:
+    """About how many each of the assistants has."""
+    teacher = expected_parameters(config.teacher)
+    return [one.parameters_ratio * teacher for one in config.assistants]
+
+
 def hidden_width(parameters: float) -> float:
     """Features of the hidden states of a model of that size, about: 576 of SmolLM2-135M."""
     return math.sqrt(parameters / 400)
@@ -96,11 +104,12 @@ def budget_tokens(config: DistillConfig, earlier: Mapping[str, Figures]) -> floa
 
 def memory_need(config: DistillConfig, micro_tokens: int) -> float:
     """Bytes of a training with micro-batches of that size, about."""
-    teacher, student = expected_parameters(config.teacher), student_parameters(config)
+    teacher = expected_parameters(config.teacher)
+    largest = max([student_parameters(config), *assistant_parameters(config)])
     held = TEACHER_BYTES[config.teacher_precision] * teacher
     if is_streamed(config):
         held = STREAMED_SHARE * loading.number_bytes(config) * teacher
-    return 8e8 + held + loading.training_bytes(config, student, micro_tokens)
+    return 8e8 + held + loading.training_bytes(config, largest, micro_tokens)
 
 
 def is_streamed(config: DistillConfig) -> bool:
@@ -111,7 +120,8 @@ def is_streamed(config: DistillConfig) -> bool:
 
 
 def estimate(config: DistillConfig, earlier: Mapping[str, Figures], project: Path) -> Figures:
-    """Two trainings of the same length, the teacher's pass over the rows, the choice of layers."""
+    """Two trainings of the same length and those of the assistants, the teachers' passes over the
+    rows, the choice of layers."""
     teacher, student = expected_parameters(config.teacher), student_parameters(config)
     length = min(row_tokens(earlier), config.sequence_tokens)
     rows = earlier["curate"]["train_rows"] * length
@@ -120,18 +130,29 @@ def estimate(config: DistillConfig, earlier: Mapping[str, Figures], project: Pat
     tried = config.student.calibration_tokens * CANDIDATES * ROUNDS
     computed = computed_share(config, earlier)
     spent = 20 + seconds(2 * budget * computed, TRAINING_RATE / student)
-    spent += seconds((rows + 2 * config.validations * held_out) * computed, READING_RATE / teacher)
+    sizes, assisted = assistant_parameters(config), 0.0
+    for one, size in zip(config.assistants, sizes, strict=True):
+        own = min(
+            (one.epochs or config.epochs) * rows,
+            one.max_tokens or config.max_tokens or float("inf"),
+        )
+        assisted += own
+        spent += 20 + seconds(own * computed, TRAINING_RATE / size)
+        spent += seconds((rows + config.validations * held_out) * computed, READING_RATE / teacher)
+    read = rows * len(config.voices) + 2 * config.validations * held_out
+    spent += seconds(read * computed, READING_RATE / teacher)
     if config.student.method == "greedy":
         spent += seconds(tried, GREEDY_RATE / teacher)
     spent += _writing_seconds(config, budget / length, length * computed, student)
     width = hidden_width(teacher)
-    # Three models in bf16; two checkpoints and the teacher's states go when training is done.
-    disk = 3 * 2 * student + 2 * 12 * student + signal_bytes(config, width) * rows
+    # Models in bf16; two checkpoints and the teachers' states go when training is done.
+    disk = 3 * 2 * student + 2 * sum(sizes) + 2 * 12 * max([student, *sizes])
+    disk += signal_bytes(config, width) * rows * len(config.voices)
     if is_streamed(config):
         disk += loading.spill_bytes(config, width, max(rows, held_out) * computed)
     return {
         "parameters": student,
-        "tokens": round(2 * budget),
+        "tokens": round(2 * budget + assisted),
         "seconds": spent,
         "memory_bytes": memory_need(config, config.micro_tokens),
         "disk_bytes": disk,

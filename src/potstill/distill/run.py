@@ -4,7 +4,8 @@ In: curated rows (and the chunks they come from). Out: three models, `undistille
 and `finetuned`, the adapter if it is kept, and what was measured on the way. Knows nothing
 of how rows were made.
 
-    teacher --surgery--> student start --+--> models/undistilled
+    teacher [--> models/assistant-1, ...] --surgery--> student start
+                                         +--> models/undistilled
                                          +--objective of the recipe--> models/distilled
                                          +--cross-entropy on the text alone--> models/finetuned
 
@@ -26,15 +27,18 @@ import torch
 from potstill.core.files import read_json, read_records, write_json
 from potstill.core.stage import Artifact, Context, Draft
 from potstill.distill.batches import Row, encode_passages, encode_rows
+from potstill.distill.chain import Lessons, through_assistants
 from potstill.distill.config import DistillConfig
 from potstill.distill.cut import choose_layers, cut_student
 from potstill.distill.material import Material, check_there_are_rows, prepare
 from potstill.distill.memory import raise_malloc_thresholds
 from potstill.distill.objective import Objective
 from potstill.distill.opening import open_teacher
+from potstill.distill.panel import Panel, resolved
 from potstill.distill.rollouts import Rollout, figures
 from potstill.distill.train import Trained, train_student
 from potstill.models import adapters, refs, surgery
+from potstill.models.corrected import corrected
 from potstill.models.load import load_tokenizer
 from potstill.models.quantised import is_quantised
 from potstill.models.save import save_model
@@ -51,6 +55,8 @@ def run(
     raise_malloc_thresholds()
     config = config.model_copy(update={"on_policy": config.on_policy.below(context.project)})
     torch.set_num_threads(context.threads)
+    uncorrected = config.voices[0].teacher
+    config = resolved(config, corrected(inputs["correct"], config.teacher))
     tokenizer = load_tokenizer(config.teacher)
     examples = list(read_records(inputs["curate"].path("train.jsonl"), Example))
     rows = encode_rows(examples, tokenizer, config.sequence_tokens)
@@ -59,12 +65,24 @@ def run(
     unseen = list(read_records(inputs["curate"].path("validation.jsonl"), Example))
     validation = encode_rows(unseen, tokenizer, config.sequence_tokens)
     check_there_are_rows(rows, validation)
+    chunks = read_records(inputs["ingest"].path("chunks.jsonl"), Chunk)
+    sources = {chunk.document: chunk.source for chunk in chunks}
+    panel = Panel.of(config, tokenizer, rows, validation, sources)
+    config, panel, assistants = through_assistants(
+        config,
+        panel,
+        Lessons(tokenizer, rows, validation, examples, context.seed, context.events),
+        models=draft.data / "models",
+        work=draft.work,
+        tensorboard=draft.data / "tensorboard",
+    )
+    start = uncorrected if config.student.start == "uncorrected" else config.teacher
     teacher = open_teacher(config.teacher, config, rows, context.events)
     if config.adapter != "none":
         adapters.check_targets(teacher.model, config.lora)
     cut = choose_layers(config.student, teacher.model, rows, draft.work, context.events)
     streamed = teacher.streamed
-    student = cut_student(config.teacher, cut["dropped"], streamed=streamed).to(teacher.device)
+    student = cut_student(start, cut["dropped"], streamed=streamed).to(teacher.device)
     cut["parameters"]["student"] = surgery.parameters_of(student)
     write_json(draft.data / "surgery.json", cut)
     material = prepare(
@@ -75,13 +93,14 @@ def run(
         rows,
         validation,
         examples=examples,
+        panel=panel,
         digest=refs.digest(refs.parse(config.teacher)),
         seed=context.seed,
         work=draft.work,
         events=context.events,
     )
     if is_quantised(student):
-        student = cut_student(config.teacher, cut["dropped"], streamed=streamed)
+        student = cut_student(start, cut["dropped"], streamed=streamed)
     save_model(student.to(torch.bfloat16), tokenizer, draft.data / "models" / "undistilled")
     del student, teacher
     gc.collect()
@@ -92,6 +111,7 @@ def run(
             name,
             goal,
             config,
+            start,
             cut["dropped"],
             streamed,
             material,
@@ -101,7 +121,7 @@ def run(
             patience=0 if distilled else config.patience,
             rollouts=config.on_policy.used and not distilled,
         )
-    _write_results(config, trained, material, draft)
+    _write_results(config, assistants | trained, material, draft)
 
 
 def _passages(
@@ -117,6 +137,7 @@ def _train_once(
     name: str,
     objective: Objective,
     config: DistillConfig,
+    start: str,
     dropped: Sequence[int],
     streamed: bool,
     material: Material,
@@ -131,7 +152,7 @@ def _train_once(
     mark = draft.work / f"{name}.json"
     if mark.exists() and (draft.data / "models" / name).is_dir():
         return Trained(**read_json(mark))
-    student = cut_student(config.teacher, dropped, streamed=streamed)
+    student = cut_student(start, dropped, streamed=streamed)
     work = draft.work / name
     student, trained = train_student(
         student,

@@ -26,7 +26,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor
@@ -41,12 +41,16 @@ from potstill.errors import TrainingError
 from potstill.models.output import OutputLayer, output_layer
 from potstill.models.surgery import body_of
 
+if TYPE_CHECKING:
+    from potstill.distill.mixture import Mixture
+
 __all__ = [
     "LARGEST_CACHE",
     "CacheFormat",
     "CachedTeacher",
     "HiddenStates",
     "LiveTeacher",
+    "OneTeacher",
     "Samples",
     "TeacherSignal",
     "TeacherTokens",
@@ -76,9 +80,9 @@ TeacherTokens = HiddenStates | TopK | Samples
 
 
 class TeacherSignal(Protocol):
-    """A source of the teacher's distribution."""
+    """A source of the teacher's distribution, or of several teachers'."""
 
-    def tokens(self, rows: Sequence[Row], batch: MicroBatch) -> TeacherTokens:
+    def tokens(self, rows: Sequence[Row], batch: MicroBatch) -> TeacherTokens | Mixture:
         """The teacher's tokens at `batch.positions`, on the batch's device."""
         ...
 
@@ -155,7 +159,7 @@ class CachedTeacher:
         parts: list[Kept] = []
         for place, family in enumerate(batch.families):
             own = (owners == place).nonzero()[:, 0]
-            if len(own) or not place:
+            if len(own) or not (place or len(positions)):
                 chosen.append(own)
                 parts.append(self._read(rows, family, positions[own] - starts[place]))
         kept: Kept = joined(parts)[torch.cat(chosen).argsort()].to(batch.input_ids.device)
@@ -173,6 +177,10 @@ class CachedTeacher:
                 "Train on the rows for which the signals were computed.",
             )
         return self.codec.decode(self.shards.read(number), self.data.sizes[family], places)
+
+
+OneTeacher = LiveTeacher | CachedTeacher
+"""A source of one teacher's distribution."""
 
 
 def open_cache(
