@@ -1,4 +1,4 @@
-"""The six stages in the order in which data flows, and the run that takes a recipe through them.
+"""The stages in the order in which data flows, and the run that takes a recipe through them.
 
 In: a `Recipe` and a project folder. Out: `runs/<name>/` with the resolved recipe, the diary, the
 report and the exported files; finished stages in the project's `store/`.
@@ -31,6 +31,7 @@ PIPELINE: tuple[Stage, ...] = (
     ingest.STAGE,
     generate.STAGE,
     curate.STAGE,
+    distill.CORRECT,
     distill.STAGE,
     evaluate.STAGE,
     export.STAGE,

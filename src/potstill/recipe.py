@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from potstill.curate import CurateConfig
-from potstill.distill import DistillConfig
+from potstill.distill import CorrectConfig, DistillConfig
 from potstill.errors import RecipeError
 from potstill.evaluate import EvaluateConfig
 from potstill.export import ExportConfig
@@ -48,9 +48,26 @@ class Recipe(BaseModel):
     ingest: IngestConfig = Field(description="Files -> documents -> chunks.")
     generate: GenerateConfig = Field(description="Chunks -> question-answer rows, by the teacher.")
     curate: CurateConfig = Field(description="Rows -> kept in a split, or rejected with a reason.")
+    correct: CorrectConfig = Field(description="Rows and teacher -> a teacher that knows them.")
     distill: DistillConfig = Field(description="Rows and teacher -> student.")
     evaluate: EvaluateConfig = Field(description="Student against teacher, on held-out rows.")
     export: ExportConfig = Field(description="Student -> files that others run.")
+
+    @model_validator(mode="after")
+    def _sections_fit(self) -> Recipe:
+        if self.distill.student.start == "uncorrected" and self.correct.method == "none":
+            raise ValueError(
+                "distill.student.start: uncorrected is for a teacher that is corrected; set "
+                "correct.method to full or lora"
+            )
+        for name in ("distill", "evaluate", "export"):
+            other = getattr(self, name).teacher
+            if self.correct.method != "none" and other != self.correct.teacher:
+                raise ValueError(
+                    f"{name}.teacher is {other}, but correct.teacher is {self.correct.teacher}; "
+                    "the teacher that is corrected is the one that teaches"
+                )
+        return self
 
     @classmethod
     def load(cls, source: str | Path, overrides: Sequence[str] = ()) -> Recipe:
@@ -230,6 +247,8 @@ def _explain(
         given = given if len(given) <= 60 else given[:57] + "..."
         reason = first["msg"].removeprefix("Value error, ")
         message = f"{where}: {field} = {given} is not right: {reason}."
+        if not place:  # of sections that do not fit together
+            message = f"{where}: {reason}."
     more = error.error_count() - 1
     if more:
         hint = f"{hint} ({more} more mistake{'s' if more > 1 else ''} after this one.)"

@@ -1,4 +1,4 @@
-"""All six stages with a fake writer and a four-layer teacher: results, reuse, kill and resume."""
+"""All stages with a fake writer and a four-layer teacher: results, reuse, kill and resume."""
 
 from __future__ import annotations
 
@@ -76,6 +76,7 @@ def test_a_whole_run_leaves_report_files_and_reusable_stages(
     run = pipeline.run(recipe, project, watch=seen.append)
 
     report = run.report
+    assert "correct" not in report["stages"]  # it is off
     models = report["models"]
     assert set(models) >= {"teacher", "undistilled", "finetuned", "distilled", "gguf-f16"}
     assert models["distilled"]["parameters"] < models["teacher"]["parameters"]
@@ -112,6 +113,39 @@ def test_a_whole_run_leaves_report_files_and_reusable_stages(
     assert list(run.record["stages"]) == [stage.name for stage in pipeline.PIPELINE]
     assert [name for name, wrong in pipeline.verify(run).items() if wrong] == ["generate"]
     rows.write_bytes(whole)
+
+
+def test_a_corrected_teacher_teaches_and_is_measured_beside_the_original(
+    project: Path, tiny_teacher: Path
+) -> None:
+    small = small_recipe(tiny_teacher)
+    rows = {name: small["distill"][name] for name in ("step_tokens", "micro_tokens")}
+    correct = {"method": "full", "learning_rate": 3e-3, "sequence_tokens": 512, **rows}
+    recipe = Recipe.from_dict(small | {"correct": correct})
+    run = pipeline.run(recipe, project)
+
+    report = run.report
+    assert report["correction"]["kept"]
+    assert list(report["models"])[:2] == ["teacher", "uncorrected"]
+    kl = {name: model["metrics"]["kl"]["value"] for name, model in report["models"].items()}
+    assert kl["teacher"] == 0.0 < kl["uncorrected"]
+    perplexity = {
+        name: report["models"][name]["metrics"]["perplexity"]["value"]
+        for name in ("teacher", "uncorrected")
+    }
+    assert perplexity["teacher"] < perplexity["uncorrected"]
+    assert report["stages"]["correct"]["seconds"] > 0
+    assert "Teacher, uncorrected" in (run.folder / "report.html").read_text("utf-8")
+    assert run.artifact("correct").path("model").is_dir()
+
+    # Other settings of distillation do not train the teacher again; other rows do.
+    longer = Recipe.from_dict(
+        small | {"correct": correct, "distill": small["distill"] | {"epochs": 3}}
+    )
+    actions = {step.name: step.action for step in pipeline.plan(longer, project)}
+    assert (actions["correct"], actions["distill"]) == ("reuse", "run")
+    stricter = Recipe.from_dict(small | {"correct": correct, "curate": {"support": 0.9}})
+    assert pipeline.plan(stricter, project)[3].action == "wait"
 
 
 def test_ctrl_c_says_that_the_same_command_goes_on(project: Path, tiny_teacher: Path) -> None:

@@ -66,9 +66,15 @@ def main() -> int:
     return 0
 
 
+def _stage(module: str, name: str) -> Stage:
+    """The stage of that name in a package, which may hold several."""
+    found = vars(importlib.import_module(module)).values()
+    return next(one for one in found if isinstance(one, Stage) and one.name == name)
+
+
 def run_job(job: dict[str, Any], events: Emitter) -> None:
     """Run one stage under its lock and commit what it made."""
-    stage: Stage = importlib.import_module(job["module"]).STAGE
+    stage = _stage(job["module"], job["stage"])
     config: StageConfig = stage.config.model_validate(job["config"])
     store = Store(Path(job["store"]))
     key: str = job["key"]

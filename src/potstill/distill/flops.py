@@ -17,6 +17,7 @@ import torch
 
 from potstill.distill.batches import MicroBatch
 from potstill.models.output import output_layer
+from potstill.models.quantised import weights_in
 from potstill.models.surgery import body_of
 
 SIDE = 4096
@@ -27,11 +28,11 @@ SIDE = 4096
 class Cost:
     """Operations of one forward pass of a model."""
 
-    a_token: float
+    a_token: float = 0.0
     """Of its layers' matrices, for each token."""
-    a_pair: float
+    a_pair: float = 0.0
     """Of attention, for each pair of a token and one that it sees."""
-    a_prediction: float
+    a_prediction: float = 0.0
     """Of its output layer, for each token whose logits are needed."""
 
     @classmethod
@@ -39,7 +40,7 @@ class Cost:
         """Those of a decoder."""
         body = body_of(model)
         config = body.config
-        matrices = sum(one.numel() for one in body.layers.parameters() if one.ndim >= 2)
+        matrices = sum(weights_in(one) for one in body.layers.parameters() if one.ndim >= 2)
         heads = config.num_attention_heads
         width = heads * (getattr(config, "head_dim", None) or config.hidden_size // heads)
         return cls(
@@ -47,6 +48,17 @@ class Cost:
             4.0 * width * len(body.layers),
             2.0 * output_layer(model).weight.numel(),
         )
+
+    def __add__(self, other: Cost) -> Cost:
+        return Cost(
+            self.a_token + other.a_token,
+            self.a_pair + other.a_pair,
+            self.a_prediction + other.a_prediction,
+        )
+
+    def times(self, share: float) -> Cost:
+        """Of a model that does a share of the passes."""
+        return Cost(share * self.a_token, share * self.a_pair, share * self.a_prediction)
 
     def forward(self, batch: MicroBatch, predictions: int) -> float:
         """One pass over the batch, with the logits of so many tokens."""

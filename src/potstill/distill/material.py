@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,14 +17,17 @@ import torch
 
 from potstill.core.events import Emitter
 from potstill.core.extras import check_installed
-from potstill.distill import attention, preflight, probe, signals
+from potstill.distill import attention, mixed, preflight, probe, signals
 from potstill.distill.batches import Micro, Row, RowSet, evenly
 from potstill.distill.config import DistillConfig
-from potstill.distill.families import group
+from potstill.distill.families import Family, group
 from potstill.distill.memory import explained
+from potstill.distill.mixture import Teachers
 from potstill.distill.packing import plan_steps
+from potstill.distill.panel import Panel
 from potstill.distill.terms import TermLoss
 from potstill.errors import TrainingError
+from potstill.models import adapters
 from potstill.records import Example
 
 PADDING = 0
@@ -47,9 +50,8 @@ class Material:
     @property
     def signal_kind(self) -> str:
         """`live`, or the kind of the file."""
-        if isinstance(self.signal, signals.CachedTeacher):
-            return self.signal.format.kind
-        return "live"
+        one = self.signal.signals[0] if isinstance(self.signal, Teachers) else self.signal
+        return one.format.kind if isinstance(one, signals.CachedTeacher) else "live"
 
 
 def prepare(
@@ -62,6 +64,7 @@ def prepare(
     *,
     examples: Sequence[Example],
     student_tokenizer: Any = None,
+    panel: Panel | None = None,
     digest: str,
     seed: int,
     work: Path,
@@ -69,16 +72,24 @@ def prepare(
 ) -> Material:
     """Lay out the rows, plan the steps, check everything, write or open the teacher's signals.
 
+    teacher: a model, or a LiveTeacher or StreamedTeacher of it. panel: the teachers, if there are
+    several; `teacher` is the first then, and the others are loaded here.
     digest: what the teacher's signals belong to. work: the folder where they are kept.
-    Afterwards `teacher` is in evaluation mode, in the precision of the products, and is needed no
-    more unless `signal` is a LiveTeacher; `student` is in fp32. One process prepares and trains.
+    Afterwards the teacher is in evaluation mode, in the precision of the products, and is needed no
+    more unless `signal` is a LiveTeacher; `student` is in fp32, for QLoRA in 4 bits. One process
+    prepares and trains.
     Errors: TrainingError for what would ruin the result.
     """
     _check_tools(config)
     validation = _up_to(validation, config.validation_tokens)
     dtype = pick_dtype(config.precision)
-    live = signals.LiveTeacher(teacher, dtype)
-    student.float()  # master weights: what it is trained in, and compared in before
+    live = teacher
+    if not isinstance(teacher, signals.LiveTeacher):
+        live = signals.LiveTeacher(teacher, dtype)
+    # What it is trained in, and compared in before: fp32, or 4-bit below adapters.
+    adapters.as_base(student, config.adapter, remember=config.keep_adapter)
+    if config.adapter != "none":
+        adapters.check_targets(student, config.lora)
     report_truncated([*rows, *validation], config, events)
     vocabulary = preflight.check_models(
         rows=rows,
@@ -90,7 +101,9 @@ def prepare(
         teacher_tokenizer=tokenizer,
         student_tokenizer=student_tokenizer or tokenizer,
     )
-    training, held_out = _lay_out(config, live.model, student, rows, validation, events)
+    if panel is not None:
+        panel.check(live, [*rows, *validation], tokenizer, student)
+    training, held_out = _lay_out(config, live, student, rows, validation, panel, events)
     plan = plan_steps(
         training,
         step_tokens=config.step_tokens,
@@ -108,10 +121,21 @@ def prepare(
         config.active,
     )
 
-    def cache(name: str, data: RowSet, form: signals.CacheFormat) -> signals.CachedTeacher:
+    if config.on_policy.used:
+        mixed.check(
+            student, live.model, tokenizer, training, plan, config, vocabulary, dtype, seed, events
+        )
+
+    def cache(
+        name: str,
+        teacher: signals.LiveTeacher,
+        digest: str,
+        data: RowSet,
+        form: signals.CacheFormat,
+    ) -> signals.CachedTeacher:
         return signals.open_cache(
             work / f"teacher-{name}",
-            live,
+            teacher,
             digest,
             data,
             form,
@@ -121,10 +145,28 @@ def prepare(
 
     with explained(config, lambda: config.micro_tokens):
         form = _format(config, live, training, plan, seed)
-        signal = live if form is None else cache("training", training, form)
+        signal: signals.TeacherSignal
+        truth: signals.TeacherSignal | None = None
+        if panel is None:
+            probed, told = probe.chosen(training, config.active), None
+            signal = live if form is None else cache("training", live, digest, training, form)
+        else:
+            kinds = panel.kinds(rows)
+            probed = probe.chosen(training, config.active, lambda family: kinds[family[0]])
+            signal, truth, told = panel.signals(
+                live,
+                training,
+                held_out,
+                form=form,
+                record=cache,
+                probed=probed,
+                vocabulary=vocabulary,
+            )
         loss = TermLoss(student, signal, config, vocabulary=vocabulary, dtype=torch.float32)
-        probe.check_loss(loss, live, training, PADDING)
-        truth = cache("validation", held_out, signals.CacheFormat("hidden_bf16"))
+        probe.check_loss(loss, live, training, PADDING, probed, told)
+        if truth is None:
+            exact = signals.CacheFormat("hidden_bf16")
+            truth = cache("validation", live, digest, held_out, exact)
     if not (config.active.kd or config.needs_live_teacher):
         signal = truth  # never asked, so the teacher need not stay in memory
     return Material(tokenizer, training, held_out, plan, vocabulary, dtype, signal, truth)
@@ -168,15 +210,23 @@ def _up_to(rows: Sequence[Row], tokens: int) -> list[Row]:
 
 def _lay_out(
     config: DistillConfig,
-    teacher: Any,
+    teacher: signals.LiveTeacher,
     student: Any,
     rows: Sequence[Row],
     validation: Sequence[Row],
+    panel: Panel | None,
     events: Emitter,
 ) -> tuple[RowSet, RowSet]:
-    """The first layout of those wanted in which both models say the same as for single rows."""
+    """The first layout of those wanted in which all models say the same as for single rows."""
+
+    def models() -> Iterable[Any]:
+        with teacher.shortened() as model:
+            yield model
+        yield student
+        yield from (one.model for one in panel.others(teacher)) if panel else ()
+
     for packed, share in _layouts(config):
-        if all(_can(model, rows, packed, share) for model in (teacher, student)):
+        if all(_can(model, rows, packed, share) for model in models()):
             break
     else:
         raise TrainingError(
@@ -191,18 +241,30 @@ def _lay_out(
         )
     found = []
     for some in (rows, validation):
-        ids = [row.ids for row in some]
         families = RowSet.apart(some).families
         if share:
-            families = group(ids, computed=config.micro_tokens, in_full=config.step_tokens)
+            families = _families(some, panel.kinds(some) if panel else [None] * len(some), config)
         found.append(RowSet(some, families, packed))
     return found[0], found[1]
+
+
+def _families(
+    rows: Sequence[Row], kinds: Sequence[Hashable], config: DistillConfig
+) -> list[Family]:
+    """Rows that share a beginning and are of one kind, together."""
+    families: list[Family] = []
+    for kind in dict.fromkeys(kinds):
+        numbers = [number for number, own in enumerate(kinds) if own == kind]
+        ids = [rows[number].ids for number in numbers]
+        found = group(ids, computed=config.micro_tokens, in_full=config.step_tokens)
+        families += [tuple(numbers[one] for one in family) for family in found]
+    return families
 
 
 def _layouts(config: DistillConfig) -> Iterator[tuple[bool, bool]]:
     """(packed, beginnings are shared), the preferred first."""
     # Dropout would be drawn once for all that share a token.
-    drops = config.adapter == "lora" and config.lora.dropout > 0
+    drops = config.adapter != "none" and config.lora.dropout > 0
     share = config.share_beginnings and not drops
     both = {"auto": (True, False), "packed": (True,), "buckets": (False,)}[config.batching]
     for packed in (True,) if config.attention.used else both:
@@ -229,6 +291,8 @@ def _format(
     """The file that the teacher's signals are kept in; None: they are not kept."""
     if not config.active.kd or config.needs_live_teacher or config.signal == "live":
         return None
+    if config.on_policy.used:
+        return None  # what the student will say is in no file
     if config.signal != "auto":
         return signals.CacheFormat(
             config.signal, config.signal_count, temperature=config.temperature, seed=seed
@@ -236,7 +300,8 @@ def _format(
     form = signals.CacheFormat("hidden_bf16")
     planned = sum(len(family) for step in plan for micro in step for family in micro)
     size = signals.cache_bytes(training, int(live.output.weight.shape[1]), form)
-    return form if planned > len(training.rows) and size <= signals.LARGEST_CACHE else None
+    seen_again = planned > len(training.rows) and size <= signals.LARGEST_CACHE
+    return form if seen_again or live.streamed else None
 
 
 def report_truncated(rows: Sequence[Row], config: DistillConfig, events: Emitter) -> None:

@@ -10,8 +10,12 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from potstill.core.costs import seconds
+from potstill.core.extras import check_installed
+from potstill.core.machine import available_memory_bytes
 from potstill.core.stage import Facts, Figures
+from potstill.distill import loading
 from potstill.distill.config import DistillConfig
+from potstill.distill.training_config import TrainingConfig
 from potstill.models import refs
 from potstill.models.shape import FAMILIES, shape_of_config
 from potstill.models.size import expected_parameters, folder_config, folder_parameters
@@ -23,25 +27,36 @@ TRAINING_RATE = 99e6 * 310
 READING_RATE = 135e6 * 1000
 GREEDY_RATE = 135e6 * 900
 CANDIDATES, ROUNDS = 8, 10  # of the greedy choice: layers tried in a round, rounds, about
-BYTES_A_WEIGHT = {"none": 16, "lora": 5}  # float32: weight, gradient, AdamW's two moments
 FIT_PASSES = 8  # of the teacher over the text that a student is fitted to, about
-LAYER_SHARE = 0.026  # of a small model's weights; larger ones have more layers
-BYTES_A_TOKEN = 1.6e6  # activations of a micro-batch's token, at 99M weights
+ANSWER_TOKENS = 20  # of a rollout, about: a student that learns from short answers writes such
+WRITING_RATE = 135e6 * 100  # 16 answers at once, one core
+STREAMED_SHARE = 0.25  # of the teacher's weights that are in memory at once, at most
+TEACHER_BYTES = {"full": 4, "8bit": 2, "4bit": 1.5}  # of a weight, with embeddings in full
 
 
 def facts(config: DistillConfig, project: Path) -> Facts:
-    """The identities of teacher and pretrained student. Errors: ModelError; also for a cut that
-    cannot be, where the teacher's configuration lies here to tell."""
+    """The teachers' identities, those of a pretrained student and of rollouts to replay.
+
+    Errors: ModelError, InputError; MissingExtraError for what the settings need. ModelError also
+    for a cut that cannot be, where the teacher's configuration lies here to tell.
+    """
+    for field, asked in (
+        ("teacher_precision: 4bit", config.teacher_precision == "4bit"),
+        ("adapter: qlora", config.adapter == "qlora"),
+    ):
+        if asked:
+            check_installed("bitsandbytes", f"distill.{field}", "quantised")
     _check_cut(config)
-    found = {"teacher": refs.digest(refs.parse(config.teacher))}
+    digests = [refs.digest(refs.parse(one.teacher)) for one in config.voices]
+    further = {f"teacher {number}": one for number, one in enumerate(digests[1:], 2)}
     if config.student.model is not None:
-        found["student"] = refs.digest(refs.parse(config.student.model))
-    return found
+        further["student"] = refs.digest(refs.parse(config.student.model))
+    return {"teacher": digests[0]} | further | config.on_policy.facts(project)
 
 
 def _check_cut(config: DistillConfig) -> None:
     settings = config.student
-    fields = folder_config(config.teacher)
+    fields = folder_config(config.voices[0].teacher)
     if settings.model is not None or settings.drop_layers is not None or fields is None:
         return
     if settings.axes == "depth" and fields.get("model_type") not in FAMILIES:
@@ -59,7 +74,7 @@ def row_tokens(earlier: Mapping[str, Figures]) -> float:
     return earlier["ingest"]["chunk_tokens"] + INSTRUCTION_TOKENS + QUESTION_TOKENS
 
 
-def computed_share(config: DistillConfig, earlier: Mapping[str, Figures]) -> float:
+def computed_share(config: TrainingConfig, earlier: Mapping[str, Figures]) -> float:
     """Which part of the rows' tokens is computed, as their common beginnings are only once."""
     length = row_tokens(earlier)
     # A family of rows stays within these (families.py).
@@ -73,6 +88,8 @@ def computed_share(config: DistillConfig, earlier: Mapping[str, Figures]) -> flo
 
 def signal_bytes(config: DistillConfig, width: float) -> float:
     """Of a token of the teacher's signals on disk, about, compressed."""
+    if config.on_policy.used:
+        return 0.0
     return {
         "live": 0.0,
         "auto": 1.4 * width,
@@ -85,12 +102,14 @@ def signal_bytes(config: DistillConfig, width: float) -> float:
 
 def student_parameters(config: DistillConfig) -> float:
     """About how many the student has."""
-    settings, teacher = config.student, expected_parameters(config.teacher)
-    if settings.model is not None:
-        return expected_parameters(settings.model)
-    if settings.drop_layers is not None:
-        return teacher * max(0.1, 1 - LAYER_SHARE * settings.drop_layers)
-    return min(teacher, settings.target(teacher, teacher).limit)
+    teacher = expected_parameters(config.teacher)
+    return loading.student_parameters(config, teacher)
+
+
+def assistant_parameters(config: DistillConfig) -> list[float]:
+    """About how many each of the assistants has."""
+    teacher = expected_parameters(config.teacher)
+    return [one.parameters_ratio * teacher for one in config.assistants]
 
 
 def hidden_width(parameters: float) -> float:
@@ -107,13 +126,24 @@ def budget_tokens(config: DistillConfig, earlier: Mapping[str, Figures]) -> floa
 
 def memory_need(config: DistillConfig, micro_tokens: int) -> float:
     """Bytes of a training with micro-batches of that size, about."""
+    teacher = expected_parameters(config.teacher)
+    largest = max([student_parameters(config), *assistant_parameters(config)])
+    held = TEACHER_BYTES[config.teacher_precision] * teacher
+    if is_streamed(config):
+        held = STREAMED_SHARE * loading.number_bytes(config) * teacher
+    return 8e8 + held + loading.training_bytes(config, largest, micro_tokens)
+
+
+def is_streamed(config: DistillConfig) -> bool:
+    """Whether the teacher will be read layer by layer on this machine, as it is now."""
     teacher, student = expected_parameters(config.teacher), student_parameters(config)
-    activations = BYTES_A_TOKEN * math.sqrt(student / 99e6) * micro_tokens
-    return 8e8 + BYTES_A_WEIGHT[config.adapter] * student + 4 * teacher + activations
+    free = available_memory_bytes()
+    return loading.is_streamed(config, teacher, student, free, cuts=True)
 
 
 def estimate(config: DistillConfig, earlier: Mapping[str, Figures], project: Path) -> Figures:
-    """Two trainings of the same length, the teacher's pass over the rows, the choice of layers."""
+    """Two trainings of the same length and those of the assistants, the teachers' passes over the
+    rows, the choice of layers."""
     teacher, student = expected_parameters(config.teacher), student_parameters(config)
     length = min(row_tokens(earlier), config.sequence_tokens)
     rows = earlier["curate"]["train_rows"] * length
@@ -123,22 +153,48 @@ def estimate(config: DistillConfig, earlier: Mapping[str, Figures], project: Pat
     between = (settings.steps - 1) * settings.step_share * budget
     computed = computed_share(config, earlier)
     spent = 20 + seconds((2 * budget + between) * computed, TRAINING_RATE / student)
-    spent += seconds((rows + 2 * config.validations * held_out) * computed, READING_RATE / teacher)
+    sizes, assisted = assistant_parameters(config), between
+    for one, size in zip(config.assistants, sizes, strict=True):
+        own = min(
+            (one.epochs or config.epochs) * rows,
+            one.max_tokens or config.max_tokens or float("inf"),
+        )
+        assisted += own
+        spent += 20 + seconds(own * computed, TRAINING_RATE / size)
+        spent += seconds((rows + config.validations * held_out) * computed, READING_RATE / teacher)
+    read = rows * len(config.voices) + 2 * config.validations * held_out
+    spent += seconds(read * computed, READING_RATE / teacher)
     if settings.model is None:
         tried = settings.calibration_tokens * CANDIDATES * ROUNDS * (settings.method == "greedy")
         shapes = settings.candidates if settings.axes != "depth" else 1
         fitted = FIT_PASSES * settings.fit_tokens * shapes * settings.refit
         spent += seconds(settings.steps * (tried + fitted), GREEDY_RATE / teacher)
+    spent += _writing_seconds(config, budget / length, length * computed, student)
+    width = hidden_width(teacher)
+    # Models in bf16; start, two checkpoints and the teachers' states go when training is done.
+    disk = 3 * 2 * student + 2 * sum(sizes) + 4 * student + 2 * 12 * max([student, *sizes])
+    disk += signal_bytes(config, width) * rows * len(config.voices)
+    if is_streamed(config):
+        disk += loading.spill_bytes(config, width, max(rows, held_out) * computed)
     return {
         "parameters": student,
-        "tokens": round(2 * budget + between),
+        "tokens": round(2 * budget + assisted),
         "seconds": spent,
         "memory_bytes": memory_need(config, config.micro_tokens),
-        # Three models in bf16; start, two checkpoints and the teacher's states go in the end.
-        "disk_bytes": 3 * 2 * student
-        + (4 + 2 * 12) * student
-        + signal_bytes(config, hidden_width(teacher)) * rows,
+        "disk_bytes": disk,
     }
+
+
+def _writing_seconds(
+    config: DistillConfig, answers: float, prompt_tokens: float, student: float
+) -> float:
+    """Of the student's own answers, so many if the share were 1: prompts read, tokens drawn."""
+    if not config.on_policy.used or config.on_policy.replay is not None:
+        return 0.0
+    answers *= config.on_policy.mean_share
+    drawn = min(ANSWER_TOKENS, config.on_policy.max_new_tokens)
+    reading = seconds(answers * prompt_tokens, READING_RATE / student)
+    return reading + seconds(answers * drawn, WRITING_RATE / student)
 
 
 def counts(data: Path) -> Figures:

@@ -11,24 +11,25 @@ term without a gradient, layers that are off by one, a truncated divergence belo
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from potstill.distill import attention, losses
+from potstill.distill import attention
 from potstill.distill.batches import Row, RowSet, active_counts
 from potstill.distill.families import Family
 from potstill.distill.layers import LayerStates
+from potstill.distill.mixture import Teachers, parts_of
 from potstill.distill.objective import ActiveTokens
+from potstill.distill.plain import Found, Plain, Told, gradient
 from potstill.distill.ranks import Ranks
-from potstill.distill.signals import LiveTeacher, Samples, TeacherTokens, TopK
+from potstill.distill.signals import HiddenStates, LiveTeacher, Samples, TeacherTokens, TopK
+from potstill.distill.steps import Step, Steps
 from potstill.distill.terms import COUNTED_BY, TermLoss, Weights
-from potstill.distill.trainer import Step, Steps
 from potstill.errors import TrainingError
+from potstill.models.output import output_layer
 from potstill.models.surgery import body_of
 
 BEGINNING, END = 24, 8
@@ -59,7 +60,7 @@ def says_the_same(model: Any, rows: Sequence[Row], *, packed: bool, share: bool)
     families = [(0, 1), (2,)] if share else [(0,), (1,), (2,)]
     was_training = model.training
     model.eval()
-    body, device = body_of(model), next(model.parameters()).device
+    body, device = body_of(model), output_layer(model).weight.device
     alone = [
         body(input_ids=torch.tensor([row.ids], device=device), use_cache=False).last_hidden_state[0]
         for row in made
@@ -83,16 +84,24 @@ def says_the_same(model: Any, rows: Sequence[Row], *, packed: bool, share: bool)
     return same
 
 
-def check_loss(loss: TermLoss, teacher: LiveTeacher, data: RowSet, padding: int) -> None:
+def check_loss(
+    loss: TermLoss,
+    teacher: LiveTeacher,
+    data: RowSet,
+    padding: int,
+    families: Sequence[Family] | None = None,
+    told: Told | None = None,
+) -> None:
     """Each term, and all together, on a few rows, against a plain computation.
 
     Divergence and cross-entropy: value and gradient; a top-k divergence within its bounds, a
     sampled one, hidden states and attention maps that they move the student. loss: of the student
     before adapters or compiling, with products in fp32, so that what differs is a mistake and not
-    rounding.
-    Errors: TrainingError that names the term and what is wrong with it.
+    rounding. families: on which; None: `chosen` ones. told: of their rows, where there are several
+    teachers; `teacher` is the first then. Errors: TrainingError that names the term and what is
+    wrong with it.
     """
-    families = _some(data, loss.objective.active)
+    families = list(families or chosen(data, loss.objective.active))
     rows = [data.rows[number] for family in families for number in family]
     whole, split = (
         Steps(data, [micros], loss.objective.active, padding, Ranks())[0]
@@ -106,7 +115,7 @@ def check_loss(loss: TermLoss, teacher: LiveTeacher, data: RowSet, padding: int)
             check_layers(teacher.model)
         _check_numbers(loss, data, whole)
         weights = Weights.highest(loss.objective)  # a schedule may be 0 at any given moment
-        plain = _Plain(loss, teacher, rows)
+        plain = Plain(loss, teacher, rows, told)
         total: Tensor | None = None
         asked = 0.0
         for name, alone in weights.alone():
@@ -114,7 +123,7 @@ def check_loss(loss: TermLoss, teacher: LiveTeacher, data: RowSet, padding: int)
                 continue
             found = _engine(loss, data, whole, alone)
             said = loss.signal.tokens(data.rows, whole.batches[0]) if name == "kd" else None
-            _check_term(name, said, found, plain, getattr(alone, name))
+            _check_term(name, parts_of(said), found, plain, getattr(alone, name))
             total = found.gradient if total is None else total + found.gradient
             asked += abs(found.value)
         if total is None:
@@ -170,85 +179,22 @@ def check_layers(model: Any) -> None:
         raise _mistaken("The layers of hidden states are off by one or more.")
 
 
-@dataclass(frozen=True)
-class _Found:
-    """A loss and its gradient on all of the student's vectors (norms, biases), in one row.
-
-    They stand in every layer, so a term of any layer shows in them, and they are small.
-    """
-
-    value: float
-    gradient: Tensor
-
-
-class _Plain:
-    """The terms of the output layer, row by row, from both models' full logits.
-
-    One row's logits and graph exist at a time. `kd` is T^2 times the mixture of divergences, `ce`
-    the cross-entropy; each the mean over its active tokens.
-    """
-
-    def __init__(self, loss: TermLoss, teacher: LiveTeacher, rows: Sequence[Row]) -> None:
-        self.loss, self.teacher, self.rows = loss, teacher, rows
-        objective = loss.objective
-        tokens = {"kd": objective.kd_tokens, "ce": objective.active.ce or "all"}
-        sums: dict[str, Tensor] = {}
-        values, counts = dict.fromkeys(tokens, 0.0), dict.fromkeys(tokens, 0)
-        for row in rows:
-            logits = self._student_logits(row)
-            targets = torch.tensor(row.ids[1:], device=logits.device)
-            terms = {"ce": F.cross_entropy(logits, targets, reduction="none")}
-            if objective.active.kd:
-                terms["kd"] = self._divergence(row, logits)
-            for name, found in terms.items():
-                first = max(1, row.answer_start) - 1 if tokens[name] == "answer" else 0
-                part = _gradient(loss, found[first:].sum(), keep=True)
-                sums[name] = sums[name] + part.gradient if name in sums else part.gradient
-                values[name] += part.value
-                counts[name] += len(found) - first
-        self.found = {
-            name: _Found(values[name] / max(1, counts[name]), total / max(1, counts[name]))
-            for name, total in sums.items()
-        }
-
-    def _divergence(self, row: Row, logits: Tensor) -> Tensor:
-        objective = self.loss.objective
-        temperature = objective.temperature
-        theirs = self._teacher_logits(row)
-        log_q, log_p = ((z / temperature).log_softmax(-1) for z in (logits, theirs))
-        values = logits.new_zeros(len(logits))
-        for name, share in objective.shares.items():
-            divergence = losses.by_name(name, objective.parameters.get(name))
-            values = values + share * divergence(log_q, log_p)
-        return values * temperature**2
-
-    def _student_logits(self, row: Row) -> Tensor:
-        ids = torch.tensor([row.ids], device=next(self.loss.student.parameters()).device)
-        logits: Tensor = self.loss.student(input_ids=ids, use_cache=False).logits
-        return logits[0, :-1, : self.loss.vocabulary].float()
-
-    @torch.no_grad()
-    def _teacher_logits(self, row: Row) -> Tensor:
-        ids = torch.tensor([row.ids], device=next(self.teacher.model.parameters()).device)
-        logits: Tensor = self.teacher.model(input_ids=ids, use_cache=False).logits
-        return logits[0, :-1, : self.loss.vocabulary].float()
-
-
 def _check_term(
-    name: str, said: TeacherTokens | None, found: _Found, plain: _Plain, weight: float
+    name: str, said: Sequence[TeacherTokens], found: Found, plain: Plain, weight: float
 ) -> None:
-    """Errors: TrainingError if a term says or does something else than it should."""
+    """said: by each teacher, of the divergence. Errors: TrainingError if a term says or does
+    something else than it should."""
     moves = float(found.gradient.norm()) > 0
     if abs(found.value) > NOTHING * weight and not moves:
         raise _mistaken(f"The term {name} has a weight, but it does not move the student.")
     if name not in ("kd", "ce"):
         return
-    if isinstance(said, Samples):
+    if any(isinstance(one, Samples) for one in said):
         return  # right on the average alone
     expected = plain.found[name]
     scale = plain.found["ce"]  # what a difference is compared with where models are nearly alike
     value, least = weight * expected.value, LEAST_SHARE * weight * scale.value
-    if isinstance(said, TopK):
+    if any(isinstance(one, TopK) for one in said):
         # Words that are put together make every divergence smaller, but for one whose own
         # weighting looks at single words.
         adaptive = "adaptive_kl" in plain.loss.objective.shares
@@ -258,8 +204,11 @@ def _check_term(
                 f"of 0 and the full one, {value:.4g}."
             )
         return
-    live = isinstance(plain.loss.signal, LiveTeacher)  # a file's states are rounded
-    exact = said is None or (live and said.states.dtype == torch.float32)
+    signal = plain.loss.signal
+    sources = signal.signals if isinstance(signal, Teachers) else (signal,)
+    live = all(isinstance(one, LiveTeacher) for one in sources)  # a file's states are rounded
+    dtypes = {one.states.dtype for one in said if isinstance(one, HiddenStates)}
+    exact = not said or (live and dtypes == {torch.float32})
     tolerance = EXACT if exact else ROUNDED
     if abs(found.value - value) > tolerance * max(abs(value), least):
         raise _mistaken(
@@ -275,26 +224,20 @@ def _check_term(
         )
 
 
-def _engine(loss: TermLoss, data: RowSet, step: Step, weights: Weights) -> _Found:
+def _engine(loss: TermLoss, data: RowSet, step: Step, weights: Weights) -> Found:
     """The same by the real machinery: a whole step of micro-batches."""
     device = next(loss.student.parameters()).device
     parts = [loss(data.rows, batch.to(device), weights, step.totals)[0] for batch in step.batches]
-    return _gradient(loss, torch.stack(parts).sum())
+    return gradient(loss, torch.stack(parts).sum())
 
 
-def _gradient(loss: TermLoss, value: Tensor, keep: bool = False) -> _Found:
-    """keep: the graph is needed again."""
-    learning = [one for one in body_of(loss.student).parameters() if one.ndim == 1]
-    found = torch.autograd.grad(value, learning, allow_unused=True, retain_graph=keep)
-    flat = [
-        (torch.zeros_like(one) if grad is None else grad).flatten().float()
-        for one, grad in zip(learning, found, strict=True)
-    ]
-    return _Found(float(value.detach()), torch.cat(flat))
-
-
-def _some(data: RowSet, active: ActiveTokens) -> list[Family]:
-    """Those with the fewest row tokens that have all active ones, two if there are as many."""
+def chosen(
+    data: RowSet,
+    active: ActiveTokens,
+    kind: Callable[[Family], Hashable] = lambda family: None,
+) -> list[Family]:
+    """Those with the fewest row tokens that have all active ones: two if there are as many, and
+    one of each kind."""
     order = sorted(data.families, key=lambda family: (data.tokens[family], family))
     found = [
         family
@@ -303,8 +246,10 @@ def _some(data: RowSet, active: ActiveTokens) -> list[Family]:
             count > 0 or vars(active)[term] is None
             for term, count in active_counts([data.rows[one] for one in family], active).items()
         )
-    ]
-    return (found or order)[:2]
+    ] or order
+    firsts = list({kind(family): family for family in reversed(found)}.values())[::-1]
+    others = [family for family in found if family not in firsts]
+    return [*firsts, *others[: max(0, 2 - len(firsts))]]
 
 
 def _apart(one: Tensor, other: Tensor) -> float:

@@ -1,9 +1,11 @@
 """The distill stage: make a student, distil it, and train what it is compared with.
 
 In: curated rows (and the chunks they come from). Out: three models, `undistilled`, `distilled`
-and `finetuned`, and what was measured on the way. Knows nothing of how rows were made.
+and `finetuned`, the adapter if it is kept, and what was measured on the way. Knows nothing
+of how rows were made.
 
-    teacher --surgery--> student start --+--> models/undistilled
+    teacher [--> models/assistant-1, ...] --surgery--> student start
+                                         +--> models/undistilled
                                          +--objective of the recipe--> models/distilled
                                          +--cross-entropy on the text alone--> models/finetuned
 
@@ -25,17 +27,24 @@ import torch
 from potstill.core.files import read_json, read_records, write_json
 from potstill.core.stage import Artifact, Context, Draft
 from potstill.distill.batches import Row, encode_passages, encode_rows
+from potstill.distill.chain import Lessons, through_assistants
 from potstill.distill.config import DistillConfig
-from potstill.distill.material import Material, check_there_are_rows, pick_dtype, prepare
+from potstill.distill.material import Material, check_there_are_rows, prepare
 from potstill.distill.memory import raise_malloc_thresholds
 from potstill.distill.objective import Objective
+from potstill.distill.opening import open_teacher
+from potstill.distill.panel import Panel, resolved
+from potstill.distill.rollouts import Rollout, figures
 from potstill.distill.student import Start, make_student
 from potstill.distill.train import Trained, train_student
-from potstill.models import refs
-from potstill.models.load import load_model, load_tokenizer
+from potstill.models import adapters, refs
+from potstill.models.corrected import corrected
+from potstill.models.load import load_tokenizer
+from potstill.models.quantised import is_quantised
 from potstill.models.save import save_model
 from potstill.records import Chunk, Example
 
+DISTILLED = "distilled"
 FINETUNED = Objective(kd_weight=0.0, ce_weight=1.0, ce_tokens="all")
 
 
@@ -44,7 +53,10 @@ def run(
 ) -> None:
     """Run the stage; goes on from whatever a killed run left in the draft."""
     raise_malloc_thresholds()
+    config = config.model_copy(update={"on_policy": config.on_policy.below(context.project)})
     torch.set_num_threads(context.threads)
+    uncorrected = config.voices[0].teacher
+    config = resolved(config, corrected(inputs["correct"], config.teacher))
     tokenizer = load_tokenizer(config.teacher)
     examples = list(read_records(inputs["curate"].path("train.jsonl"), Example))
     rows = encode_rows(examples, tokenizer, config.sequence_tokens)
@@ -53,9 +65,21 @@ def run(
     unseen = list(read_records(inputs["curate"].path("validation.jsonl"), Example))
     validation = encode_rows(unseen, tokenizer, config.sequence_tokens)
     check_there_are_rows(rows, validation)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    teacher = load_model(config.teacher).to(device, pick_dtype(config.precision))
-    digest = refs.digest(refs.parse(config.teacher))
+    chunks = read_records(inputs["ingest"].path("chunks.jsonl"), Chunk)
+    sources = {chunk.document: chunk.source for chunk in chunks}
+    panel = Panel.of(config, tokenizer, rows, validation, sources)
+    config, panel, assistants = through_assistants(
+        config,
+        panel,
+        Lessons(tokenizer, rows, validation, examples, context.seed, context.events),
+        models=draft.data / "models",
+        work=draft.work,
+        tensorboard=draft.data / "tensorboard",
+    )
+    source = uncorrected if config.student.start == "uncorrected" else config.teacher
+    teacher = open_teacher(config.teacher, config, rows, context.events)
+    if config.adapter != "none":
+        adapters.check_targets(teacher.model, config.lora)
     start = make_student(
         config,
         teacher,
@@ -63,14 +87,16 @@ def run(
         rows,
         validation,
         examples=examples,
-        digest=digest,
+        panel=panel,
+        source=source,
+        digest=refs.digest(refs.parse(config.teacher)),
         seed=context.seed,
         work=draft.work,
         tensorboard=draft.data / "tensorboard",
         events=context.events,
     )
     write_json(draft.data / "surgery.json", start.report)
-    student = start.load().to(device)
+    student = start.load().to(teacher.device)
     material = prepare(
         config,
         teacher,
@@ -80,17 +106,20 @@ def run(
         validation,
         examples=examples,
         student_tokenizer=start.tokenizer,
-        digest=digest,
+        panel=panel,
+        digest=refs.digest(refs.parse(config.teacher)),
         seed=context.seed,
         work=draft.work,
         events=context.events,
     )
+    if is_quantised(student):
+        student = start.load()
     save_model(student.to(torch.bfloat16), start.tokenizer, draft.data / "models" / "undistilled")
     del student, teacher
     gc.collect()
     trained: dict[str, Trained] = {}
-    for name, goal in (("distilled", config.objective), ("finetuned", FINETUNED)):
-        distilled = trained.get("distilled")
+    for name, goal in ((DISTILLED, config.objective), ("finetuned", FINETUNED)):
+        distilled = trained.get(DISTILLED)
         trained[name] = _train_once(
             name,
             goal,
@@ -101,8 +130,9 @@ def run(
             context,
             last_step=distilled.steps if distilled else len(material.plan),
             patience=0 if distilled else config.patience,
+            rollouts=config.on_policy.used and not distilled,
         )
-    _write_results(config, trained, material, draft)
+    _write_results(config, assistants | trained, material, draft)
 
 
 def _passages(
@@ -125,6 +155,7 @@ def _train_once(
     *,
     last_step: int,
     patience: int,
+    rollouts: bool,
 ) -> Trained:
     """Train and save one model, or read what came of it if that was done before a kill."""
     mark = draft.work / f"{name}.json"
@@ -143,11 +174,20 @@ def _train_once(
         work=work,
         tensorboard=draft.data / "tensorboard" / name,
         events=context.events,
+        rollouts=draft.data / "rollouts.jsonl" if rollouts else None,
+        keep=draft.data / "adapters" / name if config.keep_adapter and name == DISTILLED else None,
     )
     write_json(mark, dataclasses.asdict(trained))
     save_model(student.to(torch.bfloat16), start.tokenizer, draft.data / "models" / name)
     shutil.rmtree(work, ignore_errors=True)  # checkpoints; the mark says that they are not needed
     return trained
+
+
+def _rollouts(config: DistillConfig, draft: Draft) -> dict[str, float]:
+    """How many of the student's own answers there were, how long, and how many were cut."""
+    if not config.on_policy.used:
+        return {}
+    return figures(list(read_records(draft.data / "rollouts.jsonl", Rollout)))
 
 
 def _write_results(
@@ -167,6 +207,7 @@ def _write_results(
             "signal": material.signal_kind,
             "learning_rate": config.learning_rate,
             "planned_steps": len(material.plan),
+            **_rollouts(config, draft),
             "models": {
                 name: {
                     "steps": one.steps,

@@ -19,11 +19,14 @@ from typing import Any
 
 from potstill.core.events import Emitter
 from potstill.core.files import read_json, write_json
-from potstill.distill import cut
+from potstill.distill import reduce
 from potstill.distill.batches import Row
 from potstill.distill.config import DistillConfig
+from potstill.distill.cut import target_of
 from potstill.distill.material import prepare
 from potstill.distill.objective import AttentionConfig, HiddenConfig
+from potstill.distill.panel import Panel
+from potstill.distill.signals import LiveTeacher
 from potstill.distill.train import train_student
 from potstill.models import surgery
 from potstill.models.load import load_model
@@ -35,12 +38,13 @@ from potstill.records import Example
 def run(
     config: DistillConfig,
     whole: Any,
-    teacher: Any,
+    teacher: LiveTeacher,
     tokenizer: Any,
     rows: Sequence[Row],
     validation: Sequence[Row],
     *,
     examples: Sequence[Example],
+    panel: Panel | None,
     digest: str,
     seed: int,
     work: Path,
@@ -50,12 +54,12 @@ def run(
     """All cuts but the last, each followed by a distillation.
 
     Returns the model to make the last cut of, in float32, and one report a step.
-    Errors: those of `cut.cut`, `prepare` and `train_student`.
+    Errors: those of `reduce.cut`, `prepare` and `train_student`.
     """
     settings, reports = config.student, []
-    final = cut.target_of(settings, teacher)
-    start = surgery.parameters_of(teacher)
-    start -= surgery.unread_parameters(teacher) if final.reading else 0
+    final = target_of(settings, teacher.model)
+    start = surgery.parameters_of(teacher.model)
+    start -= surgery.unread_parameters(teacher.model) if final.reading else 0
     between = shortened(config)
     for number in range(1, settings.steps):
         folder = work / f"cut-{number}"
@@ -78,6 +82,7 @@ def run(
             rows,
             validation,
             examples=examples,
+            panel=panel,
             digest=digest,
             seed=seed,
             work=work,
@@ -129,7 +134,7 @@ def shortened(config: DistillConfig) -> DistillConfig:
 def _cut(
     config: DistillConfig,
     whole: Any,
-    teacher: Any,
+    teacher: LiveTeacher,
     tokenizer: Any,
     rows: Sequence[Row],
     validation: Sequence[Row],
@@ -141,13 +146,13 @@ def _cut(
     done = folder / "cut.json"
     if not (done.exists() and (folder / "start").is_dir()):
         folder.mkdir(exist_ok=True)
-        text = cut.text_of(rows, validation, config.student, whole.device)
-        made = cut.cut(config.student, whole, target, text, events)
+        text = reduce.text_of(rows, validation, config.student, whole.device)
+        made = reduce.cut(config.student, whole, target, text, events)
         write_json(done, made.report | {"parameters": surgery.parameters_of(made.student)})
         save_model(made.student, tokenizer, folder / "start")
     report: dict[str, Any] = read_json(done)
     return report
 
 
-def _loaded(folder: Path, teacher: Any) -> Any:
+def _loaded(folder: Path, teacher: LiveTeacher) -> Any:
     return load_model(folder).requires_grad_(False).to(teacher.device)

@@ -15,9 +15,12 @@ from typing import Any
 
 from potstill.core.events import Emitter
 from potstill.core.files import read_json, write_json
-from potstill.distill import cut, stages_of_cut
+from potstill.distill import reduce, stages_of_cut
 from potstill.distill.batches import Row
 from potstill.distill.config import DistillConfig
+from potstill.distill.cut import choose_layers, cut_student, target_of
+from potstill.distill.panel import Panel
+from potstill.distill.signals import LiveTeacher
 from potstill.models import surgery
 from potstill.models.load import load_model, load_tokenizer, model_folder
 from potstill.models.save import save_model
@@ -42,26 +45,29 @@ class Start:
 
 def make_student(
     config: DistillConfig,
-    teacher: Any,
+    teacher: LiveTeacher,
     tokenizer: Any,
     rows: Sequence[Row],
     validation: Sequence[Row],
     *,
     examples: Sequence[Example],
+    panel: Panel | None = None,
+    source: str | Path | None = None,
     digest: str,
     seed: int,
     work: Path,
     tensorboard: Path,
     events: Emitter,
 ) -> Start:
-    """The pretrained student, or the one that is cut from `config.teacher`.
+    """The pretrained student, or the one that is cut from the teacher.
 
-    teacher: the same model loaded, in the precision in which layers are tried.
+    teacher: on it layers are tried. source: whose weights the student begins with, if not those of
+    `config.teacher`. A teacher that is read layer by layer is cut in depth and not fitted.
     The other arguments are those of `material.prepare`, for distillations between cuts.
     Errors: ModelError for an architecture or a size that cannot be, before anything is measured.
     """
     settings = config.student
-    parameters = {"teacher": surgery.parameters_of(teacher)}
+    parameters = {"teacher": surgery.parameters_of(teacher.model)}
     if settings.model is not None:
         student = load_model(settings.model)
         parameters["student"] = surgery.parameters_of(student)
@@ -70,8 +76,15 @@ def make_student(
     done, folder = work / "surgery.json", work / "student"
     if done.exists() and folder.is_dir():
         return Start(folder, tokenizer, read_json(done))
-    cut.check(settings, teacher)
-    whole = load_model(config.teacher).requires_grad_(False).to(teacher.device)
+    source = source or config.teacher
+    if teacher.streamed:
+        report = choose_layers(settings, teacher.model, rows, work, events)
+        small = cut_student(source, report["dropped"], streamed=True)
+        report["parameters"]["student"] = surgery.parameters_of(small)
+        save_model(small, tokenizer, folder)
+        return Start(folder, tokenizer, report)
+    reduce.check(settings, teacher.model)
+    whole = load_model(source).requires_grad_(False).to(teacher.device)
     earlier: list[dict[str, Any]] = []
     if settings.steps > 1:
         whole, earlier = stages_of_cut.run(
@@ -82,17 +95,20 @@ def make_student(
             rows,
             validation,
             examples=examples,
+            panel=panel,
             digest=digest,
             seed=seed,
             work=work,
             tensorboard=tensorboard,
             events=events,
         )
-    target = None if settings.drop_layers is not None else cut.target_of(settings, teacher)
-    text = cut.text_of(rows, validation, settings, whole.device)
-    last = cut.cut(settings, whole, target, text, events, asked=None if earlier else teacher)
+    target = None if settings.drop_layers is not None else target_of(settings, teacher.model)
+    text = reduce.text_of(rows, validation, settings, whole.device)
+    last = reduce.cut(
+        settings, whole, target, text, events, asked=None if earlier else teacher.model
+    )
     parameters["student"] = surgery.parameters_of(last.student)
-    report: dict[str, Any] = last.report | {"parameters": parameters}
+    report = last.report | {"parameters": parameters}
     if earlier:
         report["steps"] = earlier
     write_json(done, report)

@@ -25,6 +25,7 @@ from potstill.distill.flops import Cost, step_flops
 from potstill.distill.fused import Scores, Terms, linear_scores
 from potstill.distill.layers import LayerStates, hidden_sums, layer_pairs, projection_for
 from potstill.distill.maps import attention_kl
+from potstill.distill.mixture import Mixture, Teachers, parts_of
 from potstill.distill.objective import Objective
 from potstill.distill.schedules import Weight, highest, weight_at
 from potstill.distill.signals import (
@@ -115,7 +116,12 @@ def watched(
 
 
 def teacher_cost(signal: TeacherSignal) -> Cost | None:
-    """Of a live teacher all, of a file of states the output layer alone, of words nothing."""
+    """Of a live teacher all, of a file of states the output layer alone, of words nothing; of
+    several teachers the sum, each by its part of the rows."""
+    if isinstance(signal, Teachers):
+        asked = [float(one) for one in (signal.weights > 0).float().mean(1)]
+        costs = [teacher_cost(one) or Cost() for one in signal.signals]
+        return sum((one.times(share) for one, share in zip(costs, asked, strict=True)), Cost())
     if isinstance(signal, LiveTeacher):
         return Cost.of(signal.model)
     output = getattr(signal, "output", None)
@@ -231,9 +237,11 @@ class TermLoss:
             sums["attention"] = float(value.detach())
         if details:
             taught = batch.kd_counts * (scales["kd"] != 0)
-            known = ["student_entropy"]
-            known += ["agreement"] * isinstance(said, HiddenStates | TopK)
-            known += ["teacher_entropy"] * isinstance(said, HiddenStates)
+            known, words = ["student_entropy"], parts_of(said)
+            if words and all(isinstance(one, HiddenStates | TopK) for one in words):
+                known.append("agreement")
+            if words and all(isinstance(one, HiddenStates) for one in words):
+                known.append("teacher_entropy")
             for name in known:
                 sums[name] = float((getattr(scores, name) * taught).sum())
         return loss, sums
@@ -246,14 +254,14 @@ class TermLoss:
         """Whether what the teacher says of the batch is not all finite."""
         if not self.taught:
             return False
-        said = self.signal.tokens(rows, batch)
-        numbers = said.states if isinstance(said, HiddenStates) else said.log_p
-        return not bool(torch.isfinite(numbers).all())
+        words = parts_of(self.signal.tokens(rows, batch))
+        numbers = [one.states if isinstance(one, HiddenStates) else one.log_p for one in words]
+        return not all(bool(torch.isfinite(one).all()) for one in numbers)
 
     def scores(
         self,
         states: Tensor,
-        said: TeacherTokens | None,
+        said: TeacherTokens | Mixture | None,
         targets: Tensor,
         kd_weights: Tensor,
         ce_weights: Tensor,
@@ -264,19 +272,25 @@ class TermLoss:
     ) -> Scores:
         """Divergence (the objective's, or another) and cross-entropy of N predictions.
 
-        states: [N, d]; said: what the teacher says of them; targets, weights: [N].
+        states: [N, d]; said: what the teacher says of them, or several; targets, weights: [N].
         """
-        return linear_scores(
-            states,
-            output_layer(self.student),
-            said,
-            Terms(targets, kd_weights, ce_weights),
-            vocabulary=self.vocabulary,
-            divergence=divergence or self.divergence,
-            temperature=temperature or self.objective.temperature,
-            dtype=self.dtype,
-            details=details,
-        )
+
+        def score(states: Tensor, said: TeacherTokens | None, *terms: Tensor) -> Scores:
+            return linear_scores(
+                states,
+                output_layer(self.student),
+                said,
+                Terms(*terms),
+                vocabulary=self.vocabulary,
+                divergence=divergence or self.divergence,
+                temperature=temperature or self.objective.temperature,
+                dtype=self.dtype,
+                details=details,
+            )
+
+        if isinstance(said, Mixture):
+            return said.scores(states, targets, kd_weights, ce_weights, score)
+        return score(states, said, targets, kd_weights, ce_weights)
 
     def states(self, batch: MicroBatch) -> Tensor:
         """The student's last hidden states where something is predicted: [N, d]."""

@@ -1,7 +1,8 @@
 """Evaluate: teacher, undistilled, fine-tuned and distilled student on held-out examples.
 
-In: curate's test rows, distill's models. Out: results.json, predictions.jsonl, rejected.jsonl.
-Import-light: the work is in `run.py`, and the report of a whole run in `report.py`.
+In: curate's test rows, the corrected teacher if there is one, distill's models. Out: results.json,
+predictions.jsonl, rejected.jsonl. Import-light: the work is in `run.py`, and the report of a whole
+run in `report.py`.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ STAGE = Stage(
     name="evaluate",
     version=1,
     config=EvaluateConfig,
-    inputs=("curate", "distill"),
+    inputs=("curate", "correct", "distill"),
     function="potstill.evaluate.run:run",
     facts=facts,
     estimate=estimate,

@@ -28,7 +28,12 @@ from potstill.core.scoring import (
 )
 from potstill.evaluate.fidelity import FidelityScores
 
-PAIRS = (("distilled", "undistilled"), ("distilled", "finetuned"), ("teacher", "distilled"))
+PAIRS = (
+    ("distilled", "undistilled"),
+    ("distilled", "finetuned"),
+    ("teacher", "distilled"),
+    ("teacher", "uncorrected"),
+)
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from potstill.evaluate.charts import Dot, Line, line_chart, scatter
 
 SHAPES = {
     "teacher": "circle",
+    "uncorrected": "diamond",
     "undistilled": "diamond",
     "finetuned": "square",
     "distilled": "circle",

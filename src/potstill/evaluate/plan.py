@@ -15,6 +15,7 @@ from potstill.models.refs import digest, parse
 from potstill.models.size import expected_parameters
 
 MODELS = 4
+"""Besides the teacher as it came, where it is corrected."""
 # Weights times tokens a second in float32: SmolLM2-135M, two cores.
 READING_RATE = 135e6 * 500
 WRITING_RATE = 135e6 * 80
@@ -30,13 +31,14 @@ def estimate(config: EvaluateConfig, earlier: Mapping[str, Figures], project: Pa
     teacher = expected_parameters(config.teacher)
     rows = min(earlier["curate"]["test_rows"], config.max_examples or float("inf"))
     length = min(earlier["ingest"]["chunk_tokens"], config.max_tokens)
-    read = MODELS * (rows + config.speed_rounds) * length
-    written = MODELS * (rows * config.answer_tokens / 2 + config.speed_rounds * config.speed_tokens)
+    models = MODELS + bool(earlier["correct"].get("parameters"))
+    read = models * (rows + config.speed_rounds) * length
+    written = models * (rows * config.answer_tokens / 2 + config.speed_rounds * config.speed_tokens)
     return {
         "tokens": round(read + written),
         "seconds": 15
         + seconds(read, READING_RATE / teacher)
         + seconds(written, WRITING_RATE / teacher),
         "memory_bytes": 8e8 + 12 * teacher,
-        "disk_bytes": 2000.0 * rows * MODELS,
+        "disk_bytes": 2000.0 * rows * models,
     }

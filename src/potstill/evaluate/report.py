@@ -6,7 +6,8 @@ Measures nothing and starts no model: every figure was measured by a stage.
 
 report.json holds `run`, `models` (evaluate's and each exported file's), `differences`, `data`
 (kept and rejected by reason), `stages`, `machine`, `recipe`, `history`, `training`, `surgery`,
-`parity`, `samples`, `notes`, `verdict`. What a stage did not leave is empty, never invented.
+`correction`, `parity`, `samples`, `notes`, `verdict`. What a stage did not leave is empty, never
+invented.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from potstill.evaluate import words
 from potstill.records import Example
 
 SAMPLES = 6
-STAGES = ("ingest", "generate", "curate", "distill", "evaluate", "export")
+STAGES = ("ingest", "generate", "curate", "correct", "distill", "evaluate", "export")
 KEPT_FILES = {
     "ingest": {"documents": "documents.jsonl", "chunks": "chunks.jsonl"},
     "generate": {"examples": "examples.jsonl"},
@@ -50,6 +51,7 @@ def build_report(
     results = read_json(artifacts["evaluate"] / "results.json")
     export = _optional(artifacts, "export", "export.json")
     training = _optional(artifacts, "distill", "training.json")
+    correction = _optional(artifacts, "correct", "correction.json")
     report: dict[str, Any] = {
         "run": str(recipe.get("name") or run_folder.name),
         "models": {**results["models"], **export.get("models", {})},
@@ -57,12 +59,17 @@ def build_report(
         "examples": results.get("examples", {}),
         "settings": results.get("settings", {}),
         "data": _data(artifacts),
-        "stages": {name: dict(stages[name]) for name in STAGES if name in stages},
+        "stages": {
+            name: dict(stages[name])
+            for name in STAGES
+            if name in stages and (correction or name != "correct")  # nothing if it is off
+        },
         "machine": {**machine, **results.get("machine", {})},
         "recipe": dict(recipe),
         "history": _optional(artifacts, "distill", "history.json"),
         "training": training,
         "surgery": _optional(artifacts, "distill", "surgery.json"),
+        "correction": correction,
         "parity": export.get("parity", []),
         "samples": _samples(artifacts),
     }
@@ -189,6 +196,13 @@ def _own_notes(report: Mapping[str, Any]) -> list[str]:
     if cut:
         listed = ", ".join(f"{name} {number}" for name, number in cut.items())
         notes.append(f"Answers that reached the length limit without an end: {listed}.")
+    correction = report["correction"]
+    if correction and not correction["kept"]:
+        before, after = (words.number(correction[f"loss_{when}"]) for when in ("before", "after"))
+        notes.append(
+            "The teacher's correction did not make it better on held-out rows (cross-entropy "
+            f"{before} before, {after} after), so it was used as it came."
+        )
     teacher = report["models"].get("teacher", {})
     if teacher.get("reference_disk_bytes"):
         notes.append(

@@ -1,6 +1,7 @@
-"""The evaluate stage: four models on the same held-out examples, measured the same way.
+"""The evaluate stage: every model on the same held-out examples, measured the same way.
 
-In: curate's test.jsonl, distill's model folders, the teacher. Out: results.json (figures with
+In: curate's test.jsonl, distill's model folders, the teacher; where it was corrected, also as it
+came (`uncorrected`). Out: results.json (figures with
 intervals, paired differences, the machine), predictions.jsonl (each answer of each model),
 rejected.jsonl (examples too long for max_tokens). Knows nothing of training or of the report.
 
@@ -30,6 +31,7 @@ from potstill.evaluate.metrics import differences, figures
 from potstill.evaluate.scan import Held, ScanSettings, ScoredAnswer, scan
 from potstill.evaluate.speed import Speed, measure_speed
 from potstill.models.chat import encode_example
+from potstill.models.corrected import corrected
 from potstill.models.load import load_model, load_tokenizer, model_folder
 from potstill.models.output import OutputLayer
 from potstill.models.refs import gguf_file, parse
@@ -58,7 +60,7 @@ def run(
     no gold answers); ModelError for a model that cannot be measured.
     """
     torch.set_num_threads(context.threads)
-    sources = _sources(config, inputs["distill"])
+    sources = _sources(config, inputs["correct"], inputs["distill"])
     test_file = inputs["curate"].path("test.jsonl")
     examples = _examples(test_file, config.max_examples)
     limit = _longest(config, sources)
@@ -86,13 +88,12 @@ def run(
             context.events.metric(f"{name}/{metric}", figure["value"])
 
 
-def _sources(config: EvaluateConfig, distill: Artifact) -> list[Source]:
-    """Teacher first: the students are measured against its states."""
-    reference = parse(config.teacher)
-    file = gguf_file(reference)
-    folder = model_folder(reference)
-    file_bytes = file.stat().st_size if file else None
-    found = [Source("teacher", folder, _weights_bytes(folder), file_bytes)]
+def _sources(config: EvaluateConfig, correct: Artifact, distill: Artifact) -> list[Source]:
+    """Teacher first: all others are measured against its states."""
+    teacher = corrected(correct, config.teacher)
+    found = [_referenced("teacher", teacher)]
+    if teacher != config.teacher:
+        found.append(_referenced("uncorrected", config.teacher))
     for name in STUDENTS:
         folder = distill.path("models") / name
         if not (folder / "config.json").exists():
@@ -102,6 +103,14 @@ def _sources(config: EvaluateConfig, distill: Artifact) -> list[Source]:
             )
         found.append(Source(name, folder, _weights_bytes(folder)))
     return found
+
+
+def _referenced(name: str, text: str) -> Source:
+    """The model of a reference, and the size of the file that it names."""
+    reference = parse(text)
+    file = gguf_file(reference)
+    folder = model_folder(reference)
+    return Source(name, folder, _weights_bytes(folder), file.stat().st_size if file else None)
 
 
 def _weights_bytes(folder: Path) -> int:

@@ -17,6 +17,7 @@ MINUS = "\N{MINUS SIGN}"
 
 NAMES = {
     "teacher": "Teacher",
+    "uncorrected": "Teacher, uncorrected",
     "undistilled": "Undistilled",
     "finetuned": "Fine-tuned only",
     "distilled": "Distilled",
@@ -47,6 +48,12 @@ MEASURES = {
     "em": Measure("Exact match", "%", False, 100, 1),
 }
 HEADLINES = ("kl", "agreement", "perplexity", "f1", "em")
+COMPARED = (
+    ("distilled", "Distilled", "undistilled", "the same student before distillation"),
+    ("distilled", "Distilled", "finetuned", "the same student fine-tuned on the text alone"),
+    ("teacher", "The corrected teacher", "uncorrected", "the teacher as it came"),
+)
+"""Which model is compared with which in the verdict, and what they are called there."""
 
 
 def model_name(key: str) -> str:
@@ -141,26 +148,24 @@ def verdict(report: Mapping[str, Any]) -> dict[str, list[Any]]:
             f"The student has {millions(student['parameters'])} parameters, {share:.0f}% of its "
             f"teacher's {millions(teacher['parameters'])}."
         )
-    for other, phrase in (
-        ("undistilled", "the same student before distillation"),
-        ("finetuned", "the same student fine-tuned on the text alone"),
-    ):
-        pair = differences.get(f"distilled_minus_{other}")
-        if not pair or not student or other not in models:
+    for name, subject, other, phrase in COMPARED:
+        pair, model = differences.get(f"{name}_minus_{other}"), models.get(name)
+        if not pair or not model or other not in models:
             continue
+        own = HEADLINES if name != "teacher" else HEADLINES[2:]  # it is no judge of itself
         sorted_out: dict[str, list[str]] = {"better": [], "worse": [], "unclear": []}
-        for metric in (name for name in HEADLINES if name in pair):
+        for metric in (name for name in own if name in pair):
             kind = "unclear"
             if pair[metric]["significant"]:
                 lower = pair[metric]["value"] < 0
                 kind = "better" if lower == MEASURES[metric].lower_is_better else "worse"
-            sorted_out[kind].append(_against(metric, student, models[other], pair[metric]))
+            sorted_out[kind].append(_against(metric, model, models[other], pair[metric]))
         for kind in ("better", "worse"):
             if sorted_out[kind]:
-                text = f"Distilled is {kind} than {phrase}"
+                text = f"{subject} is {kind} than {phrase}"
                 found["claims"].append({"text": text, "figures": sorted_out[kind]})
         if sorted_out["unclear"]:
-            text = f"Not told apart from {phrase}"
+            text = f"{subject} is not told apart from {phrase}"
             found["open"].append({"text": text, "figures": sorted_out["unclear"]})
     return found
 

@@ -24,6 +24,7 @@ COLUMNS = (
 )
 NAMES = {
     "teacher": "teacher",
+    "uncorrected": "teacher before its correction",
     "undistilled": "student, not trained yet",
     "finetuned": "student, fine-tuned on the text alone",
     "distilled": "**student, distilled (safetensors)**",

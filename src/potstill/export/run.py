@@ -1,7 +1,7 @@
 """The export stage: the student as safetensors and GGUF, each file proven before the run is done.
 
-In: distill's student, curate's test rows, evaluate's figures and answers. Out: safetensors/,
-student-<kind>.gguf, export.json, README.md. Knows nothing of training.
+In: distill's student, curate's test rows, the teacher, evaluate's figures and answers. Out:
+safetensors/, student-<kind>.gguf, export.json, README.md. Knows nothing of training.
 
 A file that is finished in the draft is not made again after a kill; a file that fails its
 comparison with the PyTorch student is deleted and the run fails.
@@ -27,6 +27,7 @@ from potstill.export.config import ExportConfig
 from potstill.export.parity import Allowance, Row
 from potstill.models import native
 from potstill.models.chat import encode_example
+from potstill.models.corrected import corrected
 from potstill.models.load import load_model, load_tokenizer
 from potstill.models.packages import pinned
 from potstill.models.refs import parse
@@ -60,7 +61,8 @@ def run(
             f"{too_long} test rows are longer than export.max_tokens and are not measured."
         )
     try:
-        exported = _measured(config, files, folder, tokenizer, rows, draft, context)
+        teacher = corrected(inputs["correct"], config.teacher)
+        exported = _measured(config, files, folder, teacher, tokenizer, rows, draft, context)
     except ModelError:
         for path in files.values():  # else a repeated run would find them finished
             path.unlink(missing_ok=True)
@@ -159,6 +161,7 @@ def _measured(
     config: ExportConfig,
     files: Mapping[str, Path],
     folder: Path,
+    teacher: str,
     tokenizer: Any,
     rows: Sequence[Row],
     draft: Draft,
@@ -181,7 +184,7 @@ def _measured(
     sums = parity.score_files(
         files,
         student,
-        load_model(config.teacher, "float32"),
+        load_model(teacher, "float32"),
         rows,
         max(tokenizer.get_vocab().values()) + 1,
         context.threads,

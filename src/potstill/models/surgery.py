@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from potstill.errors import ModelError
 from potstill.models.output import OutputLayer, output_layer
+from potstill.models.quantised import weights_in
 from potstill.models.targets import Target
 
 KNOWN = "Dropping layers is known for decoders with their layers in model.model.layers."
@@ -159,7 +160,7 @@ def drops_for(model: Any, target: Target) -> int:
     """
     layers = body_of(model).layers
     total = left = parameters_of(model) - (unread_parameters(model) if target.reading else 0)
-    sizes = sorted(sum(one.numel() for one in layer.parameters()) for layer in layers)
+    sizes = sorted(parameters_of(layer) for layer in layers)
     count = 0
     while left > target.limit:
         if count == len(sizes) - 1:
@@ -225,7 +226,7 @@ def follow_layers(model: Any, config: Any, kept: Sequence[int]) -> None:
 
 def parameters_of(model: Any) -> int:
     """Number of parameters, tied ones counted once."""
-    return sum(parameter.numel() for parameter in model.parameters())
+    return sum(weights_in(parameter) for parameter in model.parameters())
 
 
 def check_count(count: int, layers: int) -> None:

@@ -129,7 +129,7 @@ def build(live: Any, tmp_path: Path) -> Callable[..., Any]:
 
 @pytest.fixture
 def stage_inputs(tmp_path: Path, examples: list[Example]) -> dict[str, Artifact]:
-    """The artifacts of ingest and curate: eight training rows, four for validation."""
+    """Artifacts of ingest, curate and correct (off): eight training rows, four held out."""
     chunks = [
         Chunk(id=f"c{n}", document="d", source="boiler.pdf", start=0, end=9, tokens=9, text=PASSAGE)
         for n in range(6)
@@ -137,6 +137,7 @@ def stage_inputs(tmp_path: Path, examples: list[Example]) -> dict[str, Artifact]
     tables = {
         "ingest": {"chunks.jsonl": chunks},
         "curate": {"train.jsonl": examples[:8], "validation.jsonl": examples[8:]},
+        "correct": {},
     }
     artifacts = {}
     for stage, files in tables.items():

@@ -236,6 +236,36 @@ def test_only_intervals_that_exclude_zero_become_claims(
     assert [len(entry["figures"]) for entry in verdict["open"]] == [4, 4]
 
 
+def test_a_correction_is_told_whether_it_helped_or_not(tmp_path: Path) -> None:
+    folders = make_artifacts(tmp_path / "a") | {"correct": tmp_path / "correct"}
+    stages = STAGES | {"correct": STAGES["distill"]}
+    off = build_report(tmp_path, folders, stages, RECIPE, MACHINE)
+    assert "correct" not in off["stages"]
+
+    folders["correct"].mkdir()
+    losses = {"loss_before": 2.5, "loss_after": 2.75}
+    write_json(folders["correct"] / "correction.json", {"kept": False, **losses})
+    made = build_report(tmp_path, folders, stages, RECIPE, MACHINE)
+    assert list(made["stages"]) == ["ingest", "correct", "distill"]
+    assert any("2.50 before, 2.75 after" in note for note in made["notes"])
+    assert made["verdict"] == off["verdict"]
+
+    results = json.loads((folders["evaluate"] / "results.json").read_text())
+    results["models"]["uncorrected"] = model(0.2)
+    pair = dict.fromkeys(METRICS, difference(-0.2, 0.1)) | {"perplexity": difference(-3, -1)}
+    results["differences"]["teacher_minus_uncorrected"] = pair
+    write_json(folders["evaluate"] / "results.json", results)
+    write_json(folders["correct"] / "correction.json", {"kept": True, **losses})
+    made = build_report(tmp_path, folders, stages, RECIPE, MACHINE)
+    assert not any("before," in note for note in made["notes"])
+    claim = made["verdict"]["claims"][-1]
+    assert claim["text"] == "The corrected teacher is better than the teacher as it came"
+    assert len(claim["figures"]) == 1  # its KL to itself is no merit
+    opened = made["verdict"]["open"][-1]
+    assert opened["text"] == "The corrected teacher is not told apart from the teacher as it came"
+    assert [row[0] for row in summary_table(made) if "unc" in row[0]] == ["Teacher, uncorrected"]
+
+
 @pytest.mark.parametrize(
     ("value", "text"),
     [

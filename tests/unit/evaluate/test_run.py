@@ -49,7 +49,7 @@ class Bench:
             target.symlink_to(self.models)
         inputs = {
             part: Artifact(part, "key", self.root / part, "digest")
-            for part in ("curate", "distill")
+            for part in ("curate", "correct", "distill")
         }
         config = EvaluateConfig(
             teacher=str(self.models / "teacher"),
@@ -103,7 +103,7 @@ def results(data: Path) -> dict[str, Any]:
 
 
 def test_the_stage_describes_itself(models: Path) -> None:
-    assert STAGE.inputs == ("curate", "distill")
+    assert STAGE.inputs == ("curate", "correct", "distill")
     assert STAGE.load() is stage.run
     config = EvaluateConfig(teacher=str(models / "teacher"))
     assert len(STAGE.facts(config, models)["teacher"]) == 64
@@ -167,6 +167,20 @@ def test_token_figures_equal_a_plain_float64_computation(
     metrics = results(bench.run(ROWS))["models"]["finetuned"]["metrics"]
     assert metrics["kl"]["value"] == pytest.approx(kl / rows, rel=1e-4)
     assert metrics["perplexity"]["value"] == pytest.approx(math.exp(nll / rows), rel=1e-4)
+
+
+def test_a_corrected_teacher_is_the_teacher_and_the_original_stands_beside_it(
+    bench: Bench, models: Path
+) -> None:
+    (bench.root / "correct/data").mkdir(parents=True)
+    (bench.root / "correct/data/model").symlink_to(models / "distilled")
+    found = results(bench.run(ROWS))
+    names = ["teacher", "uncorrected", "undistilled", "finetuned", "distilled"]
+    assert list(found["models"]) == names
+    kl = {name: model["metrics"]["kl"]["value"] for name, model in found["models"].items()}
+    assert kl["teacher"] == kl["distilled"] == 0.0  # the same weights here
+    assert kl["uncorrected"] > 0
+    assert "perplexity" in found["differences"]["teacher_minus_uncorrected"]
 
 
 def test_predictions_hold_each_answer_once_per_example_and_model(bench: Bench) -> None:

@@ -49,7 +49,7 @@ class Exporting:
         )
         examples = [_example(index, question) for index, question in enumerate(QUESTIONS)]
         self.inputs = {}
-        for stage in ("curate", "distill", "evaluate"):
+        for stage in ("curate", "correct", "distill", "evaluate"):
             (folder / stage / "data").mkdir(parents=True)
             self.inputs[stage] = Artifact(stage, "key", folder / stage, "digest")
         lines = "".join(example.model_dump_json() + "\n" for example in examples)

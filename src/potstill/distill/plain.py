@@ -1,0 +1,132 @@
+"""The terms of the output layer, computed plainly: what the probe compares the machinery with.
+
+In: a loss, its teacher or what several teachers said, a few rows. Out: values and gradients. Knows
+nothing of packing, fusing, caching or splitting, and uses none of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from potstill.distill import losses
+from potstill.distill.batches import Row
+from potstill.distill.signals import LiveTeacher
+from potstill.distill.terms import TermLoss
+from potstill.models.surgery import body_of
+
+
+@torch.no_grad()
+def plain_logits(model: Any, row: Row, vocabulary: int) -> Tensor:
+    """[L - 1, vocabulary] fp32: what a model says of each token but the first, by itself."""
+    ids = torch.tensor([row.ids], device=next(model.parameters()).device)
+    logits: Tensor = model(input_ids=ids, use_cache=False).logits
+    return logits[0, :-1, :vocabulary].float()
+
+
+@dataclass(frozen=True)
+class Told:
+    """What several teachers say of the probe's rows, kept while each of them was in memory."""
+
+    logits: Sequence[Mapping[Row, Tensor]]
+    """Of each teacher, by row: [L - 1, V]."""
+    weights: Mapping[Row, Tensor]
+    """By row: each teacher's weight."""
+    confident: bool
+    """Whether weights are multiplied by the probability of the teacher's likeliest word."""
+
+    def of(self, row: Row, temperature: float) -> list[tuple[Tensor, Tensor]]:
+        """Each teacher's logits [L - 1, V] and its share of each token, [L - 1]."""
+        logits = [one[row] for one in self.logits]
+        weights = self.weights[row].to(logits[0].device)
+        raw = [weight.expand(len(one)) for weight, one in zip(weights, logits, strict=True)]
+        if self.confident:
+            sure = [(one / temperature).softmax(-1).amax(-1) for one in logits]
+            raw = [weight * one for weight, one in zip(raw, sure, strict=True)]
+        total = torch.stack(raw).sum(0)
+        return [(one, weight / total) for one, weight in zip(logits, raw, strict=True)]
+
+
+@dataclass(frozen=True)
+class Found:
+    """A loss and its gradient on all of the student's vectors (norms, biases), in one row.
+
+    They stand in every layer, so a term of any layer shows in them, and they are small.
+    """
+
+    value: float
+    gradient: Tensor
+
+
+class Plain:
+    """The terms of the output layer, row by row, from both models' full logits.
+
+    One row's logits and graph exist at a time. `kd` is T^2 times the mixture of divergences, `ce`
+    the cross-entropy; each the mean over its active tokens.
+    """
+
+    def __init__(
+        self, loss: TermLoss, teacher: LiveTeacher, rows: Sequence[Row], told: Told | None
+    ) -> None:
+        self.loss, self.told = loss, told
+        objective = loss.objective
+        alone = told is None and objective.active.kd
+        heard = teacher.logits(rows) if alone else iter(())
+        tokens = {"kd": objective.kd_tokens, "ce": objective.active.ce or "all"}
+        sums: dict[str, Tensor] = {}
+        values, counts = dict.fromkeys(tokens, 0.0), dict.fromkeys(tokens, 0)
+        for row in rows:
+            logits = self._student_logits(row)
+            targets = torch.tensor(row.ids[1:], device=logits.device)
+            terms = {"ce": F.cross_entropy(logits, targets, reduction="none")}
+            if objective.active.kd:
+                terms["kd"] = self._divergence(row, next(heard, None), logits)
+            for name, found in terms.items():
+                first = max(1, row.answer_start) - 1 if tokens[name] == "answer" else 0
+                part = gradient(loss, found[first:].sum(), keep=True)
+                sums[name] = sums[name] + part.gradient if name in sums else part.gradient
+                values[name] += part.value
+                counts[name] += len(found) - first
+        self.found = {
+            name: Found(values[name] / max(1, counts[name]), total / max(1, counts[name]))
+            for name, total in sums.items()
+        }
+
+    def _divergence(self, row: Row, heard: Tensor | None, logits: Tensor) -> Tensor:
+        """heard: the one teacher's logits [L, V]; None: there are several."""
+        objective = self.loss.objective
+        temperature = objective.temperature
+        if heard is not None:
+            said = [(heard[:-1, : self.loss.vocabulary].float(), torch.ones(()))]
+        else:
+            assert self.told is not None
+            said = self.told.of(row, temperature)
+        log_q = (logits / temperature).log_softmax(-1)
+        values = logits.new_zeros(len(logits))
+        for theirs, part in said:
+            log_p = (theirs / temperature).log_softmax(-1)
+            for name, share in objective.shares.items():
+                divergence = losses.by_name(name, objective.parameters.get(name))
+                values = values + part.to(values.device) * share * divergence(log_q, log_p)
+        return values * temperature**2
+
+    def _student_logits(self, row: Row) -> Tensor:
+        ids = torch.tensor([row.ids], device=next(self.loss.student.parameters()).device)
+        logits: Tensor = self.loss.student(input_ids=ids, use_cache=False).logits
+        return logits[0, :-1, : self.loss.vocabulary].float()
+
+
+def gradient(loss: TermLoss, value: Tensor, keep: bool = False) -> Found:
+    """keep: the graph is needed again."""
+    learning = [one for one in body_of(loss.student).parameters() if one.ndim == 1]
+    found = torch.autograd.grad(value, learning, allow_unused=True, retain_graph=keep)
+    flat = [
+        (torch.zeros_like(one) if grad is None else grad).flatten().float()
+        for one, grad in zip(learning, found, strict=True)
+    ]
+    return Found(float(value.detach()), torch.cat(flat))
