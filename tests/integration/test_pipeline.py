@@ -30,7 +30,7 @@ def small_recipe(teacher: Path) -> dict[str, Any]:
         "ingest": {"sources": ["notes.md"], "chunk_tokens": 160, "overlap_tokens": 0},
         "generate": {"backend": "fake", "pairs_per_chunk": 3},
         "distill": {
-            "student": {"parameters_ratio": 0.9, "drop_layers": 1, "calibration_tokens": 64},
+            "student": {"drop_layers": 1, "calibration_tokens": 64},
             "epochs": 2,
             "step_tokens": 512,
             "micro_tokens": 1024,

@@ -18,11 +18,12 @@ from typing import TYPE_CHECKING, Any
 from potstill.core.stage import Stage
 from potstill.distill import correct_config
 from potstill.distill.advice import advise
-from potstill.distill.config import DistillConfig, StudentConfig
+from potstill.distill.config import DistillConfig
 from potstill.distill.correct_config import CorrectConfig
 from potstill.distill.objective import AttentionConfig, HiddenConfig, Objective
 from potstill.distill.plan import counts, estimate, facts
 from potstill.distill.schedules import Schedule
+from potstill.distill.student_config import StudentConfig
 from potstill.models.adapter_config import LoraConfig
 
 if TYPE_CHECKING:
@@ -61,7 +62,7 @@ CORRECT = Stage(
 
 STAGE = Stage(
     name="distill",
-    version=2,
+    version=3,
     config=DistillConfig,
     inputs=("curate", "ingest", "correct"),
     function="potstill.distill.run:run",

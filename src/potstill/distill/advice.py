@@ -46,7 +46,7 @@ def advise(
     tokens = budget_tokens(config, earlier)
     made = [_method(config), *_loading(config, room)]
     made.append(_signal(config, earlier, project, teacher))
-    if config.student.drop_layers is None:
+    if config.student.model is None and config.student.size == "parameters_ratio":
         made.append(_size(config, tokens, teacher))
     return (*made, *_batch(config, earlier, tokens, room), *_adapter(config, room))
 
@@ -60,7 +60,7 @@ def _method(config: DistillConfig) -> Advice:
 
 
 def _size(config: DistillConfig, tokens: float, teacher: float) -> Advice:
-    field, now = "distill.student.parameters_ratio", config.student.parameters_ratio
+    field, now = "distill.student.parameters_ratio", config.student.ratio
     enough = TOKENS_FOR_HALF * teacher
     if tokens >= enough:
         why = f"{tokens / 1e6:.1f} million row tokens are enough to teach half of the teacher"

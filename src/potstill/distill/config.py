@@ -9,49 +9,16 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from potstill.distill.chain_config import AssistantConfig
 from potstill.distill.objective import Objective
 from potstill.distill.on_policy import OnPolicyConfig
 from potstill.distill.schedules import ever
+from potstill.distill.student_config import StudentConfig
 from potstill.distill.teachers_config import TeacherConfig
 from potstill.distill.training_config import TrainingConfig
 from potstill.models.adapter_config import AdapterKind, Precision
-
-
-class StudentConfig(BaseModel):
-    """How the student is cut from the teacher."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    parameters_ratio: float = Field(
-        0.75,
-        gt=0,
-        le=1,
-        description="Largest share of the teacher's parameters that the student may have; as few "
-        "decoder layers are dropped as reach it.",
-    )
-    drop_layers: int | None = Field(
-        None, ge=0, description="Decoder layers to drop; overrides parameters_ratio."
-    )
-    method: Literal["greedy", "influence"] = Field(
-        "greedy",
-        description="How the dropped layers are chosen. greedy: again and again the layer whose "
-        "removal raises the KL to the teacher least. influence: those that change their input "
-        "least, measured once.",
-    )
-    start: Literal["teacher", "uncorrected"] = Field(
-        "teacher",
-        description="Whose weights the student begins with: those of the teacher that teaches it, "
-        "or those that this teacher had before its correction.",
-    )
-    calibration_tokens: int = Field(
-        512,
-        ge=64,
-        le=65_536,
-        description="Tokens of training rows on which layers are measured.",
-    )
 
 
 class DistillConfig(TrainingConfig, Objective):
@@ -70,7 +37,7 @@ class DistillConfig(TrainingConfig, Objective):
         "divided by their sum.",
     )
     student: StudentConfig = Field(
-        default_factory=lambda: StudentConfig(), description="How the student is cut."
+        default_factory=lambda: StudentConfig(), description="Where the student comes from."
     )
     assistants: tuple[AssistantConfig, ...] = Field(
         (),
@@ -186,11 +153,18 @@ class DistillConfig(TrainingConfig, Objective):
                 "does not hold"
             )
         sizes = [one.parameters_ratio for one in self.assistants]
-        if self.assistants and self.student.drop_layers is not None:
-            raise ValueError("with assistants, give student.parameters_ratio, not drop_layers")
+        if self.assistants and self.student.model is not None:
+            raise ValueError(
+                "assistants stand between a teacher and a student that is cut from it; leave out "
+                "student.model, or the assistants"
+            )
+        if self.assistants and self.student.size != "parameters_ratio":
+            raise ValueError(
+                f"with assistants, give student.parameters_ratio, not {self.student.size}"
+            )
         if self.assistants and self.student.start != "teacher":
             raise ValueError("student.start: uncorrected does not go together with assistants")
-        if any(a <= b for a, b in pairwise([*sizes, self.student.parameters_ratio])):
+        if any(a <= b for a, b in pairwise([*sizes, self.student.ratio])):
             raise ValueError(
                 "assistants must become smaller, and the student smaller than the last: "
                 "parameters_ratio is a share of the teacher"

@@ -24,21 +24,23 @@ from potstill.core.files import disk_errors, read_json, write_json
 from potstill.core.keys import changed_parts, stage_key
 from potstill.distill import STAGE
 from potstill.distill.batches import Row, encode_rows
-from potstill.distill.chain import Lessons, through_assistants
-from potstill.distill.config import DistillConfig, StudentConfig
+from potstill.distill.chain import through_assistants
+from potstill.distill.config import DistillConfig
 from potstill.distill.correct_config import CorrectConfig
 from potstill.distill.correction import correct
-from potstill.distill.cut import choose_layers, cut_student
+from potstill.distill.lessons import Lessons
 from potstill.distill.material import Material, check_there_are_rows, prepare
 from potstill.distill.memory import raise_malloc_thresholds
 from potstill.distill.opening import open_teacher
 from potstill.distill.own_rows import example_of
 from potstill.distill.panel import Panel, resolved
 from potstill.distill.signals import LiveTeacher
+from potstill.distill.student import make_student, tokenizer_beside
+from potstill.distill.student_config import StudentConfig
 from potstill.distill.train import Trained, train_student
 from potstill.errors import StoreError, UsageError
-from potstill.models import adapters, refs, surgery
-from potstill.models.load import load_model, load_tokenizer, model_folder
+from potstill.models import refs, surgery
+from potstill.models.load import load_model, load_tokenizer
 from potstill.models.save import save_model
 from potstill.records import Example
 
@@ -70,7 +72,8 @@ class Distiller:
     stays in memory as long as the caller holds it. Both must have the same tokenizer and chat
     template; a student that is given by a folder is checked by its own, a loaded one by
     `student_tokenizer`, if it is passed.
-    student None, or the fields of a recipe's `distill.student`: it is cut from the teacher.
+    student None, or the fields of a recipe's `distill.student`: it is cut from the teacher, and
+    `surgery.json` in the output says how; or it is the `model` that they name.
     output: a folder for the result, checkpoints and events; another training's is refused.
     correct: fields of a recipe's `correct` section; the teacher is fine-tuned on the rows first
     (`method` is full if it is not named), and kept in `output/teacher` if that made it better.
@@ -99,11 +102,6 @@ class Distiller:
             raise UsageError("A loaded teacher needs its tokenizer.", "Pass tokenizer=…")
         if student is teacher and not isinstance(teacher, str | Path):
             raise UsageError("Teacher and student are the same object.", "Load the student anew.")
-        if student is None and not isinstance(teacher, str | Path):
-            raise UsageError(
-                "A student is cut from a teacher that is given by a reference alone.",
-                "Pass the teacher as a path or hub id, or pass a student.",
-            )
         named = str(teacher) if isinstance(teacher, str | Path) else "a loaded model"
         try:
             self.config = DistillConfig(**{"teacher": named, **settings})
@@ -118,6 +116,12 @@ class Distiller:
                 "A loaded teacher is in memory already, so it is not streamed.",
                 "Pass the teacher as a path or hub id.",
             )
+        self.student = self.student or self.config.student.model
+        if self.student is None and not isinstance(teacher, str | Path):
+            raise UsageError(
+                "A student is cut from a teacher that is given by a reference alone.",
+                "Pass the teacher as a path or hub id, or pass a student.",
+            )
         if self.config.passages:
             raise UsageError(
                 "passages are chunks of documents, which rows do not have.",
@@ -126,9 +130,11 @@ class Distiller:
         self._check_teachers()
         leading = self.config.voices[0].teacher
         self.tokenizer = tokenizer if tokenizer is not None else load_tokenizer(leading)
-        self.student_tokenizer = student_tokenizer or _tokenizer_of(student)
+        named_student = isinstance(self.student, str | Path)
+        beside = tokenizer_beside(self.student) if named_student else None
+        self.student_tokenizer = student_tokenizer or beside or self.tokenizer
         # Now, as training changes a loaded model.
-        self.identity = {"teacher": _digest(teacher), "student": _digest(student)}
+        self.identity = {"teacher": _digest(teacher), "student": _digest(self.student)}
         self.identity |= self.config.on_policy.facts()
         for number, voice in enumerate(self.config.teachers, 1):
             self.identity[f"teacher {number}"] = _digest(voice.teacher or teacher)
@@ -170,19 +176,20 @@ class Distiller:
             shutil.rmtree(work, ignore_errors=True)  # of a kill after the last step
             model = load_model(self.output / "model")
             return Distilled(
-                model, self.tokenizer, self.output / "model", Trained(**read_json(done))
+                model, self.student_tokenizer, self.output / "model", Trained(**read_json(done))
             )
         events = Emitter(self.output / "events.jsonl", "distill")
         work.mkdir(exist_ok=True)
         lessons = Lessons(self.tokenizer, encoded, held_out, examples, self.seed, events)
         config, panel = self._taught_by(lessons, unseen, work)
         named = isinstance(self.teacher, str | Path)
+        digest = _digest(config.teacher) if named else self.identity["teacher"]
         student = None if self.student is None else self._loaded(self.student)
         size = None if student is None else surgery.parameters_of(student)
         source = config.teacher if named else self.teacher
         teacher = open_teacher(source, config, encoded, events, student=size)
         if student is None:
-            student = self._cut(config, teacher, encoded, work, events)
+            student = self._cut(config, teacher, lessons, digest, work)
         student.requires_grad_(True).to(teacher.device)
         material = prepare(
             config,
@@ -194,7 +201,7 @@ class Distiller:
             examples=examples,
             student_tokenizer=self.student_tokenizer,
             panel=panel,
-            digest=_digest(config.teacher) if named else self.identity["teacher"],
+            digest=digest,
             seed=self.seed,
             work=work,
             events=events,
@@ -202,10 +209,10 @@ class Distiller:
         del teacher
         gc.collect()
         model, trained = self._run(config, student, material, work, events)
-        save_model(model, self.tokenizer, self.output / "model")
+        save_model(model, self.student_tokenizer, self.output / "model")
         write_json(done, vars(trained))
         shutil.rmtree(work)  # checkpoints and signals are needed no more
-        return Distilled(model, self.tokenizer, self.output / "model", trained)
+        return Distilled(model, self.student_tokenizer, self.output / "model", trained)
 
     def _taught_by(
         self, lessons: Lessons, unseen: Sequence[Example], work: Path
@@ -287,17 +294,23 @@ class Distiller:
         self,
         config: DistillConfig,
         teacher: LiveTeacher,
-        rows: Sequence[Row],
+        lessons: Lessons,
+        digest: str,
         work: Path,
-        events: Emitter,
     ) -> Any:
-        if config.adapter != "none":
-            adapters.check_targets(teacher.model, config.lora)
-        cut = choose_layers(config.student, teacher.model, rows, work, events)
-        start = config.teacher
-        if config.student.start == "uncorrected":
-            start = self.config.voices[0].teacher
-        return cut_student(start, cut["dropped"], streamed=teacher.streamed)
+        """The student before its training; what was measured is kept."""
+        original = self.config.voices[0].teacher
+        start = make_student(
+            config,
+            teacher,
+            lessons,
+            begins=original if config.student.start == "uncorrected" else config.teacher,
+            digest=digest,
+            work=work,
+            tensorboard=self.output / "tensorboard",
+        )
+        write_json(self.output / "surgery.json", start.report)
+        return start.load()
 
     @staticmethod
     def _loaded(model: Any) -> Any:
@@ -320,13 +333,6 @@ class Distiller:
                 "Choose another output, or delete the folder.",
             )
         write_json(mark, parts)
-
-
-def _tokenizer_of(student: Any) -> Any:
-    """The tokenizer that lies beside the student, if one does."""
-    if not isinstance(student, str | Path):
-        return None
-    return load_tokenizer(student) if (model_folder(student) / "tokenizer.json").exists() else None
 
 
 def _digest(model: Any) -> str:

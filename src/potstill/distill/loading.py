@@ -10,6 +10,7 @@ import math
 
 from potstill.core.machine import processor_flags
 from potstill.distill.config import DistillConfig
+from potstill.models.size import expected_parameters
 
 # float32: weight, gradient, AdamW's two moments; embeddings are in full below QLoRA too.
 BYTES_A_WEIGHT = {"none": 16, "lora": 5, "dora": 5, "qlora": 2}
@@ -57,6 +58,17 @@ def why_resident(config: DistillConfig, *, cuts: bool) -> tuple[str, str] | None
             f"{what} asks the teacher at every step, for which it must be in memory",
             "Set distill.signal: auto and leave out hidden and attention terms.",
         )
+    if cuts and config.student.axes != "depth":
+        return (
+            f"distill.student.axes: {config.student.axes} measures and fits the teacher's layers, "
+            "for which they must be in memory",
+            "Set distill.student.axes: depth, or train a student of your own.",
+        )
+    if cuts and config.student.steps > 1:
+        return (
+            "distill.student.steps cuts a model that is in memory again and again",
+            "Set distill.student.steps: 1, or train a student of your own.",
+        )
     if cuts and config.student.method == "greedy":
         return (
             "distill.student.method: greedy runs the teacher's layers again and again, for which "
@@ -67,10 +79,13 @@ def why_resident(config: DistillConfig, *, cuts: bool) -> tuple[str, str] | None
 
 
 def student_parameters(config: DistillConfig, teacher: float) -> float:
-    """Of a student that is cut from a teacher of so many parameters, about."""
-    if config.student.drop_layers is not None:
-        return teacher * max(0.1, 1 - LAYER_SHARE * config.student.drop_layers)
-    return teacher * config.student.parameters_ratio
+    """Of a student of a teacher of so many parameters, about."""
+    settings = config.student
+    if settings.model is not None:
+        return expected_parameters(settings.model)
+    if settings.drop_layers is not None:
+        return teacher * max(0.1, 1 - LAYER_SHARE * settings.drop_layers)
+    return min(teacher, settings.target(round(teacher), round(teacher)).limit)
 
 
 def resident_bytes(config: DistillConfig, teacher: float, student: float) -> float:

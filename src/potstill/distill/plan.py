@@ -17,7 +17,9 @@ from potstill.distill import loading
 from potstill.distill.config import DistillConfig
 from potstill.distill.training_config import TrainingConfig
 from potstill.models import refs
-from potstill.models.size import expected_parameters, folder_parameters
+from potstill.models.shape import FAMILIES, shape_of_config
+from potstill.models.size import expected_parameters, folder_config, folder_parameters
+from potstill.models.targets import find
 
 INSTRUCTION_TOKENS, QUESTION_TOKENS = 30, 30  # of a row besides its passage
 # Weights times computed tokens a second: SmolLM2-135M and a student of 99M, two cores.
@@ -25,6 +27,7 @@ TRAINING_RATE = 99e6 * 310
 READING_RATE = 135e6 * 1000
 GREEDY_RATE = 135e6 * 900
 CANDIDATES, ROUNDS = 8, 10  # of the greedy choice: layers tried in a round, rounds, about
+FIT_PASSES = 8  # of the teacher over the text that a student is fitted to, about
 ANSWER_TOKENS = 20  # of a rollout, about: a student that learns from short answers writes such
 WRITING_RATE = 135e6 * 100  # 16 answers at once, one core
 STREAMED_SHARE = 0.25  # of the teacher's weights that are in memory at once, at most
@@ -32,9 +35,10 @@ TEACHER_BYTES = {"full": 4, "8bit": 2, "4bit": 1.5}  # of a weight, with embeddi
 
 
 def facts(config: DistillConfig, project: Path) -> Facts:
-    """The teachers' identities, and that of rollouts to replay.
+    """The identities of teachers, of a pretrained student, and of rollouts to replay.
 
-    Errors: ModelError, InputError; MissingExtraError for what the settings need.
+    Errors: ModelError, also for a cut that cannot be, where the teacher's configuration lies here
+    to tell; InputError; MissingExtraError for what the settings need.
     """
     for field, asked in (
         ("teacher_precision: 4bit", config.teacher_precision == "4bit"),
@@ -42,9 +46,28 @@ def facts(config: DistillConfig, project: Path) -> Facts:
     ):
         if asked:
             check_installed("bitsandbytes", f"distill.{field}", "quantised")
+    _check_cut(config)
     digests = [refs.digest(refs.parse(one.teacher)) for one in config.voices]
-    further = {f"teacher {number}": one for number, one in enumerate(digests[1:], 2)}
-    return {"teacher": digests[0]} | further | config.on_policy.facts(project)
+    found = {"teacher": digests[0]}
+    found |= {f"teacher {number}": one for number, one in enumerate(digests[1:], 2)}
+    if config.student.model is not None:
+        found["student"] = refs.digest(refs.parse(config.student.model))
+    return found | config.on_policy.facts(project)
+
+
+def _check_cut(config: DistillConfig) -> None:
+    settings = config.student
+    fields = folder_config(config.voices[0].teacher)
+    if settings.model is not None or settings.drop_layers is not None or fields is None:
+        return
+    if settings.axes == "depth" and fields.get("model_type") not in FAMILIES:
+        return  # layers can be dropped of others too; how many, the stage itself finds out
+    try:
+        shape = shape_of_config(fields)
+    except KeyError:  # a configuration that leaves its family's defaults out
+        return
+    target = settings.target(shape.parameters, shape.read_parameters)
+    find(shape, target, settings.axes, settings.round_to)
 
 
 def row_tokens(earlier: Mapping[str, Figures]) -> float:
@@ -116,7 +139,8 @@ def is_streamed(config: DistillConfig) -> bool:
     """Whether the teacher will be read layer by layer on this machine, as it is now."""
     teacher, student = expected_parameters(config.teacher), student_parameters(config)
     free = available_memory_bytes()
-    return loading.is_streamed(config, teacher, student, free, cuts=True)
+    cuts = config.student.model is None
+    return loading.is_streamed(config, teacher, student, free, cuts=cuts)
 
 
 def estimate(config: DistillConfig, earlier: Mapping[str, Figures], project: Path) -> Figures:
@@ -127,9 +151,10 @@ def estimate(config: DistillConfig, earlier: Mapping[str, Figures], project: Pat
     rows = earlier["curate"]["train_rows"] * length
     budget = budget_tokens(config, earlier)
     held_out = min(earlier["curate"]["validation_rows"] * length, config.validation_tokens)
-    tried = config.student.calibration_tokens * CANDIDATES * ROUNDS
+    settings = config.student
+    between = (settings.steps - 1) * settings.step_share * budget
     computed = computed_share(config, earlier)
-    spent = 20 + seconds(2 * budget * computed, TRAINING_RATE / student)
+    spent = 20 + seconds((2 * budget + between) * computed, TRAINING_RATE / student)
     sizes, assisted = assistant_parameters(config), 0.0
     for one, size in zip(config.assistants, sizes, strict=True):
         own = min(
@@ -141,18 +166,22 @@ def estimate(config: DistillConfig, earlier: Mapping[str, Figures], project: Pat
         spent += seconds((rows + config.validations * held_out) * computed, READING_RATE / teacher)
     read = rows * len(config.voices) + 2 * config.validations * held_out
     spent += seconds(read * computed, READING_RATE / teacher)
-    if config.student.method == "greedy":
-        spent += seconds(tried, GREEDY_RATE / teacher)
+    if settings.model is None:
+        tried = settings.calibration_tokens * CANDIDATES * ROUNDS * (settings.method == "greedy")
+        shapes = settings.candidates if settings.axes != "depth" else 1
+        fitted = FIT_PASSES * settings.fit_tokens * shapes * settings.refit
+        cuts = settings.steps * (1 + len(config.assistants))
+        spent += seconds(cuts * (tried + fitted), GREEDY_RATE / teacher)
     spent += _writing_seconds(config, budget / length, length * computed, student)
     width = hidden_width(teacher)
-    # Models in bf16; two checkpoints and the teachers' states go when training is done.
-    disk = 3 * 2 * student + 2 * sum(sizes) + 2 * 12 * max([student, *sizes])
+    # Models in bf16; starts, two checkpoints and the teachers' states go when training is done.
+    disk = 3 * 2 * student + 2 * sum(sizes) + (4 + 2 * 12) * max([student, *sizes])
     disk += signal_bytes(config, width) * rows * len(config.voices)
     if is_streamed(config):
         disk += loading.spill_bytes(config, width, max(rows, held_out) * computed)
     return {
         "parameters": student,
-        "tokens": round(2 * budget + assisted),
+        "tokens": round(2 * budget + between + assisted),
         "seconds": spent,
         "memory_bytes": memory_need(config, config.micro_tokens),
         "disk_bytes": disk,

@@ -1,4 +1,4 @@
-"""The distill stage: cut a student from the teacher, distil it, and train what it is compared with.
+"""The distill stage: make a student, distil it, and train what it is compared with.
 
 In: curated rows (and the chunks they come from). Out: three models, `undistilled`, `distilled`
 and `finetuned`, the adapter if it is kept, and what was measured on the way. Knows nothing
@@ -27,17 +27,18 @@ import torch
 from potstill.core.files import read_json, read_records, write_json
 from potstill.core.stage import Artifact, Context, Draft
 from potstill.distill.batches import Row, encode_passages, encode_rows
-from potstill.distill.chain import Lessons, through_assistants
+from potstill.distill.chain import through_assistants
 from potstill.distill.config import DistillConfig
-from potstill.distill.cut import choose_layers, cut_student
+from potstill.distill.lessons import Lessons
 from potstill.distill.material import Material, check_there_are_rows, prepare
 from potstill.distill.memory import raise_malloc_thresholds
 from potstill.distill.objective import Objective
 from potstill.distill.opening import open_teacher
 from potstill.distill.panel import Panel, resolved
 from potstill.distill.rollouts import Rollout, figures
+from potstill.distill.student import Start, make_student
 from potstill.distill.train import Trained, train_student
-from potstill.models import adapters, refs, surgery
+from potstill.models import refs
 from potstill.models.corrected import corrected
 from potstill.models.load import load_tokenizer
 from potstill.models.quantised import is_quantised
@@ -68,23 +69,28 @@ def run(
     chunks = read_records(inputs["ingest"].path("chunks.jsonl"), Chunk)
     sources = {chunk.document: chunk.source for chunk in chunks}
     panel = Panel.of(config, tokenizer, rows, validation, sources)
+    lessons = Lessons(tokenizer, rows, validation, examples, context.seed, context.events)
     config, panel, assistants = through_assistants(
         config,
         panel,
-        Lessons(tokenizer, rows, validation, examples, context.seed, context.events),
+        lessons,
         models=draft.data / "models",
         work=draft.work,
         tensorboard=draft.data / "tensorboard",
     )
-    start = uncorrected if config.student.start == "uncorrected" else config.teacher
+    digest = refs.digest(refs.parse(config.teacher))
     teacher = open_teacher(config.teacher, config, rows, context.events)
-    if config.adapter != "none":
-        adapters.check_targets(teacher.model, config.lora)
-    cut = choose_layers(config.student, teacher.model, rows, draft.work, context.events)
-    streamed = teacher.streamed
-    student = cut_student(start, cut["dropped"], streamed=streamed).to(teacher.device)
-    cut["parameters"]["student"] = surgery.parameters_of(student)
-    write_json(draft.data / "surgery.json", cut)
+    start = make_student(
+        config,
+        teacher,
+        lessons,
+        begins=uncorrected if config.student.start == "uncorrected" else config.teacher,
+        digest=digest,
+        work=draft.work,
+        tensorboard=draft.data / "tensorboard",
+    )
+    write_json(draft.data / "surgery.json", start.report)
+    student = start.load().to(teacher.device)
     material = prepare(
         config,
         teacher,
@@ -93,15 +99,15 @@ def run(
         rows,
         validation,
         examples=examples,
+        student_tokenizer=start.tokenizer,
         panel=panel,
-        digest=refs.digest(refs.parse(config.teacher)),
+        digest=digest,
         seed=context.seed,
         work=draft.work,
         events=context.events,
     )
-    if is_quantised(student):
-        student = cut_student(start, cut["dropped"], streamed=streamed)
-    save_model(student.to(torch.bfloat16), tokenizer, draft.data / "models" / "undistilled")
+    student = start.load() if is_quantised(student) else student
+    save_model(student.to(torch.bfloat16), start.tokenizer, draft.data / "models" / "undistilled")
     del student, teacher
     gc.collect()
     trained: dict[str, Trained] = {}
@@ -112,8 +118,6 @@ def run(
             goal,
             config,
             start,
-            cut["dropped"],
-            streamed,
             material,
             draft,
             context,
@@ -137,9 +141,7 @@ def _train_once(
     name: str,
     objective: Objective,
     config: DistillConfig,
-    start: str,
-    dropped: Sequence[int],
-    streamed: bool,
+    start: Start,
     material: Material,
     draft: Draft,
     context: Context,
@@ -152,10 +154,9 @@ def _train_once(
     mark = draft.work / f"{name}.json"
     if mark.exists() and (draft.data / "models" / name).is_dir():
         return Trained(**read_json(mark))
-    student = cut_student(start, dropped, streamed=streamed)
     work = draft.work / name
     student, trained = train_student(
-        student,
+        start.load(),
         material,
         objective,
         config=config,
@@ -170,7 +171,7 @@ def _train_once(
         keep=draft.data / "adapters" / name if config.keep_adapter and name == DISTILLED else None,
     )
     write_json(mark, dataclasses.asdict(trained))
-    save_model(student.to(torch.bfloat16), material.tokenizer, draft.data / "models" / name)
+    save_model(student.to(torch.bfloat16), start.tokenizer, draft.data / "models" / name)
     shutil.rmtree(work, ignore_errors=True)  # checkpoints; the mark says that they are not needed
     return trained
 

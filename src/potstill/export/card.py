@@ -25,7 +25,7 @@ COLUMNS = (
 NAMES = {
     "teacher": "teacher",
     "uncorrected": "teacher before its correction",
-    "undistilled": "student, layers dropped, not trained",
+    "undistilled": "student, not trained yet",
     "finetuned": "student, fine-tuned on the text alone",
     "distilled": "**student, distilled (safetensors)**",
 }
@@ -53,9 +53,8 @@ def model_card(
             f"---\n{header}\n---\n",
             f"# {name}\n",
             f"A small language model distilled from `{teacher}` with Potstill {__version__}: "
-            "layers of the teacher were dropped by measured influence, and what was left was "
-            f"trained on {training_rows} examples that the teacher wrote from a set of documents, "
-            "to predict both their text and the teacher's distribution over the vocabulary.\n",
+            f"it was trained on {training_rows} examples that the teacher wrote from a set of "
+            "documents, to predict both their text and the teacher's distribution over the vocabulary.\n",
             "## Files\n",
             "- `safetensors/`: for transformers, vLLM and further training",
             *(f"- `{file}`: for llama.cpp and what is built on it" for file in files.values()),

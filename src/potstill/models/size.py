@@ -11,6 +11,7 @@ import math
 import re
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 from potstill.models.packages import pinned
 from potstill.models.refs import Reference, parse
@@ -59,6 +60,22 @@ def folder_parameters(folder: Path) -> int | None:
             files = [single] if single.exists() else sorted(folder.glob("*.safetensors"))
         return sum(_safetensors(file) for file in files) or None
     except (ImportError, OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+
+
+def folder_config(text: str) -> dict[str, Any] | None:
+    """The configuration of a model in a folder, or in the hub's cache; None if it cannot be read.
+
+    Errors: ModelError for a reference without sense.
+    """
+    reference = parse(text)
+    folder = _hub_folder(reference) if reference.kind == "hub" else reference.path
+    if folder is None:
+        return None
+    try:
+        found = json.loads((folder / "config.json").read_text("utf-8"))
+        return found if isinstance(found, dict) else None
+    except (OSError, ValueError):
         return None
 
 

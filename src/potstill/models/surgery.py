@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from potstill.errors import ModelError
 from potstill.models.output import OutputLayer, output_layer
 from potstill.models.quantised import weights_in
+from potstill.models.targets import Target
 
 KNOWN = "Dropping layers is known for decoders with their layers in model.model.layers."
 MEASURED_TOKENS = 384
@@ -36,6 +37,16 @@ class Dropped:
     layer: int
     kl: float
     """KL(intact model || model without this and all earlier removals), nats per token."""
+
+
+@dataclass(frozen=True)
+class Calls:
+    """What a body does with one batch: the first layer's input, each layer's other arguments, and
+    the normed states at the end."""
+
+    first_input: Tensor
+    arguments: list[dict[str, Any]]
+    last: Tensor
 
 
 @dataclass(frozen=True)
@@ -75,8 +86,8 @@ def layer_influence(model: Any, batches: Iterable[Tensor]) -> list[float]:
 
     def note(number: int) -> Callable[..., None]:
         def hook(_: Any, args: Any, kwargs: Any, output: Any) -> None:
-            before = _states(args[0] if args else kwargs["hidden_states"]).float()
-            cosine = F.cosine_similarity(before, _states(output).float(), dim=-1)
+            before = states_of(args[0] if args else kwargs["hidden_states"]).float()
+            cosine = F.cosine_similarity(before, states_of(output).float(), dim=-1)
             sums[number] += float((1 - cosine).sum())
 
         return hook
@@ -118,7 +129,7 @@ def greedy_drops(
     that did the least harm when they were last tried are tried again.
     """
     body = body_of(model)
-    _check_count(count, len(body.layers))
+    check_count(count, len(body.layers))
     output = output_layer(model).detached()
     with torch.no_grad():
         traced = _trace(body, output, batches)
@@ -142,25 +153,33 @@ def greedy_drops(
     return removals
 
 
-def drops_for_ratio(model: Any, ratio: float) -> int:
-    """The fewest layers to drop so that at most `ratio` of the parameters are left.
+def drops_for(model: Any, target: Target) -> int:
+    """The fewest layers to drop so that the target is met.
 
     Errors: ModelError if embeddings and one layer alone are more than that.
     """
     layers = body_of(model).layers
-    total = parameters_of(model)
+    total = left = parameters_of(model) - (unread_parameters(model) if target.reading else 0)
     sizes = sorted(parameters_of(layer) for layer in layers)
-    left, count = total, 0
-    while left > ratio * total:
+    count = 0
+    while left > target.limit:
         if count == len(sizes) - 1:
             raise ModelError(
-                f"Dropping layers cannot bring this model to {ratio:.0%} of its parameters: "
-                f"embeddings and one layer are {left / total:.0%}.",
-                "Raise student.parameters_ratio.",
+                f"{target.said} leaves {target.limit:,.0f} weights, but embeddings and one layer "
+                f"are {left:,} ({left / total:.0%}).",
+                "Raise the target, or set distill.student.axes: both.",
             )
         left -= sizes[count]  # the smallest, so that the promise holds for any choice of layers
         count += 1
     return count
+
+
+def unread_parameters(model: Any) -> int:
+    """Weights that are not read for one new token: the other rows of an untied embedding."""
+    embeddings = model.get_input_embeddings().weight
+    if embeddings is getattr(model.get_output_embeddings(), "weight", None):
+        return 0
+    return int((embeddings.shape[0] - 1) * embeddings.shape[1])
 
 
 def drop_layers(model: Any, layers: Iterable[int]) -> Any:
@@ -173,10 +192,25 @@ def drop_layers(model: Any, layers: Iterable[int]) -> Any:
     body = body_of(model)
     before = len(body.layers)
     gone = set(layers)
-    _check_count(len(gone), before)
+    check_count(len(gone), before)
     if not gone <= set(range(before)):
         raise ModelError(f"The model has layers 0 to {before - 1}, not {sorted(gone)}.")
-    config = model.config.get_text_config()
+    kept = [number for number in range(before) if number not in gone]
+    follow_layers(model, model.config.get_text_config(), kept)
+    body.layers = nn.ModuleList([body.layers[number] for number in kept])
+    for number, layer in enumerate(body.layers):
+        for module in layer.modules():
+            if hasattr(module, "layer_idx"):
+                module.layer_idx = number
+    return model
+
+
+def follow_layers(model: Any, config: Any, kept: Sequence[int]) -> None:
+    """Make the model's text configuration (or a copy of it) say that only these layers are left.
+
+    Errors: ModelError where layers refer to each other by number.
+    """
+    before = len(body_of(model).layers)
     shared = [name for name in ("num_kv_shared_layers", "mlp_only_layers") if _set(config, name)]
     if shared or config.num_hidden_layers != before:
         raise ModelError(
@@ -184,17 +218,10 @@ def drop_layers(model: Any, layers: Iterable[int]) -> Any:
             f"({', '.join(shared) or 'num_hidden_layers'}), so none can be dropped.",
             KNOWN,
         )
-    kept = [number for number in range(before) if number not in gone]
-    body.layers = nn.ModuleList([body.layers[number] for number in kept])
-    for number, layer in enumerate(body.layers):
-        for module in layer.modules():
-            if hasattr(module, "layer_idx"):
-                module.layer_idx = number
     config.num_hidden_layers = len(kept)
     for name, value in list(vars(config).items()):
         if isinstance(value, list | tuple) and len(value) == before:
             setattr(config, name, [value[number] for number in kept])
-    return model
 
 
 def parameters_of(model: Any) -> int:
@@ -202,11 +229,11 @@ def parameters_of(model: Any) -> int:
     return sum(weights_in(parameter) for parameter in model.parameters())
 
 
-def _check_count(count: int, layers: int) -> None:
+def check_count(count: int, layers: int) -> None:
     if not 0 <= count < layers:
         raise ModelError(
             f"{count} of {layers} layers cannot be dropped; at least one must stay.",
-            "Lower student.drop_layers or raise student.parameters_ratio.",
+            "Lower distill.student.drop_layers.",
         )
 
 
@@ -214,7 +241,25 @@ def _set(config: Any, name: str) -> bool:
     return bool(getattr(config, name, None))
 
 
-def _states(output: Any) -> Tensor:
+def calls_of(body: Any, ids: Tensor) -> Calls:
+    """Run a body over token ids [B, L], noting what its layers are given."""
+    inputs: list[Tensor] = []
+    arguments: list[dict[str, Any]] = []
+
+    def note(_: Any, args: Any, kwargs: Any) -> None:
+        inputs.append(args[0] if args else kwargs["hidden_states"])
+        arguments.append({k: v for k, v in kwargs.items() if k != "hidden_states"})
+
+    hooks = [layer.register_forward_pre_hook(note, with_kwargs=True) for layer in body.layers]
+    try:
+        last = body(input_ids=ids, use_cache=False).last_hidden_state
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return Calls(inputs[0], arguments, last)
+
+
+def states_of(output: Any) -> Tensor:
     """A layer's hidden states; some architectures wrap them in a tuple."""
     states: Tensor = output[0] if isinstance(output, tuple) else output
     return states
@@ -228,28 +273,10 @@ def _trace(body: Any, output: OutputLayer, batches: Sequence[Tensor]) -> list[_T
     stride = max(1, math.ceil(total / MEASURED_TOKENS))
     traced = []
     for ids in batches:
-        inputs: list[Tensor] = []
-        arguments: list[dict[str, Any]] = []
-
-        def note(
-            _: Any,
-            args: Any,
-            kwargs: Any,
-            inputs: list[Tensor] = inputs,
-            arguments: list[dict[str, Any]] = arguments,
-        ) -> None:
-            inputs.append(args[0] if args else kwargs["hidden_states"])
-            arguments.append({k: v for k, v in kwargs.items() if k != "hidden_states"})
-
-        hooks = [layer.register_forward_pre_hook(note, with_kwargs=True) for layer in body.layers]
-        try:
-            last = body(input_ids=ids, use_cache=False).last_hidden_state
-        finally:
-            for hook in hooks:
-                hook.remove()
+        calls = calls_of(body, ids)
         measured = torch.arange(stride - 1, ids.numel(), stride, device=ids.device)
-        log_p = F.log_softmax(output.logits(last.flatten(0, 1)[measured]).float(), dim=-1)
-        traced.append(_Traced(inputs[0], arguments, measured, log_p))
+        log_p = F.log_softmax(output.logits(calls.last.flatten(0, 1)[measured]).float(), dim=-1)
+        traced.append(_Traced(calls.first_input, calls.arguments, measured, log_p))
     return traced
 
 
@@ -258,7 +285,7 @@ def _inputs_of(body: Any, kept: Sequence[int], batch: _Traced) -> dict[int, Tens
     states, inputs = batch.first_input, {}
     for layer in kept:
         inputs[layer] = states
-        states = _states(body.layers[layer](states, **batch.arguments[layer]))
+        states = states_of(body.layers[layer](states, **batch.arguments[layer]))
     return inputs
 
 
@@ -276,7 +303,7 @@ def _kl_without(
         states = before[removed]
         for layer in kept:
             if layer > removed:
-                states = _states(body.layers[layer](states, **batch.arguments[layer]))
+                states = states_of(body.layers[layer](states, **batch.arguments[layer]))
         last = body.norm(states).flatten(0, 1)[batch.measured]
         for start in range(0, len(last), KL_CHUNK):
             log_p = batch.log_p[start : start + KL_CHUNK]

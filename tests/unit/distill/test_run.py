@@ -30,7 +30,7 @@ Events = Callable[[], list[dict[str, Any]]]
 def _config(teacher: Path, **changes: Any) -> DistillConfig:
     settings: dict[str, Any] = {
         "teacher": str(teacher),
-        "student": StudentConfig(drop_layers=1, calibration_tokens=64),
+        "student": StudentConfig(drop_layers=1, calibration_tokens=64, refit=False),
         "epochs": 6,
         "step_tokens": 200,
         "micro_tokens": 120,

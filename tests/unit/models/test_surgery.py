@@ -20,6 +20,7 @@ from transformers import (
 
 from potstill.errors import ModelError
 from potstill.models import surgery
+from potstill.models.targets import Target
 
 
 @pytest.fixture
@@ -148,15 +149,16 @@ def test_lists_with_one_entry_a_layer_follow() -> None:
         assert torch.isfinite(small(ids).logits).all()
 
 
-def test_the_ratio_decides_how_many_layers_go(model: Any) -> None:
+def test_the_target_decides_how_many_layers_go(model: Any) -> None:
     total = surgery.parameters_of(model)
-    count = surgery.drops_for_ratio(model, 0.75)
+    target = Target(0.75 * total, "ratio")
+    count = surgery.drops_for(model, target)
     small = surgery.drop_layers(copy.deepcopy(model), list(range(count)))
     one_more = surgery.drop_layers(copy.deepcopy(model), list(range(count - 1)))
     assert surgery.parameters_of(small) <= 0.75 * total < surgery.parameters_of(one_more)
-    assert surgery.drops_for_ratio(model, 1.0) == 0
+    assert surgery.drops_for(model, Target(total, "all")) == 0
     with pytest.raises(ModelError, match="embeddings and one layer"):
-        surgery.drops_for_ratio(model, 0.05)
+        surgery.drops_for(model, Target(0.05 * total, "ratio"))
 
 
 @pytest.mark.parametrize("layers", [range(5), [7], [-1]])
@@ -171,7 +173,7 @@ def test_an_unknown_architecture_is_a_clear_error() -> None:
     for action in (
         lambda: surgery.layer_influence(stranger, BATCHES),
         lambda: surgery.drop_layers(stranger, [0]),
-        lambda: surgery.drops_for_ratio(stranger, 0.5),
+        lambda: surgery.drops_for(stranger, Target(1, "few")),
     ):
         with pytest.raises(ModelError, match="GPT2LMHeadModel is not known"):
             action()

@@ -1,0 +1,142 @@
+"""Deep cuts in several steps of equal ratio, with a short distillation between them.
+
+In: the whole model, settings with `steps` above 1, rows. Out: the last model before the final cut,
+which has seen the teacher's words after each cut, and what was measured. Each step lies in a folder
+of its own in `work`, with the model that it started its training from, its checkpoints and its
+result, so that a kill costs no more than in any training.
+
+After Minitron (arXiv:2407.14679, section 4.2): several cuts with training between them lose less
+than one deep cut, as importance is measured anew on what the training made of the model.
+"""
+
+from __future__ import annotations
+
+import gc
+import shutil
+from pathlib import Path
+from typing import Any
+
+from potstill.core.files import read_json, write_json
+from potstill.distill import cut
+from potstill.distill.config import DistillConfig
+from potstill.distill.lessons import Lessons
+from potstill.distill.material import prepare
+from potstill.distill.objective import AttentionConfig, HiddenConfig
+from potstill.distill.signals import LiveTeacher
+from potstill.distill.train import train_student
+from potstill.models import surgery
+from potstill.models.load import load_model
+from potstill.models.save import save_model
+from potstill.models.targets import Target
+
+
+def run(
+    config: DistillConfig,
+    whole: Any,
+    teacher: LiveTeacher,
+    lessons: Lessons,
+    *,
+    digest: str,
+    work: Path,
+    tensorboard: Path,
+) -> tuple[Any, list[dict[str, Any]]]:
+    """All cuts but the last, each followed by a distillation.
+
+    Returns the model to make the last cut of, in float32, and one report a step.
+    Errors: those of `cut.cut`, `prepare` and `train_student`.
+    """
+    settings, reports = config.student, []
+    final = cut.target_of(settings, teacher.model)
+    start = surgery.parameters_of(teacher.model)
+    start -= surgery.unread_parameters(teacher.model) if final.reading else 0
+    between = shortened(config)
+    for number in range(1, settings.steps):
+        folder = work / f"cut-{number}"
+        mark = folder / "report.json"
+        if mark.exists() and (folder / "model").is_dir():
+            reports.append(read_json(mark))
+            continue
+        limit = start * (final.limit / start) ** (number / settings.steps)
+        said = f"step {number} of {settings.steps} to {final.said}"
+        target = Target(limit, said, final.reading)
+        if number > 1:
+            whole = _loaded(work / f"cut-{number - 1}" / "model", teacher)
+        report = _cut(config, whole, lessons, target, folder)
+        student = load_model(folder / "start")
+        material = prepare(
+            between,
+            teacher,
+            student.to(teacher.device),
+            lessons.tokenizer,
+            lessons.rows,
+            lessons.validation,
+            examples=lessons.examples,
+            digest=digest,
+            seed=lessons.seed,
+            work=work,
+            events=lessons.events,
+        )
+        student, trained = train_student(
+            student,
+            material,
+            between.objective,
+            config=between,
+            seed=lessons.seed,
+            name=f"step {number}",
+            last_step=len(material.plan),
+            patience=0,
+            work=folder / "training",
+            tensorboard=tensorboard / f"step-{number}",
+            events=lessons.events,
+        )
+        report["training"] = {
+            "steps": trained.steps,
+            "tokens": trained.tokens,
+            "validation": trained.history["validation"],
+        }
+        write_json(mark, report)
+        save_model(student, lessons.tokenizer, folder / "model")
+        for name in ("training", "start"):
+            shutil.rmtree(folder / name, ignore_errors=True)
+        reports.append(report)
+        del student, material
+        gc.collect()
+    return _loaded(work / f"cut-{settings.steps - 1}" / "model", teacher), reports
+
+
+def shortened(config: DistillConfig) -> DistillConfig:
+    """The settings of a training between two cuts: fewer tokens, and the teacher's words alone, as
+    pairs of layers are those of the last student."""
+    share = config.student.step_share
+    return config.model_copy(
+        update={
+            "epochs": config.epochs * share,
+            "max_tokens": config.max_tokens and max(1, round(config.max_tokens * share)),
+            "hidden": HiddenConfig(),
+            "attention": AttentionConfig(),
+            "validations": 1,
+        }
+    )
+
+
+def _cut(
+    config: DistillConfig,
+    whole: Any,
+    lessons: Lessons,
+    target: Target,
+    folder: Path,
+) -> dict[str, Any]:
+    """Make the step's student, in `folder/start`, unless it lies there."""
+    done = folder / "cut.json"
+    if not (done.exists() and (folder / "start").is_dir()):
+        folder.mkdir(exist_ok=True)
+        text = cut.text_of(lessons.rows, lessons.validation, config.student, whole.device)
+        made = cut.cut(config.student, whole, target, text, lessons.events)
+        write_json(done, made.report | {"parameters": surgery.parameters_of(made.student)})
+        save_model(made.student, lessons.tokenizer, folder / "start")
+    report: dict[str, Any] = read_json(done)
+    return report
+
+
+def _loaded(folder: Path, teacher: LiveTeacher) -> Any:
+    return load_model(folder).requires_grad_(False).to(teacher.device)

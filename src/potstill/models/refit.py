@@ -1,0 +1,206 @@
+"""Fit what is left of a decoder to what the whole one computes, layer by layer, by least squares.
+
+In: the whole decoder, the one carved out of it, what was kept, calibration token ids. Out: the
+smaller one, its projections changed so that on that text its residual stream is as near to the
+whole one's as a linear map of what it has can bring it. No gradients, no training.
+Knows nothing of how the parts were chosen.
+
+For a projection with weights W0 that gets inputs X in the smaller model and should give Y:
+
+    W = argmin |Y - X W^T|^2 + r |W - W0|^2,    r = RIDGE * trace(X^T X) / inputs
+
+Y is what the whole model has at that place. For the last projections of attention and MLP in models
+that add them to the residual stream as they are, Y is what is still missing there: the whole
+model's stream behind the place (and behind all dropped layers that follow) minus the smaller one's
+before it, so that each fit also makes up for what the earlier ones left. The layers of both are
+run in turn, so that only the states between two layers are held.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from potstill.models.surgery import Calls, body_of, calls_of, states_of
+from potstill.models.width import Parts
+
+RIDGE = 0.03
+"""Pull towards the weights as they were, relative to the inputs' mean square."""
+READERS = (("self_attn", ("q_proj", "k_proj", "v_proj")), ("mlp", ("gate_proj", "up_proj")))
+
+
+class _Reached(Exception):  # noqa: N818 - no error
+    """Ends a layer's pass where what is asked for is known."""
+
+
+@dataclass
+class _Stream:
+    """One calibration text on its way through both models."""
+
+    calls: Calls
+    whole: Tensor
+    """[B, L, hidden] of the whole model before the next kept layer."""
+    small: Tensor
+    """[B, L, fewer] of the smaller one there."""
+
+
+@torch.no_grad()
+def refit(
+    whole: Any, small: Any, parts: Parts, batches: Sequence[Tensor], ridge: float = RIDGE
+) -> Any:
+    """Change `small`'s projections in place, and return it. batches: token ids [B, L] each.
+
+    Both models in evaluation mode and float32 (or float64).
+    """
+    body, lean = body_of(whole), body_of(small)
+    channels = torch.tensor(parts.channels, device=whole.device)
+    streams = [
+        _Stream(calls := calls_of(body, ids), calls.first_input, calls_of(lean, ids).first_input)
+        for ids in batches
+    ]
+    fewer = len(channels) < int(whole.config.get_text_config().hidden_size)
+    after = [*parts.layers[1:], len(body.layers)]
+    # What comes before the first kept layer is made up for in it.
+    for stream in streams:
+        stream.whole = _run(body, range(parts.layers[0]), stream.whole, stream.calls)
+    for place, (number, following) in enumerate(zip(parts.layers, after, strict=True)):
+        layer, lean_layer = body.layers[number], lean.layers[place]
+        rows = _rows(parts, place, small)
+        for part, names in READERS:
+            if fewer:
+                _fit_readers(layer, lean_layer, part, names, number, streams, rows, ridge)
+            _fit_writer(body, lean_layer, part, number, following, streams, channels, ridge)
+        for stream in streams:
+            stream.whole = _run(body, range(number, following), stream.whole, stream.calls)
+            stream.small = states_of(lean_layer(stream.small, **stream.calls.arguments[number]))
+    return small
+
+
+def _fit_readers(
+    layer: Any,
+    lean: Any,
+    part: str,
+    names: Sequence[str],
+    number: int,
+    streams: Sequence[_Stream],
+    rows: dict[str, Tensor],
+    ridge: float,
+) -> None:
+    """The projections that read the same normed states, of attention or of the MLP."""
+    ours = [getattr(getattr(lean, part), name) for name in names]
+    theirs = [getattr(getattr(layer, part), name) for name in names]
+    fits = [_Fit(one) for one in ours]
+    for stream in streams:
+        arguments = stream.calls.arguments[number]
+        read = _input_of(lean, ours[0], stream.small, arguments)
+        given = _input_of(layer, theirs[0], stream.whole, arguments)
+        for fit, name, their in zip(fits, names, theirs, strict=True):
+            fit.add(read, their(given)[..., rows[name]])
+    for fit in fits:
+        fit.solve(ridge)
+
+
+def _fit_writer(
+    body: Any,
+    lean: Any,
+    part: str,
+    number: int,
+    following: int,
+    streams: Sequence[_Stream],
+    channels: Tensor,
+    ridge: float,
+) -> None:
+    """The projection that writes to the residual stream."""
+    layer = body.layers[number]
+    name = "o_proj" if part == "self_attn" else "down_proj"
+    ours, theirs = getattr(getattr(lean, part), name), getattr(getattr(layer, part), name)
+    normed = hasattr(layer, "pre_feedforward_layernorm")  # what is written passes another norm
+    fit = _Fit(ours)
+    for stream in streams:
+        arguments = stream.calls.arguments[number]
+        read = _input_of(lean, ours, stream.small, arguments)
+        if normed:
+            wanted = theirs(_input_of(layer, theirs, stream.whole, arguments))
+            fit.add(read, wanted[..., channels])
+        elif part == "self_attn":
+            wanted = _input_of(layer, layer.post_attention_layernorm, stream.whole, arguments)
+            fit.add(read, wanted[..., channels] - stream.small)
+        else:
+            wanted = _run(body, range(number, following), stream.whole, stream.calls)
+            before = _input_of(lean, lean.post_attention_layernorm, stream.small, arguments)
+            fit.add(read, wanted[..., channels] - before)
+    fit.solve(ridge)
+
+
+class _Fit:
+    """The sums of one projection's normal equations."""
+
+    def __init__(self, linear: Any) -> None:
+        self.linear = linear
+        size = linear.in_features
+        device = linear.weight.device
+        self.squares = torch.zeros(size, size, dtype=torch.float64, device=device)
+        self.missing = torch.zeros(linear.out_features, size, dtype=torch.float64, device=device)
+
+    def add(self, read: Tensor, wanted: Tensor) -> None:
+        """Inputs [..., in] and what should come out of them [..., out]."""
+        read = read.flatten(0, -2)
+        missing = wanted.flatten(0, -2) - self.linear(read)
+        self.squares += read.T @ read
+        self.missing += missing.T @ read
+
+    def solve(self, ridge: float) -> None:
+        """Add the best change to the weights."""
+        pull = ridge * float(self.squares.diagonal().mean())
+        if pull <= 0:
+            return  # nothing ever comes in
+        self.squares.diagonal().add_(pull)
+        factor = torch.linalg.cholesky(self.squares)
+        change = torch.cholesky_solve(self.missing.T, factor).T
+        self.linear.weight.add_(change.to(self.linear.weight.dtype))
+
+
+def _rows(parts: Parts, place: int, small: Any) -> dict[str, Tensor]:
+    """Which outputs of the whole model's projections the smaller one's are."""
+    size = int(small.config.get_text_config().head_dim)
+
+    def spread(heads: Sequence[int]) -> Tensor:
+        return (torch.tensor(heads).unsqueeze(1) * size + torch.arange(size)).flatten()
+
+    queries, keys = spread(parts.heads[place]), spread(parts.kv_heads[place])
+    neurons = torch.tensor(parts.neurons[place])
+    return {
+        "q_proj": queries,
+        "k_proj": keys,
+        "v_proj": keys,
+        "gate_proj": neurons,
+        "up_proj": neurons,
+    }
+
+
+def _run(body: Any, layers: Sequence[int], states: Tensor, calls: Calls) -> Tensor:
+    for number in layers:
+        states = states_of(body.layers[number](states, **calls.arguments[number]))
+    return states
+
+
+def _input_of(layer: Any, module: Any, states: Tensor, arguments: dict[str, Any]) -> Tensor:
+    """What `module` in `layer` is given when the layer is given `states`."""
+    found: list[Tensor] = []
+
+    def hook(_: Any, args: Any) -> None:
+        found.append(args[0])
+        raise _Reached
+
+    handle = module.register_forward_pre_hook(hook)
+    try:
+        layer(states, **arguments)
+    except _Reached:
+        pass
+    finally:
+        handle.remove()
+    return found[0]
