@@ -66,7 +66,7 @@ class Recipe(BaseModel):
         """Validate a recipe given as plain Python values."""
         return _validate(cls, data, {}, "recipe")
 
-    def to_yaml(self) -> str:
+    def to_dict(self) -> dict[str, Any]:
         """The whole recipe with every default spelled out, but for what sections take from its
         top: so a teacher that is changed there is changed everywhere."""
         values = self.model_dump(mode="json")
@@ -75,7 +75,11 @@ class Recipe(BaseModel):
                 for name in SHARED:
                     if section.get(name) == values[name]:
                         del section[name]
-        return str(yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
+        return values
+
+    def to_yaml(self) -> str:
+        """`to_dict` as text."""
+        return str(yaml.safe_dump(self.to_dict(), sort_keys=False, allow_unicode=True))
 
 
 def builtin_recipes() -> dict[str, Path]:

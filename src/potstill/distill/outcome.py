@@ -1,8 +1,8 @@
 """What came of a student's training, as soon as it is trained. Light: no torch here.
 
 In: the stage's events; the folder of its result, or of its draft before the comparison model is
-trained. Out: the curves and the best validation of the distilled student, and its size. For those who
-do not wait for the whole stage, such as a search. Knows nothing of searches.
+trained. Out: the curves and the best validation of the distilled student, and its size. For those
+who do not wait for the whole stage, such as a search. Knows nothing of searches.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ DISTILLED, COMPARED = "distilled", "finetuned"
 
 @dataclass(frozen=True)
 class StudentOutcome:
-    """`validation`: the figures of each validation, by name (`held_out.py` says what they are), with
-    its optimizer `step`; `best`: those of the one whose weights were kept."""
+    """`validation`: the figures of each validation, by name (`held_out.py` says what they are),
+    with its optimizer `step`; `best`: those of the one whose weights were kept."""
 
     validation: list[dict[str, float]]
     best: dict[str, float]
@@ -57,8 +57,9 @@ def student_outcome(stage_folder: Path) -> StudentOutcome:
         else:
             trained = read_json(mark)
             validation, best_step = trained["history"]["validation"], trained["best_step"]
-        best = next(row for row in validation if row["step"] == best_step)
+        # A training that never became better than its start keeps its last weights.
+        best = next((row for row in validation if row["step"] == best_step), validation[-1])
         parameters = read_json(data / "surgery.json")["parameters"]["student"]
-    except (OSError, LookupError, StopIteration) as error:
+    except (OSError, LookupError) as error:
         raise TrainingError(f"There is no trained student in {stage_folder}.") from error
     return StudentOutcome(validation, best, int(parameters))
