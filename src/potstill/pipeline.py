@@ -146,13 +146,13 @@ def run(
         folder.mkdir(parents=True, exist_ok=True)
         lock = FileLock(folder / ".lock")
         try:
-            lock.acquire(timeout=0)
+            held = lock.acquire(timeout=0)
         except Timeout as error:
             raise StoreError(
                 f"The run {recipe.name} is already running in another process.",
                 "Watch it there, or stop it first.",
             ) from error
-    with lock:
+    with held:
         return _run_locked(recipe, runner, steps, Run(folder), watch or _nobody)
 
 

@@ -76,13 +76,13 @@ def run_study(
         folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / ".lock")
     try:
-        lock.acquire(timeout=0)
+        held = lock.acquire(timeout=0)
     except Timeout as error:
         raise StoreError(
             f"The study {study.config.name} is already running in another process.",
             "Watch it there, or stop it first.",
         ) from error
-    with lock:
+    with held:
         trials = Trials(study, folder / "study.db")
         try:
             return _Search(study, trials, project, folder, watch or (lambda event: None)).run()
