@@ -22,6 +22,8 @@ PURPOSES = {
     "train": "load, prune and distil models",
     "curate": "find near-duplicates",
     "report": "draw the report",
+    "quantised": "train on weights of 4 or 8 bits",
+    "tune": "search for a recipe's best values",
 }
 QUICKSTART_MEMORY = 6 * 10**9
 QUICKSTART_DISK = 6 * 10**9

@@ -60,16 +60,14 @@ def project(tmp_path: Path, tiny_teacher: Path) -> Path:
 
 
 def test_the_best_recipe_goes_on_from_the_trials_student(project: Path) -> None:
-    found = run_study(Study.load(project / "study.yaml"), project)
-    assert [one.state for one in found.trials] == ["complete", "complete"]
-    assert [len(one.curve) for one in found.trials] == [4, 4]
+    found = run_study(Study.load(project / "study.yaml", trials=1), project)
     best = found.best[0]
-    # No trial trained the model for comparison, and the stages before were computed once.
-    for number in (0, 1):
-        events, _ = read_events(found.folder / "trials" / f"{number:04d}" / "events.jsonl")
-        kinds = {(event["stage"], event["kind"]) for event in events}
-        assert ("generate", "skipped") in kinds
-        assert ("distill", "finished") not in kinds
+    assert len(best.curve) == 4
+    # The trial did not train the model for comparison, and the stages before were done.
+    events, _ = read_events(found.folder / "trials" / "0000" / "events.jsonl")
+    kinds = {(event["stage"], event["kind"]) for event in events}
+    assert ("generate", "skipped") in kinds
+    assert ("distill", "finished") not in kinds
 
     run = pipeline.run(Recipe.load(found.recipes[0]), project, until="distill")
     artifact = run.artifact("distill")

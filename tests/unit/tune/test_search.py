@@ -65,7 +65,7 @@ def test_a_study_runs_its_trials_and_leaves_best_recipe_and_page(
 def test_suggestions_follow_the_seed_alone(tmp_path: Path, fakes: ModuleType, runs: Any) -> None:
     tried = []
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
-        found = run_study(study_of(fakes, seed=seed), _made(tmp_path / name))
+        found = run_study(study_of(fakes, seed=seed, trials=5), _made(tmp_path / name))
         tried.append([one.values for one in found.trials])
     assert tried[0] == tried[1] != tried[2]
 
