@@ -170,7 +170,7 @@ class _Watcher:
         self.worker.watch({**event, "trial": self.number})
         if event["stage"] != "distill":
             return
-        if event["kind"] == "started" and self.draft is None:
+        if event["kind"] == "started" and self.draft != event["key"]:
             self.draft = event["key"]
             self.worker.trials.note(self.number, "draft", self.draft)
         found = validation_of(event)
