@@ -83,6 +83,11 @@ def shown(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
+def _digits(value: float) -> str:
+    """Four significant digits; large whole amounts with thousands apart."""
+    return f"{value:,.0f}" if abs(value) >= 1e4 else f"{value:.4g}"
+
+
 def _counts(trials: Sequence[Trial]) -> str:
     states = [one.state for one in trials]
     named = (
@@ -99,7 +104,7 @@ def _best(study: Study, trial: Trial, place: int) -> dict[str, Any]:
     return {
         "number": trial.number,
         "file": f"studies/{study.config.name}/{name}",
-        "figures": [(FIGURES[one].title, f"{value:.4g}") for one, value in trial.figures.items()],
+        "figures": [(FIGURES[one].title, _digits(value)) for one, value in trial.figures.items()],
         "values": [(field, shown(value)) for field, value in trial.values.items()],
     }
 
@@ -117,7 +122,7 @@ def _state(trial: Trial, best: Sequence[Trial]) -> str:
 
 
 def _label(trial: Trial, value: float) -> str:
-    return f"trial {trial.number}: {value:.4g}"
+    return f"trial {trial.number}: {_digits(value)}"
 
 
 def _history(study: Study, trials: Sequence[Trial], best: Sequence[Trial]) -> list[Markup]:
@@ -242,7 +247,7 @@ def _row(study: Study, trial: Trial, best: set[int]) -> dict[str, Any]:
         "best": trial.number in best,
         "state": states[trial.state],
         "figures": [
-            f"{trial.figures[name]:.4g}" if trial.figures else words.MISSING
+            _digits(trial.figures[name]) if trial.figures else words.MISSING
             for name in study.config.objective
         ],
         "values": [
