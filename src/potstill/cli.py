@@ -168,10 +168,10 @@ def plan(
 def tune(
     study: Annotated[str, typer.Argument(help="A study file, or a built-in study's name.")],
     trials: Annotated[
-        int | None, typer.Option(min=1, help="Trials in all [default: the study's].")
+        int | None, typer.Option(min=1, help="Trials in all, if not as many as the study says.")
     ] = None,
     minutes: Annotated[
-        float | None, typer.Option(help="Longest time of this sitting [default: the study's].")
+        float | None, typer.Option(help="Longest time of this sitting, if not the study's.")
     ] = None,
     only_report: Annotated[
         bool, typer.Option("--report", help="Write the page and the best recipes anew; no trial.")
