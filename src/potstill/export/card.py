@@ -54,7 +54,8 @@ def model_card(
             f"# {name}\n",
             f"A small language model distilled from `{teacher}` with Potstill {__version__}: "
             f"it was trained on {training_rows} examples that the teacher wrote from a set of "
-            "documents, to predict both their text and the teacher's distribution over the vocabulary.\n",
+            "documents, to predict both their text and the teacher's distribution over the "
+            "vocabulary.\n",
             "## Files\n",
             "- `safetensors/`: for transformers, vLLM and further training",
             *(f"- `{file}`: for llama.cpp and what is built on it" for file in files.values()),
