@@ -25,10 +25,12 @@ from potstill.core.keys import changed_parts, stage_key
 from potstill.distill import STAGE
 from potstill.distill.batches import Row, encode_rows
 from potstill.distill.config import DistillConfig, StudentConfig
-from potstill.distill.cut import choose_layers
+from potstill.distill.cut import choose_layers, cut_student
 from potstill.distill.material import Material, check_there_are_rows, pick_dtype, prepare
 from potstill.distill.memory import raise_malloc_thresholds
-from potstill.distill.precision import open_teacher
+from potstill.distill.precision import load_teacher
+from potstill.distill.signals import LiveTeacher
+from potstill.distill.streaming import open_teacher
 from potstill.distill.train import Trained, train_student
 from potstill.errors import InputError, StoreError, UsageError
 from potstill.models import adapters, refs, surgery
@@ -102,6 +104,11 @@ class Distiller:
             first = error.errors()[0]
             where = ".".join(str(part) for part in first["loc"]) or "settings"
             raise UsageError(f"{where}: {first['msg']}", "docs/reference/recipe.md") from error
+        if self.config.teacher_loading == "streamed" and not isinstance(teacher, str | Path):
+            raise UsageError(
+                "A loaded teacher is in memory already, so it is not streamed.",
+                "Pass the teacher as a path or hub id.",
+            )
         if self.config.passages:
             raise UsageError(
                 "passages are chunks of documents, which rows do not have.",
@@ -111,6 +118,7 @@ class Distiller:
         self.student_tokenizer = student_tokenizer or _tokenizer_of(student)
         # Now, as training changes a loaded model.
         self.identity = {"teacher": _digest(teacher), "student": _digest(student)}
+        self.identity |= self.config.on_policy.facts()
 
     def train(
         self,
@@ -148,9 +156,12 @@ class Distiller:
             )
         events = Emitter(self.output / "events.jsonl", "distill")
         work.mkdir(exist_ok=True)
-        dtype = pick_dtype(self.config.precision)
-        teacher = open_teacher(self.teacher, self.config, encoded, dtype, events)
-        student = self._student(teacher, encoded, work, events).to(teacher.device)
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        student = None if self.student is None else self._loaded(self.student)
+        teacher = self._teacher(student, encoded, device, events)
+        if student is None:
+            student = self._cut(teacher, encoded, work, events)
+        student.requires_grad_(True).to(device)
         material = prepare(
             self.config,
             teacher,
@@ -189,15 +200,24 @@ class Distiller:
             tensorboard=self.output / "tensorboard",
             events=events,
             keep=self.output / "adapter" if self.config.keep_adapter else None,
+            rollouts=self.output / "rollouts.jsonl" if self.config.on_policy.used else None,
         )
 
-    def _student(self, teacher: Any, rows: Sequence[Any], work: Path, events: Emitter) -> Any:
-        if self.student is not None:
-            return self._loaded(self.student).requires_grad_(True)
+    def _teacher(
+        self, student: Any, rows: Sequence[Row], device: torch.device, events: Emitter
+    ) -> LiveTeacher:
+        if isinstance(self.teacher, str | Path):
+            size = None if student is None else surgery.parameters_of(student)
+            return open_teacher(self.config, device, events, rows=rows, student=size)
+        dtype = pick_dtype(self.config.precision)
+        loaded = load_teacher(self.teacher, self.config, rows, dtype, device, events)
+        return LiveTeacher(loaded, dtype)
+
+    def _cut(self, teacher: LiveTeacher, rows: Sequence[Row], work: Path, events: Emitter) -> Any:
         if self.config.adapter != "none":
-            adapters.check_targets(teacher, self.config.lora)
-        cut = choose_layers(self.config.student, teacher, rows, work, events)
-        return surgery.drop_layers(load_model(self.teacher), cut["dropped"])
+            adapters.check_targets(teacher.model, self.config.lora)
+        cut = choose_layers(self.config.student, teacher.model, rows, work, events)
+        return cut_student(self.teacher, cut["dropped"], streamed=teacher.streamed)
 
     @staticmethod
     def _loaded(model: Any) -> Any:

@@ -27,29 +27,41 @@ MEASURED_ROWS, MEASURED_TOKENS = 4, 64
 """Rows in even distances, and the first predictions of each, on which the KL is measured."""
 
 
-def open_teacher(
-    teacher: Any, config: DistillConfig, rows: Sequence[Row], dtype: torch.dtype, events: Emitter
+def check_machine(config: DistillConfig, device: torch.device) -> None:
+    """Whether teacher and adapters can be had here as they are asked for, before time is spent.
+
+    Errors: MissingExtraError, ModelError.
+    """
+    quantised.check(config.teacher_precision, "distill.teacher_precision: 4bit", device)
+    quantised.check(adapters.precision_of(config.adapter), "distill.adapter: qlora", device)
+
+
+def load_teacher(
+    teacher: Any,
+    config: DistillConfig,
+    rows: Sequence[Row],
+    dtype: torch.dtype,
+    device: torch.device,
+    events: Emitter,
 ) -> Any:
     """A reference or a loaded model -> the model in `teacher_precision`, products in `dtype`.
 
-    A loaded one is changed. In lower precision `teacher_kl` is emitted: the mean over some
-    predictions of KL(full || lower), nats per token. Also makes sure of what the adapters need,
-    before time is spent. Errors: MissingExtraError, ModelError.
+    A loaded one is changed. In lower precision `teacher_kl` is emitted, if there are rows: the mean
+    over some predictions of KL(full || lower), nats per token. Errors: as `check_machine`.
     """
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if config.adapter != "none":
-        quantised.check(adapters.precision_of(config.adapter), "distill.adapter: qlora", device)
+    check_machine(config, device)
     named = isinstance(teacher, str | Path)
     if config.teacher_precision == "full":
         model = load_model(teacher) if named else teacher
         return model.to(device, dtype)
-    quantised.check(config.teacher_precision, "distill.teacher_precision: 4bit", device)
     model = load_model(teacher, "auto") if named else teacher.eval()
-    chosen = [row.ids[: MEASURED_TOKENS + 1] for row in evenly(rows, min(len(rows), MEASURED_ROWS))]
+    some = evenly(rows, min(len(rows), MEASURED_ROWS))
+    chosen = [row.ids[: MEASURED_TOKENS + 1] for row in some]
     before = [_says(model, ids) for ids in chosen]
     quantised.quantise(model, config.teacher_precision, dtype, device)
     model.to(device, dtype)
-    events.metric("teacher_kl", mean_kl(before, [_says(model, ids) for ids in chosen]))
+    if chosen:
+        events.metric("teacher_kl", mean_kl(before, [_says(model, ids) for ids in chosen]))
     return model
 
 

@@ -26,9 +26,10 @@ from potstill.distill.layers import LayerStates
 from potstill.distill.objective import ActiveTokens
 from potstill.distill.ranks import Ranks
 from potstill.distill.signals import LiveTeacher, Samples, TeacherTokens, TopK
+from potstill.distill.steps import Step, Steps
 from potstill.distill.terms import COUNTED_BY, TermLoss, Weights
-from potstill.distill.trainer import Step, Steps
 from potstill.errors import TrainingError
+from potstill.models.output import output_layer
 from potstill.models.surgery import body_of
 
 BEGINNING, END = 24, 8
@@ -59,7 +60,7 @@ def says_the_same(model: Any, rows: Sequence[Row], *, packed: bool, share: bool)
     families = [(0, 1), (2,)] if share else [(0,), (1,), (2,)]
     was_training = model.training
     model.eval()
-    body, device = body_of(model), next(model.parameters()).device
+    body, device = body_of(model), output_layer(model).weight.device
     alone = [
         body(input_ids=torch.tensor([row.ids], device=device), use_cache=False).last_hidden_state[0]
         for row in made
@@ -189,17 +190,18 @@ class _Plain:
     """
 
     def __init__(self, loss: TermLoss, teacher: LiveTeacher, rows: Sequence[Row]) -> None:
-        self.loss, self.teacher, self.rows = loss, teacher, rows
+        self.loss = loss
         objective = loss.objective
         tokens = {"kd": objective.kd_tokens, "ce": objective.active.ce or "all"}
         sums: dict[str, Tensor] = {}
         values, counts = dict.fromkeys(tokens, 0.0), dict.fromkeys(tokens, 0)
+        taught = teacher.logits(rows) if objective.active.kd else iter(())
         for row in rows:
             logits = self._student_logits(row)
             targets = torch.tensor(row.ids[1:], device=logits.device)
             terms = {"ce": F.cross_entropy(logits, targets, reduction="none")}
             if objective.active.kd:
-                terms["kd"] = self._divergence(row, logits)
+                terms["kd"] = self._divergence(next(taught)[:-1, : loss.vocabulary], logits)
             for name, found in terms.items():
                 first = max(1, row.answer_start) - 1 if tokens[name] == "answer" else 0
                 part = _gradient(loss, found[first:].sum(), keep=True)
@@ -211,11 +213,10 @@ class _Plain:
             for name, total in sums.items()
         }
 
-    def _divergence(self, row: Row, logits: Tensor) -> Tensor:
+    def _divergence(self, theirs: Tensor, logits: Tensor) -> Tensor:
         objective = self.loss.objective
         temperature = objective.temperature
-        theirs = self._teacher_logits(row)
-        log_q, log_p = ((z / temperature).log_softmax(-1) for z in (logits, theirs))
+        log_q, log_p = ((z.float() / temperature).log_softmax(-1) for z in (logits, theirs))
         values = logits.new_zeros(len(logits))
         for name, share in objective.shares.items():
             divergence = losses.by_name(name, objective.parameters.get(name))
@@ -225,12 +226,6 @@ class _Plain:
     def _student_logits(self, row: Row) -> Tensor:
         ids = torch.tensor([row.ids], device=next(self.loss.student.parameters()).device)
         logits: Tensor = self.loss.student(input_ids=ids, use_cache=False).logits
-        return logits[0, :-1, : self.loss.vocabulary].float()
-
-    @torch.no_grad()
-    def _teacher_logits(self, row: Row) -> Tensor:
-        ids = torch.tensor([row.ids], device=next(self.teacher.model.parameters()).device)
-        logits: Tensor = self.teacher.model(input_ids=ids, use_cache=False).logits
         return logits[0, :-1, : self.loss.vocabulary].float()
 
 

@@ -27,14 +27,15 @@ from potstill.core.files import read_json, read_records, write_json
 from potstill.core.stage import Artifact, Context, Draft
 from potstill.distill.batches import Row, encode_passages, encode_rows
 from potstill.distill.config import DistillConfig
-from potstill.distill.cut import choose_layers
-from potstill.distill.material import Material, check_there_are_rows, pick_dtype, prepare
+from potstill.distill.cut import choose_layers, cut_student
+from potstill.distill.material import Material, check_there_are_rows, prepare
 from potstill.distill.memory import raise_malloc_thresholds
 from potstill.distill.objective import Objective
-from potstill.distill.precision import open_teacher
+from potstill.distill.rollouts import Rollout, figures
+from potstill.distill.streaming import open_teacher
 from potstill.distill.train import Trained, train_student
 from potstill.models import adapters, refs, surgery
-from potstill.models.load import load_model, load_tokenizer
+from potstill.models.load import load_tokenizer
 from potstill.models.quantised import is_quantised
 from potstill.models.save import save_model
 from potstill.records import Chunk, Example
@@ -48,6 +49,7 @@ def run(
 ) -> None:
     """Run the stage; goes on from whatever a killed run left in the draft."""
     raise_malloc_thresholds()
+    config = config.model_copy(update={"on_policy": config.on_policy.below(context.project)})
     torch.set_num_threads(context.threads)
     tokenizer = load_tokenizer(config.teacher)
     examples = list(read_records(inputs["curate"].path("train.jsonl"), Example))
@@ -57,12 +59,13 @@ def run(
     unseen = list(read_records(inputs["curate"].path("validation.jsonl"), Example))
     validation = encode_rows(unseen, tokenizer, config.sequence_tokens)
     check_there_are_rows(rows, validation)
-    dtype = pick_dtype(config.precision)
-    teacher = open_teacher(config.teacher, config, rows, dtype, context.events)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    teacher = open_teacher(config, device, context.events, rows=rows)
     if config.adapter != "none":
-        adapters.check_targets(teacher, config.lora)
-    cut = choose_layers(config.student, teacher, rows, draft.work, context.events)
-    student = surgery.drop_layers(load_model(config.teacher), cut["dropped"]).to(teacher.device)
+        adapters.check_targets(teacher.model, config.lora)
+    cut = choose_layers(config.student, teacher.model, rows, draft.work, context.events)
+    streamed = teacher.streamed
+    student = cut_student(config.teacher, cut["dropped"], streamed=streamed).to(device)
     cut["parameters"]["student"] = surgery.parameters_of(student)
     write_json(draft.data / "surgery.json", cut)
     material = prepare(
@@ -79,7 +82,7 @@ def run(
         events=context.events,
     )
     if is_quantised(student):
-        student = surgery.drop_layers(load_model(config.teacher), cut["dropped"])
+        student = cut_student(config.teacher, cut["dropped"], streamed=streamed)
     save_model(student.to(torch.bfloat16), tokenizer, draft.data / "models" / "undistilled")
     del student, teacher
     gc.collect()
@@ -91,11 +94,13 @@ def run(
             goal,
             config,
             cut["dropped"],
+            streamed,
             material,
             draft,
             context,
             last_step=distilled.steps if distilled else len(material.plan),
             patience=0 if distilled else config.patience,
+            rollouts=config.on_policy.used and not distilled,
         )
     _write_results(config, trained, material, draft)
 
@@ -114,18 +119,20 @@ def _train_once(
     objective: Objective,
     config: DistillConfig,
     dropped: Sequence[int],
+    streamed: bool,
     material: Material,
     draft: Draft,
     context: Context,
     *,
     last_step: int,
     patience: int,
+    rollouts: bool,
 ) -> Trained:
     """Train and save one model, or read what came of it if that was done before a kill."""
     mark = draft.work / f"{name}.json"
     if mark.exists() and (draft.data / "models" / name).is_dir():
         return Trained(**read_json(mark))
-    student = surgery.drop_layers(load_model(config.teacher), dropped)
+    student = cut_student(config.teacher, dropped, streamed=streamed)
     work = draft.work / name
     student, trained = train_student(
         student,
@@ -140,11 +147,19 @@ def _train_once(
         tensorboard=draft.data / "tensorboard" / name,
         events=context.events,
         keep=draft.data / "adapters" / name if config.keep_adapter and name == DISTILLED else None,
+        rollouts=draft.data / "rollouts.jsonl" if rollouts else None,
     )
     write_json(mark, dataclasses.asdict(trained))
     save_model(student.to(torch.bfloat16), material.tokenizer, draft.data / "models" / name)
     shutil.rmtree(work, ignore_errors=True)  # checkpoints; the mark says that they are not needed
     return trained
+
+
+def _rollouts(config: DistillConfig, draft: Draft) -> dict[str, float]:
+    """How many of the student's own answers there were, how long, and how many were cut."""
+    if not config.on_policy.used:
+        return {}
+    return figures(list(read_records(draft.data / "rollouts.jsonl", Rollout)))
 
 
 def _write_results(
@@ -164,6 +179,7 @@ def _write_results(
             "signal": material.signal_kind,
             "learning_rate": config.learning_rate,
             "planned_steps": len(material.plan),
+            **_rollouts(config, draft),
             "models": {
                 name: {
                     "steps": one.steps,

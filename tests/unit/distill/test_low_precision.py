@@ -19,7 +19,7 @@ from potstill.distill import STAGE, Distiller
 from potstill.distill.batches import encode_rows
 from potstill.distill.config import DistillConfig
 from potstill.distill.distiller import Distilled
-from potstill.distill.precision import mean_kl, open_teacher
+from potstill.distill.precision import load_teacher, mean_kl
 from potstill.distill.run import run
 from potstill.errors import MissingExtraError, ModelError
 from potstill.models import quantised
@@ -72,9 +72,18 @@ def kl(distilled: Distilled, at: int) -> float:
         {"adapter": "qlora"},
         {"adapter": "qlora", "precision": "bf16", "gradient_checkpointing": True},
         {"adapter": "qlora", "batching": "buckets", "share_beginnings": False},
+        {"adapter": "qlora", "on_policy": {"share": 0.5}},
         {"adapter": "qlora", "hidden": {"mse_weight": 0.01}, "attention": {"weight": 0.1}},
     ],
-    ids=["dora", "stabilised", "qlora", "bf16 and checkpointed", "buckets", "layers"],
+    ids=[
+        "dora",
+        "stabilised",
+        "qlora",
+        "bf16 and checkpointed",
+        "buckets",
+        "own answers",
+        "layers",
+    ],
 )
 def test_an_adapter_of_any_kind_learns_what_the_teacher_says(
     train: Train, settings: dict[str, Any], tmp_path: Path
@@ -158,7 +167,8 @@ def test_what_a_teacher_lost_is_the_kl_to_its_dequantised_self(
     rows = encode_rows(examples[:2], tokenizer, 40)
     config = DistillConfig(teacher=str(teacher_folder), teacher_precision="4bit")
     path = tmp_path / "events.jsonl"
-    teacher = open_teacher(teacher_folder, config, rows, torch.float32, Emitter(path, "distill"))
+    cpu, events = torch.device("cpu"), Emitter(path, "distill")
+    teacher = load_teacher(teacher_folder, config, rows, torch.float32, cpu, events)
     assert quantised.is_quantised(teacher)
     full = load_model(teacher_folder).double()
     lower = quantised.dequantise(teacher).double()
@@ -192,6 +202,7 @@ def test_precision_and_adapter_are_part_of_the_key() -> None:
 
 def test_settings_that_do_not_go_together_are_refused() -> None:
     for settings, words in (
+        ({"teacher_precision": "8bit", "teacher_loading": "streamed"}, "streamed reads"),
         ({"keep_adapter": True}, "keep_adapter needs an adapter"),
         ({"adapter": "qlora", "lora": {"init": "orthogonal"}}, "orthogonal does not go"),
         ({"adapter": "lora", "lora": {"init": "orthogonal", "rank": 3}}, "even rank"),
