@@ -78,6 +78,8 @@ def _signal(
     field, now = "distill.signal", config.signal
     if config.needs_live_teacher:
         return _proposed(field, now, "live", "a term looks into the teacher's layers")
+    if config.on_policy.used:
+        return _proposed(field, now, "live", "what the student will answer is in no file")
     rows = earlier["curate"]["train_rows"] * min(row_tokens(earlier), config.sequence_tokens)
     if budget_tokens(config, earlier) <= rows and config.teacher_loading != "streamed":
         return _proposed(field, now, "live", "each row is seen once, so a file would save nothing")
@@ -142,7 +144,14 @@ def _adapter(config: DistillConfig, room: float) -> list[Advice]:
         return []
     size = f"all weights of {student_parameters(config) / 1e6:,.0f} million would need "
     size += f"{memory_need(full, smallest) / 1e9:.0f} GB"
-    return [_proposed("distill.adapter", config.adapter, "lora", size)]
+    kinds = ("lora", "qlora") if config.adapter == "none" else (config.adapter, "lora", "qlora")
+    fitting = [
+        kind
+        for kind in kinds
+        if memory_need(config.model_copy(update={"adapter": kind}), smallest) <= room
+    ]
+    kind = (fitting or ["lora"])[0]
+    return [_proposed("distill.adapter", config.adapter, kind, size)]
 
 
 def _proposed(field: str, now: Any, proposed: Any, why: str) -> Advice:

@@ -11,6 +11,9 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from potstill.core.stage import StageConfig
 from potstill.distill.objective import Objective
+from potstill.distill.on_policy import OnPolicyConfig
+from potstill.distill.schedules import ever
+from potstill.models.adapter_config import AdapterKind, LoraConfig, Precision
 
 
 class StudentConfig(BaseModel):
@@ -42,25 +45,18 @@ class StudentConfig(BaseModel):
     )
 
 
-class LoraConfig(BaseModel):
-    """Low-rank adapters, used with `adapter: lora`; merged into the weights before saving."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    rank: int = Field(16, ge=1, le=1024, description="Rank of the two small matrices.")
-    alpha: float = Field(32.0, gt=0, description="The update is scaled by alpha / rank.")
-    dropout: float = Field(0.0, ge=0, lt=1, description="Dropout before the first matrix.")
-    target_modules: tuple[str, ...] | Literal["all-linear"] = Field(
-        "all-linear", description="Names of the linear layers that get an adapter."
-    )
-
-
 class DistillConfig(StageConfig, Objective):
     """Rows and teacher -> student. The fields of the loss are those of `Objective`."""
 
     not_in_key: ClassVar[frozenset[str]] = frozenset({"checkpoint_minutes", "trackers"})
 
     teacher: str = Field("", description="Model reference of the teacher.")
+    teacher_precision: Precision = Field(
+        "full",
+        description="Of the teacher's linear layers, but its output layer. 8bit: int8 by rows. "
+        "4bit: NF4 with double quantisation, by bitsandbytes. Less memory, more time; what the "
+        "teacher says changes, and the event teacher_kl says by how much.",
+    )
     student: StudentConfig = Field(
         default_factory=lambda: StudentConfig(), description="How the student is cut."
     )
@@ -145,11 +141,19 @@ class DistillConfig(StageConfig, Objective):
         "a CPU it needs a C++ compiler, and brings little (docs/experiments.md).",
     )
 
-    adapter: Literal["none", "lora"] = Field(
-        "none", description="Train all weights, or low-rank adapters that are merged at the end."
+    adapter: AdapterKind = Field(
+        "none",
+        description="Train all weights, or low-rank adapters that are merged at the end. lora: "
+        "two small matrices a layer. dora: also each row's length. qlora: lora on weights in 4 "
+        "bits (NF4), for less memory; merged into the dequantised weights.",
     )
     lora: LoraConfig = Field(
         default_factory=lambda: LoraConfig(), description="The adapters' settings."
+    )
+    keep_adapter: bool = Field(
+        False,
+        description="Keep the distilled student's adapter beside the merged student, in PEFT's "
+        "format, with the digest of the base it belongs to.",
     )
 
     validations: int = Field(
@@ -179,6 +183,11 @@ class DistillConfig(StageConfig, Objective):
         "norm on a few rows of the step.",
     )
 
+    on_policy: OnPolicyConfig = Field(
+        default_factory=lambda: OnPolicyConfig(),
+        description="The student's own answers, judged by the live teacher, instead of the rows'.",
+    )
+
     @property
     def objective(self) -> Objective:
         """The fields of the loss alone."""
@@ -194,18 +203,47 @@ class DistillConfig(StageConfig, Objective):
                 "need; use live"
             )
         if self.teacher_loading == "streamed" and (
-            self.needs_live_teacher or self.signal == "live"
+            self.needs_live_teacher or self.signal == "live" or self.on_policy.used
         ):
             raise ValueError(
                 "teacher_loading: streamed computes the teacher's signals before the training; "
-                "signal: live, hidden and attention need it at every step; use resident"
+                "signal: live, on_policy, hidden and attention need it at every step; use resident"
+            )
+        if self.teacher_loading == "streamed" and self.teacher_precision != "full":
+            raise ValueError(
+                f"teacher_precision: {self.teacher_precision} keeps the teacher in memory in fewer "
+                "bits, and teacher_loading: streamed reads it in full; choose one"
             )
         if self.signal == "sampled" and set(self.shares) != {"forward_kl"}:
             raise ValueError(
                 "signal: sampled is unbiased for divergence: forward_kl alone; use another signal"
             )
+        if self.on_policy.used:
+            self._rollouts_fit()
+        if self.keep_adapter and self.adapter == "none":
+            raise ValueError("keep_adapter needs an adapter: lora, dora or qlora")
+        if self.adapter == "qlora" and self.lora.init == "orthogonal":
+            raise ValueError("lora.init: orthogonal does not go together with adapter: qlora")
         if self.attention.used and self.gradient_checkpointing:
             raise ValueError("attention.weight does not go together with gradient_checkpointing")
         if self.attention.used and self.batching == "buckets":
             raise ValueError("attention.weight needs batching: packed")
         return self
+
+    def _rollouts_fit(self) -> None:
+        """Errors: ValueError for settings that on-policy training cannot keep."""
+        if self.signal not in ("auto", "live"):
+            raise ValueError(
+                f"signal: {self.signal} is a file, which holds nothing about the answers that "
+                "on_policy generates; use live"
+            )
+        if not (ever(self.kd_weight) or self.needs_live_teacher):
+            raise ValueError(
+                "on_policy.share: nothing counts on the student's own answers while kd_weight is 0"
+            )
+        if self.on_policy.nothing_else and ever(self.ce_weight) and not self.passages:
+            raise ValueError(
+                "on_policy.share: 1 leaves no row to the cross-entropy; set ce_weight: 0"
+            )
+        if self.on_policy.batch_tokens < self.sequence_tokens:
+            raise ValueError("on_policy.batch_tokens must not be smaller than sequence_tokens")

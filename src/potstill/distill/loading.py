@@ -11,8 +11,10 @@ import math
 from potstill.core.machine import processor_flags
 from potstill.distill.config import DistillConfig
 
-BYTES_A_WEIGHT = {"none": 16, "lora": 5}  # float32: weight, gradient, AdamW's two moments
+# float32: weight, gradient, AdamW's two moments; embeddings are in full below QLoRA too.
+BYTES_A_WEIGHT = {"none": 16, "lora": 5, "dora": 5, "qlora": 2}
 BYTES_A_TOKEN = 1.6e6  # activations of a micro-batch's token, at 99M weights
+KEPT_BYTES = 4.6e4  # keys and values of a token while answers are generated, at 99M weights
 LAYER_SHARE = 0.026  # of a small model's weights; larger ones have more layers
 PASS_TOKENS = 4096  # of a forward pass for a file of signals (recording.py)
 GROUP_BYTES = 16 << 30
@@ -38,6 +40,17 @@ def is_streamed(
 
 def why_resident(config: DistillConfig, *, cuts: bool) -> tuple[str, str] | None:
     """What needs the whole teacher in memory, and the way out; None: nothing does."""
+    if config.teacher_precision != "full":
+        return (
+            f"distill.teacher_precision: {config.teacher_precision} keeps the teacher in memory in "
+            "fewer bits",
+            "Set distill.teacher_precision: full.",
+        )
+    if config.on_policy.used:
+        return (
+            "distill.on_policy asks the teacher at every step, for which it must be in memory",
+            "Set distill.on_policy.share to 0.",
+        )
     if config.needs_live_teacher or config.signal == "live":
         what = "distill.signal: live" if config.signal == "live" else "hidden and attention terms"
         return (
@@ -67,8 +80,12 @@ def resident_bytes(config: DistillConfig, teacher: float, student: float) -> flo
 
 
 def training_bytes(config: DistillConfig, student: float, micro_tokens: int) -> float:
-    """Weights, gradients and moments, and the activations of a micro-batch."""
+    """Weights, gradients and moments, and the activations of a micro-batch; or what generating
+    the student's own answers between steps takes, if that is more."""
     activations = BYTES_A_TOKEN * math.sqrt(student / 99e6) * micro_tokens
+    if config.on_policy.used:
+        kept = KEPT_BYTES * math.sqrt(student / 99e6) * config.on_policy.batch_tokens
+        activations = max(activations, kept)
     return BYTES_A_WEIGHT[config.adapter] * student + activations
 
 

@@ -17,7 +17,7 @@ import torch
 
 from potstill.core.events import Emitter
 from potstill.core.extras import check_installed
-from potstill.distill import attention, preflight, probe, signals
+from potstill.distill import attention, mixed, preflight, probe, signals
 from potstill.distill.batches import Micro, Row, RowSet, evenly
 from potstill.distill.config import DistillConfig
 from potstill.distill.families import group
@@ -25,6 +25,7 @@ from potstill.distill.memory import explained
 from potstill.distill.packing import plan_steps
 from potstill.distill.terms import TermLoss
 from potstill.errors import TrainingError
+from potstill.models import adapters
 from potstill.records import Example
 
 PADDING = 0
@@ -72,7 +73,8 @@ def prepare(
     teacher: a model, or a LiveTeacher or StreamedTeacher of it.
     digest: what the teacher's signals belong to. work: the folder where they are kept.
     Afterwards the teacher is in evaluation mode, in the precision of the products, and is needed no
-    more unless `signal` is a LiveTeacher; `student` is in fp32. One process prepares and trains.
+    more unless `signal` is a LiveTeacher; `student` is in fp32, for QLoRA in 4 bits. One process
+    prepares and trains.
     Errors: TrainingError for what would ruin the result.
     """
     _check_tools(config)
@@ -81,7 +83,10 @@ def prepare(
     live = teacher
     if not isinstance(teacher, signals.LiveTeacher):
         live = signals.LiveTeacher(teacher, dtype)
-    student.float()  # master weights: what it is trained in, and compared in before
+    # What it is trained in, and compared in before: fp32, or 4-bit below adapters.
+    adapters.as_base(student, config.adapter, remember=config.keep_adapter)
+    if config.adapter != "none":
+        adapters.check_targets(student, config.lora)
     report_truncated([*rows, *validation], config, events)
     vocabulary = preflight.check_models(
         rows=rows,
@@ -111,6 +116,11 @@ def prepare(
         len(micros),
         config.active,
     )
+
+    if config.on_policy.used:
+        mixed.check(
+            student, live.model, tokenizer, training, plan, config, vocabulary, dtype, seed, events
+        )
 
     def cache(name: str, data: RowSet, form: signals.CacheFormat) -> signals.CachedTeacher:
         return signals.open_cache(
@@ -206,7 +216,7 @@ def _lay_out(
 def _layouts(config: DistillConfig) -> Iterator[tuple[bool, bool]]:
     """(packed, beginnings are shared), the preferred first."""
     # Dropout would be drawn once for all that share a token.
-    drops = config.adapter == "lora" and config.lora.dropout > 0
+    drops = config.adapter != "none" and config.lora.dropout > 0
     share = config.share_beginnings and not drops
     both = {"auto": (True, False), "packed": (True,), "buckets": (False,)}[config.batching]
     for packed in (True,) if config.attention.used else both:
@@ -233,6 +243,8 @@ def _format(
     """The file that the teacher's signals are kept in; None: they are not kept."""
     if not config.active.kd or config.needs_live_teacher or config.signal == "live":
         return None
+    if config.on_policy.used:
+        return None  # what the student will say is in no file
     if config.signal != "auto":
         return signals.CacheFormat(
             config.signal, config.signal_count, temperature=config.temperature, seed=seed

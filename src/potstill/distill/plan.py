@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from potstill.core.costs import seconds
+from potstill.core.extras import check_installed
 from potstill.core.machine import available_memory_bytes
 from potstill.core.stage import Facts, Figures
 from potstill.distill import loading
@@ -23,12 +24,25 @@ TRAINING_RATE = 99e6 * 310
 READING_RATE = 135e6 * 1000
 GREEDY_RATE = 135e6 * 900
 CANDIDATES, ROUNDS = 8, 10  # of the greedy choice: layers tried in a round, rounds, about
+ANSWER_TOKENS = 20  # of a rollout, about: a student that learns from short answers writes such
+WRITING_RATE = 135e6 * 100  # 16 answers at once, one core
 STREAMED_SHARE = 0.25  # of the teacher's weights that are in memory at once, at most
+TEACHER_BYTES = {"full": 4, "8bit": 2, "4bit": 1.5}  # of a weight, with embeddings in full
 
 
 def facts(config: DistillConfig, project: Path) -> Facts:
-    """The teacher's identity. Errors: ModelError."""
-    return {"teacher": refs.digest(refs.parse(config.teacher))}
+    """The teacher's identity, and that of rollouts to replay.
+
+    Errors: ModelError, InputError; MissingExtraError for what the settings need.
+    """
+    for field, asked in (
+        ("teacher_precision: 4bit", config.teacher_precision == "4bit"),
+        ("adapter: qlora", config.adapter == "qlora"),
+    ):
+        if asked:
+            check_installed("bitsandbytes", f"distill.{field}", "quantised")
+    teacher = {"teacher": refs.digest(refs.parse(config.teacher))}
+    return teacher | config.on_policy.facts(project)
 
 
 def row_tokens(earlier: Mapping[str, Figures]) -> float:
@@ -50,6 +64,8 @@ def computed_share(config: DistillConfig, earlier: Mapping[str, Figures]) -> flo
 
 def signal_bytes(config: DistillConfig, width: float) -> float:
     """Of a token of the teacher's signals on disk, about, compressed."""
+    if config.on_policy.used:
+        return 0.0
     return {
         "live": 0.0,
         "auto": 1.4 * width,
@@ -81,7 +97,7 @@ def budget_tokens(config: DistillConfig, earlier: Mapping[str, Figures]) -> floa
 def memory_need(config: DistillConfig, micro_tokens: int) -> float:
     """Bytes of a training with micro-batches of that size, about."""
     teacher, student = expected_parameters(config.teacher), student_parameters(config)
-    held = 4.0 * teacher
+    held = TEACHER_BYTES[config.teacher_precision] * teacher
     if is_streamed(config):
         held = STREAMED_SHARE * loading.number_bytes(config) * teacher
     return 8e8 + held + loading.training_bytes(config, student, micro_tokens)
@@ -107,6 +123,7 @@ def estimate(config: DistillConfig, earlier: Mapping[str, Figures], project: Pat
     spent += seconds((rows + 2 * config.validations * held_out) * computed, READING_RATE / teacher)
     if config.student.method == "greedy":
         spent += seconds(tried, GREEDY_RATE / teacher)
+    spent += _writing_seconds(config, budget / length, length * computed, student)
     width = hidden_width(teacher)
     # Three models in bf16; two checkpoints and the teacher's states go when training is done.
     disk = 3 * 2 * student + 2 * 12 * student + signal_bytes(config, width) * rows
@@ -119,6 +136,18 @@ def estimate(config: DistillConfig, earlier: Mapping[str, Figures], project: Pat
         "memory_bytes": memory_need(config, config.micro_tokens),
         "disk_bytes": disk,
     }
+
+
+def _writing_seconds(
+    config: DistillConfig, answers: float, prompt_tokens: float, student: float
+) -> float:
+    """Of the student's own answers, so many if the share were 1: prompts read, tokens drawn."""
+    if not config.on_policy.used or config.on_policy.replay is not None:
+        return 0.0
+    answers *= config.on_policy.mean_share
+    drawn = min(ANSWER_TOKENS, config.on_policy.max_new_tokens)
+    reading = seconds(answers * prompt_tokens, READING_RATE / student)
+    return reading + seconds(answers * drawn, WRITING_RATE / student)
 
 
 def counts(data: Path) -> Figures:

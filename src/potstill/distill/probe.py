@@ -26,8 +26,8 @@ from potstill.distill.layers import LayerStates
 from potstill.distill.objective import ActiveTokens
 from potstill.distill.ranks import Ranks
 from potstill.distill.signals import LiveTeacher, Samples, TeacherTokens, TopK
+from potstill.distill.steps import Step, Steps
 from potstill.distill.terms import COUNTED_BY, TermLoss, Weights
-from potstill.distill.trainer import Step, Steps
 from potstill.errors import TrainingError
 from potstill.models.output import output_layer
 from potstill.models.surgery import body_of

@@ -1,7 +1,8 @@
 """The distill stage: cut a student from the teacher, distil it, and train what it is compared with.
 
 In: curated rows (and the chunks they come from). Out: three models, `undistilled`, `distilled`
-and `finetuned`, and what was measured on the way. Knows nothing of how rows were made.
+and `finetuned`, the adapter if it is kept, and what was measured on the way. Knows nothing
+of how rows were made.
 
     teacher --surgery--> student start --+--> models/undistilled
                                          +--objective of the recipe--> models/distilled
@@ -30,13 +31,16 @@ from potstill.distill.cut import choose_layers, cut_student
 from potstill.distill.material import Material, check_there_are_rows, prepare
 from potstill.distill.memory import raise_malloc_thresholds
 from potstill.distill.objective import Objective
-from potstill.distill.streaming import open_teacher
+from potstill.distill.opening import open_teacher
+from potstill.distill.rollouts import Rollout, figures
 from potstill.distill.train import Trained, train_student
-from potstill.models import refs, surgery
+from potstill.models import adapters, refs, surgery
 from potstill.models.load import load_tokenizer
+from potstill.models.quantised import is_quantised
 from potstill.models.save import save_model
 from potstill.records import Chunk, Example
 
+DISTILLED = "distilled"
 FINETUNED = Objective(kd_weight=0.0, ce_weight=1.0, ce_tokens="all")
 
 
@@ -45,6 +49,7 @@ def run(
 ) -> None:
     """Run the stage; goes on from whatever a killed run left in the draft."""
     raise_malloc_thresholds()
+    config = config.model_copy(update={"on_policy": config.on_policy.below(context.project)})
     torch.set_num_threads(context.threads)
     tokenizer = load_tokenizer(config.teacher)
     examples = list(read_records(inputs["curate"].path("train.jsonl"), Example))
@@ -54,11 +59,12 @@ def run(
     unseen = list(read_records(inputs["curate"].path("validation.jsonl"), Example))
     validation = encode_rows(unseen, tokenizer, config.sequence_tokens)
     check_there_are_rows(rows, validation)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    teacher = open_teacher(config, device, context.events)
+    teacher = open_teacher(config.teacher, config, rows, context.events)
+    if config.adapter != "none":
+        adapters.check_targets(teacher.model, config.lora)
     cut = choose_layers(config.student, teacher.model, rows, draft.work, context.events)
     streamed = teacher.streamed
-    student = cut_student(config.teacher, cut["dropped"], streamed=streamed).to(device)
+    student = cut_student(config.teacher, cut["dropped"], streamed=streamed).to(teacher.device)
     cut["parameters"]["student"] = surgery.parameters_of(student)
     write_json(draft.data / "surgery.json", cut)
     material = prepare(
@@ -74,12 +80,14 @@ def run(
         work=draft.work,
         events=context.events,
     )
+    if is_quantised(student):
+        student = cut_student(config.teacher, cut["dropped"], streamed=streamed)
     save_model(student.to(torch.bfloat16), tokenizer, draft.data / "models" / "undistilled")
     del student, teacher
     gc.collect()
     trained: dict[str, Trained] = {}
-    for name, goal in (("distilled", config.objective), ("finetuned", FINETUNED)):
-        distilled = trained.get("distilled")
+    for name, goal in ((DISTILLED, config.objective), ("finetuned", FINETUNED)):
+        distilled = trained.get(DISTILLED)
         trained[name] = _train_once(
             name,
             goal,
@@ -91,6 +99,7 @@ def run(
             context,
             last_step=distilled.steps if distilled else len(material.plan),
             patience=0 if distilled else config.patience,
+            rollouts=config.on_policy.used and not distilled,
         )
     _write_results(config, trained, material, draft)
 
@@ -116,6 +125,7 @@ def _train_once(
     *,
     last_step: int,
     patience: int,
+    rollouts: bool,
 ) -> Trained:
     """Train and save one model, or read what came of it if that was done before a kill."""
     mark = draft.work / f"{name}.json"
@@ -135,11 +145,20 @@ def _train_once(
         work=work,
         tensorboard=draft.data / "tensorboard" / name,
         events=context.events,
+        rollouts=draft.data / "rollouts.jsonl" if rollouts else None,
+        keep=draft.data / "adapters" / name if config.keep_adapter and name == DISTILLED else None,
     )
     write_json(mark, dataclasses.asdict(trained))
     save_model(student.to(torch.bfloat16), material.tokenizer, draft.data / "models" / name)
     shutil.rmtree(work, ignore_errors=True)  # checkpoints; the mark says that they are not needed
     return trained
+
+
+def _rollouts(config: DistillConfig, draft: Draft) -> dict[str, float]:
+    """How many of the student's own answers there were, how long, and how many were cut."""
+    if not config.on_policy.used:
+        return {}
+    return figures(list(read_records(draft.data / "rollouts.jsonl", Rollout)))
 
 
 def _write_results(
@@ -159,6 +178,7 @@ def _write_results(
             "signal": material.signal_kind,
             "learning_rate": config.learning_rate,
             "planned_steps": len(material.plan),
+            **_rollouts(config, draft),
             "models": {
                 name: {
                     "steps": one.steps,
