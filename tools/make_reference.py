@@ -21,7 +21,7 @@ from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
 import potstill
-from potstill import distill, errors
+from potstill import distill, errors, tune
 from potstill.cli import app
 from potstill.distill import losses
 from potstill.recipe import Recipe
@@ -145,6 +145,8 @@ def python_page() -> str:
     lines += _names(potstill, potstill.__all__)
     lines += ["# `potstill.distill`", "", (distill.__doc__ or "").strip(), ""]
     lines += _names(distill, ["Distiller", "Distilled"])
+    lines += ["# `potstill.tune`", "", (tune.__doc__ or "").strip(), ""]
+    lines += _names(tune, ["Study", "run_study", "read_study", "Finished", "Trial"])
     lines += ["# `potstill.distill.losses`", "", (losses.__doc__ or "").strip(), ""]
     sums = [
         name

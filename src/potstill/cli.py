@@ -167,6 +167,45 @@ def plan(
 
 
 @app.command()
+def tune(
+    study: Annotated[str, typer.Argument(help="A study file, or a built-in study's name.")],
+    trials: Annotated[
+        int | None, typer.Option(min=1, help="Trials in all, if not as many as the study says.")
+    ] = None,
+    minutes: Annotated[
+        float | None, typer.Option(help="Longest time of this sitting, if not the study's.")
+    ] = None,
+    only_report: Annotated[
+        bool, typer.Option("--report", help="Write the page and the best recipes anew; no trial.")
+    ] = False,
+    as_json: JsonOption = False,
+    project: ProjectOption = None,
+) -> None:
+    """Search for a recipe's best values; the same command again goes on."""
+    from potstill.tune import Study, read_study, run_study
+    from potstill.tune.display import searching, trials_table
+
+    console = _err()
+    loaded = Study.load(study, trials=trials, minutes=minutes)
+    if only_report:
+        found = read_study(loaded, project)
+    else:
+        with searching(console, loaded) as shown:
+            found = run_study(loaded, project, watch=shown)
+    if as_json:
+        _print_json(found.as_dict())
+        return
+    out = _out()
+    out.print(trials_table(loaded, found))
+    out.print()
+    for path in found.recipes:
+        out.print(f"Run      {_command()} run {_shown(path)}", highlight=False)
+    out.print(f"Report   {_shown(found.folder / 'report.html')}", highlight=False)
+    if not found.complete:
+        out.print("The same command goes on with the trials that are left.", highlight=False)
+
+
+@app.command()
 def chat(
     run_name: RunArgument,
     question: Annotated[

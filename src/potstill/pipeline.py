@@ -21,7 +21,7 @@ from potstill import curate, distill, evaluate, export, generate, ingest
 from potstill.core.events import Emitter
 from potstill.core.files import disk_errors, folder_files, read_json, write_atomic, write_json
 from potstill.core.machine import describe, usable_cores
-from potstill.core.runner import PlannedStep, Runner, Step
+from potstill.core.runner import PlannedStep, Pulse, Runner, Step
 from potstill.core.stage import Artifact, Stage
 from potstill.core.store import Store, check_files
 from potstill.errors import PotstillError, StoreError, UsageError
@@ -129,27 +129,31 @@ def run(
     until: str | None = None,
     threads: int | None = None,
     watch: Watcher | None = None,
+    folder: Path | None = None,
+    pulse: Pulse | None = None,
 ) -> Run:
     """Take a recipe through the stages; finished ones are reused, a killed one goes on.
 
-    `until` names the last stage to run. `watch` sees every event as it is written.
+    `until` names the last stage to run. `watch` sees every event as it is written, and `pulse` is
+    called several times a second while a stage runs: what either raises stops the run, which goes
+    on at the next call. `folder`: the run's own, instead of `runs/<name>` of the project.
     Errors: PotstillError of the stage that failed; what was finished before stays.
     """
     project = (project or Path.cwd()).resolve()
     steps = _steps(recipe, until)
-    runner = _runner(recipe, project, threads)
-    folder = project / "runs" / recipe.name
+    runner = _runner(recipe, project, threads, pulse)
+    folder = folder or project / "runs" / recipe.name
     with disk_errors(folder, "create"):
         folder.mkdir(parents=True, exist_ok=True)
         lock = FileLock(folder / ".lock")
         try:
-            lock.acquire(timeout=0)
+            held = lock.acquire(timeout=0)
         except Timeout as error:
             raise StoreError(
                 f"The run {recipe.name} is already running in another process.",
                 "Watch it there, or stop it first.",
             ) from error
-    with lock:
+    with held:
         return _run_locked(recipe, runner, steps, Run(folder), watch or _nobody)
 
 
@@ -261,11 +265,19 @@ def _steps(recipe: Recipe, until: str | None) -> list[Step]:
     return [Step(stage, getattr(recipe, stage.name)) for stage in PIPELINE[: last + 1]]
 
 
-def _runner(recipe: Recipe, project: Path, threads: int | None) -> Runner:
+def _runner(
+    recipe: Recipe, project: Path, threads: int | None, pulse: Pulse | None = None
+) -> Runner:
     if not project.is_dir():
         raise UsageError(f"The project folder {project} does not exist.")
-    store = Store(Path(os.environ.get("POTSTILL_STORE") or project / "store").resolve())
-    return Runner(store, project, recipe.seed, threads or usable_cores())
+    return Runner(
+        store_of(project), project, recipe.seed, threads or usable_cores(), pulse or (lambda: None)
+    )
+
+
+def store_of(project: Path) -> Store:
+    """Where the finished results of that project are."""
+    return Store(Path(os.environ.get("POTSTILL_STORE") or project / "store").resolve())
 
 
 def _write_record(

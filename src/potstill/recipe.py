@@ -8,15 +8,15 @@ This file knows which sections there are, and nothing of what the stages do with
 
 from __future__ import annotations
 
-import difflib
 import importlib.resources
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from potstill.core import fields
 from potstill.curate import CurateConfig
 from potstill.distill import CorrectConfig, DistillConfig
 from potstill.errors import RecipeError
@@ -25,7 +25,7 @@ from potstill.export import ExportConfig
 from potstill.generate import GenerateConfig
 from potstill.ingest import IngestConfig
 
-LARGEST_RECIPE = 1 << 20
+SCHEMA_HINT = "`potstill config schema` describes every field."
 SHARED = ("teacher",)  # top-level fields that fill a stage's field of the same name
 Section = Annotated[dict[str, Any], Field(default_factory=dict)]
 
@@ -73,11 +73,7 @@ class Recipe(BaseModel):
     def load(cls, source: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         """Read a recipe by path or built-in name and apply `section.field=value` overrides."""
         path = find_recipe(source)
-        text = _read(path)
-        data, lines = _parse(text, path)
-        places: dict[tuple[str, ...], str] = {
-            place: f"{path.name}, line {line}" for place, line in lines.items()
-        }
+        data, places = fields.read(path, "recipe")
         for override in overrides:
             places[_apply(data, override)] = f"--set {override}"
         return _validate(cls, data, places, path.name)
@@ -87,7 +83,7 @@ class Recipe(BaseModel):
         """Validate a recipe given as plain Python values."""
         return _validate(cls, data, {}, "recipe")
 
-    def to_yaml(self) -> str:
+    def to_dict(self) -> dict[str, Any]:
         """The whole recipe with every default spelled out, but for what sections take from its
         top: so a teacher that is changed there is changed everywhere."""
         values = self.model_dump(mode="json")
@@ -96,7 +92,11 @@ class Recipe(BaseModel):
                 for name in SHARED:
                     if section.get(name) == values[name]:
                         del section[name]
-        return str(yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
+        return values
+
+    def to_yaml(self) -> str:
+        """`to_dict` as text."""
+        return str(yaml.safe_dump(self.to_dict(), sort_keys=False, allow_unicode=True))
 
 
 def builtin_recipes() -> dict[str, Path]:
@@ -107,67 +107,7 @@ def builtin_recipes() -> dict[str, Path]:
 
 def find_recipe(source: str | Path) -> Path:
     """The recipe's file: a path if it looks like one, else a built-in name."""
-    builtin = builtin_recipes()
-    name = str(source)
-    if name in builtin:
-        return builtin[name]
-    path = Path(name)
-    if path.is_file():
-        return path
-    looks_like_path = path.suffix in {".yaml", ".yml"} or len(path.parts) > 1
-    if path.is_dir():
-        raise RecipeError(f"{name} is a folder, not a recipe.", "Name the YAML file inside it.")
-    if looks_like_path:
-        near = _nearest(path.name, [one.name for one in path.parent.glob("*.y*ml")])
-        raise RecipeError(f"There is no recipe file {name}.", near)
-    hint = _nearest(name, builtin) or f"Built-in recipes: {', '.join(builtin)}."
-    raise RecipeError(f"There is no recipe called {name}.", hint)
-
-
-def _read(path: Path) -> str:
-    if path.stat().st_size > LARGEST_RECIPE:
-        raise RecipeError(f"{path} is larger than 1 MiB; that is no recipe.")
-    try:
-        return path.read_text("utf-8")
-    except UnicodeDecodeError as error:
-        raise RecipeError(f"{path} is not UTF-8 text.", "Save it as UTF-8.") from error
-    except PermissionError as error:
-        raise RecipeError(f"{path} may not be read.", "Change its permissions.") from error
-
-
-def _parse(text: str, path: Path) -> tuple[dict[str, Any], dict[tuple[str, ...], int]]:
-    """The YAML as plain values, and the line of every field."""
-    try:
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
-        data = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f", line {mark.line + 1}" if mark is not None else ""
-        problem = getattr(error, "problem", None) or str(error)
-        raise RecipeError(f"{path.name}{where}: not valid YAML ({problem}).") from error
-    if not isinstance(data, dict):
-        raise RecipeError(f"{path.name} is empty or not a list of `field: value` lines.")
-    lines: dict[tuple[str, ...], int] = {}
-    _note_lines(node, (), lines, path)
-    return data, lines
-
-
-def _note_lines(
-    node: Any, place: tuple[str, ...], lines: dict[tuple[str, ...], int], path: Path
-) -> None:
-    if not isinstance(node, yaml.MappingNode):
-        return
-    for key, value in node.value:
-        here = (*place, str(key.value))
-        line = key.start_mark.line + 1
-        if here in lines:
-            raise RecipeError(
-                f"{path.name}, line {line}: {'.'.join(here)} is given twice "
-                f"(first on line {lines[here]}).",
-                "Keep one of them.",
-            )
-        lines[here] = line
-        _note_lines(value, here, lines, path)
+    return fields.find(source, builtin_recipes(), "recipe")
 
 
 def _apply(data: dict[str, Any], override: str) -> tuple[str, ...]:
@@ -183,13 +123,9 @@ def _apply(data: dict[str, Any], override: str) -> tuple[str, ...]:
         value = yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise RecipeError(f"--set {override}: the value is not valid YAML.") from error
-    target = data
-    for name in names[:-1]:
-        inner = target.setdefault(name, {})
-        if not isinstance(inner, dict):
-            raise RecipeError(f"--set {override}: {name} is a value, not a section.")
-        target = inner
-    target[names[-1]] = value
+    blocked = fields.put(data, names, value)
+    if blocked is not None:
+        raise RecipeError(f"--set {override}: {blocked} is a value, not a section.")
     return tuple(names)
 
 
@@ -200,7 +136,7 @@ def _validate(
     try:
         return kind.model_validate(data)
     except ValidationError as error:
-        raise _explain(kind, error, places, file) from error
+        raise fields.explain(kind, error, places, file, SCHEMA_HINT) from error
 
 
 def _fill_shared(kind: type[Recipe], data: dict[str, Any]) -> dict[str, Any]:
@@ -220,50 +156,3 @@ def _fill_shared(kind: type[Recipe], data: dict[str, Any]) -> dict[str, Any]:
             given = {**shared, **given}
         filled[name] = given
     return filled
-
-
-def _explain(
-    kind: type[Recipe],
-    error: ValidationError,
-    places: dict[tuple[str, ...], str],
-    file: str,
-) -> RecipeError:
-    """The first mistake as one line; how many more there are. places: where a field was given."""
-    first = error.errors(include_url=False)[0]
-    place = tuple(str(part) for part in first["loc"])
-    given_at = (places[place[:n]] for n in range(len(place), 0, -1) if place[:n] in places)
-    where = next(given_at, file)
-    field = ".".join(place)
-    hint = ""
-    if first["type"] == "extra_forbidden":
-        known = _fields_at(kind, place[:-1])
-        message = f"{where}: there is no field {field}."
-        hint = _nearest(place[-1], known) or f"Known here: {', '.join(known)}."
-    elif first["type"] == "missing":
-        message = f"{where}: the field {field} is missing."
-        hint = "Add it; `potstill config schema` describes every field."
-    else:
-        given = repr(first["input"])
-        given = given if len(given) <= 60 else given[:57] + "..."
-        reason = first["msg"].removeprefix("Value error, ")
-        message = f"{where}: {field} = {given} is not right: {reason}."
-        if not place:  # of sections that do not fit together
-            message = f"{where}: {reason}."
-    more = error.error_count() - 1
-    if more:
-        hint = f"{hint} ({more} more mistake{'s' if more > 1 else ''} after this one.)"
-    return RecipeError(message, hint)
-
-
-def _fields_at(kind: type[BaseModel], place: tuple[str, ...]) -> list[str]:
-    for name in place:
-        inner = kind.model_fields[name].annotation if name in kind.model_fields else None
-        if not (isinstance(inner, type) and issubclass(inner, BaseModel)):
-            return []
-        kind = inner
-    return list(kind.model_fields)
-
-
-def _nearest(name: str, known: Iterable[str]) -> str:
-    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
-    return f"Did you mean {near[0]}?" if near else ""

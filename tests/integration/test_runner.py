@@ -291,3 +291,37 @@ def test_events_tell_the_whole_story(toys: Path) -> None:
     assert ("count", "finished") in told
     assert told[-1] == ("double", "finished")
     assert json.dumps(events)
+
+
+def test_a_pulse_that_raises_stops_the_stage_and_its_draft_can_be_gone_on_with_or_deleted(
+    toys: Path,
+) -> None:
+    import toy_count
+
+    config = toy_count.Config(rows=400, pause=0.03)
+    notes = toys / "store" / "count"
+
+    def pulse() -> None:
+        if any(notes.glob("*.draft/work/notes")):
+            raise TimeoutError
+
+    runner = Runner(Store(toys / "store"), toys, seed=1, threads=1, pulse=pulse)
+    with pytest.raises(TimeoutError):
+        runner.run(
+            [Step(toy_count.STAGE, config)],
+            toys / "events.jsonl",
+            toys / "logs",
+            lambda event: None,
+            lambda artifact, was: None,
+        )
+    (draft,) = notes.glob("*.draft")
+    written = (draft / "work" / "notes").read_text()
+    assert len(written.splitlines()) < 400
+    time.sleep(0.2)
+    assert (draft / "work" / "notes").read_text() == written  # nobody writes on
+    store = Store(toys / "store")
+    assert runner.plan([Step(toy_count.STAGE, config)])[0].action == "resume"
+    store.discard_draft("count", draft.stem)
+    store.discard_draft("count", draft.stem)  # what is gone already is no error
+    assert not store.has_draft("count", draft.stem)
+    assert runner.plan([Step(toy_count.STAGE, config)])[0].action == "run"

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from potstill.core.fields import LARGEST_FILE
 from potstill.errors import RecipeError
-from potstill.recipe import LARGEST_RECIPE, Recipe, builtin_recipes, find_recipe
+from potstill.recipe import Recipe, builtin_recipes, find_recipe
 
 MINIMAL = """\
 name: mine
@@ -154,7 +155,7 @@ def test_unreadable_text_and_huge_files_are_refused(tmp_path: Path) -> None:
     path.write_bytes(b"\xff\xfe\x00name")
     with pytest.raises(RecipeError, match="not UTF-8"):
         Recipe.load(path)
-    path.write_bytes(b"#" * (LARGEST_RECIPE + 1))
+    path.write_bytes(b"#" * (LARGEST_FILE + 1))
     with pytest.raises(RecipeError, match="larger than 1 MiB"):
         Recipe.load(path)
 

@@ -24,6 +24,7 @@ from potstill.core.store import Store
 from potstill.errors import PotstillError, by_name
 
 Watcher = Callable[[dict[str, Any]], None]
+Pulse = Callable[[], None]
 LARGEST_CORRECTION = 4.0
 """A stage that found its work done, or met pages to recognise, says little about the next run."""
 
@@ -59,6 +60,9 @@ class Runner:
     project: Path
     seed: int
     threads: int
+    pulse: Pulse = lambda: None
+    """Called several times a second while a stage runs; what it raises stops the stage, as Ctrl-C
+    does, so that a caller in a thread of its own can be stopped too."""
 
     def key(self, step: Step, done: Mapping[str, Artifact]) -> StageKey:
         """The step's key, given its finished inputs."""
@@ -212,6 +216,11 @@ class Runner:
         said: list[bytes] = []
         reader = threading.Thread(target=_drain, args=(process.stdout, said), daemon=True)
         failure = None
+
+        def alive() -> bool:
+            self.pulse()
+            return process.poll() is None
+
         # Not `with process`: at Ctrl-C that would close the stream that the reader waits at, and
         # wait for the reader.
         try:
@@ -219,7 +228,7 @@ class Runner:
             with contextlib.suppress(BrokenPipeError):  # it may have ended before it was told
                 process.stdin.write((json.dumps(job) + "\n").encode())
                 process.stdin.flush()
-            for event in follow(events, start, lambda: process.poll() is None):
+            for event in follow(events, start, alive):
                 if event["stage"] == name:
                     watch(event)
                     failure = event if event["kind"] == "failed" else failure

@@ -32,6 +32,7 @@ from potstill.core.stage import Artifact, Draft
 from potstill.errors import StoreError
 
 MANIFEST = "manifest.json"
+DISCARD_PATIENCE = 30.0  # seconds to wait for a process that is just dying
 
 
 class Store:
@@ -128,6 +129,14 @@ class Store:
                 else:
                     half.unlink(missing_ok=True)
         return draft
+
+    def discard_draft(self, stage: str, key: str) -> None:
+        """Delete what an interrupted process left of this entry; a finished one stays."""
+        with self.locked(stage, key, DISCARD_PATIENCE):
+            folder = self.root / stage / f"{key}.draft"
+            with disk_errors(folder, "delete"):
+                if folder.exists():
+                    shutil.rmtree(folder)
 
     def commit(self, draft: Draft, manifest: Mapping[str, Any]) -> Artifact:
         """Make a draft the finished result of its key. `manifest` needs `stage` and `key`."""

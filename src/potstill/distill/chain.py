@@ -13,43 +13,27 @@ from __future__ import annotations
 import dataclasses
 import gc
 import shutil
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from potstill.core.events import Emitter
 from potstill.core.files import read_json, write_json
-from potstill.distill.batches import Row
 from potstill.distill.config import DistillConfig
-from potstill.distill.cut import choose_layers, cut_student
+from potstill.distill.lessons import Lessons
 from potstill.distill.material import prepare
 from potstill.distill.opening import open_teacher
 from potstill.distill.panel import Panel
+from potstill.distill.student import make_student
 from potstill.distill.train import Trained, train_student
 from potstill.errors import TrainingError
 from potstill.models import refs, surgery
 from potstill.models.load import load_model
 from potstill.models.save import save_model
 from potstill.models.targets import Target
-from potstill.records import Example
 
 SLACK = 1e-9
 """A share of a share is rounded; it must not cost a layer."""
-
-
-@dataclass(frozen=True)
-class Lessons:
-    """What every link of the chain is taught with."""
-
-    tokenizer: Any
-    rows: Sequence[Row]
-    validation: Sequence[Row]
-    examples: Sequence[Example]
-    seed: int
-    events: Emitter
 
 
 def through_assistants(
@@ -114,16 +98,19 @@ def _cut_to(config: DistillConfig, ratio: float) -> DistillConfig:
 
 
 def _check_sizes(config: DistillConfig, teacher: Any) -> None:
-    """Before anything is trained: each link must lose a layer at least."""
+    """Before anything is trained: each link must lose a layer at least, where layers are cut."""
+    if config.student.axes != "depth":
+        return
+    parameters = surgery.parameters_of(teacher)
     ratios = [one.parameters_ratio for one in config.assistants]
     names = [f"Assistant {number}" for number in range(1, len(ratios) + 1)]
-    before, whole = 0, surgery.parameters_of(teacher)
+    before = 0
     for name, ratio in zip([*names, "The student"], [*ratios, config.student.ratio], strict=True):
-        dropped = surgery.drops_for(teacher, Target(ratio * whole, f"{name}: {ratio:g}"))
+        said = f"{name} with a parameters_ratio of {ratio:g}"
+        dropped = surgery.drops_for(teacher, Target(parameters * ratio, said))
         if dropped <= before:
             raise TrainingError(
-                f"{name} with a parameters_ratio of {ratio:g} would have as many layers as the "
-                "model that teaches it.",
+                f"{said} would have as many layers as the model that teaches it.",
                 "Leave an assistant out of distill.assistants, or choose ratios farther apart.",
             )
         before = dropped
@@ -142,10 +129,18 @@ def _teach(
 ) -> None:
     """Cut one assistant from its teacher, distil it, keep it, and drop what was needed for it."""
     work.mkdir(parents=True, exist_ok=True)
+    digest = refs.digest(refs.parse(config.teacher))
     teacher = open_teacher(config.teacher, config, lessons.rows, lessons.events)
-    cut = choose_layers(config.student, teacher.model, lessons.rows, work, lessons.events)
-    assistant = cut_student(config.teacher, cut["dropped"], streamed=teacher.streamed)
-    assistant.to(teacher.device)
+    start = make_student(
+        config,
+        teacher,
+        lessons,
+        begins=config.teacher,
+        digest=digest,
+        work=work,
+        tensorboard=tensorboard,
+    )
+    assistant = start.load().to(teacher.device)
     material = prepare(
         config,
         teacher,
@@ -155,7 +150,7 @@ def _teach(
         lessons.validation,
         examples=lessons.examples,
         panel=panel,
-        digest=refs.digest(refs.parse(config.teacher)),
+        digest=digest,
         seed=lessons.seed,
         work=work,
         events=lessons.events,

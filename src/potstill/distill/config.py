@@ -153,13 +153,15 @@ class DistillConfig(TrainingConfig, Objective):
                 "does not hold"
             )
         sizes = [one.parameters_ratio for one in self.assistants]
+        if self.assistants and self.student.model is not None:
+            raise ValueError(
+                "assistants stand between a teacher and a student that is cut from it; leave out "
+                "student.model, or the assistants"
+            )
         if self.assistants and self.student.size != "parameters_ratio":
             raise ValueError(
                 f"with assistants, give student.parameters_ratio, not {self.student.size}"
             )
-        student = self.student
-        if self.assistants and (student.model or student.axes != "depth" or student.steps > 1):
-            raise ValueError("assistants and the student after them are cut in depth, in one step")
         if self.assistants and self.student.start != "teacher":
             raise ValueError("student.start: uncorrected does not go together with assistants")
         if any(a <= b for a, b in pairwise([*sizes, self.student.ratio])):

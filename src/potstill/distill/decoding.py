@@ -53,7 +53,10 @@ def frozen(student: Any, dtype: torch.dtype) -> Any:
     and its state of training stay as they are. Adapters go along.
     """
     weights = {
+        # Quantised weights hold codes, which stay as they are.
         id(one): nn.Parameter(one.detach().to(dtype), requires_grad=False)
+        if one.is_floating_point()
+        else one
         for one in student.parameters()
     }
     model = copy.deepcopy(student, weights).eval()

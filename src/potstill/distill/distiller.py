@@ -24,10 +24,11 @@ from potstill.core.files import disk_errors, read_json, write_json
 from potstill.core.keys import changed_parts, stage_key
 from potstill.distill import STAGE
 from potstill.distill.batches import Row, encode_rows
-from potstill.distill.chain import Lessons, through_assistants
+from potstill.distill.chain import through_assistants
 from potstill.distill.config import DistillConfig
 from potstill.distill.correct_config import CorrectConfig
 from potstill.distill.correction import correct
+from potstill.distill.lessons import Lessons
 from potstill.distill.material import Material, check_there_are_rows, prepare
 from potstill.distill.memory import raise_malloc_thresholds
 from potstill.distill.opening import open_teacher
@@ -38,7 +39,7 @@ from potstill.distill.student import make_student, tokenizer_beside
 from potstill.distill.student_config import StudentConfig
 from potstill.distill.train import Trained, train_student
 from potstill.errors import StoreError, UsageError
-from potstill.models import adapters, refs, surgery
+from potstill.models import refs, surgery
 from potstill.models.load import load_model, load_tokenizer
 from potstill.models.save import save_model
 from potstill.records import Example
@@ -129,8 +130,8 @@ class Distiller:
         self._check_teachers()
         leading = self.config.voices[0].teacher
         self.tokenizer = tokenizer if tokenizer is not None else load_tokenizer(leading)
-        by_name = isinstance(self.student, str | Path)
-        beside = tokenizer_beside(self.student) if by_name else None
+        named_student = isinstance(self.student, str | Path)
+        beside = tokenizer_beside(self.student) if named_student else None
         self.student_tokenizer = student_tokenizer or beside or self.tokenizer
         # Now, as training changes a loaded model.
         self.identity = {"teacher": _digest(teacher), "student": _digest(self.student)}
@@ -182,12 +183,13 @@ class Distiller:
         lessons = Lessons(self.tokenizer, encoded, held_out, examples, self.seed, events)
         config, panel = self._taught_by(lessons, unseen, work)
         named = isinstance(self.teacher, str | Path)
+        digest = _digest(config.teacher) if named else self.identity["teacher"]
         student = None if self.student is None else self._loaded(self.student)
         size = None if student is None else surgery.parameters_of(student)
         source = config.teacher if named else self.teacher
         teacher = open_teacher(source, config, encoded, events, student=size)
         if student is None:
-            student = self._cut(config, teacher, lessons, panel, work)
+            student = self._cut(config, teacher, lessons, digest, work)
         student.requires_grad_(True).to(teacher.device)
         material = prepare(
             config,
@@ -199,7 +201,7 @@ class Distiller:
             examples=examples,
             student_tokenizer=self.student_tokenizer,
             panel=panel,
-            digest=_digest(config.teacher) if named else self.identity["teacher"],
+            digest=digest,
             seed=self.seed,
             work=work,
             events=events,
@@ -293,29 +295,19 @@ class Distiller:
         config: DistillConfig,
         teacher: LiveTeacher,
         lessons: Lessons,
-        panel: Panel | None,
+        digest: str,
         work: Path,
     ) -> Any:
-        """The student before its training; what was measured of the cut is kept."""
-        if config.adapter != "none":
-            adapters.check_targets(teacher.model, config.lora)
-        source = config.teacher
-        if config.student.start == "uncorrected":
-            source = self.config.voices[0].teacher
+        """The student before its training; what was measured is kept."""
+        original = self.config.voices[0].teacher
         start = make_student(
             config,
             teacher,
-            self.tokenizer,
-            lessons.rows,
-            lessons.validation,
-            examples=lessons.examples,
-            panel=panel,
-            source=source,
-            digest=refs.digest(refs.parse(config.teacher)),
-            seed=self.seed,
+            lessons,
+            begins=original if config.student.start == "uncorrected" else config.teacher,
+            digest=digest,
             work=work,
             tensorboard=self.output / "tensorboard",
-            events=lessons.events,
         )
         write_json(self.output / "surgery.json", start.report)
         return start.load()

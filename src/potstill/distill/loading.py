@@ -58,11 +58,16 @@ def why_resident(config: DistillConfig, *, cuts: bool) -> tuple[str, str] | None
             f"{what} asks the teacher at every step, for which it must be in memory",
             "Set distill.signal: auto and leave out hidden and attention terms.",
         )
-    cuts = cuts and config.student.model is None
-    if cuts and (config.student.axes != "depth" or config.student.steps > 1):
+    if cuts and config.student.axes != "depth":
         return (
-            "distill.student.axes: width or both, and steps, run the whole teacher",
+            f"distill.student.axes: {config.student.axes} measures and fits the teacher's layers, "
+            "for which they must be in memory",
             "Set distill.student.axes: depth, or train a student of your own.",
+        )
+    if cuts and config.student.steps > 1:
+        return (
+            "distill.student.steps cuts a model that is in memory again and again",
+            "Set distill.student.steps: 1, or train a student of your own.",
         )
     if cuts and config.student.method == "greedy":
         return (
@@ -74,13 +79,13 @@ def why_resident(config: DistillConfig, *, cuts: bool) -> tuple[str, str] | None
 
 
 def student_parameters(config: DistillConfig, teacher: float) -> float:
-    """Of a student that is cut from a teacher of so many parameters, about."""
+    """Of a student of a teacher of so many parameters, about."""
     settings = config.student
     if settings.model is not None:
         return expected_parameters(settings.model)
     if settings.drop_layers is not None:
         return teacher * max(0.1, 1 - LAYER_SHARE * settings.drop_layers)
-    return min(teacher, settings.target(teacher, teacher).limit)
+    return min(teacher, settings.target(round(teacher), round(teacher)).limit)
 
 
 def resident_bytes(config: DistillConfig, teacher: float, student: float) -> float:

@@ -45,6 +45,8 @@ def open_teacher(
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if config.adapter != "none":
         quantised.check(adapters.precision_of(config.adapter), "distill.adapter: qlora", device)
+    if student is None and config.student.model is not None:
+        student = expected_parameters(config.student.model)
     dtype, cuts = pick_dtype(config.precision), student is None
     if not isinstance(teacher, str | Path):
         return LiveTeacher(in_precision(teacher, config, rows, dtype, device, events), dtype)

@@ -35,10 +35,10 @@ TEACHER_BYTES = {"full": 4, "8bit": 2, "4bit": 1.5}  # of a weight, with embeddi
 
 
 def facts(config: DistillConfig, project: Path) -> Facts:
-    """The teachers' identities, those of a pretrained student and of rollouts to replay.
+    """The identities of teachers, of a pretrained student, and of rollouts to replay.
 
-    Errors: ModelError, InputError; MissingExtraError for what the settings need. ModelError also
-    for a cut that cannot be, where the teacher's configuration lies here to tell.
+    Errors: ModelError, also for a cut that cannot be, where the teacher's configuration lies here
+    to tell; InputError; MissingExtraError for what the settings need.
     """
     for field, asked in (
         ("teacher_precision: 4bit", config.teacher_precision == "4bit"),
@@ -48,10 +48,11 @@ def facts(config: DistillConfig, project: Path) -> Facts:
             check_installed("bitsandbytes", f"distill.{field}", "quantised")
     _check_cut(config)
     digests = [refs.digest(refs.parse(one.teacher)) for one in config.voices]
-    further = {f"teacher {number}": one for number, one in enumerate(digests[1:], 2)}
+    found = {"teacher": digests[0]}
+    found |= {f"teacher {number}": one for number, one in enumerate(digests[1:], 2)}
     if config.student.model is not None:
-        further["student"] = refs.digest(refs.parse(config.student.model))
-    return {"teacher": digests[0]} | further | config.on_policy.facts(project)
+        found["student"] = refs.digest(refs.parse(config.student.model))
+    return found | config.on_policy.facts(project)
 
 
 def _check_cut(config: DistillConfig) -> None:
@@ -138,7 +139,8 @@ def is_streamed(config: DistillConfig) -> bool:
     """Whether the teacher will be read layer by layer on this machine, as it is now."""
     teacher, student = expected_parameters(config.teacher), student_parameters(config)
     free = available_memory_bytes()
-    return loading.is_streamed(config, teacher, student, free, cuts=True)
+    cuts = config.student.model is None
+    return loading.is_streamed(config, teacher, student, free, cuts=cuts)
 
 
 def estimate(config: DistillConfig, earlier: Mapping[str, Figures], project: Path) -> Figures:
@@ -153,7 +155,7 @@ def estimate(config: DistillConfig, earlier: Mapping[str, Figures], project: Pat
     between = (settings.steps - 1) * settings.step_share * budget
     computed = computed_share(config, earlier)
     spent = 20 + seconds((2 * budget + between) * computed, TRAINING_RATE / student)
-    sizes, assisted = assistant_parameters(config), between
+    sizes, assisted = assistant_parameters(config), 0.0
     for one, size in zip(config.assistants, sizes, strict=True):
         own = min(
             (one.epochs or config.epochs) * rows,
@@ -168,17 +170,18 @@ def estimate(config: DistillConfig, earlier: Mapping[str, Figures], project: Pat
         tried = settings.calibration_tokens * CANDIDATES * ROUNDS * (settings.method == "greedy")
         shapes = settings.candidates if settings.axes != "depth" else 1
         fitted = FIT_PASSES * settings.fit_tokens * shapes * settings.refit
-        spent += seconds(settings.steps * (tried + fitted), GREEDY_RATE / teacher)
+        cuts = settings.steps * (1 + len(config.assistants))
+        spent += seconds(cuts * (tried + fitted), GREEDY_RATE / teacher)
     spent += _writing_seconds(config, budget / length, length * computed, student)
     width = hidden_width(teacher)
-    # Models in bf16; start, two checkpoints and the teachers' states go when training is done.
-    disk = 3 * 2 * student + 2 * sum(sizes) + 4 * student + 2 * 12 * max([student, *sizes])
+    # Models in bf16; starts, two checkpoints and the teachers' states go when training is done.
+    disk = 3 * 2 * student + 2 * sum(sizes) + (4 + 2 * 12) * max([student, *sizes])
     disk += signal_bytes(config, width) * rows * len(config.voices)
     if is_streamed(config):
         disk += loading.spill_bytes(config, width, max(rows, held_out) * computed)
     return {
         "parameters": student,
-        "tokens": round(2 * budget + assisted),
+        "tokens": round(2 * budget + between + assisted),
         "seconds": spent,
         "memory_bytes": memory_need(config, config.micro_tokens),
         "disk_bytes": disk,

@@ -27,8 +27,9 @@ import torch
 from potstill.core.files import read_json, read_records, write_json
 from potstill.core.stage import Artifact, Context, Draft
 from potstill.distill.batches import Row, encode_passages, encode_rows
-from potstill.distill.chain import Lessons, through_assistants
+from potstill.distill.chain import through_assistants
 from potstill.distill.config import DistillConfig
+from potstill.distill.lessons import Lessons
 from potstill.distill.material import Material, check_there_are_rows, prepare
 from potstill.distill.memory import raise_malloc_thresholds
 from potstill.distill.objective import Objective
@@ -37,7 +38,7 @@ from potstill.distill.panel import Panel, resolved
 from potstill.distill.rollouts import Rollout, figures
 from potstill.distill.student import Start, make_student
 from potstill.distill.train import Trained, train_student
-from potstill.models import adapters, refs
+from potstill.models import refs
 from potstill.models.corrected import corrected
 from potstill.models.load import load_tokenizer
 from potstill.models.quantised import is_quantised
@@ -68,32 +69,25 @@ def run(
     chunks = read_records(inputs["ingest"].path("chunks.jsonl"), Chunk)
     sources = {chunk.document: chunk.source for chunk in chunks}
     panel = Panel.of(config, tokenizer, rows, validation, sources)
+    lessons = Lessons(tokenizer, rows, validation, examples, context.seed, context.events)
     config, panel, assistants = through_assistants(
         config,
         panel,
-        Lessons(tokenizer, rows, validation, examples, context.seed, context.events),
+        lessons,
         models=draft.data / "models",
         work=draft.work,
         tensorboard=draft.data / "tensorboard",
     )
-    source = uncorrected if config.student.start == "uncorrected" else config.teacher
+    digest = refs.digest(refs.parse(config.teacher))
     teacher = open_teacher(config.teacher, config, rows, context.events)
-    if config.adapter != "none":
-        adapters.check_targets(teacher.model, config.lora)
     start = make_student(
         config,
         teacher,
-        tokenizer,
-        rows,
-        validation,
-        examples=examples,
-        panel=panel,
-        source=source,
-        digest=refs.digest(refs.parse(config.teacher)),
-        seed=context.seed,
+        lessons,
+        begins=uncorrected if config.student.start == "uncorrected" else config.teacher,
+        digest=digest,
         work=draft.work,
         tensorboard=draft.data / "tensorboard",
-        events=context.events,
     )
     write_json(draft.data / "surgery.json", start.report)
     student = start.load().to(teacher.device)
@@ -107,13 +101,12 @@ def run(
         examples=examples,
         student_tokenizer=start.tokenizer,
         panel=panel,
-        digest=refs.digest(refs.parse(config.teacher)),
+        digest=digest,
         seed=context.seed,
         work=draft.work,
         events=context.events,
     )
-    if is_quantised(student):
-        student = start.load()
+    student = start.load() if is_quantised(student) else student
     save_model(student.to(torch.bfloat16), start.tokenizer, draft.data / "models" / "undistilled")
     del student, teacher
     gc.collect()

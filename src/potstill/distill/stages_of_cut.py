@@ -13,51 +13,40 @@ from __future__ import annotations
 
 import gc
 import shutil
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from potstill.core.events import Emitter
 from potstill.core.files import read_json, write_json
-from potstill.distill import reduce
-from potstill.distill.batches import Row
+from potstill.distill import cut
 from potstill.distill.config import DistillConfig
-from potstill.distill.cut import target_of
+from potstill.distill.lessons import Lessons
 from potstill.distill.material import prepare
 from potstill.distill.objective import AttentionConfig, HiddenConfig
-from potstill.distill.panel import Panel
 from potstill.distill.signals import LiveTeacher
 from potstill.distill.train import train_student
 from potstill.models import surgery
 from potstill.models.load import load_model
 from potstill.models.save import save_model
 from potstill.models.targets import Target
-from potstill.records import Example
 
 
 def run(
     config: DistillConfig,
     whole: Any,
     teacher: LiveTeacher,
-    tokenizer: Any,
-    rows: Sequence[Row],
-    validation: Sequence[Row],
+    lessons: Lessons,
     *,
-    examples: Sequence[Example],
-    panel: Panel | None,
     digest: str,
-    seed: int,
     work: Path,
     tensorboard: Path,
-    events: Emitter,
 ) -> tuple[Any, list[dict[str, Any]]]:
     """All cuts but the last, each followed by a distillation.
 
     Returns the model to make the last cut of, in float32, and one report a step.
-    Errors: those of `reduce.cut`, `prepare` and `train_student`.
+    Errors: those of `cut.cut`, `prepare` and `train_student`.
     """
     settings, reports = config.student, []
-    final = target_of(settings, teacher.model)
+    final = cut.target_of(settings, teacher.model)
     start = surgery.parameters_of(teacher.model)
     start -= surgery.unread_parameters(teacher.model) if final.reading else 0
     between = shortened(config)
@@ -72,34 +61,33 @@ def run(
         target = Target(limit, said, final.reading)
         if number > 1:
             whole = _loaded(work / f"cut-{number - 1}" / "model", teacher)
-        report = _cut(config, whole, teacher, tokenizer, rows, validation, target, folder, events)
+        report = _cut(config, whole, lessons, target, folder)
         student = load_model(folder / "start")
         material = prepare(
             between,
             teacher,
             student.to(teacher.device),
-            tokenizer,
-            rows,
-            validation,
-            examples=examples,
-            panel=panel,
+            lessons.tokenizer,
+            lessons.rows,
+            lessons.validation,
+            examples=lessons.examples,
             digest=digest,
-            seed=seed,
+            seed=lessons.seed,
             work=work,
-            events=events,
+            events=lessons.events,
         )
         student, trained = train_student(
             student,
             material,
             between.objective,
             config=between,
-            seed=seed,
+            seed=lessons.seed,
             name=f"step {number}",
             last_step=len(material.plan),
             patience=0,
             work=folder / "training",
             tensorboard=tensorboard / f"step-{number}",
-            events=events,
+            events=lessons.events,
         )
         report["training"] = {
             "steps": trained.steps,
@@ -107,7 +95,7 @@ def run(
             "validation": trained.history["validation"],
         }
         write_json(mark, report)
-        save_model(student, tokenizer, folder / "model")
+        save_model(student, lessons.tokenizer, folder / "model")
         for name in ("training", "start"):
             shutil.rmtree(folder / name, ignore_errors=True)
         reports.append(report)
@@ -134,22 +122,18 @@ def shortened(config: DistillConfig) -> DistillConfig:
 def _cut(
     config: DistillConfig,
     whole: Any,
-    teacher: LiveTeacher,
-    tokenizer: Any,
-    rows: Sequence[Row],
-    validation: Sequence[Row],
+    lessons: Lessons,
     target: Target,
     folder: Path,
-    events: Emitter,
 ) -> dict[str, Any]:
     """Make the step's student, in `folder/start`, unless it lies there."""
     done = folder / "cut.json"
     if not (done.exists() and (folder / "start").is_dir()):
         folder.mkdir(exist_ok=True)
-        text = reduce.text_of(rows, validation, config.student, whole.device)
-        made = reduce.cut(config.student, whole, target, text, events)
+        text = cut.text_of(lessons.rows, lessons.validation, config.student, whole.device)
+        made = cut.cut(config.student, whole, target, text, lessons.events)
         write_json(done, made.report | {"parameters": surgery.parameters_of(made.student)})
-        save_model(made.student, tokenizer, folder / "start")
+        save_model(made.student, lessons.tokenizer, folder / "start")
     report: dict[str, Any] = read_json(done)
     return report
 

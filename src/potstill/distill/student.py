@@ -8,23 +8,18 @@ Knows nothing of stages or results.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from potstill.core.events import Emitter
 from potstill.core.files import read_json, write_json
-from potstill.distill import reduce, stages_of_cut
-from potstill.distill.batches import Row
+from potstill.distill import cut, stages_of_cut
 from potstill.distill.config import DistillConfig
-from potstill.distill.cut import choose_layers, cut_student, target_of
-from potstill.distill.panel import Panel
+from potstill.distill.lessons import Lessons
 from potstill.distill.signals import LiveTeacher
-from potstill.models import surgery
+from potstill.models import adapters, surgery
 from potstill.models.load import load_model, load_tokenizer, model_folder
 from potstill.models.save import save_model
-from potstill.records import Example
 
 
 @dataclass(frozen=True)
@@ -46,27 +41,21 @@ class Start:
 def make_student(
     config: DistillConfig,
     teacher: LiveTeacher,
-    tokenizer: Any,
-    rows: Sequence[Row],
-    validation: Sequence[Row],
+    lessons: Lessons,
     *,
-    examples: Sequence[Example],
-    panel: Panel | None = None,
-    source: str | Path | None = None,
+    begins: str,
     digest: str,
-    seed: int,
     work: Path,
     tensorboard: Path,
-    events: Emitter,
 ) -> Start:
-    """The pretrained student, or the one that is cut from the teacher.
+    """The pretrained student, or the one that is cut from `begins`.
 
-    teacher: on it layers are tried. source: whose weights the student begins with, if not those of
-    `config.teacher`. A teacher that is read layer by layer is cut in depth and not fitted.
-    The other arguments are those of `material.prepare`, for distillations between cuts.
-    Errors: ModelError for an architecture or a size that cannot be, before anything is measured.
+    begins: `config.teacher`, or what that was before its correction. teacher, digest: the one that
+    teaches, and what identifies it. work, tensorboard: of the distillations between cuts.
+    Errors: ModelError for an architecture or a size that cannot be, or adapters that find no place,
+    before anything is measured.
     """
-    settings = config.student
+    settings, tokenizer = config.student, lessons.tokenizer
     parameters = {"teacher": surgery.parameters_of(teacher.model)}
     if settings.model is not None:
         student = load_model(settings.model)
@@ -76,39 +65,33 @@ def make_student(
     done, folder = work / "surgery.json", work / "student"
     if done.exists() and folder.is_dir():
         return Start(folder, tokenizer, read_json(done))
-    source = source or config.teacher
-    if teacher.streamed:
-        report = choose_layers(settings, teacher.model, rows, work, events)
-        small = cut_student(source, report["dropped"], streamed=True)
-        report["parameters"]["student"] = surgery.parameters_of(small)
-        save_model(small, tokenizer, folder)
-        return Start(folder, tokenizer, report)
-    reduce.check(settings, teacher.model)
-    whole = load_model(source).requires_grad_(False).to(teacher.device)
+    if config.adapter != "none":
+        adapters.check_targets(teacher.model, config.lora)
+    cut.check(settings, teacher.model)
+    text = cut.text_of(lessons.rows, lessons.validation, settings, teacher.device)
     earlier: list[dict[str, Any]] = []
-    if settings.steps > 1:
-        whole, earlier = stages_of_cut.run(
-            config,
-            whole,
-            teacher,
-            tokenizer,
-            rows,
-            validation,
-            examples=examples,
-            panel=panel,
-            digest=digest,
-            seed=seed,
-            work=work,
-            tensorboard=tensorboard,
-            events=events,
-        )
-    target = None if settings.drop_layers is not None else target_of(settings, teacher.model)
-    text = reduce.text_of(rows, validation, settings, whole.device)
-    last = reduce.cut(
-        settings, whole, target, text, events, asked=None if earlier else teacher.model
-    )
+    if teacher.streamed:
+        last = cut.cut_streamed(settings, teacher.model, begins, text, lessons.events)
+    else:
+        whole = load_model(begins).requires_grad_(False).to(teacher.device)
+        if settings.steps > 1:
+            whole, earlier = stages_of_cut.run(
+                config,
+                whole,
+                teacher,
+                lessons,
+                digest=digest,
+                work=work,
+                tensorboard=tensorboard,
+            )
+        target = None
+        if settings.drop_layers is None:
+            target = cut.target_of(settings, teacher.model)
+        same = begins == config.teacher and not earlier
+        asked = teacher.model if same else None
+        last = cut.cut(settings, whole, target, text, lessons.events, asked=asked)
     parameters["student"] = surgery.parameters_of(last.student)
-    report = last.report | {"parameters": parameters}
+    report: dict[str, Any] = last.report | {"parameters": parameters}
     if earlier:
         report["steps"] = earlier
     write_json(done, report)

@@ -62,11 +62,6 @@ class StudentConfig(BaseModel):
         "removal raises the KL to the teacher least. influence: those that change their input "
         "least, measured once.",
     )
-    start: Literal["teacher", "uncorrected"] = Field(
-        "teacher",
-        description="Whose weights the student begins with: those of the teacher that teaches it, "
-        "or those that this teacher had before its correction.",
-    )
     round_to: int = Field(
         256,
         ge=1,
@@ -82,6 +77,11 @@ class StudentConfig(BaseModel):
         description="Fit the projections of what is left to what the whole model computes, by "
         "least squares; kept only where it brings the student nearer to the teacher on text that "
         "it was not fitted to.",
+    )
+    start: Literal["teacher", "uncorrected"] = Field(
+        "teacher",
+        description="Whose weights the student begins with: those of the teacher that teaches it, "
+        "or those that this teacher had before its correction.",
     )
     calibration_tokens: int = Field(
         512,
@@ -108,7 +108,7 @@ class StudentConfig(BaseModel):
         description="Tokens of each distillation between two cuts, as a share of the last one's.",
     )
 
-    def target(self, parameters: float, read: float) -> Target:
+    def target(self, parameters: int, read: int) -> Target:
         """How small the student must be. parameters, read: the teacher's weights, and those of
         them that are read for one new token (`Shape.read_parameters`)."""
         said = f"distill.student.{self.size}: {getattr(self, self.size) or self.ratio:,g}"

@@ -107,7 +107,7 @@ def line_chart(title: str, lines: Sequence[Line], x_label: str, y_label: str) ->
                 'r="2.6"/>'
                 for x, y in points
             ]
-    return _picture(title, y_label, parts, [(line.label, line.style, line.kind) for line in drawn])
+    return picture(title, y_label, parts, [(line.label, line.style, line.kind) for line in drawn])
 
 
 def scatter(title: str, dots: Sequence[Dot], x_label: str, y_label: str) -> Markup:
@@ -129,7 +129,7 @@ def scatter(title: str, dots: Sequence[Dot], x_label: str, y_label: str) -> Mark
         x, y = frame.x(dot.x), frame.y(dot.y)
         parts.append(f'<path class="mark {dot.style}" d="{_shape(dot.shape, x, y)}"/>')
         parts.append(_placed(dot.label, x, y, taken))
-    return _picture(title, y_label, parts, [])
+    return picture(title, y_label, parts, [])
 
 
 def ticks(top: float) -> list[float]:
@@ -222,10 +222,10 @@ def _overlap(a: tuple[float, float, float, float], b: tuple[float, float, float,
     return max(0.0, width) * max(0.0, height)
 
 
-def _picture(
+def picture(
     title: str, y_label: str, parts: Sequence[str], keys: Sequence[tuple[str, str, str]]
 ) -> Markup:
-    """The figure: title, what is up the axis, the drawing, the key."""
+    """The figure: title, what is up the axis, the drawing, the key (label, style, kind)."""
     legend = "".join(
         f'<li><svg viewBox="0 0 26 10" aria-hidden="true"><path class="curve {kind} {style}" '
         f'd="M1 5H25"/>'

@@ -225,7 +225,7 @@ def test_unknown_layers_are_named_before_the_teacher_is_asked(
     def never(*_: Any, **__: Any) -> Any:
         raise AssertionError("time was spent")
 
-    monkeypatch.setattr("potstill.distill.distiller.make_student", never)
+    monkeypatch.setattr("potstill.distill.distiller.choose_layers", never)
     monkeypatch.setattr("potstill.distill.preflight.check_models", never)
     distiller = Distiller(
         teacher_folder,

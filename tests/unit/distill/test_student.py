@@ -17,7 +17,6 @@ from potstill.core.stage import Artifact, Context, Draft
 from potstill.distill import DistillConfig, Distiller, StudentConfig
 from potstill.distill.plan import estimate, facts
 from potstill.distill.run import run
-from potstill.distill.signals import LiveTeacher
 from potstill.distill.stages_of_cut import shortened
 from potstill.distill.student import Start, make_student
 from potstill.errors import ModelError, TrainingError, UsageError
@@ -62,7 +61,7 @@ def start(
         work.mkdir(exist_ok=True)
         return make_student(
             _config(teacher_folder, student),
-            LiveTeacher(teacher, torch.float32),
+            teacher,
             tokenizer,
             rows[:8],
             rows[8:],
@@ -124,7 +123,7 @@ def test_the_student_that_lies_ready_is_the_one_that_was_measured_and_is_made_on
     assert found == pytest.approx(made.report["kl"], abs=1e-4)
     again = start(settings, "another")
     assert digests_of(Path(made.source)) == digests_of(Path(again.source))
-    monkeypatch.setattr("potstill.distill.reduce.cut", lambda *_, **__: pytest.fail("cut again"))
+    monkeypatch.setattr("potstill.distill.cut.cut", lambda *_, **__: pytest.fail("cut again"))
     assert start(settings).report == made.report
 
 

@@ -1,0 +1,146 @@
+"""A YAML file of fields, read so that each mistake in it is one line with file, line and remedy.
+
+In: a path, and the pydantic model that the fields are for. Out: plain values with the place of
+each, and `RecipeError`s for what is wrong. Knows nothing of which fields there are.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from potstill.errors import RecipeError
+
+LARGEST_FILE = 1 << 20
+Places = dict[tuple[str, ...], str]
+"""Where each field was given: ("distill", "epochs") -> "mine.yaml, line 6"."""
+
+
+def find(source: str | Path, builtin: Mapping[str, Path], what: str) -> Path:
+    """The file of that path or built-in name. `what`: recipe or study. Errors: RecipeError."""
+    name = str(source)
+    if name in builtin:
+        return builtin[name]
+    path = Path(name)
+    if path.is_file():
+        return path
+    looks_like_path = path.suffix in {".yaml", ".yml"} or len(path.parts) > 1
+    if path.is_dir():
+        raise RecipeError(f"{name} is a folder, not a {what}.", "Name the YAML file inside it.")
+    if looks_like_path:
+        near = nearest(path.name, [one.name for one in path.parent.glob("*.y*ml")])
+        raise RecipeError(f"There is no {what} file {name}.", near)
+    built = {"recipe": "recipes", "study": "studies"}[what]
+    hint = nearest(name, builtin) or f"Built-in {built}: {', '.join(builtin)}."
+    raise RecipeError(f"There is no {what} called {name}.", hint)
+
+
+def read(path: Path, what: str) -> tuple[dict[str, Any], Places]:
+    """The file's plain values, and the place of every field. Errors: RecipeError."""
+    text = _text(path, what)
+    try:
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+        data = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f", line {mark.line + 1}" if mark is not None else ""
+        problem = getattr(error, "problem", None) or str(error)
+        raise RecipeError(f"{path.name}{where}: not valid YAML ({problem}).") from error
+    if not isinstance(data, dict):
+        raise RecipeError(f"{path.name} is empty or not a list of `field: value` lines.")
+    lines: dict[tuple[str, ...], int] = {}
+    _note_lines(node, (), lines, path)
+    return data, {place: f"{path.name}, line {line}" for place, line in lines.items()}
+
+
+def _text(path: Path, what: str) -> str:
+    if path.stat().st_size > LARGEST_FILE:
+        raise RecipeError(f"{path} is larger than 1 MiB; that is no {what}.")
+    try:
+        return path.read_text("utf-8")
+    except UnicodeDecodeError as error:
+        raise RecipeError(f"{path} is not UTF-8 text.", "Save it as UTF-8.") from error
+    except PermissionError as error:
+        raise RecipeError(f"{path} may not be read.", "Change its permissions.") from error
+
+
+def _note_lines(
+    node: Any, place: tuple[str, ...], lines: dict[tuple[str, ...], int], path: Path
+) -> None:
+    if not isinstance(node, yaml.MappingNode):
+        return
+    for key, value in node.value:
+        here = (*place, str(key.value))
+        line = key.start_mark.line + 1
+        if here in lines:
+            raise RecipeError(
+                f"{path.name}, line {line}: {'.'.join(here)} is given twice "
+                f"(first on line {lines[here]}).",
+                "Keep one of them.",
+            )
+        lines[here] = line
+        _note_lines(value, here, lines, path)
+
+
+def put(data: dict[str, Any], names: Sequence[str], value: Any) -> str | None:
+    """Set the nested field; sections on the way are made. Returns the name that is no section,
+    if one on the way is a value, and changes nothing then."""
+    target = data
+    for name in names[:-1]:
+        inner = target.setdefault(name, {})
+        if not isinstance(inner, dict):
+            return name
+        target = inner
+    target[names[-1]] = value
+    return None
+
+
+def explain(
+    kind: type[BaseModel], error: ValidationError, places: Places, file: str, schema_hint: str
+) -> RecipeError:
+    """The first mistake as one line; how many more there are."""
+    first = error.errors(include_url=False)[0]
+    place = tuple(str(part) for part in first["loc"])
+    given_at = (places[place[:n]] for n in range(len(place), 0, -1) if place[:n] in places)
+    where = next(given_at, file)
+    field = ".".join(place)
+    hint = ""
+    if first["type"] == "extra_forbidden":
+        known = fields_at(kind, place[:-1])
+        message = f"{where}: there is no field {field}."
+        hint = nearest(place[-1], known) or f"Known here: {', '.join(known)}."
+    elif first["type"] == "missing":
+        message = f"{where}: the field {field} is missing."
+        hint = f"Add it; {schema_hint}"
+    else:
+        given = repr(first["input"])
+        given = given if len(given) <= 60 else given[:57] + "..."
+        reason = first["msg"].removeprefix("Value error, ")
+        message = f"{where}: {field} = {given} is not right: {reason}."
+        if not place:  # of sections that do not fit together
+            message = f"{where}: {reason}."
+    more = error.error_count() - 1
+    if more:
+        hint = f"{hint} ({more} more mistake{'s' if more > 1 else ''} after this one.)"
+    return RecipeError(message, hint)
+
+
+def fields_at(kind: type[BaseModel], place: Sequence[str]) -> list[str]:
+    """Names of the fields in the section at `place`; none if there is no such section."""
+    for name in place:
+        inner = kind.model_fields[name].annotation if name in kind.model_fields else None
+        if not (isinstance(inner, type) and issubclass(inner, BaseModel)):
+            return []
+        kind = inner
+    return list(kind.model_fields)
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """A hint with the known name that is like this one, or nothing."""
+    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
+    return f"Did you mean {near[0]}?" if near else ""

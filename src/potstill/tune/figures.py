@@ -1,0 +1,121 @@
+"""What a study can look for: figures of a trial's student, and when each of them is known.
+
+In: the folder of the distill stage, the results of evaluate. Out: numbers by name.
+Knows nothing of how they were measured, or of searching.
+
+A figure is known once the student is trained (`student`: measured on validation rows), once the
+whole distill stage is done (`distill`), or once the student was compared with its teacher on test
+rows (`evaluate`). A study does for each trial what its objective needs, and no more.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from potstill.distill.outcome import StudentOutcome
+
+Level = Literal["student", "distill", "evaluate"]
+LEVELS: tuple[Level, ...] = ("student", "distill", "evaluate")
+
+
+def _same(value: float) -> float:
+    return value
+
+
+def _exp(value: float) -> float:
+    return math.exp(min(value, 700.0))  # beyond that there is no number, and no student
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A figure's name for people, when it is known, and what it is read from.
+
+    `source` is a name in a validation's figures, or in evaluate's of the distilled student;
+    `form` makes the figure of that number.
+    """
+
+    title: str
+    level: Level
+    source: str
+    better: Literal["minimize", "maximize"] = "minimize"
+    form: Callable[[float], float] = _same
+    on_test_rows: bool = False
+
+
+FIGURES: dict[str, Figure] = {
+    "validation_kl": Figure("KL to the teacher, validation", "student", "kl"),
+    "validation_kl_answer": Figure("KL, answer tokens, validation", "student", "kl_answer"),
+    "validation_agreement": Figure(
+        "Top-1 agreement, validation", "student", "agreement", "maximize"
+    ),
+    "validation_perplexity": Figure("Perplexity, validation", "student", "ce", form=_exp),
+    "parameters": Figure("Parameters of the student", "student", "parameters"),
+    "seconds": Figure("Seconds of the distill stage", "distill", "seconds"),
+    "kl": Figure("KL to the teacher, test", "evaluate", "kl", on_test_rows=True),
+    "kl_answer": Figure("KL, answer tokens, test", "evaluate", "kl_answer", on_test_rows=True),
+    "agreement": Figure(
+        "Top-1 agreement, test", "evaluate", "agreement", "maximize", on_test_rows=True
+    ),
+    "perplexity": Figure("Perplexity, test", "evaluate", "perplexity", on_test_rows=True),
+    "f1": Figure("Answer F1, test", "evaluate", "f1", "maximize", on_test_rows=True),
+    "em": Figure("Exact match, test", "evaluate", "em", "maximize", on_test_rows=True),
+    "disk_bytes": Figure("Bytes on disk", "evaluate", "disk_bytes"),
+    "peak_memory_bytes": Figure("Peak memory in bytes", "evaluate", "peak_memory_bytes"),
+    "tokens_per_second": Figure("Tokens a second", "evaluate", "tokens_per_second", "maximize"),
+    "time_to_first_token_s": Figure(
+        "Seconds to the first token", "evaluate", "time_to_first_token_s"
+    ),
+}
+
+
+def needed_level(names: Iterable[str]) -> Level:
+    """How far a trial must go for these figures to be known."""
+    return max((FIGURES[name].level for name in names), key=LEVELS.index)
+
+
+def is_validation(name: str) -> bool:
+    """Whether the figure is measured again and again while a student is trained."""
+    return name.startswith("validation_")
+
+
+def student_figures(outcome: StudentOutcome) -> dict[str, float]:
+    """Every figure of level `student`."""
+    known = {**outcome.best, "parameters": float(outcome.parameters)}
+    return {
+        name: figure.form(known[figure.source])
+        for name, figure in FIGURES.items()
+        if figure.level == "student"
+    }
+
+
+def evaluated_figures(results: Mapping[str, Any]) -> dict[str, float]:
+    """Every figure of level `evaluate` that the stage's results.json holds."""
+    model = results["models"]["distilled"]
+    metrics = {name: one["value"] for name, one in (model.get("metrics") or {}).items()}
+    known = {**model, **metrics}
+    return {
+        name: float(known[figure.source])
+        for name, figure in FIGURES.items()
+        if figure.level == "evaluate" and isinstance(known.get(figure.source), int | float)
+    }
+
+
+def stage_seconds(events: Iterable[Mapping[str, Any]], manifest: Mapping[str, Any]) -> float | None:
+    """Seconds that the distill stage computed, over all interruptions; None if that is not known.
+
+    events: the trial's own diary. A stage that was done before the trial began has no events
+    there, and its manifest knows its time only if it was made in one go.
+    """
+    total, last, seen = 0.0, None, False
+    for event in events:
+        if event["stage"] != "distill" or event["kind"] == "skipped":
+            continue
+        if event["kind"] != "started" and last is not None:
+            total += event["time"] - last
+        last, seen = event["time"], True
+    if seen:
+        return total
+    return None if manifest.get("resumed") else float(manifest["seconds"])

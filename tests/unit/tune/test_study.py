@@ -1,0 +1,143 @@
+"""A study is understood whole, or its first mistake is named before anything runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from potstill.errors import RecipeError
+from potstill.tune import Study, builtin_studies
+
+STUDY = """\
+name: mine
+recipe: quickstart
+set:
+  - distill.epochs=2
+search:
+  distill.learning_rate: {low: 1e-5, high: 1e-2, log: true}
+  distill.lora.rank: {low: 4, high: 17, step: 4}
+  distill.divergence: {choices: [forward_kl, {forward_kl: 0.5, reverse_kl: 0.5}]}
+objective: {validation_kl: minimize}
+"""
+
+
+def load(folder: Path, text: str = STUDY, **changes: Any) -> Study:
+    path = folder / "mine.yaml"
+    path.write_text(text, "utf-8")
+    return Study.load(path, **changes)
+
+
+def mistake(folder: Path, old: str, new: str) -> str:
+    assert old in STUDY
+    with pytest.raises(RecipeError) as caught:
+        load(folder, STUDY.replace(old, new))
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("name", sorted(builtin_studies()))
+def test_every_builtin_study_is_valid_and_named_as_its_file(name: str) -> None:
+    study = Study.load(name)
+    assert study.config.name == name
+    assert study.config.description
+
+
+def test_kinds_follow_the_recipes_own_fields(tmp_path: Path) -> None:
+    study = load(tmp_path)
+    kinds = {one.field.rpartition(".")[2]: one.kind for one in study.dimensions}
+    assert kinds == {"learning_rate": "float", "rank": "int", "divergence": "choice"}
+    assert study.dimensions[1].corners == [4, 16]
+    assert study.shared_stages == ["ingest", "generate", "curate"]
+
+
+def test_values_make_a_recipe_with_what_the_study_sets(tmp_path: Path) -> None:
+    study = load(tmp_path)
+    values = {"distill.learning_rate": 2e-4, "distill.divergence": {"jsd": 1.0}}
+    recipe = study.recipe_of(values, "other")
+    assert recipe.name == "other"
+    assert recipe.distill.learning_rate == 2e-4
+    assert recipe.distill.divergence == {"jsd": 1.0}
+    assert recipe.distill.epochs == 2
+
+
+def test_a_recipe_beside_the_study_is_found(tmp_path: Path) -> None:
+    data = {**Study.load("quickstart").recipe.to_dict(), "name": "beside"}
+    (tmp_path / "own.yaml").write_text(yaml.safe_dump(data), "utf-8")
+    study = load(tmp_path, STUDY.replace("recipe: quickstart", "recipe: own.yaml"))
+    assert study.recipe.name == "beside"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        (
+            "distill.learning_rate:",
+            "distill.learning_rat:",
+            "mine.yaml, line 6: search.distill.learning_rat: a recipe has no such field "
+            "(learning_rat). Did you mean learning_rate?",
+        ),
+        ("distill.lora.rank: {low: 4", "distill.lora.rank: {low: 4.5", "takes whole numbers"),
+        ("distill.lora.rank: {low", "distill.batching: {low", "is not a number. Name its values"),
+        ("distill.lora.rank: {low", "export.answer_tokens: {low", "cannot change the objective"),
+        ("distill.lora.rank: {low", "distill.checkpoint_minutes: {low", "no effect"),
+        ("distill.lora.rank: {low", "name: {low", "has no effect"),
+        ("distill.lora.rank: {low", "distill: {low", "is a whole section"),
+        ("low: 1e-5", "low: 0", "log needs a low above 0"),
+        ("low: 1e-5", "low: 1", "low (1) must be smaller than high (0.01)"),
+        ("low: 1e-5, ", "", "it needs low and high, or choices"),
+        ("[forward_kl, {", "[forward_kk, {", "the recipe refuses that"),
+        ("high: 1e-2", "high: 20", "mine.yaml, line 5: a trial could draw distill.learning_rate"),
+        ("validation_kl", "validation_kk", "Did you mean validation_kl?"),
+        ("minimize", "minimise", "mine.yaml, line 9: objective.validation_kl"),
+        ("recipe: quickstart", "recipe: quickstarted", "Did you mean quickstart?"),
+        ("search:", "trialz: 3\nsearch:", "there is no field trialz. Did you mean trials?"),
+    ],
+)
+def test_a_mistake_is_named_with_place_and_remedy(
+    tmp_path: Path, old: str, new: str, words: str
+) -> None:
+    assert words in mistake(tmp_path, old, new)
+
+
+def test_fields_that_do_not_fit_together_are_found_in_the_corners(tmp_path: Path) -> None:
+    search = "search:\n  distill.micro_tokens: {choices: [512, 2048]}\n"
+    text = STUDY.replace("search:\n", search).replace(
+        "distill.lora.rank: {low: 4, high: 17, step: 4}",
+        "distill.sequence_tokens: {low: 128, high: 1024}",
+    )
+    with pytest.raises(RecipeError, match="micro_tokens must not be smaller"):
+        load(tmp_path, text)
+
+
+@pytest.mark.parametrize(
+    ("objective", "words"),
+    [
+        ("{validation_kl: minimize, parameters: minimize}", "prune needs one objective"),
+        ("{f1: maximize}", "measured while training"),
+        ("{parameters: minimize}", "measured while training"),
+    ],
+)
+def test_pruning_is_refused_where_it_cannot_be_done(
+    tmp_path: Path, objective: str, words: str
+) -> None:
+    text = STUDY.replace("{validation_kl: minimize}", objective) + "prune: {}\n"
+    with pytest.raises(RecipeError, match=words):
+        load(tmp_path, text)
+    assert load(tmp_path, text.replace("prune: {}\n", "")).config.prune is None
+
+
+def test_the_command_lines_numbers_are_checked_as_the_files_are(tmp_path: Path) -> None:
+    assert load(tmp_path, trials=3).config.trials == 3
+    with pytest.raises(RecipeError, match="--minutes"):
+        load(tmp_path, minutes=-1.0)
+
+
+def test_the_definition_leaves_out_what_may_change(tmp_path: Path) -> None:
+    known = load(tmp_path).definition
+    assert load(tmp_path, STUDY + "trials: 3\nseed: 4\nminutes: 2\n").definition == known
+    other = STUDY.replace("distill.epochs=2", "distill.learning_rate=1e-4\n  - distill.epochs=2")
+    assert load(tmp_path, other).definition == known  # it is searched anyway
+    assert load(tmp_path, STUDY.replace("epochs=2", "epochs=3")).definition != known
