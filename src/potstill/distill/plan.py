@@ -26,8 +26,11 @@ BYTES_A_TOKEN = 1.6e6  # activations of a micro-batch's token, at 99M weights
 
 
 def facts(config: DistillConfig, project: Path) -> Facts:
-    """The teacher's identity. Errors: ModelError."""
-    return {"teacher": refs.digest(refs.parse(config.teacher))}
+    """The teacher's identity, and the student's if it is there already. Errors: ModelError."""
+    found = {"teacher": refs.digest(refs.parse(config.teacher))}
+    if config.student.model is not None:
+        found["student"] = refs.digest(refs.parse(config.student.model))
+    return found
 
 
 def row_tokens(earlier: Mapping[str, Figures]) -> float:
@@ -63,7 +66,9 @@ def estimate(config: DistillConfig, earlier: Mapping[str, Figures], project: Pat
     """Two trainings of the same length, the teacher's pass over the rows, the choice of layers."""
     teacher = expected_parameters(config.teacher)
     student = teacher * config.student.parameters_ratio
-    if config.student.drop_layers is not None:
+    if config.student.model is not None:
+        student = expected_parameters(config.student.model)
+    elif config.student.drop_layers is not None:
         student = teacher * max(0.1, 1 - LAYER_SHARE * config.student.drop_layers)
     length = min(row_tokens(earlier), config.sequence_tokens)
     rows = earlier["curate"]["train_rows"] * length
@@ -73,7 +78,7 @@ def estimate(config: DistillConfig, earlier: Mapping[str, Figures], project: Pat
     computed = computed_share(config, earlier)
     spent = 20 + seconds(2 * budget * computed, TRAINING_RATE / student)
     spent += seconds((rows + 2 * config.validations * held_out) * computed, READING_RATE / teacher)
-    if config.student.method == "greedy":
+    if config.student.method == "greedy" and config.student.model is None:
         spent += seconds(tried, GREEDY_RATE / teacher)
     width = (teacher / 400) ** 0.5  # of hidden states, about: 576 of SmolLM2-135M
     activations = BYTES_A_TOKEN * (student / 99e6) ** 0.5 * config.micro_tokens

@@ -20,10 +20,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from potstill.distill import attention, losses
-from potstill.distill.batches import Row, RowSet, active_counts
+from potstill.distill.aligned import AlignedTeacher, AlignedTokens, source_of
+from potstill.distill.batches import Row, RowSet
 from potstill.distill.families import Family
 from potstill.distill.layers import LayerStates
 from potstill.distill.objective import ActiveTokens
+from potstill.distill.probe_aligned import plain_spans
 from potstill.distill.ranks import Ranks
 from potstill.distill.signals import LiveTeacher, Samples, TeacherTokens, TopK
 from potstill.distill.terms import COUNTED_BY, TermLoss, Weights
@@ -90,7 +92,6 @@ def check_loss(loss: TermLoss, teacher: LiveTeacher, data: RowSet, padding: int)
     Errors: TrainingError that names the term and what is wrong with it.
     """
     families = _some(data, loss.objective.active)
-    rows = [data.rows[number] for family in families for number in family]
     whole, split = (
         Steps(data, [micros], loss.objective.active, padding, Ranks())[0]
         for micros in ([families], [[family] for family in families])
@@ -103,7 +104,7 @@ def check_loss(loss: TermLoss, teacher: LiveTeacher, data: RowSet, padding: int)
             check_layers(teacher.model)
         _check_numbers(loss, data, whole)
         weights = Weights.highest(loss.objective)  # a schedule may be 0 at any given moment
-        plain = _Plain(loss, teacher, rows)
+        plain = _Plain(loss, teacher, data, [one for family in families for one in family])
         total: Tensor | None = None
         asked = 0.0
         for name, alone in weights.alone():
@@ -185,20 +186,25 @@ class _Plain:
     the cross-entropy; each the mean over its active tokens.
     """
 
-    def __init__(self, loss: TermLoss, teacher: LiveTeacher, rows: Sequence[Row]) -> None:
-        self.loss, self.teacher, self.rows = loss, teacher, rows
+    def __init__(
+        self, loss: TermLoss, teacher: LiveTeacher, data: RowSet, numbers: Sequence[int]
+    ) -> None:
+        self.loss, self.teacher, self.data = loss, teacher, data
         objective = loss.objective
         tokens = {"kd": objective.kd_tokens, "ce": objective.active.ce or "all"}
         sums: dict[str, Tensor] = {}
         values, counts = dict.fromkeys(tokens, 0.0), dict.fromkeys(tokens, 0)
-        for row in rows:
+        for number in numbers:
+            row = data.rows[number]
             logits = self._student_logits(row)
             targets = torch.tensor(row.ids[1:], device=logits.device)
             terms = {"ce": F.cross_entropy(logits, targets, reduction="none")}
             if objective.active.kd:
-                terms["kd"] = self._divergence(row, logits)
+                terms["kd"] = self._divergence(number, logits)
             for name, found in terms.items():
                 first = max(1, row.answer_start) - 1 if tokens[name] == "answer" else 0
+                if name == "kd" and data.teacher is not None:
+                    first = 0  # only active spans are there
                 part = _gradient(loss, found[first:].sum(), keep=True)
                 sums[name] = sums[name] + part.gradient if name in sums else part.gradient
                 values[name] += part.value
@@ -208,10 +214,12 @@ class _Plain:
             for name, total in sums.items()
         }
 
-    def _divergence(self, row: Row, logits: Tensor) -> Tensor:
+    def _divergence(self, number: int, logits: Tensor) -> Tensor:
         objective = self.loss.objective
         temperature = objective.temperature
-        theirs = self._teacher_logits(row)
+        theirs = self._teacher_logits(self.data.read_by_teacher.rows[number])
+        if isinstance(self.loss.signal, AlignedTeacher):
+            return plain_spans(self.loss.signal, objective, self.data, number, logits, theirs)
         log_q, log_p = ((z / temperature).log_softmax(-1) for z in (logits, theirs))
         values = logits.new_zeros(len(logits))
         for name, share in objective.shares.items():
@@ -228,11 +236,17 @@ class _Plain:
     def _teacher_logits(self, row: Row) -> Tensor:
         ids = torch.tensor([row.ids], device=next(self.teacher.model.parameters()).device)
         logits: Tensor = self.teacher.model(input_ids=ids, use_cache=False).logits
-        return logits[0, :-1, : self.loss.vocabulary].float()
+        signal = self.loss.signal
+        words = signal.words if isinstance(signal, AlignedTeacher) else self.loss.vocabulary
+        return logits[0, :-1, :words].float()
 
 
 def _check_term(
-    name: str, said: TeacherTokens | None, found: _Found, plain: _Plain, weight: float
+    name: str,
+    said: TeacherTokens | AlignedTokens | None,
+    found: _Found,
+    plain: _Plain,
+    weight: float,
 ) -> None:
     """Errors: TrainingError if a term says or does something else than it should."""
     moves = float(found.gradient.norm()) > 0
@@ -255,8 +269,8 @@ def _check_term(
                 f"of 0 and the full one, {value:.4g}."
             )
         return
-    live = isinstance(plain.loss.signal, LiveTeacher)  # a file's states are rounded
-    exact = said is None or (live and said.states.dtype == torch.float32)
+    live = isinstance(source_of(plain.loss.signal), LiveTeacher)  # a file's states are rounded
+    exact = said is None or (live and plain.teacher.output.weight.dtype == torch.float32)
     tolerance = EXACT if exact else ROUNDED
     if abs(found.value - value) > tolerance * max(abs(value), least):
         raise _mistaken(
@@ -298,7 +312,7 @@ def _some(data: RowSet, active: ActiveTokens) -> list[Family]:
         for family in order
         if all(
             count > 0 or vars(active)[term] is None
-            for term, count in active_counts([data.rows[one] for one in family], active).items()
+            for term, count in data.active_counts(family, active).items()
         )
     ]
     return (found or order)[:2]

@@ -22,14 +22,14 @@ from typing import Any
 
 import torch
 
-from potstill.core.files import read_json, read_records, write_json
+from potstill.core.files import read_json, read_records, write_json, write_records
 from potstill.core.stage import Artifact, Context, Draft
-from potstill.distill.batches import Row, encode_passages, encode_rows
 from potstill.distill.config import DistillConfig
 from potstill.distill.cut import choose_layers
 from potstill.distill.material import Material, check_there_are_rows, pick_dtype, prepare
 from potstill.distill.memory import raise_malloc_thresholds
 from potstill.distill.objective import Objective
+from potstill.distill.pairs import Encoded, encode_all
 from potstill.distill.train import Trained, train_student
 from potstill.models import refs, surgery
 from potstill.models.load import load_model, load_tokenizer
@@ -46,17 +46,29 @@ def run(
     raise_malloc_thresholds()
     torch.set_num_threads(context.threads)
     tokenizer = load_tokenizer(config.teacher)
+    given = config.student.model
+    own = tokenizer if given is None else load_tokenizer(given)
     examples = list(read_records(inputs["curate"].path("train.jsonl"), Example))
-    rows = encode_rows(examples, tokenizer, config.sequence_tokens)
-    if config.passages:
-        rows += _passages(inputs["ingest"], examples, tokenizer, config)
-    unseen = list(read_records(inputs["curate"].path("validation.jsonl"), Example))
-    validation = encode_rows(unseen, tokenizer, config.sequence_tokens)
+    encoded = encode_all(
+        config,
+        examples,
+        _passages(inputs["ingest"], examples) if config.passages else [],
+        list(read_records(inputs["curate"].path("validation.jsonl"), Example)),
+        student_tokenizer=own,
+        teacher_tokenizer=tokenizer,
+    )
+    encoded.report(config.alignment.least_share, context.events)
+    if encoded.aligned is not None:
+        write_records(draft.data / "rejected.jsonl", encoded.rejected)
+    rows, validation = encoded.rows, encoded.validation
     check_there_are_rows(rows, validation)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     teacher = load_model(config.teacher).to(device, pick_dtype(config.precision))
-    cut = choose_layers(config.student, teacher, rows, draft.work, context.events)
-    student = surgery.drop_layers(load_model(config.teacher), cut["dropped"]).to(device)
+    cut: dict[str, Any] = {"method": "none", "dropped": [], "model": given, "parameters": {}}
+    if given is None:
+        cut = choose_layers(config.student, teacher, rows, draft.work, context.events)
+    cut["parameters"]["teacher"] = surgery.parameters_of(teacher)
+    student = _student(config, cut["dropped"]).to(device)
     cut["parameters"]["student"] = surgery.parameters_of(student)
     write_json(draft.data / "surgery.json", cut)
     material = prepare(
@@ -66,13 +78,15 @@ def run(
         tokenizer,
         rows,
         validation,
-        examples=examples,
+        examples=encoded.examples,
+        student_tokenizer=own,
+        aligned=encoded.aligned,
         digest=refs.digest(refs.parse(config.teacher)),
         seed=context.seed,
         work=draft.work,
         events=context.events,
     )
-    save_model(student.to(torch.bfloat16), tokenizer, draft.data / "models" / "undistilled")
+    save_model(student.to(torch.bfloat16), own, draft.data / "models" / "undistilled")
     del student, teacher
     gc.collect()
     trained: dict[str, Trained] = {}
@@ -89,16 +103,20 @@ def run(
             last_step=distilled.steps if distilled else len(material.plan),
             patience=0 if distilled else config.patience,
         )
-    _write_results(config, trained, material, draft)
+    _write_results(config, trained, material, encoded, draft)
 
 
-def _passages(
-    ingest: Artifact, examples: Sequence[Example], tokenizer: Any, config: DistillConfig
-) -> list[Row]:
+def _student(config: DistillConfig, dropped: Sequence[int]) -> Any:
+    """The student before training: one that is there, or the teacher without some layers."""
+    if config.student.model is not None:
+        return load_model(config.student.model)
+    return surgery.drop_layers(load_model(config.teacher), dropped)
+
+
+def _passages(ingest: Artifact, examples: Sequence[Example]) -> list[Chunk]:
     """The chunks that training rows come from; held-out chunks stay unseen."""
     seen = {example.provenance.chunk for example in examples}
-    chunks = (c for c in read_records(ingest.path("chunks.jsonl"), Chunk) if c.id in seen)
-    return encode_passages(chunks, tokenizer, config.sequence_tokens)
+    return [c for c in read_records(ingest.path("chunks.jsonl"), Chunk) if c.id in seen]
 
 
 def _train_once(
@@ -117,7 +135,7 @@ def _train_once(
     mark = draft.work / f"{name}.json"
     if mark.exists() and (draft.data / "models" / name).is_dir():
         return Trained(**read_json(mark))
-    student = surgery.drop_layers(load_model(config.teacher), dropped)
+    student = _student(config, dropped)
     work = draft.work / name
     student, trained = train_student(
         student,
@@ -139,7 +157,11 @@ def _train_once(
 
 
 def _write_results(
-    config: DistillConfig, trained: Mapping[str, Trained], material: Material, draft: Draft
+    config: DistillConfig,
+    trained: Mapping[str, Trained],
+    material: Material,
+    encoded: Encoded,
+    draft: Draft,
 ) -> None:
     write_json(draft.data / "history.json", {name: one.history for name, one in trained.items()})
     write_json(
@@ -153,6 +175,9 @@ def _write_results(
             "precision": str(material.dtype).removeprefix("torch."),
             "layout": "packed" if material.training.packed else "buckets",
             "signal": material.signal_kind,
+            "alignment": config.alignment.method,
+            "aligned_share": round(encoded.share, 6),
+            "rejected_rows": len(encoded.rejected),
             "learning_rate": config.learning_rate,
             "planned_steps": len(material.plan),
             "models": {

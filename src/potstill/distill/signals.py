@@ -45,6 +45,7 @@ __all__ = [
     "CachedTeacher",
     "HiddenStates",
     "LiveTeacher",
+    "Ranked",
     "Samples",
     "TeacherSignal",
     "TeacherTokens",
@@ -67,7 +68,17 @@ class HiddenStates:
     """The teacher's, without gradients."""
 
 
-TeacherTokens = HiddenStates | TopK | Samples
+@dataclass(frozen=True)
+class Ranked:
+    """A distribution over other words than the student's, of which the order alone is compared."""
+
+    states: Tensor
+    """[N, d_t]."""
+    output: OutputLayer
+    """The teacher's, cut to its words, without gradients."""
+
+
+TeacherTokens = HiddenStates | TopK | Samples | Ranked
 """What is known of the teacher's distribution of N tokens."""
 
 

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from potstill.distill import losses
+from potstill.distill.aligned import AlignedTeacher, AlignedTokens, source_of
 from potstill.distill.attention import Seen, recorded
 from potstill.distill.batches import MicroBatch, Row
 from potstill.distill.flops import Cost, step_flops
@@ -30,10 +31,12 @@ from potstill.distill.schedules import Weight, highest, weight_at
 from potstill.distill.signals import (
     HiddenStates,
     LiveTeacher,
+    Ranked,
     TeacherSignal,
     TeacherTokens,
     TopK,
 )
+from potstill.distill.spans import aligned_scores
 from potstill.errors import TrainingError
 from potstill.models.output import output_layer
 from potstill.models.surgery import body_of
@@ -114,11 +117,12 @@ def watched(
         yield Seeing(states, attention)
 
 
-def teacher_cost(signal: TeacherSignal) -> Cost | None:
+def teacher_cost(signal: TeacherSignal | AlignedTeacher) -> Cost | None:
     """Of a live teacher all, of a file of states the output layer alone, of words nothing."""
-    if isinstance(signal, LiveTeacher):
-        return Cost.of(signal.model)
-    output = getattr(signal, "output", None)
+    source = source_of(signal)
+    if isinstance(source, LiveTeacher):
+        return Cost.of(source.model)
+    output = getattr(source, "output", None)
     return None if output is None else Cost(0.0, 0.0, 2.0 * output.weight.numel())
 
 
@@ -128,7 +132,7 @@ class TermLoss:
     def __init__(
         self,
         student: Any,
-        signal: TeacherSignal,
+        signal: TeacherSignal | AlignedTeacher,
         objective: Objective,
         *,
         vocabulary: int,
@@ -197,19 +201,10 @@ class TermLoss:
                 said = self.signal.tokens(rows, batch)
         with watched(self.student, *watching, side=0) as ours:
             states = self.states(batch)
-        scores = self.scores(
-            states,
-            said if scales["kd"] else None,
-            batch.targets,
-            batch.kd_counts * scales["kd"],
-            batch.ce_counts * scales["ce"],
-            details=details,
+        loss, kd, scores = self.output_terms(
+            states, said if scales["kd"] else None, batch, scales["kd"], scales["ce"], details
         )
-        loss = scores.loss
-        sums = {
-            "kd": float((scores.kd * batch.kd_counts).sum()),
-            "ce": float((scores.ce * batch.ce_counts).sum()),
-        }
+        sums = {"kd": kd, "ce": float((scores.ce * batch.ce_counts).sum())}
         if hidden:
             assert theirs is not None
             mse, cosine = hidden_sums(
@@ -229,7 +224,7 @@ class TermLoss:
             value = self._maps(batch, ours, theirs)
             loss = loss + scales["attention"] * value
             sums["attention"] = float(value.detach())
-        if details:
+        if details and not isinstance(said, AlignedTokens):
             taught = batch.kd_counts * (scales["kd"] != 0)
             known = ["student_entropy"]
             known += ["agreement"] * isinstance(said, HiddenStates | TopK)
@@ -238,8 +233,37 @@ class TermLoss:
                 sums[name] = float((getattr(scores, name) * taught).sum())
         return loss, sums
 
+    def output_terms(
+        self,
+        states: Tensor,
+        said: TeacherTokens | AlignedTokens | None,
+        batch: MicroBatch,
+        kd: float,
+        ce: float,
+        details: bool = False,
+    ) -> tuple[Tensor, float, Scores]:
+        """Divergence and cross-entropy of a batch with these scales; the divergence's sum.
+
+        states: of the batch's predictions, [N, d]. The third are the figures of its tokens.
+        """
+        targets, ce_weights = batch.targets, batch.ce_counts * ce
+
+        def score(teacher: TeacherTokens | None, kd_weights: Tensor, weights: Tensor) -> Scores:
+            return self.scores(states, teacher, targets, kd_weights, weights, details=details)
+
+        if isinstance(said, AlignedTokens):
+            settings = self.objective.alignment
+            return aligned_scores(score, said, ce_weights, kd, self.divergence, settings)
+        scores = score(said, batch.kd_counts * kd, ce_weights)
+        return scores.loss, float((scores.kd * batch.kd_counts).sum()), scores
+
     def flops(self, batch: MicroBatch) -> float:
         """Useful operations of training on the batch."""
+        if isinstance(self.signal, AlignedTeacher) and self.taught:
+            theirs = self.signal.read(batch)
+            own = step_flops(batch, self.student_cost, None)
+            cost = self.teacher_cost
+            return own + (0.0 if cost is None else cost.forward(theirs, len(theirs.targets)))
         return step_flops(batch, self.student_cost, self.teacher_cost if self.taught else None)
 
     def teacher_is_broken(self, rows: Sequence[Row], batch: MicroBatch) -> bool:
@@ -247,7 +271,9 @@ class TermLoss:
         if not self.taught:
             return False
         said = self.signal.tokens(rows, batch)
-        numbers = said.states if isinstance(said, HiddenStates) else said.log_p
+        if isinstance(said, AlignedTokens):
+            return not said.finite
+        numbers = said.states if isinstance(said, HiddenStates | Ranked) else said.log_p
         return not bool(torch.isfinite(numbers).all())
 
     def scores(

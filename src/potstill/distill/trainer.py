@@ -27,7 +27,8 @@ from torch.utils.data import DataLoader, Dataset
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
 from potstill.distill import checkpoints, held_out
-from potstill.distill.batches import Micro, MicroBatch, RowSet, active_counts
+from potstill.distill.aligned import AlignedTeacher
+from potstill.distill.batches import Micro, MicroBatch, RowSet
 from potstill.distill.config import DistillConfig
 from potstill.distill.diary import Meter
 from potstill.distill.families import Family
@@ -71,11 +72,11 @@ class Steps(Dataset[Step]):
 
     def __getitem__(self, number: int) -> Step:
         families = [family for micro in self.plan[number] for family in micro]
-        rows = (self.data.rows[row] for family in families for row in family)
+        rows = (row for family in families for row in family)
         own = self.ranks.share(self._enough(self.plan[number]))
         return Step(
             tuple(self.data.collate(micro, self.active, self.padding) for micro in own),
-            active_counts(rows, self.active),
+            self.data.active_counts(rows, self.active),
         )
 
     def _enough(self, step: Sequence[Micro]) -> Sequence[Micro]:
@@ -99,8 +100,8 @@ class DistillTrainer(Trainer):  # type: ignore[misc]
     def __init__(
         self,
         student: Any,
-        signal: TeacherSignal,
-        validation_signal: TeacherSignal,
+        signal: TeacherSignal | AlignedTeacher,
+        validation_signal: TeacherSignal | AlignedTeacher,
         objective: Objective,
         steps: Steps,
         validation: RowSet,
@@ -223,8 +224,8 @@ class DistillTrainer(Trainer):  # type: ignore[misc]
             families.append(family)
             tokens += data.sizes[family]
         batch = data.collate(families, self.steps.active, self.steps.padding)
-        rows = (data.rows[row] for family in families for row in family)
-        totals = active_counts(rows, self.steps.active)
+        rows = (row for family in families for row in family)
+        totals = data.active_counts(rows, self.steps.active)
         parameters = self._parameters()
         norms = {}
         self.model.eval()  # dropout here would change what is drawn for the step itself

@@ -9,13 +9,13 @@ cover. Knows nothing of models or losses. Does not import torch.
     the other             The| boil|er| of| unit| 7|
     spans                 The| boiler   | of| unit| 7  |
 
-What a template or a tokenizer adds has no counterpart and is outside of spans. Two exceptions: white
-space of the template that a tokenizer puts into one token with the first or last word is taken for
-a part of that word; and the tokens that end the answer correspond, a span without a byte, so that
-a student learns from its teacher where to stop.
+What a template or a tokenizer adds has no counterpart and is outside of spans. Two exceptions:
+white space of the template that a tokenizer puts into one token with the first or last word is
+taken for a part of that word; and the tokens that end the answer correspond, a span without a byte,
+so that a student learns from its teacher where to stop.
 
-Offsets are counted over the tokens' true bytes. A tokenizer's own offsets are of no use for it: they
-give every token of a character that is split over several the whole character.
+Offsets are counted over the tokens' true bytes. A tokenizer's own offsets are of no use for it:
+they give every token of a character that is split over several the whole character.
 """
 
 from __future__ import annotations
@@ -44,22 +44,23 @@ class Span:
 
     first: tuple[int, int]
     second: tuple[int, int]
-    bytes: int
+    size: int
+    """Of the text, in bytes."""
     answer: bool
     leads: tuple[bytes, bytes] = (b"", b"")
 
 
 @dataclass(frozen=True)
 class Aligned:
-    """One conversation read by two tokenizers. `bytes`: of the words that both ids hold."""
+    """One conversation read by two tokenizers. `size`: bytes of the words that both ids hold."""
 
     spans: tuple[Span, ...]
-    bytes: int
+    size: int
 
     @property
     def share(self) -> float:
         """Of the bytes, those within spans."""
-        return sum(span.bytes for span in self.spans) / self.bytes if self.bytes else 0.0
+        return sum(span.size for span in self.spans) / self.size if self.size else 0.0
 
 
 @dataclass(frozen=True)
@@ -245,7 +246,7 @@ class Aligner:
         start = len(text) - len(text.lstrip())
         rendered = Rendered(text, ((start, start + len(text.strip())),))
         found = align_ids(ids, self.words, [rendered, rendered])
-        return Aligned(tuple(replace(one, answer=False) for one in found.spans), found.bytes)
+        return Aligned(tuple(replace(one, answer=False) for one in found.spans), found.size)
 
 
 def align_ids(

@@ -52,6 +52,10 @@ class EncodedExample:
         return self.ids[self.answer_start :]
 
 
+class ChangedWordsError(ModelError):
+    """A template does not write a turn's words as they are."""
+
+
 @dataclass(frozen=True)
 class Rendered:
     """A conversation as text, without what a tokenizer adds by itself (BOS, EOS).
@@ -67,8 +71,8 @@ class Rendered:
 def render_example(tokenizer: Any, turns: Sequence[Turn]) -> Rendered:
     """The text that `encode_example` encodes, and where in it the turns' own words stand.
 
-    Errors: those of `encode_example`, and ModelError if the template changes the words (more than
-    white space around them), so that it cannot be told where they are.
+    Errors: those of `encode_example`, and ChangedWordsError if the template changes more than white
+    space around the words, so that it cannot be told where they are.
     """
     messages = _messages(turns)
     if getattr(tokenizer, "chat_template", None):
@@ -92,7 +96,7 @@ def render_example(tokenizer: Any, turns: Sequence[Turn]) -> Rendered:
             if text.startswith(form + after, position):
                 break
         else:
-            raise ModelError(
+            raise ChangedWordsError(
                 f"The chat template changes the words of turn {number + 1}, so they cannot be "
                 "found in what it renders.",
                 "Use a template that writes the turns as they are.",
