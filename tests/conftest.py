@@ -123,6 +123,7 @@ def make_pieces() -> Callable[..., Any]:
             decoders,
             models,
             normalizers,
+            pre_tokenizers,
             processors,
             trainers,
         )
@@ -131,6 +132,7 @@ def make_pieces() -> Callable[..., Any]:
         special = ["<pad>", "<eos>", "<bos>", "<unk>", "<start_of_turn>", "<end_of_turn>"]
         trained = Tokenizer(models.BPE(unk_token="<unk>"))
         trained.normalizer = normalizers.Replace(" ", "\u2581")
+        trained.pre_tokenizer = pre_tokenizers.Split("\u2581", "merged_with_next")
         alphabet = [f"<0x{byte:02X}>" for byte in range(256)]
         trainer = trainers.BpeTrainer(vocab_size=330, show_progress=False)
         trained.train_from_iterator([TEXT.replace("\n", " ") + " caf\u00e9 \u65e5\u672c"], trainer)

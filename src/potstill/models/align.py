@@ -193,7 +193,8 @@ class _Side:
     ends: dict[int, int]
     lead: bytes
     covered: int
-    """Bytes of the turn that the ids hold; fewer where they are cut off."""
+    """Bytes of the turn that the ids hold; fewer than `size` where they are cut off."""
+    size: int
 
 
 def _sides(
@@ -219,7 +220,7 @@ def _sides(
                     ends[right - first] = place + 1
                 elif left is not None and left < last and not text[last:right].strip():
                     ends[last - first] = place + 1
-        yield _Side(begins, ends, lead, max(0, min(last, reached) - first))
+        yield _Side(begins, ends, lead, max(0, min(last, reached) - first), last - first)
 
 
 class Aligner:
@@ -262,10 +263,13 @@ def align_ids(
     turns = len(sides[0])
     for turn, (one, other) in enumerate(zip(*sides, strict=True)):
         answer = turn == turns - 1
-        total += min(one.covered, other.covered)
         begins = sorted(one.begins.keys() & other.begins.keys())
         ends = one.ends.keys() & other.ends.keys()
         common = sorted(ends)
+        covered = min(one.covered, other.covered)
+        if covered < one.size:  # cut off: what comes after the last boundary may go on
+            covered = max(ends, default=0)
+        total += covered
         place = 0
         for position, start in enumerate(begins):
             following = begins[position + 1] if position + 1 < len(begins) else None
