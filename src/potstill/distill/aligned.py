@@ -27,7 +27,7 @@ from potstill.distill.batches import MicroBatch, Row, RowSet
 from potstill.distill.objective import ActiveTokens, Objective
 from potstill.distill.signals import HiddenStates, Ranked, TeacherSignal, TopK
 from potstill.distill.sparse import top_k
-from potstill.models.align import Span, Words, words_of
+from potstill.models.align import Span, Words, same_bytes, words_of
 from potstill.models.output import OutputLayer, output_layer
 
 LOGITS_BYTES = 96 << 20
@@ -112,13 +112,7 @@ class CommonWords:
 
     def same(self, ours: int, theirs: int, leads: tuple[bytes, bytes]) -> bool:
         """Whether a student's and a teacher's token are the same bytes, or both an end."""
-        if ours in self.student.ends or theirs in self.teacher.ends:
-            return ours in self.student.ends and theirs in self.teacher.ends
-        texts = self.student.text[ours], self.teacher.text[theirs]
-        one, other = (
-            (text or b"").removeprefix(lead) for text, lead in zip(texts, leads, strict=True)
-        )
-        return one == other
+        return same_bytes((self.student, self.teacher), (ours, theirs), leads)
 
     @staticmethod
     def _by_bytes(words: Words, size: int, lead: bytes) -> dict[tuple[str, bytes], int]:

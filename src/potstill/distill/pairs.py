@@ -15,7 +15,7 @@ from potstill.core.events import Emitter
 from potstill.distill.batches import Row, TeacherRows, encode_passages, encode_rows
 from potstill.distill.config import DistillConfig
 from potstill.distill.preflight import check_tokenizers
-from potstill.models.align import Aligned, Aligner, Span
+from potstill.models.align import Aligned, Aligner
 from potstill.models.chat import ChangedWordsError, EncodedExample
 from potstill.records import Chunk, Example, Rejected
 
@@ -118,7 +118,7 @@ def encode_pairs(
     rejected: list[Rejected] = []
 
     def take(item: Example | Chunk, found: tuple[Row, Row, Aligned]) -> None:
-        spans = tuple(span for span in found[2].spans if _predicted(span))
+        spans = tuple(span for span in found[2].spans if span.predicted)
         aligned = Aligned(spans, found[2].size)
         if aligned.share >= least_share and spans:
             kept.append((found[0], found[1], aligned))
@@ -149,11 +149,6 @@ def encode_pairs(
         rejected,
         sum(one.size for _, _, one in kept),
     )
-
-
-def _predicted(span: Span) -> bool:
-    """A row's first token is predicted by nothing."""
-    return span.first[0] > 0 and span.second[0] > 0
 
 
 def _row(name: str, encoded: EncodedExample) -> Row:

@@ -147,6 +147,12 @@ def _rows(
     return rows, too_long
 
 
+def _teacher(config: ExportConfig, tokenizer: Any) -> Any:
+    """The teacher, if the student has its vocabulary; else there is no KL to it: None."""
+    shared = load_tokenizer(config.teacher).get_vocab() == tokenizer.get_vocab()
+    return load_model(config.teacher, "float32") if shared else None
+
+
 def _student_answers(predictions: Path) -> dict[str, str]:
     """Row id -> what the distilled student answered in PyTorch."""
     if not predictions.exists():
@@ -181,7 +187,7 @@ def _measured(
     sums = parity.score_files(
         files,
         student,
-        load_model(config.teacher, "float32"),
+        _teacher(config, tokenizer),
         rows,
         max(tokenizer.get_vocab().values()) + 1,
         context.threads,

@@ -49,6 +49,11 @@ class Span:
     answer: bool
     leads: tuple[bytes, bytes] = (b"", b"")
 
+    @property
+    def predicted(self) -> bool:
+        """Whether something comes before it on both sides: a row's first token is not predicted."""
+        return self.first[0] > 0 and self.second[0] > 0
+
 
 @dataclass(frozen=True)
 class Aligned:
@@ -133,6 +138,23 @@ def _byte_alphabet() -> dict[str, int]:
     others = [byte for byte in range(256) if byte not in plain]
     found = {chr(byte): byte for byte in plain}
     return found | {chr(256 + place): byte for place, byte in enumerate(others)}
+
+
+def same_bytes(
+    words: tuple[Words, Words], ids: tuple[int, int], leads: tuple[bytes, bytes]
+) -> bool:
+    """Whether a token of either vocabulary is the same text as the other's, or both end an answer.
+
+    leads: white space that each begins with and the other need not have.
+    """
+    ends = [number in known.ends for number, known in zip(ids, words, strict=True)]
+    if any(ends):
+        return all(ends)
+    one, other = (
+        (known.text[number] or b"").removeprefix(lead)
+        for number, known, lead in zip(ids, words, leads, strict=True)
+    )
+    return one == other
 
 
 def token_boundaries(ids: Sequence[int], words: Words, text: bytes) -> list[int | None]:
@@ -231,7 +253,7 @@ class Aligner:
 
     def __init__(self, first: Any, second: Any) -> None:
         self.tokenizers = (first, second)
-        self.words = tuple(words_of(one) for one in self.tokenizers)
+        self.words = (words_of(first), words_of(second))
 
     def example(self, turns: Sequence[Turn], limit: int) -> tuple[list[EncodedExample], Aligned]:
         """`encode_example` of both sides, each cut at `limit` tokens, and their alignment.
