@@ -17,13 +17,14 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 
 from potstill.core.machine import describe
 from potstill.distill import losses
 from potstill.distill.fused import Terms, linear_scores
+from potstill.distill.objective import DivergenceName
 from potstill.distill.signals import HiddenStates
 from potstill.models.output import OutputLayer
 
@@ -198,12 +199,12 @@ def measure_exactness() -> None:
         if kind == "nearly alike":
             theirs, other = states + 0.1 * theirs, weight + 0.1 * other
         inputs = [one.float().double() for one in (states, weight, theirs, other)]
-        for name in ("forward_kl", "reverse_kl", "jsd", "skew_forward_kl", "total_variation"):
+        for name in get_args(DivergenceName):
             for temperature in (1.0, 2.5):
                 error = max(_errors(inputs, name, temperature))
                 worst[kind] = max(worst.get(kind, 0.0), error)
     value = max(worst.values())
-    how = "worst of value, states' and weight's gradient; " + ", ".join(
+    how = "worst of value, states' and weight's gradient, seven divergences; " + ", ".join(
         f"{kind} {error:.1e}" for kind, error in worst.items()
     )
     figure("fused_against_float64", value, "relative", 1e-5, value <= 1e-5, how)
@@ -235,9 +236,19 @@ def _errors(inputs: list[torch.Tensor], name: str, temperature: float) -> list[f
     return [float((one.double() - other).norm() / other.norm()) for one, other in pairs]
 
 
+def measure_attention(rounds: int) -> None:
+    """Attention within segments against flash attention of each, forward and backward."""
+    lines = [output_of(sys.executable, "engine_attention.py") for _ in range(rounds)]
+    for found in zip(*lines, strict=True):
+        ratio = statistics.median(one["flash"] / one["ours"] for one in found)
+        how = f"forward and backward of a layer of SmolLM2-135M, {found[0]['pack']}, in turn"
+        name = f"attention_speed_{found[0]['name']}"
+        figure(name, round(ratio, 2), "times", 1.0, ratio >= 1.0, how)
+
+
 def main() -> None:
     """All figures, or those of the named parts."""
-    parts = ("exactness", "loss", "utilisation", "peers", "signals")
+    parts = ("exactness", "attention", "loss", "utilisation", "peers", "signals")
     parser = argparse.ArgumentParser()
     parser.add_argument("--data", type=Path, default=bench_rows.DATA)
     parser.add_argument("--rounds", type=int, default=3)
@@ -246,6 +257,8 @@ def main() -> None:
     torch.set_num_threads(2)
     if "exactness" in options.only:
         measure_exactness()
+    if "attention" in options.only:
+        measure_attention(options.rounds)
     if "loss" in options.only:
         measure_loss(options.rounds)
     if not {"utilisation", "peers", "signals"} & set(options.only):

@@ -50,7 +50,12 @@ class Question:
 
 
 def read_paragraphs(path: Path) -> list[list[Question]]:
-    """The questions of each paragraph of a SQuAD v1.1 file.
+    """The questions of each paragraph of a SQuAD v1.1 file. Errors: those of `read_articles`."""
+    return [paragraph for article in read_articles(path) for paragraph in article]
+
+
+def read_articles(path: Path) -> list[list[list[Question]]]:
+    """The questions of each paragraph of each article of a SQuAD v1.1 file.
 
     Errors: SystemExit with code 2, after one line on standard error, without such a file.
     """
@@ -58,11 +63,15 @@ def read_paragraphs(path: Path) -> list[list[Question]]:
         articles = json.loads(path.read_text("utf-8"))["data"]
         return [
             [
-                Question(qa["id"], paragraph["context"], qa["question"], qa["answers"][0]["text"])
-                for qa in paragraph["qas"]
+                [
+                    Question(
+                        qa["id"], paragraph["context"], qa["question"], qa["answers"][0]["text"]
+                    )
+                    for qa in paragraph["qas"]
+                ]
+                for paragraph in article["paragraphs"]
             ]
             for article in articles
-            for paragraph in article["paragraphs"]
         ]
     except (OSError, ValueError, KeyError, IndexError, TypeError) as error:
         print(

@@ -159,6 +159,9 @@ def plan(
             "\nExpected, about; times are corrected by what a stage took here the last time.",
             highlight=False,
         )
+    if advice := [one for step in steps for one in step.advice]:
+        out.print("\nFor this machine and these rows:", highlight=False)
+        out.print(display.advice_table(advice))
 
 
 @app.command()

@@ -17,6 +17,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from rich.table import Table
 
 from potstill.core.runner import PlannedStep
+from potstill.core.stage import Advice
 
 QUIET_SECONDS = 10.0  # between two progress lines where there is no terminal
 MADE = ("chunks", "rows", "train_rows", "validation_rows", "test_rows")
@@ -203,5 +204,19 @@ def plan_table(steps: Sequence[PlannedStep]) -> Table:
     for column in drawn.columns[1:3]:
         column.justify = "left"
     for column in (*drawn.columns[:2], *drawn.columns[3:]):
+        column.no_wrap = True
+    return drawn
+
+
+def advice_table(advice: Sequence[Advice]) -> Table:
+    """What is proposed, field by field; a field that the recipe has so already says it."""
+    rows = [
+        ["has it" if one.same else "--set", f"{one.field}={one.proposed}", one.why]
+        for one in advice
+    ]
+    drawn = table(["", "proposed", "why"], rows)
+    for column in drawn.columns:
+        column.justify = "left"
+    for column in drawn.columns[:2]:
         column.no_wrap = True
     return drawn

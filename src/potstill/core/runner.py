@@ -19,7 +19,7 @@ from typing import Any
 
 from potstill.core.events import Emitter, follow
 from potstill.core.keys import StageKey, changed_parts, stage_key
-from potstill.core.stage import Artifact, Figures, Stage, StageConfig
+from potstill.core.stage import Advice, Artifact, Figures, Stage, StageConfig
 from potstill.core.store import Store
 from potstill.errors import PotstillError, by_name
 
@@ -47,6 +47,8 @@ class PlannedStep:
     estimate: Figures
     """What it is expected to cost; empty if it is reused."""
     key: str | None
+    advice: tuple[Advice, ...] = ()
+    """What the stage proposes for this machine; nothing if it is reused."""
 
 
 @dataclass(frozen=True)
@@ -81,14 +83,15 @@ class Runner:
                 continue
             figures[name] = self._expected(step, figures)
             expected = self._corrected(name, figures[name])
+            advice = self._advice(step, figures)
             if key is None:
                 step.stage.facts(step.config, self.project)  # a wrong model is told of now
                 reason = f"after {', '.join(missing)}"
-                planned.append(PlannedStep(name, "wait", reason, expected, None))
+                planned.append(PlannedStep(name, "wait", reason, expected, None, advice))
                 continue
             action = "resume" if self.store.has_draft(name, key.value) else "run"
             reason = self._reason(name, key, action)
-            planned.append(PlannedStep(name, action, reason, expected, key.value))
+            planned.append(PlannedStep(name, action, reason, expected, key.value, advice))
         return planned
 
     def _counts(self, artifact: Artifact) -> Figures:
@@ -102,6 +105,13 @@ class Runner:
             return step.stage.estimate(step.config, figures, self.project)
         except (ArithmeticError, LookupError, OSError, TypeError, ValueError):
             return {}
+
+    def _advice(self, step: Step, figures: Mapping[str, Figures]) -> tuple[Advice, ...]:
+        """The stage's proposals; none if its figures do not suffice, as with its estimate."""
+        try:
+            return step.stage.advise(step.config, figures, self.project)
+        except (ArithmeticError, LookupError, OSError, TypeError, ValueError):
+            return ()
 
     def _corrected(self, name: str, expected: Figures) -> Figures:
         """The estimate with its time as this machine needs it: by as much as the stage's last

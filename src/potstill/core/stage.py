@@ -85,12 +85,29 @@ what later stages have to work on: files, chunks, chunk_tokens, rows, train_rows
 test_rows, parameters."""
 
 
+@dataclass(frozen=True)
+class Advice:
+    """What a stage proposes for one field on this machine."""
+
+    field: str
+    """As `--set` takes it: section and name."""
+    proposed: str
+    """The value, as `--set` takes it."""
+    same: bool
+    """Whether the recipe has it already."""
+    why: str
+
+
 def _no_facts(config: Any, project: Path) -> Facts:
     return {}
 
 
 def _no_estimate(config: Any, earlier: Mapping[str, Figures], project: Path) -> Figures:
     return {}
+
+
+def _no_advice(config: Any, earlier: Mapping[str, Figures], project: Path) -> tuple[Advice, ...]:
+    return ()
 
 
 def _no_counts(data: Path) -> Figures:
@@ -105,6 +122,7 @@ class Stage:
     `facts(config, project)` is light: no torch, no network beyond resolving a name.
     `estimate(config, earlier, project)` says what a run will cost on this machine, from the
     figures of the earlier stages: the counts of finished ones, the estimates of the others.
+    `advise(config, earlier, project)`, from the same figures, says what would suit this machine.
     `counts(data)` are figures of what the stage left in its data folder; taken once, when it is
     finished, and kept in the manifest.
     `eases_memory` is what to say if the system kills it for want of memory.
@@ -118,6 +136,7 @@ class Stage:
     function: str
     facts: Callable[[Any, Path], Facts] = _no_facts
     estimate: Callable[[Any, Mapping[str, Figures], Path], Figures] = _no_estimate
+    advise: Callable[[Any, Mapping[str, Figures], Path], tuple[Advice, ...]] = _no_advice
     counts: Callable[[Path], Figures] = _no_counts
     eases_memory: str = "Close other programs, or use a machine with more memory."
 

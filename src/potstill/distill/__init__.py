@@ -14,6 +14,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from potstill.core.stage import Stage
+from potstill.distill.advice import advise
 from potstill.distill.config import DistillConfig, LoraConfig, StudentConfig
 from potstill.distill.objective import AttentionConfig, HiddenConfig, Objective
 from potstill.distill.plan import counts, estimate, facts
@@ -46,6 +47,7 @@ STAGE = Stage(
     function="potstill.distill.run:run",
     facts=facts,
     estimate=estimate,
+    advise=advise,
     counts=counts,
     eases_memory="Set distill.micro_tokens to half of what it is, or "
     "distill.gradient_checkpointing: true; the objective stays the same.",

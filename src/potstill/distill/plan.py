@@ -62,17 +62,41 @@ def signal_bytes(config: DistillConfig, width: float) -> float:
     }[config.signal]
 
 
-def estimate(config: DistillConfig, earlier: Mapping[str, Figures], project: Path) -> Figures:
-    """Two trainings of the same length, the teacher's pass over the rows, the choice of layers."""
+def student_parameters(config: DistillConfig) -> float:
+    """About how many the student has."""
     teacher = expected_parameters(config.teacher)
-    student = teacher * config.student.parameters_ratio
     if config.student.model is not None:
-        student = expected_parameters(config.student.model)
-    elif config.student.drop_layers is not None:
-        student = teacher * max(0.1, 1 - LAYER_SHARE * config.student.drop_layers)
+        return expected_parameters(config.student.model)
+    if config.student.drop_layers is not None:
+        return teacher * max(0.1, 1 - LAYER_SHARE * config.student.drop_layers)
+    return teacher * config.student.parameters_ratio
+
+
+def hidden_width(parameters: float) -> float:
+    """Features of the hidden states of a model of that size, about: 576 of SmolLM2-135M."""
+    return float((parameters / 400) ** 0.5)
+
+
+def budget_tokens(config: DistillConfig, earlier: Mapping[str, Figures]) -> float:
+    """Row tokens that a training sees."""
     length = min(row_tokens(earlier), config.sequence_tokens)
     rows = earlier["curate"]["train_rows"] * length
-    budget = min(config.epochs * rows, config.max_tokens or float("inf"))
+    return min(config.epochs * rows, config.max_tokens or float("inf"))
+
+
+def memory_need(config: DistillConfig, micro_tokens: int) -> float:
+    """Bytes of a training with micro-batches of that size, about."""
+    teacher, student = expected_parameters(config.teacher), student_parameters(config)
+    activations = BYTES_A_TOKEN * (student / 99e6) ** 0.5 * micro_tokens
+    return float(8e8 + BYTES_A_WEIGHT[config.adapter] * student + 4 * teacher + activations)
+
+
+def estimate(config: DistillConfig, earlier: Mapping[str, Figures], project: Path) -> Figures:
+    """Two trainings of the same length, the teacher's pass over the rows, the choice of layers."""
+    teacher, student = expected_parameters(config.teacher), student_parameters(config)
+    length = min(row_tokens(earlier), config.sequence_tokens)
+    rows = earlier["curate"]["train_rows"] * length
+    budget = budget_tokens(config, earlier)
     held_out = min(earlier["curate"]["validation_rows"] * length, config.validation_tokens)
     tried = config.student.calibration_tokens * CANDIDATES * ROUNDS
     computed = computed_share(config, earlier)
@@ -80,15 +104,15 @@ def estimate(config: DistillConfig, earlier: Mapping[str, Figures], project: Pat
     spent += seconds((rows + 2 * config.validations * held_out) * computed, READING_RATE / teacher)
     if config.student.method == "greedy" and config.student.model is None:
         spent += seconds(tried, GREEDY_RATE / teacher)
-    width = (teacher / 400) ** 0.5  # of hidden states, about: 576 of SmolLM2-135M
-    activations = BYTES_A_TOKEN * (student / 99e6) ** 0.5 * config.micro_tokens
     return {
         "parameters": student,
         "tokens": round(2 * budget),
         "seconds": spent,
-        "memory_bytes": 8e8 + BYTES_A_WEIGHT[config.adapter] * student + 4 * teacher + activations,
+        "memory_bytes": memory_need(config, config.micro_tokens),
         # Three models in bf16; two checkpoints and the teacher's states go when training is done.
-        "disk_bytes": 3 * 2 * student + 2 * 12 * student + signal_bytes(config, width) * rows,
+        "disk_bytes": 3 * 2 * student
+        + 2 * 12 * student
+        + signal_bytes(config, hidden_width(teacher)) * rows,
     }
 
 

@@ -86,9 +86,12 @@ def says_the_same(model: Any, rows: Sequence[Row], *, packed: bool, share: bool)
 
 
 def check_loss(loss: TermLoss, teacher: LiveTeacher, data: RowSet, padding: int) -> None:
-    """Value and gradient of every term, and of all together, against a plain computation.
+    """Each term, and all together, on a few rows, against a plain computation.
 
-    loss: with products in fp32, so that what differs is a mistake and not rounding.
+    Divergence and cross-entropy: value and gradient; a top-k divergence within its bounds, a
+    sampled one, hidden states and attention maps that they move the student. loss: of the student
+    before adapters or compiling, with products in fp32, so that what differs is a mistake and not
+    rounding.
     Errors: TrainingError that names the term and what is wrong with it.
     """
     families = _some(data, loss.objective.active)

@@ -25,7 +25,7 @@ from potstill.distill.batches import MicroBatch, Row
 from potstill.distill.flops import Cost, step_flops
 from potstill.distill.fused import Scores, Terms, linear_scores
 from potstill.distill.layers import LayerStates, hidden_sums, layer_pairs, projection_for
-from potstill.distill.maps import attention_kl
+from potstill.distill.map_sums import map_sums
 from potstill.distill.objective import Objective
 from potstill.distill.schedules import Weight, highest, weight_at
 from potstill.distill.signals import (
@@ -221,7 +221,7 @@ class TermLoss:
             sums |= {"hidden_mse": float(mse.detach()), "hidden_cosine": float(cosine.detach())}
         if scales["attention"]:
             assert theirs is not None
-            value = self._maps(batch, ours, theirs)
+            value = map_sums(self.map_pairs, batch, ours.attention, theirs.attention)
             loss = loss + scales["attention"] * value
             sums["attention"] = float(value.detach())
         if details and not isinstance(said, AlignedTokens):
@@ -311,35 +311,3 @@ class TermLoss:
             states = body_of(self.student)(**batch.inputs()).last_hidden_state
         chosen: Tensor = states.flatten(0, 1)[batch.positions]
         return chosen
-
-    def _maps(self, batch: MicroBatch, ours: Seeing, theirs: Seeing) -> Tensor:
-        """KL of attention maps: mean over pairs of layers of the sum over active tokens."""
-        counts = torch.zeros(batch.input_ids.numel(), device=batch.input_ids.device)
-        counts[batch.positions] = batch.attention_counts
-        total = counts.new_zeros(())
-        if batch.segments is None:
-            raise TrainingError(
-                "Attention maps can be compared in packed batches alone.",
-                "Set distill.batching: packed, or distill.attention.weight to 0.",
-            )
-        for student_layer, teacher_layer in self.map_pairs:
-            one, other = ours.attention[student_layer - 1], theirs.attention[teacher_layer - 1]
-            if one.window != other.window:
-                raise TrainingError(
-                    f"Student layer {student_layer} sees {one.window or 'all'} tokens, teacher "
-                    f"layer {teacher_layer} {other.window or 'all'}: their maps differ by nature.",
-                    "Choose pairs with the same window in distill.attention.layers.",
-                )
-            for segment in batch.segments:
-                own = slice(segment.start, segment.start + segment.length)
-                total = total + attention_kl(
-                    one.queries[:, own],
-                    one.keys[:, own],
-                    other.queries[:, own].detach(),
-                    other.keys[:, own].detach(),
-                    student_scale=one.scale,
-                    teacher_scale=other.scale,
-                    weights=counts[own],
-                    mask=segment.mask(one.window, counts.device),
-                )
-        return total / len(self.map_pairs)

@@ -1,0 +1,286 @@
+"""Measures whether distillation teaches: objectives, sources, cuts and rivals, on real questions.
+
+    python benchmarks/teaching.py [--data FILE] [--work FOLDER] [--seeds 3] [--only PART …]
+
+Rows are questions about paragraphs of ../shared/data; articles of the test rows are not trained on.
+The teacher is SmolLM2-135M-Instruct, corrected on the training rows. Each training is a process of
+its own (`teaching_arm.py`), whose result stays in the work folder: a benchmark that was stopped
+goes on, and one of other settings starts anew. Prints one JSON object a line; the table and the
+pictures for docs/experiments.md go into the work folder, all else to standard error.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import random
+import statistics
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from potstill.core.files import read_json, write_atomic, write_json
+from potstill.core.machine import describe
+from potstill.models.cache import cache_folder
+from potstill.models.load import model_folder
+
+HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE / "peers"))
+import rows as bench_rows  # noqa: E402
+import teaching_table as tables  # noqa: E402
+
+TEST_ARTICLES, VALIDATION_ARTICLES = 8, 2
+TOKENS = 90_000
+"""Row tokens that every compared training sees."""
+LONG_TOKENS = 600_000
+"""Of the students that must keep their teacher's answers."""
+SAME_TIME = 0.15
+"""Trainings whose times differ by less are not repeated for equal minutes."""
+COMMON: dict[str, Any] = {
+    "epochs": 1000.0,
+    "max_tokens": TOKENS,
+    "step_tokens": 3000,
+    "micro_tokens": 2048,
+    "sequence_tokens": 512,
+    "validations": 3,
+    "patience": 0,
+    "learning_rate": 5e-4,
+    "term_gradients": False,
+}
+CORRECTION = COMMON | {
+    "kd_weight": 0.0,
+    "ce_weight": 1.0,
+    "ce_tokens": "answer",
+    "max_tokens": 360_000,
+    "learning_rate": 1e-4,
+    "validations": 6,
+}
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One way of teaching: what is set, from which start, by which teacher."""
+
+    settings: dict[str, Any] | None
+    start: str = "depth 75%"
+    teacher: str = "corrected"
+    seeds: int | None = None
+    """Fewer than asked for, where a result is one of many."""
+
+
+KD = {"kd_weight": 1.0, "ce_weight": 0.3}
+ON_POLICY = {"temperature": 1.0, "max_new_tokens": 24}
+ARMS: dict[str, Arm] = {
+    "undistilled": Arm(None, seeds=1),
+    "fine-tuned": Arm({"kd_weight": 0.0, "ce_weight": 1.0, "ce_tokens": "all"}),
+    "fine-tuned on answers": Arm({"kd_weight": 0.0, "ce_weight": 1.0, "ce_tokens": "answer"}),
+    "forward KL": Arm(KD),
+    "reverse KL": Arm(KD | {"divergence": "reverse_kl"}),
+    "JSD": Arm(KD | {"divergence": "jsd"}),
+    "skew KL": Arm(KD | {"divergence": "skew_forward_kl"}),
+    "top-k 64 file": Arm(KD | {"signal": "top_k"}),
+    "hidden match": Arm(KD | {"hidden": {"mse_weight": 0.05, "cosine_weight": 0.5}}),
+    "on-policy 0": Arm(KD | {"signal": "live"}),
+    "on-policy 0.5": Arm(KD | {"on_policy": ON_POLICY | {"share": 0.5}}),
+    "on-policy 1": Arm(KD | {"on_policy": ON_POLICY | {"share": 1.0}}),
+    "uncorrected teacher": Arm(KD, teacher="uncorrected"),
+    "width": Arm(KD, start="width 75%"),
+    "depth and width": Arm(KD, start="both 75%"),
+    "undistilled width": Arm(None, start="width 75%", seeds=1),
+    "undistilled depth and width": Arm(None, start="both 75%", seeds=1),
+}
+STARTS: dict[str, dict[str, Any]] = {
+    "depth 75%": {"parameters_ratio": 0.75},
+    "depth 50%": {"parameters_ratio": 0.5},
+    "width 75%": {"parameters_ratio": 0.75, "axes": "width"},
+    "both 75%": {"parameters_ratio": 0.75, "axes": "both"},
+}
+LONG: dict[str, Arm] = {
+    "75% long": Arm(KD | {"max_tokens": LONG_TOKENS}),
+    "50% long": Arm(KD | {"max_tokens": 2 * LONG_TOKENS}, start="depth 50%"),
+}
+
+
+class Bench:
+    """The work folder: rows, teachers, starts, and what each training came to."""
+
+    def __init__(self, data: Path, work: Path) -> None:
+        self.work = work
+        articles = bench_rows.read_articles(data)
+        order = list(range(len(articles)))
+        random.Random(0).shuffle(order)
+        held = TEST_ARTICLES + VALIDATION_ARTICLES
+        chosen = order[:TEST_ARTICLES], order[TEST_ARTICLES:held], order[held:]
+        self.test, self.validation, self.training = (
+            _rows([articles[number] for number in some]) for some in chosen
+        )
+        self.uncorrected = str(model_folder(bench_rows.TEACHER))
+
+    def teacher(self, kind: str) -> str:
+        """The teacher's folder; the corrected one is trained first."""
+        if kind == "uncorrected":
+            return self.uncorrected
+        return str(self._trained("teacher", CORRECTION, self.uncorrected, self.uncorrected, 0))
+
+    def start(self, name: str, teacher: str) -> str:
+        """The folder of a student that was cut and not yet trained."""
+        from potstill.distill.cut import save_start  # of the settings in STARTS
+
+        folder = self.work / "starts" / _key(name, teacher, STARTS[name])
+        if not folder.exists():
+            save_start(teacher, STARTS[name], self.training, folder)
+        return str(folder)
+
+    def scores_of_teacher(self) -> dict[str, Any]:
+        """The corrected teacher's own scores."""
+        found: dict[str, Any] = read_json(Path(self.teacher("corrected")).parent / "scores.json")
+        return found
+
+    def write(
+        self, arms: Mapping[str, tables.Scores], paragraphs: Sequence[str], prefix: str = ""
+    ) -> None:
+        """The table, and a picture of each figure."""
+        names = ["kl", "agreement", "perplexity", "f1"]
+        text = tables.table(arms, paragraphs, names)
+        print(text, file=sys.stderr)
+        write_atomic(self.work / f"{prefix}table.md", text + "\n")
+        for name in ("kl", "f1"):
+            values = {
+                arm: tables.interval(scores, paragraphs, name)
+                for arm, scores in arms.items()
+                if arm != "teacher" or name != "kl"
+            }
+            bare = values["fine-tuned"].value if "fine-tuned" in values else None
+            shown = tables.FIGURES[name]
+            picture = tables.forest(shown.title, values, percent=shown.percent, bare=bare)
+            write_atomic(self.work / f"{prefix}{name}.svg", picture)
+
+    def scores(self, name: str, arm: Arm, seed: int, **more: Any) -> dict[str, Any]:
+        """What one training came to, by the corrected teacher's measure; done once."""
+        teacher = self.teacher(arm.teacher)
+        start = self.start(arm.start, teacher)
+        settings = None if arm.settings is None else COMMON | arm.settings | more
+        folder = self._trained(name, settings, teacher, start, seed)
+        found: dict[str, Any] = read_json(folder.parent / "scores.json")
+        return found
+
+    def _trained(
+        self, name: str, settings: dict[str, Any] | None, teacher: str, student: str, seed: int
+    ) -> Path:
+        key = _key(name, teacher, student, settings, seed, self.training)
+        output = self.work / "arms" / f"{name.replace(' ', '-')}-{seed}-{key[:8]}"
+        reference = teacher if name == "teacher" else self.teacher("corrected")
+        if not (output / "scores.json").exists():
+            spec = {
+                "teacher": teacher,
+                "student": student,
+                "seed": seed,
+                "settings": settings,
+                "reference": reference,
+                "states": str(self.work / "states" / _key(reference, self.test)),
+                "output": str(output),
+                "rows": self.training,
+                "validation": self.validation,
+                "test": self.test,
+            }
+            place = self.work / "specs" / f"{output.name}.json"
+            write_json(place, spec)
+            print(f"+ {name}, seed {seed}", file=sys.stderr, flush=True)
+            script = HERE / "teaching_arm.py"
+            subprocess.run([sys.executable, str(script), str(place)], check=True, stdout=2)
+        return output / "model"
+
+
+def _rows(articles: Sequence[Sequence[Sequence[Any]]]) -> list[dict[str, str]]:
+    return [
+        {
+            "id": one.id,
+            "paragraph": hashlib.sha256(one.paragraph.encode()).hexdigest()[:12],
+            "prompt": f"{one.paragraph}\n\n{one.question}",
+            "completion": one.answer,
+        }
+        for article in articles
+        for paragraph in article
+        for one in paragraph
+    ]
+
+
+def _key(*parts: Any) -> str:
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def figure(name: str, value: Any, unit: str, goal: Any, holds: bool, how: str) -> None:
+    """Print one result line."""
+    line = {"figure": name, "value": value, "unit": unit, "goal": goal, "holds": holds}
+    print(json.dumps({**line, "how": how, "machine": describe()}), flush=True)
+
+
+def compare(bench: Bench, seeds: int) -> None:
+    """All arms at equal tokens; then those that were faster again, for as long as forward KL."""
+    paragraphs = [row["paragraph"] for row in bench.test]
+    arms: dict[str, list[dict[str, Any]]] = {"teacher": [bench.scores_of_teacher()]}
+    for seed in range(seeds):  # a seed after the other: a run that is stopped has whole seeds
+        for name, arm in ARMS.items():
+            if seed < (arm.seeds or seeds):
+                arms.setdefault(name, []).append(bench.scores(name, arm, seed))
+    base = statistics.median(one["seconds"] for one in arms["forward KL"])
+    for name, arm in ARMS.items():
+        if arm.settings is None or name == "forward KL":
+            continue
+        ratio = base / statistics.median(one["seconds"] for one in arms[name])
+        if abs(ratio - 1) > SAME_TIME:
+            tokens = round(TOKENS * ratio)
+            arms[f"{name}, equal minutes"] = [
+                bench.scores(name, arm, seed, max_tokens=tokens) for seed in range(seeds)
+            ]
+    bench.write(arms, paragraphs)
+    rival = arms["fine-tuned"]
+    for name in ("forward KL", "reverse KL", "JSD", "skew KL", "top-k 64 file", "hidden match"):
+        for metric, better in (("kl", -1), ("agreement", 1)):
+            found = tables.difference(arms[name], rival, paragraphs, metric)
+            how = f"paired by {found.n} test paragraphs, {found.low:.4f} to {found.high:.4f}"
+            holds = (found.high < 0) if better < 0 else (found.low > 0)
+            key = f"{name.replace(' ', '_')}_minus_fine_tuned_{metric}"
+            figure(key, round(found.value, 4), "difference", "excludes 0", holds, how)
+
+
+def keep_answers(bench: Bench) -> None:
+    """Smaller students against their corrected teacher's answers."""
+    paragraphs = [row["paragraph"] for row in bench.test]
+    teacher = [bench.scores_of_teacher()]
+    arms = {"teacher": teacher}
+    for name, goal in (("75% long", 0.9), ("50% long", 0.8)):
+        arms[name] = [bench.scores(name, LONG[name], 0)]
+        found = tables.share(arms[name], teacher, paragraphs, "f1")
+        size = arms[name][0]["parameters"] / teacher[0]["parameters"]
+        how = (
+            f"answer F1 over the corrected teacher's, {size:.0%} of its parameters, "
+            f"{found.low:.2f} to {found.high:.2f}, one seed"
+        )
+        key = f"answers_kept_{name.split()[0]}"
+        figure(key, round(found.value, 3), "ratio", goal, found.value >= goal, how)
+    bench.write(arms, paragraphs, "long-")
+
+
+def main() -> None:
+    """All parts, or those that are named."""
+    parts = ("surgery", "compare", "answers", "align", "rollouts", "streaming")
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--data", type=Path, default=bench_rows.DATA)
+    parser.add_argument("--work", type=Path, default=cache_folder() / "benchmarks" / "teaching")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--only", nargs="+", choices=parts, default=parts)
+    options = parser.parse_args()
+    bench = Bench(options.data, options.work)
+    if "compare" in options.only:
+        compare(bench, options.seeds)
+    if "answers" in options.only:
+        keep_answers(bench)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,98 @@
+"""One training of the teaching benchmark, and what came of it; a process of its own.
+
+    python benchmarks/teaching_arm.py SPEC.json
+
+In: a file that names teacher, student, rows, settings and folders (written by `teaching.py`). Out:
+the trained model in its folder, and beside it `scores.json`: each test row's sums of KL, agreement
+and log-loss, its F1, and the seconds and memory of the training. Knows nothing of other arms.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import sys
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from potstill.core.files import write_json
+from potstill.distill import Distiller
+from potstill.evaluate.forward import head_of
+from potstill.evaluate.scan import Held, ScanSettings, scan
+from potstill.models.chat import encode_example
+from potstill.models.load import load_model, load_tokenizer
+from potstill.records import Turn
+
+THREADS = 2
+ANSWER_TOKENS = 24
+
+
+def main() -> None:
+    """Train, unless the model is there; score; write."""
+    spec = json.loads(Path(sys.argv[1]).read_text("utf-8"))
+    torch.set_num_threads(THREADS)
+    output = Path(spec["output"])
+    facts: dict[str, Any] = {}
+    if spec["settings"] is not None:
+        began = time.perf_counter()
+        trained = Distiller(
+            spec["teacher"],
+            spec["student"],
+            output=output,
+            seed=spec["seed"],
+            **spec["settings"],
+        ).train(spec["rows"], spec["validation"])
+        facts = {
+            "seconds": time.perf_counter() - began,
+            "steps": trained.trained.steps,
+            "tokens": trained.trained.tokens,
+            "stopped_early": trained.trained.stopped_early,
+            "validation": trained.history["validation"],
+        }
+        model = output / "model"
+    else:
+        output.mkdir(parents=True, exist_ok=True)
+        model = Path(spec["student"])
+    facts["peak_memory_bytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    write_json(output / "scores.json", facts | score(spec, model))
+
+
+def score(spec: dict[str, Any], model: Path) -> dict[str, Any]:
+    """Each test row's scores against the reference teacher, as lists in the rows' order.
+
+    The teacher is read once for all arms; its states stay in a folder of their own.
+    """
+    reference, states = spec["reference"], Path(spec["states"])
+    tokenizer = load_tokenizer(reference)
+    held = []
+    for row in spec["test"]:
+        turns = [Turn(role="user", content=row["prompt"])]
+        turns.append(Turn(role="assistant", content=row["completion"]))
+        held.append(Held(row["id"], encode_example(tokenizer, turns, 4096), (row["completion"],)))
+    teacher = load_model(reference)
+    settings = ScanSettings(states, len(tokenizer), ANSWER_TOKENS, 16, 256)
+    if Path(reference) == model or not (states / "done").exists():
+        states.mkdir(parents=True, exist_ok=True)
+        said = scan("teacher", teacher, tokenizer, held, None, settings)
+        (states / "done").touch()
+    if Path(reference) != model:
+        head = head_of(teacher, len(tokenizer))
+        del teacher
+        said = scan("student", load_model(model), tokenizer, held, head, settings)
+    return {
+        "parameters": sum(one.numel() for one in load_model(model).parameters()),
+        "ids": [one.id for one in held],
+        "f1": [one.scores.f1 for one in said],
+        "em": [one.scores.em for one in said],
+        "finished": [one.finished for one in said],
+        "answers": [one.answer for one in said],
+        "fidelity": [asdict(one.scores.fidelity) for one in said],
+    }
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,134 @@
+"""What would suit this machine and these rows: method, student's size, signals, batch, and why.
+
+In: a DistillConfig, the figures of ingestion and curation, the machine's memory and disk. Out:
+`Advice`, a field each. Light. Knows nothing of how anything is trained; its rules are those that
+docs/experiments.md measured ("Does it teach?", "The engine") and say so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from potstill.core.machine import free_disk_bytes, memory_bytes
+from potstill.core.stage import Advice, Figures
+from potstill.distill.config import DistillConfig
+from potstill.distill.plan import (
+    budget_tokens,
+    hidden_width,
+    memory_need,
+    row_tokens,
+    signal_bytes,
+    student_parameters,
+)
+from potstill.models.size import expected_parameters
+
+SHARE_OF_MEMORY = 0.8
+"""Of physical memory; the rest is the system's and the caches'."""
+SHARE_OF_DISK = 0.5
+UNKNOWN_MEMORY = 8e9
+MICRO_TOKENS = (4096, 2048, 1024, 512)
+"""4,096 is where products on two cores reach what the machine can do."""
+STEPS = 60
+"""Fewer steps than this left the student short of what its tokens could teach it."""
+TOKENS_FOR_HALF = 0.009
+"""Row tokens a teacher's parameter from which half of it is worth having: 1.2 million for 135M."""
+
+
+def advise(
+    config: DistillConfig, earlier: Mapping[str, Figures], project: Path
+) -> tuple[Advice, ...]:
+    """One proposal a field, with its reason. Errors: LookupError if figures are missing."""
+    room = SHARE_OF_MEMORY * (memory_bytes() or UNKNOWN_MEMORY)
+    teacher = expected_parameters(config.teacher)
+    tokens = budget_tokens(config, earlier)
+    made = [_method(config), _signal(config, earlier, project, teacher)]
+    if config.student.drop_layers is None and config.student.model is None:
+        made.append(_size(config, tokens, teacher))
+    return (*made, *_batch(config, earlier, tokens, room), *_adapter(config, room))
+
+
+def _method(config: DistillConfig) -> Advice:
+    why = (
+        "forward KL on all tokens from the whole distribution: nearest to the teacher for equal "
+        "tokens and for equal minutes"
+    )
+    return _proposed("distill.divergence", config.divergence, "forward_kl", why)
+
+
+def _size(config: DistillConfig, tokens: float, teacher: float) -> Advice:
+    field, now = "distill.student.parameters_ratio", config.student.parameters_ratio
+    enough = TOKENS_FOR_HALF * teacher
+    if tokens >= enough:
+        why = f"{tokens / 1e6:.1f} million row tokens are enough to teach half of the teacher"
+        return _proposed(field, now, 0.5, why)
+    why = (
+        f"{tokens / 1e6:.2g} million row tokens; half of the teacher wants about "
+        f"{enough / 1e6:.1f} million"
+    )
+    return _proposed(field, now, 0.75, why)
+
+
+def _signal(
+    config: DistillConfig, earlier: Mapping[str, Figures], project: Path, teacher: float
+) -> Advice:
+    field, now = "distill.signal", config.signal
+    if config.needs_live_teacher:
+        return _proposed(field, now, "live", "a term looks into the teacher's layers")
+    rows = earlier["curate"]["train_rows"] * min(row_tokens(earlier), config.sequence_tokens)
+    if budget_tokens(config, earlier) <= rows:
+        return _proposed(field, now, "live", "each row is seen once, so a file would save nothing")
+    free = SHARE_OF_DISK * free_disk_bytes(project)
+    for kind, why in (
+        ("hidden_bf16", "rows are seen again; the file is exact and 1.4 times as fast"),
+        ("hidden_int8", "rows are seen again; the exact file would not fit on the disk"),
+        ("top_k", "rows are seen again; hidden states would not fit on the disk"),
+    ):
+        if kind == "top_k" and config.alignment.used:
+            continue
+        size = signal_bytes(config.model_copy(update={"signal": kind}), hidden_width(teacher))
+        if size * rows <= free:
+            return _proposed(field, now, kind, f"{why} ({size * rows / 1e6:,.0f} MB)")
+    return _proposed(field, now, "live", "there is no disk for a file of signals")
+
+
+def _batch(
+    config: DistillConfig, earlier: Mapping[str, Figures], tokens: float, room: float
+) -> list[Advice]:
+    longest = min(row_tokens(earlier), config.sequence_tokens)
+    fitting = [micro for micro in MICRO_TOKENS if memory_need(config, micro) <= room]
+    micro = max(fitting[0] if fitting else MICRO_TOKENS[-1], config.sequence_tokens)
+    step = int(min(max(tokens / STEPS, 2 * longest, 500), 16_384)) // 100 * 100
+    return [
+        _proposed(
+            "distill.micro_tokens",
+            config.micro_tokens,
+            micro,
+            f"the largest of use that fits: about {memory_need(config, micro) / 1e9:.1f} of "
+            f"{room / 1e9:.0f} GB; it does not change the result",
+        ),
+        _proposed(
+            "distill.step_tokens",
+            config.step_tokens,
+            max(step, 100),
+            f"about {STEPS} steps over {tokens / 1e6:.2g} million row tokens, not below two rows",
+        ),
+    ]
+
+
+def _adapter(config: DistillConfig, room: float) -> list[Advice]:
+    """Only where training all weights does not fit."""
+    smallest = max(MICRO_TOKENS[-1], config.sequence_tokens)
+    full = config.model_copy(update={"adapter": "none"})
+    if memory_need(full, smallest) <= room:
+        return []
+    size = f"all weights of {student_parameters(config) / 1e6:,.0f} million would need "
+    size += f"{memory_need(full, smallest) / 1e9:.0f} GB"
+    return [_proposed("distill.adapter", config.adapter, "lora", size)]
+
+
+def _proposed(field: str, now: Any, proposed: Any, why: str) -> Advice:
+    near = isinstance(proposed, int) and isinstance(now, int) and 0.5 <= now / proposed <= 2
+    chosen = now == "auto" and proposed in ("live", "hidden_bf16")  # what auto comes to
+    return Advice(field, str(proposed), now == proposed or near or chosen, why)
