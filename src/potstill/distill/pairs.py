@@ -15,7 +15,7 @@ from potstill.core.events import Emitter
 from potstill.distill.batches import Row, TeacherRows, encode_passages, encode_rows
 from potstill.distill.config import DistillConfig
 from potstill.distill.preflight import check_tokenizers
-from potstill.models.align import Aligned, Aligner
+from potstill.models.align import Aligned, Aligner, Span
 from potstill.models.chat import ChangedWordsError, EncodedExample
 from potstill.records import Chunk, Example, Rejected
 
@@ -29,14 +29,8 @@ class Pairs:
     rows: list[Row]
     teacher: TeacherRows
     rejected: list[Rejected]
-    bytes: int
-    """Of the turns' own words in all kept rows."""
-
-    @property
-    def share(self) -> float:
-        """Of the kept rows' bytes, those that are aligned."""
-        aligned = sum(span.size for spans in self.teacher.spans for span in spans)
-        return aligned / max(1, self.bytes)
+    share: float
+    """Of the bytes of the turns' own words in all kept rows, those that are aligned."""
 
 
 @dataclass(frozen=True)
@@ -114,16 +108,17 @@ def encode_pairs(
     tokenizer whose tokens cannot be read as bytes, or a template that refuses a conversation.
     """
     aligner = Aligner(student_tokenizer, teacher_tokenizer)
-    kept: list[tuple[Row, Row, Aligned]] = []
+    kept: list[tuple[Row, Row, tuple[Span, ...]]] = []
     rejected: list[Rejected] = []
+    shares: list[Aligned] = []
 
     def take(item: Example | Chunk, found: tuple[Row, Row, Aligned]) -> None:
         spans = tuple(span for span in found[2].spans if span.predicted)
-        aligned = Aligned(spans, found[2].size)
-        if aligned.share >= least_share and spans:
-            kept.append((found[0], found[1], aligned))
+        if found[2].share >= least_share and spans:
+            kept.append((found[0], found[1], spans))
+            shares.append(found[2])
         else:
-            detail = f"{aligned.share:.1%} of {aligned.size} bytes aligned"
+            detail = f"{found[2].share:.1%} of {found[2].size} bytes aligned"
             rejected.append(_reject(item, detail))
 
     for example in examples:
@@ -145,9 +140,9 @@ def encode_pairs(
             take(chunk, (found[0], found[1], aligned))
     return Pairs(
         [student for student, _, _ in kept],
-        TeacherRows([teacher for _, teacher, _ in kept], [one.spans for _, _, one in kept]),
+        TeacherRows([teacher for _, teacher, _ in kept], [spans for _, _, spans in kept]),
         rejected,
-        sum(one.size for _, _, one in kept),
+        sum(one.share * one.size for one in shares) / max(1, sum(one.size for one in shares)),
     )
 
 

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from potstill.core.events import Emitter
+from potstill.core.stage import Artifact, Context, Draft
 from potstill.distill import Distiller, losses
 from potstill.distill.aligned import AlignedTeacher, AlignedTokens, common_words
 from potstill.distill.alignment import AlignmentConfig
@@ -24,9 +25,11 @@ from potstill.distill.families import group
 from potstill.distill.held_out import figures
 from potstill.distill.objective import Objective
 from potstill.distill.pairs import Encoded, encode_all
+from potstill.distill.plan import facts
 from potstill.distill.probe import check_loss
 from potstill.distill.probe_aligned import plain_spans
 from potstill.distill.ranks import Ranks
+from potstill.distill.run import run
 from potstill.distill.signals import CacheFormat, LiveTeacher, TopK, open_cache
 from potstill.distill.spans import span_divergence, two_outcomes
 from potstill.distill.sparse import top_k
@@ -436,3 +439,57 @@ def test_a_loaded_student_needs_its_tokenizer(
 def test_settings_that_do_not_go_together_are_refused(fields: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         DistillConfig(teacher="t", alignment=AlignmentConfig(method="spans"), **fields)
+
+
+def stage_config(teacher: Path, student: Path, method: str, **fields: Any) -> DistillConfig:
+    return DistillConfig(
+        teacher=str(teacher),
+        student={"model": str(student)},
+        alignment={"method": method},
+        epochs=2,
+        step_tokens=300,
+        micro_tokens=300,
+        sequence_tokens=300,
+        validations=2,
+        patience=0,
+        precision="fp32",
+        **fields,
+    )
+
+
+def test_the_stage_takes_a_student_that_is_there_with_its_tokenizer(
+    teacher_folder: Path,
+    other_folder: Path,
+    stage_inputs: dict[str, Artifact],
+    make_draft: Callable[[str], Draft],
+    context: Context,
+) -> None:
+    """Passages too; all three models keep the student's tokenizer; both are the stage's facts."""
+    config = stage_config(teacher_folder, other_folder, "spans", passages=True)
+    draft = make_draft("draft")
+    run(config, stage_inputs, draft, context)
+    for name in ("undistilled", "distilled", "finetuned"):
+        assert load_vocabulary(draft.data / "models" / name) == load_vocabulary(other_folder)
+    training = json.loads((draft.data / "training.json").read_text())
+    assert training["alignment"] == "spans"
+    assert training["aligned_share"] > 0.99
+    assert training["rejected_rows"] == 0
+    assert training["rows"] == 8 + 4  # and four passages
+    history = json.loads((draft.data / "history.json").read_text())
+    last = {name: one["validation"][-1] for name, one in history.items()}
+    assert last["distilled"]["spans"] < last["finetuned"]["spans"]
+    assert set(facts(config, Path())) == {"teacher", "student"}
+
+
+def test_the_stage_refuses_other_tokenizers_before_a_model_is_loaded(
+    teacher_folder: Path,
+    other_folder: Path,
+    stage_inputs: dict[str, Artifact],
+    make_draft: Callable[[str], Draft],
+    context: Context,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("potstill.distill.run.load_model", lambda *_: pytest.fail("was loaded"))
+    config = stage_config(teacher_folder, other_folder, "none")
+    with pytest.raises(TrainingError, match=r"distill\.alignment\.method"):
+        run(config, stage_inputs, make_draft("draft"), context)
