@@ -1,6 +1,7 @@
 """How a teacher with another tokenizer teaches. Light: no torch here.
 
-In: the recipe's `distill.alignment`. Out: `AlignmentConfig`. Knows nothing of tokenizers.
+In: the recipe's `distill.alignment`. Out: `AlignmentConfig`, and what is said without it. Knows
+nothing of tokenizers.
 """
 
 from __future__ import annotations
@@ -8,6 +9,18 @@ from __future__ import annotations
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
+
+from potstill.errors import TrainingError
+
+
+def different_vocabularies() -> TrainingError:
+    """The error for two tokenizers that differ where nothing says how to align them."""
+    return TrainingError(
+        "Teacher and student have different vocabularies, so their distributions cannot be "
+        "compared word by word.",
+        "Set distill.alignment.method (spans, words, spans+words or uld) to compare them by "
+        "the text they stand for, or use a student that is cut from the teacher.",
+    )
 
 
 class AlignmentConfig(BaseModel):

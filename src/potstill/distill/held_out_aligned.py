@@ -95,7 +95,7 @@ def _sums(
         found[f"ce{where}"] = float((ce * counts).sum())
         found[f"tokens{where}"] = float(counts.sum())
         found[f"kd{where}"] = 0.0
-        if weights.kd:
+        if weights.kd and where == ("_answer" if loss.objective.kd_tokens == "answer" else ""):
             part = said.only(chosen)
             found[f"kd{where}"] = loss.output_terms(states, part, batch, 1.0, 0.0)[1]
     return found

@@ -10,9 +10,11 @@ from pathlib import Path
 
 from potstill.core.costs import seconds
 from potstill.core.stage import Facts, Figures
+from potstill.distill.alignment import AlignmentConfig, different_vocabularies
 from potstill.distill.config import DistillConfig
 from potstill.models import refs
 from potstill.models.size import expected_parameters, folder_parameters
+from potstill.models.vocabulary import vocabulary_of
 
 INSTRUCTION_TOKENS, QUESTION_TOKENS = 30, 30  # of a row besides its passage
 # Weights times computed tokens a second: SmolLM2-135M and a student of 99M, two cores.
@@ -26,11 +28,26 @@ BYTES_A_TOKEN = 1.6e6  # activations of a micro-batch's token, at 99M weights
 
 
 def facts(config: DistillConfig, project: Path) -> Facts:
-    """The teacher's identity, and the student's if it is there already. Errors: ModelError."""
+    """The teacher's identity, and the student's if it is there already.
+
+    Errors: ModelError; TrainingError for tokenizers that differ without alignment.
+    """
     found = {"teacher": refs.digest(refs.parse(config.teacher))}
     if config.student.model is not None:
         found["student"] = refs.digest(refs.parse(config.student.model))
+        _check_vocabularies(config.teacher, config.student.model, config.alignment)
     return found
+
+
+def _check_vocabularies(teacher: str, student: str, alignment: AlignmentConfig) -> None:
+    """Errors: TrainingError if both are known, differ, and nothing says how to align them.
+
+    Here, so that nobody waits for generation to hear of it; training checks it in any case.
+    """
+    if not alignment.used:
+        both = [vocabulary_of(one) for one in (teacher, student)]
+        if None not in both and both[0] != both[1]:
+            raise different_vocabularies()
 
 
 def row_tokens(earlier: Mapping[str, Figures]) -> float:

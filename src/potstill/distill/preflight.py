@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from potstill.distill.alignment import different_vocabularies
 from potstill.distill.batches import MicroBatch, Row, active_counts
 from potstill.distill.objective import ActiveTokens
 from potstill.errors import TrainingError
@@ -73,12 +74,7 @@ def check_tokenizers(teacher: Any, student: Any) -> None:
     if teacher is student:
         return
     if teacher.get_vocab() != student.get_vocab():
-        raise TrainingError(
-            "Teacher and student have different vocabularies, so their distributions cannot be "
-            "compared word by word.",
-            "Set distill.alignment.method (spans+words, spans, words or uld) to compare them by "
-            "the text they stand for, or use a student that is cut from the teacher.",
-        )
+        raise different_vocabularies()
     for name in ("bos_token_id", "eos_token_id", "chat_template"):
         if getattr(teacher, name, None) != getattr(student, name, None):
             raise TrainingError(

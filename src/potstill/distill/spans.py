@@ -88,7 +88,7 @@ def aligned_scores(
         with torch.no_grad():
             ce = score(None, nothing, touched).ce
         values, pulls = span_terms(ce, said, divergence, settings.temperature)
-        pulls, total = pulls * scale, float(values.sum())
+        pulls, total = pulls * scale * torch.is_grad_enabled(), float(values.sum())
         value = values.sum() * scale
     taught = nothing if said.next is None else said.counts
     scores = score(said.next, taught * scale, ce_weights + pulls)

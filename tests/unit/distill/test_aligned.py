@@ -38,6 +38,7 @@ from potstill.distill.terms import TermLoss, Weights
 from potstill.distill.trainer import Steps
 from potstill.errors import TrainingError, UsageError
 from potstill.models.load import load_model
+from potstill.models.vocabulary import vocabulary_of
 from potstill.records import Example
 
 METHODS = ["spans", "words", "spans+words", "uld"]
@@ -479,6 +480,18 @@ def test_the_stage_takes_a_student_that_is_there_with_its_tokenizer(
     last = {name: one["validation"][-1] for name, one in history.items()}
     assert last["distilled"]["spans"] < last["finetuned"]["spans"]
     assert set(facts(config, Path())) == {"teacher", "student"}
+
+
+def test_a_run_hears_of_other_tokenizers_before_any_stage(
+    teacher_folder: Path, other_folder: Path, tiny_folder: Path
+) -> None:
+    """`facts` are asked for when a run is planned; they load no tokenizer."""
+    with pytest.raises(TrainingError, match="different vocabularies"):
+        facts(stage_config(teacher_folder, other_folder, "none"), Path())
+    facts(stage_config(teacher_folder, other_folder, "words"), Path())
+    facts(stage_config(teacher_folder, teacher_folder, "none"), Path())
+    assert vocabulary_of(str(other_folder)) == load_vocabulary(other_folder)
+    assert vocabulary_of("org/never-fetched") is None
 
 
 def test_the_stage_refuses_other_tokenizers_before_a_model_is_loaded(
