@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from potstill.errors import TrainingError
 
@@ -52,6 +52,13 @@ class AlignmentConfig(BaseModel):
         le=1,
         description="Share of a row's bytes that must be aligned; other rows are rejected.",
     )
+
+    @model_validator(mode="after")
+    def _no_field_without_effect(self) -> AlignmentConfig:
+        for name, used in (("temperature", self.spans_used), ("words", self.words_used)):
+            if not used and getattr(self, name) != type(self).model_fields[name].default:
+                raise ValueError(f"alignment.{name} has no effect with method: {self.method}")
+        return self
 
     @property
     def spans_used(self) -> bool:

@@ -176,6 +176,8 @@ class Objective(BaseModel):
             raise ValueError("divergence_parameter: with several divergences, give it by name")
         elif given is not None and not names & set(DIVERGENCE_PARAMETERS):
             raise ValueError(f"divergence_parameter: {min(names)} takes no parameter")
+        if self.alignment.method == "uld" and names != {"forward_kl"}:
+            raise ValueError("divergence has no effect with alignment.method: uld; leave it out")
         if self.alignment.used and self.needs_live_teacher:
             raise ValueError(
                 "alignment: hidden states and attention maps are compared token by token, which "

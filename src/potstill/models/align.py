@@ -154,7 +154,7 @@ def same_bytes(
         (known.text[number] or b"").removeprefix(lead)
         for number, known, lead in zip(ids, words, leads, strict=True)
     )
-    return one == other
+    return bool(one) and one == other
 
 
 def token_boundaries(ids: Sequence[int], words: Words, text: bytes) -> list[int | None]:

@@ -18,7 +18,6 @@ from potstill.core.events import Emitter
 from potstill.core.stage import Artifact, Context, Draft
 from potstill.distill import Distiller, losses
 from potstill.distill.aligned import AlignedTeacher, AlignedTokens, common_words
-from potstill.distill.alignment import AlignmentConfig
 from potstill.distill.batches import RowSet
 from potstill.distill.config import DistillConfig
 from potstill.distill.families import group
@@ -133,7 +132,13 @@ def bench(request: pytest.FixtureRequest, tokenizer: Any, other_tokenizer: Any) 
 
 
 def objective(method: str, **more: Any) -> Objective:
-    alignment = {"method": method, "words": 9, **more.pop("alignment", {})}
+    alignment = {"method": method, **more.pop("alignment", {})}
+    if "words" in method:
+        alignment["words"] = 9
+    if "spans" not in method:
+        alignment.pop("temperature", None)
+    if method == "uld":
+        more.pop("divergence", None)
     return Objective(alignment=alignment, **more)
 
 
@@ -435,11 +440,14 @@ def test_a_loaded_student_needs_its_tokenizer(
         ({"signal": "top_k"}, "keeps words of the teacher's vocabulary"),
         ({"signal": "sampled"}, "keeps words of the teacher's vocabulary"),
         ({"hidden": {"mse_weight": 1.0}}, "token by token"),
+        ({"alignment": {"method": "uld"}, "divergence": "jsd"}, "divergence has no effect"),
+        ({"alignment": {"method": "words", "temperature": 2}}, "temperature has no effect"),
+        ({"alignment": {"method": "spans", "words": 9}}, "words has no effect"),
     ],
 )
 def test_settings_that_do_not_go_together_are_refused(fields: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        DistillConfig(teacher="t", alignment=AlignmentConfig(method="spans"), **fields)
+        DistillConfig(**{"teacher": "t", "alignment": {"method": "spans"}, **fields})
 
 
 def stage_config(teacher: Path, student: Path, method: str, **fields: Any) -> DistillConfig:
