@@ -11,6 +11,8 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from potstill.core.stage import StageConfig
 from potstill.distill.objective import Objective
+from potstill.distill.on_policy import OnPolicyConfig
+from potstill.distill.schedules import ever
 
 
 class StudentConfig(BaseModel):
@@ -121,6 +123,13 @@ class DistillConfig(StageConfig, Objective):
         description="Of the matrix products; weights stay fp32. auto: bf16 where the hardware has "
         "instructions for it.",
     )
+    teacher_loading: Literal["auto", "resident", "streamed"] = Field(
+        "auto",
+        description="resident: the whole teacher in memory. streamed: its decoder layers are read "
+        "one at a time and computed for all rows, before the training; the same signals, from a "
+        "teacher larger than memory. It needs a signal from a file. auto: streamed if teacher and "
+        "training do not fit into the memory that is free.",
+    )
     signal: Literal["auto", "live", "hidden_bf16", "hidden_int8", "top_k", "sampled"] = Field(
         "auto",
         description="Where the teacher's distribution comes from. live: its forward pass at every "
@@ -178,6 +187,11 @@ class DistillConfig(StageConfig, Objective):
         "norm on a few rows of the step.",
     )
 
+    on_policy: OnPolicyConfig = Field(
+        default_factory=lambda: OnPolicyConfig(),
+        description="The student's own answers, judged by the live teacher, instead of the rows'.",
+    )
+
     @property
     def objective(self) -> Objective:
         """The fields of the loss alone."""
@@ -192,6 +206,13 @@ class DistillConfig(StageConfig, Objective):
                 f"signal: {self.signal} holds no layers of the teacher, which hidden and attention "
                 "need; use live"
             )
+        if self.teacher_loading == "streamed" and (
+            self.needs_live_teacher or self.signal == "live"
+        ):
+            raise ValueError(
+                "teacher_loading: streamed computes the teacher's signals before the training; "
+                "signal: live, hidden and attention need it at every step; use resident"
+            )
         if self.signal == "sampled" and set(self.shares) != {"forward_kl"}:
             raise ValueError(
                 "signal: sampled is unbiased for divergence: forward_kl alone; use another signal"
@@ -201,8 +222,33 @@ class DistillConfig(StageConfig, Objective):
                 f"signal: {self.signal} keeps words of the teacher's vocabulary, which the student "
                 "of another does not have; with alignment use live, hidden_bf16 or hidden_int8"
             )
+        if self.alignment.used and self.on_policy.used:
+            raise ValueError(
+                "on_policy: the teacher judges the student's own answers token by token, which "
+                "needs one tokenizer; set alignment.method: none or on_policy.share: 0"
+            )
+        if self.on_policy.used:
+            self._rollouts_fit()
         if self.attention.used and self.gradient_checkpointing:
             raise ValueError("attention.weight does not go together with gradient_checkpointing")
         if self.attention.used and self.batching == "buckets":
             raise ValueError("attention.weight needs batching: packed")
         return self
+
+    def _rollouts_fit(self) -> None:
+        """Errors: ValueError for settings that on-policy training cannot keep."""
+        if self.signal not in ("auto", "live"):
+            raise ValueError(
+                f"signal: {self.signal} is a file, which holds nothing about the answers that "
+                "on_policy generates; use live"
+            )
+        if not (ever(self.kd_weight) or self.needs_live_teacher):
+            raise ValueError(
+                "on_policy.share: nothing counts on the student's own answers while kd_weight is 0"
+            )
+        if self.on_policy.nothing_else and ever(self.ce_weight) and not self.passages:
+            raise ValueError(
+                "on_policy.share: 1 leaves no row to the cross-entropy; set ce_weight: 0"
+            )
+        if self.on_policy.batch_tokens < self.sequence_tokens:
+            raise ValueError("on_policy.batch_tokens must not be smaller than sequence_tokens")

@@ -23,11 +23,14 @@ from potstill.core.events import Emitter
 from potstill.core.files import disk_errors, read_json, write_json, write_records
 from potstill.core.keys import changed_parts, stage_key
 from potstill.distill import STAGE
+from potstill.distill.batches import Row
 from potstill.distill.config import DistillConfig, StudentConfig
-from potstill.distill.cut import choose_layers
+from potstill.distill.cut import choose_layers, cut_student
 from potstill.distill.material import Material, check_there_are_rows, pick_dtype, prepare
 from potstill.distill.memory import raise_malloc_thresholds
 from potstill.distill.pairs import Encoded, encode_all
+from potstill.distill.signals import LiveTeacher
+from potstill.distill.streaming import open_teacher
 from potstill.distill.train import Trained, train_student
 from potstill.errors import InputError, StoreError, UsageError
 from potstill.models import refs, surgery
@@ -101,6 +104,11 @@ class Distiller:
             first = error.errors()[0]
             where = ".".join(str(part) for part in first["loc"]) or "settings"
             raise UsageError(f"{where}: {first['msg']}", "docs/reference/recipe.md") from error
+        if self.config.teacher_loading == "streamed" and not isinstance(teacher, str | Path):
+            raise UsageError(
+                "A loaded teacher is in memory already, so it is not streamed.",
+                "Pass the teacher as a path or hub id.",
+            )
         if self.config.passages:
             raise UsageError(
                 "passages are chunks of documents, which rows do not have.",
@@ -118,6 +126,7 @@ class Distiller:
         self.student_tokenizer = student_tokenizer or _tokenizer_of(student)
         # Now, as training changes a loaded model.
         self.identity = {"teacher": _digest(teacher), "student": _digest(student)}
+        self.identity |= self.config.on_policy.facts()
 
     def train(
         self,
@@ -162,8 +171,11 @@ class Distiller:
         if encoded.aligned is not None:
             write_records(self.output / "rejected.jsonl", encoded.rejected)
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        teacher = self._loaded(self.teacher).to(device, pick_dtype(self.config.precision))
-        student = self._student(teacher, encoded.rows, work, events).to(device)
+        student = None if self.student is None else self._loaded(self.student)
+        teacher = self._teacher(student, device, events)
+        if student is None:
+            student = self._cut(teacher, encoded.rows, work, events)
+        student.requires_grad_(True).to(device)
         material = prepare(
             self.config,
             teacher,
@@ -202,13 +214,19 @@ class Distiller:
             work=work / "training",
             tensorboard=self.output / "tensorboard",
             events=events,
+            rollouts=self.output / "rollouts.jsonl" if self.config.on_policy.used else None,
         )
 
-    def _student(self, teacher: Any, rows: Sequence[Any], work: Path, events: Emitter) -> Any:
-        if self.student is not None:
-            return self._loaded(self.student).requires_grad_(True)
-        cut = choose_layers(self.config.student, teacher, rows, work, events)
-        return surgery.drop_layers(load_model(self.teacher), cut["dropped"])
+    def _teacher(self, student: Any, device: torch.device, events: Emitter) -> LiveTeacher:
+        if isinstance(self.teacher, str | Path):
+            size = None if student is None else surgery.parameters_of(student)
+            return open_teacher(self.config, device, events, student=size)
+        dtype = pick_dtype(self.config.precision)
+        return LiveTeacher(self.teacher.to(device, dtype), dtype)
+
+    def _cut(self, teacher: LiveTeacher, rows: Sequence[Row], work: Path, events: Emitter) -> Any:
+        cut = choose_layers(self.config.student, teacher.model, rows, work, events)
+        return cut_student(self.teacher, cut["dropped"], streamed=teacher.streamed)
 
     @staticmethod
     def _loaded(model: Any) -> Any:

@@ -17,13 +17,14 @@ import torch
 
 from potstill.core.events import Emitter
 from potstill.core.extras import check_installed
-from potstill.distill import attention, preflight, probe, signals
+from potstill.distill import attention, mixed, preflight, probe, signals
 from potstill.distill.aligned import AlignedTeacher, common_words, source_of
-from potstill.distill.batches import Micro, Row, RowSet, TeacherRows, evenly
+from potstill.distill.batches import Micro, Row, RowSet, evenly
 from potstill.distill.config import DistillConfig
 from potstill.distill.families import group
 from potstill.distill.memory import explained
 from potstill.distill.packing import plan_steps
+from potstill.distill.teacher_rows import TeacherRows
 from potstill.distill.terms import TermLoss
 from potstill.errors import TrainingError
 from potstill.records import Example
@@ -76,10 +77,10 @@ def prepare(
 ) -> Material:
     """Lay out the rows, plan the steps, check everything, write or open the teacher's signals.
 
-    tokenizer: the teacher's. aligned: if the student's is another, the training and the validation
-    rows in the teacher's tokens. digest: what the teacher's signals belong to. work: the folder
-    where they are kept.
-    Afterwards `teacher` is in evaluation mode, in the precision of the products, and is needed no
+    teacher: a model, or a LiveTeacher or StreamedTeacher of it. tokenizer: the teacher's. aligned:
+    if the student's is another, the training and the validation rows in the teacher's tokens.
+    digest: what the teacher's signals belong to. work: the folder where they are kept.
+    Afterwards the teacher is in evaluation mode, in the precision of the products, and is needed no
     more unless `signal` is a LiveTeacher; `student` is in fp32. One process prepares and trains.
     Errors: TrainingError for what would ruin the result.
     """
@@ -91,7 +92,9 @@ def prepare(
         aligned = (aligned[0], aligned[1].some(chosen))
         teacher_rows = [*aligned[0].rows, *aligned[1].rows]
     dtype = pick_dtype(config.precision)
-    live = signals.LiveTeacher(teacher, dtype)
+    live = teacher
+    if not isinstance(teacher, signals.LiveTeacher):
+        live = signals.LiveTeacher(teacher, dtype)
     student.float()  # master weights: what it is trained in, and compared in before
     report_truncated([*rows, *validation], config, events)
     vocabulary = preflight.check_models(
@@ -105,7 +108,8 @@ def prepare(
         student_tokenizer=student_tokenizer or tokenizer,
         teacher_rows=teacher_rows,
     )
-    training, held_out = _lay_out(config, live.model, student, rows, validation, aligned, events)
+    with live.shortened() as model:
+        training, held_out = _lay_out(config, model, student, rows, validation, aligned, events)
     plan = plan_steps(
         training,
         step_tokens=config.step_tokens,
@@ -122,6 +126,11 @@ def prepare(
         len(micros),
         config.active,
     )
+
+    if config.on_policy.used:
+        mixed.check(
+            student, live.model, tokenizer, training, plan, config, vocabulary, dtype, seed, events
+        )
 
     def cache(name: str, data: RowSet, form: signals.CacheFormat) -> signals.CachedTeacher:
         return signals.open_cache(
@@ -256,6 +265,8 @@ def _format(
     """The file that the teacher's signals are kept in; None: they are not kept."""
     if not config.active.kd or config.needs_live_teacher or config.signal == "live":
         return None
+    if config.on_policy.used:
+        return None  # what the student will say is in no file
     if config.signal != "auto":
         return signals.CacheFormat(
             config.signal, config.signal_count, temperature=config.temperature, seed=seed
@@ -263,7 +274,8 @@ def _format(
     form = signals.CacheFormat("hidden_bf16")
     planned = sum(len(family) for step in plan for micro in step for family in micro)
     size = signals.cache_bytes(training.read_by_teacher, int(live.output.weight.shape[1]), form)
-    return form if planned > len(training.rows) and size <= signals.LARGEST_CACHE else None
+    seen_again = planned > len(training.rows) and size <= signals.LARGEST_CACHE
+    return form if seen_again or live.streamed else None
 
 
 def report_truncated(rows: Sequence[Row], config: DistillConfig, events: Emitter) -> None:

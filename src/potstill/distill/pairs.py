@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from potstill.core.events import Emitter
-from potstill.distill.batches import Row, TeacherRows, encode_passages, encode_rows
+from potstill.distill.batches import Row, encode_passages, encode_rows
 from potstill.distill.config import DistillConfig
 from potstill.distill.preflight import check_tokenizers
+from potstill.distill.teacher_rows import TeacherRows
 from potstill.models.align import Aligned, Aligner, Span
 from potstill.models.chat import ChangedWordsError, EncodedExample
 from potstill.records import Chunk, Example, Rejected

@@ -5,11 +5,14 @@ In: a DistillConfig, the figures of ingestion and curation. Out: facts, figures.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 
 from potstill.core.costs import seconds
+from potstill.core.machine import available_memory_bytes
 from potstill.core.stage import Facts, Figures
+from potstill.distill import loading
 from potstill.distill.alignment import AlignmentConfig, different_vocabularies
 from potstill.distill.config import DistillConfig
 from potstill.models import refs
@@ -22,21 +25,21 @@ TRAINING_RATE = 99e6 * 310
 READING_RATE = 135e6 * 1000
 GREEDY_RATE = 135e6 * 900
 CANDIDATES, ROUNDS = 8, 10  # of the greedy choice: layers tried in a round, rounds, about
-BYTES_A_WEIGHT = {"none": 16, "lora": 5}  # float32: weight, gradient, AdamW's two moments
-LAYER_SHARE = 0.026  # of a small model's weights; larger ones have more layers
-BYTES_A_TOKEN = 1.6e6  # activations of a micro-batch's token, at 99M weights
+ANSWER_TOKENS = 20  # of a rollout, about: a student that learns from short answers writes such
+WRITING_RATE = 135e6 * 100  # 16 answers at once, one core
+STREAMED_SHARE = 0.25  # of the teacher's weights that are in memory at once, at most
 
 
 def facts(config: DistillConfig, project: Path) -> Facts:
-    """The teacher's identity, and the student's if it is there already.
+    """The teacher's identity, that of a student that is there already, and of rollouts to replay.
 
-    Errors: ModelError; TrainingError for tokenizers that differ without alignment.
+    Errors: ModelError, InputError; TrainingError for tokenizers that differ without alignment.
     """
     found = {"teacher": refs.digest(refs.parse(config.teacher))}
     if config.student.model is not None:
         found["student"] = refs.digest(refs.parse(config.student.model))
         _check_vocabularies(config.teacher, config.student.model, config.alignment)
-    return found
+    return found | config.on_policy.facts(project)
 
 
 def _check_vocabularies(teacher: str, student: str, alignment: AlignmentConfig) -> None:
@@ -69,6 +72,8 @@ def computed_share(config: DistillConfig, earlier: Mapping[str, Figures]) -> flo
 
 def signal_bytes(config: DistillConfig, width: float) -> float:
     """Of a token of the teacher's signals on disk, about, compressed."""
+    if config.on_policy.used:
+        return 0.0
     return {
         "live": 0.0,
         "auto": 1.4 * width,
@@ -83,15 +88,13 @@ def student_parameters(config: DistillConfig) -> float:
     """About how many the student has."""
     teacher = expected_parameters(config.teacher)
     if config.student.model is not None:
-        return expected_parameters(config.student.model)
-    if config.student.drop_layers is not None:
-        return teacher * max(0.1, 1 - LAYER_SHARE * config.student.drop_layers)
-    return teacher * config.student.parameters_ratio
+        return float(expected_parameters(config.student.model))
+    return loading.student_parameters(config, teacher)
 
 
 def hidden_width(parameters: float) -> float:
     """Features of the hidden states of a model of that size, about: 576 of SmolLM2-135M."""
-    return float((parameters / 400) ** 0.5)
+    return math.sqrt(parameters / 400)
 
 
 def budget_tokens(config: DistillConfig, earlier: Mapping[str, Figures]) -> float:
@@ -104,8 +107,17 @@ def budget_tokens(config: DistillConfig, earlier: Mapping[str, Figures]) -> floa
 def memory_need(config: DistillConfig, micro_tokens: int) -> float:
     """Bytes of a training with micro-batches of that size, about."""
     teacher, student = expected_parameters(config.teacher), student_parameters(config)
-    activations = BYTES_A_TOKEN * (student / 99e6) ** 0.5 * micro_tokens
-    return float(8e8 + BYTES_A_WEIGHT[config.adapter] * student + 4 * teacher + activations)
+    held = 4.0 * teacher
+    if is_streamed(config):
+        held = STREAMED_SHARE * loading.number_bytes(config) * teacher
+    return 8e8 + held + loading.training_bytes(config, student, micro_tokens)
+
+
+def is_streamed(config: DistillConfig) -> bool:
+    """Whether the teacher will be read layer by layer on this machine, as it is now."""
+    teacher, student = expected_parameters(config.teacher), student_parameters(config)
+    free = available_memory_bytes()
+    return loading.is_streamed(config, teacher, student, free, cuts=config.student.model is None)
 
 
 def estimate(config: DistillConfig, earlier: Mapping[str, Figures], project: Path) -> Figures:
@@ -121,16 +133,31 @@ def estimate(config: DistillConfig, earlier: Mapping[str, Figures], project: Pat
     spent += seconds((rows + 2 * config.validations * held_out) * computed, READING_RATE / teacher)
     if config.student.method == "greedy" and config.student.model is None:
         spent += seconds(tried, GREEDY_RATE / teacher)
+    spent += _writing_seconds(config, budget / length, length * computed, student)
+    width = hidden_width(teacher)
+    # Three models in bf16; two checkpoints and the teacher's states go when training is done.
+    disk = 3 * 2 * student + 2 * 12 * student + signal_bytes(config, width) * rows
+    if is_streamed(config):
+        disk += loading.spill_bytes(config, width, max(rows, held_out) * computed)
     return {
         "parameters": student,
         "tokens": round(2 * budget),
         "seconds": spent,
         "memory_bytes": memory_need(config, config.micro_tokens),
-        # Three models in bf16; two checkpoints and the teacher's states go when training is done.
-        "disk_bytes": 3 * 2 * student
-        + 2 * 12 * student
-        + signal_bytes(config, hidden_width(teacher)) * rows,
+        "disk_bytes": disk,
     }
+
+
+def _writing_seconds(
+    config: DistillConfig, answers: float, prompt_tokens: float, student: float
+) -> float:
+    """Of the student's own answers, so many if the share were 1: prompts read, tokens drawn."""
+    if not config.on_policy.used or config.on_policy.replay is not None:
+        return 0.0
+    answers *= config.on_policy.mean_share
+    drawn = min(ANSWER_TOKENS, config.on_policy.max_new_tokens)
+    reading = seconds(answers * prompt_tokens, READING_RATE / student)
+    return reading + seconds(answers * drawn, WRITING_RATE / student)
 
 
 def counts(data: Path) -> Figures:

@@ -28,9 +28,10 @@ from potstill.distill.objective import ActiveTokens
 from potstill.distill.probe_aligned import plain_spans
 from potstill.distill.ranks import Ranks
 from potstill.distill.signals import LiveTeacher, Samples, TeacherTokens, TopK
+from potstill.distill.steps import Step, Steps
 from potstill.distill.terms import COUNTED_BY, TermLoss, Weights
-from potstill.distill.trainer import Step, Steps
 from potstill.errors import TrainingError
+from potstill.models.output import output_layer
 from potstill.models.surgery import body_of
 
 BEGINNING, END = 24, 8
@@ -61,7 +62,7 @@ def says_the_same(model: Any, rows: Sequence[Row], *, packed: bool, share: bool)
     families = [(0, 1), (2,)] if share else [(0,), (1,), (2,)]
     was_training = model.training
     model.eval()
-    body, device = body_of(model), next(model.parameters()).device
+    body, device = body_of(model), output_layer(model).weight.device
     alone = [
         body(input_ids=torch.tensor([row.ids], device=device), use_cache=False).last_hidden_state[0]
         for row in made
@@ -197,13 +198,15 @@ class _Plain:
         tokens = {"kd": objective.kd_tokens, "ce": objective.active.ce or "all"}
         sums: dict[str, Tensor] = {}
         values, counts = dict.fromkeys(tokens, 0.0), dict.fromkeys(tokens, 0)
+        read = [data.read_by_teacher.rows[number] for number in numbers]
+        taught = teacher.logits(read) if objective.active.kd else iter(())
         for number in numbers:
             row = data.rows[number]
             logits = self._student_logits(row)
             targets = torch.tensor(row.ids[1:], device=logits.device)
             terms = {"ce": F.cross_entropy(logits, targets, reduction="none")}
             if objective.active.kd:
-                terms["kd"] = self._divergence(number, logits)
+                terms["kd"] = self._divergence(number, next(taught)[:-1], logits)
             for name, found in terms.items():
                 first = max(1, row.answer_start) - 1 if tokens[name] == "answer" else 0
                 if name == "kd" and data.teacher is not None:
@@ -217,13 +220,14 @@ class _Plain:
             for name, total in sums.items()
         }
 
-    def _divergence(self, number: int, logits: Tensor) -> Tensor:
-        objective = self.loss.objective
+    def _divergence(self, number: int, theirs: Tensor, logits: Tensor) -> Tensor:
+        objective, signal = self.loss.objective, self.loss.signal
         temperature = objective.temperature
-        theirs = self._teacher_logits(self.data.read_by_teacher.rows[number])
-        if isinstance(self.loss.signal, AlignedTeacher):
-            return plain_spans(self.loss.signal, objective, self.data, number, logits, theirs)
-        log_q, log_p = ((z / temperature).log_softmax(-1) for z in (logits, theirs))
+        if isinstance(signal, AlignedTeacher):
+            theirs = theirs[:, : signal.words].float()
+            return plain_spans(signal, objective, self.data, number, logits, theirs)
+        theirs = theirs[:, : self.loss.vocabulary]
+        log_q, log_p = ((z.float() / temperature).log_softmax(-1) for z in (logits, theirs))
         values = logits.new_zeros(len(logits))
         for name, share in objective.shares.items():
             divergence = losses.by_name(name, objective.parameters.get(name))
@@ -234,14 +238,6 @@ class _Plain:
         ids = torch.tensor([row.ids], device=next(self.loss.student.parameters()).device)
         logits: Tensor = self.loss.student(input_ids=ids, use_cache=False).logits
         return logits[0, :-1, : self.loss.vocabulary].float()
-
-    @torch.no_grad()
-    def _teacher_logits(self, row: Row) -> Tensor:
-        ids = torch.tensor([row.ids], device=next(self.teacher.model.parameters()).device)
-        logits: Tensor = self.teacher.model(input_ids=ids, use_cache=False).logits
-        signal = self.loss.signal
-        words = signal.words if isinstance(signal, AlignedTeacher) else self.loss.vocabulary
-        return logits[0, :-1, :words].float()
 
 
 def _check_term(

@@ -25,15 +25,18 @@ import torch
 from potstill.core.files import read_json, read_records, write_json, write_records
 from potstill.core.stage import Artifact, Context, Draft
 from potstill.distill.config import DistillConfig
-from potstill.distill.cut import choose_layers
-from potstill.distill.material import Material, check_there_are_rows, pick_dtype, prepare
+from potstill.distill.cut import choose_layers, cut_student
+from potstill.distill.material import Material, check_there_are_rows, prepare
 from potstill.distill.memory import raise_malloc_thresholds
 from potstill.distill.objective import Objective
 from potstill.distill.pairs import Encoded, encode_all
+from potstill.distill.rollouts import Rollout, figures
+from potstill.distill.streaming import open_teacher
 from potstill.distill.train import Trained, train_student
 from potstill.models import refs, surgery
 from potstill.models.load import load_model, load_tokenizer
 from potstill.models.save import save_model
+from potstill.models.size import expected_parameters
 from potstill.records import Chunk, Example
 
 FINETUNED = Objective(kd_weight=0.0, ce_weight=1.0, ce_tokens="all")
@@ -44,6 +47,7 @@ def run(
 ) -> None:
     """Run the stage; goes on from whatever a killed run left in the draft."""
     raise_malloc_thresholds()
+    config = config.model_copy(update={"on_policy": config.on_policy.below(context.project)})
     torch.set_num_threads(context.threads)
     tokenizer = load_tokenizer(config.teacher)
     given = config.student.model
@@ -63,12 +67,14 @@ def run(
     rows, validation = encoded.rows, encoded.validation
     check_there_are_rows(rows, validation)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    teacher = load_model(config.teacher).to(device, pick_dtype(config.precision))
+    size = None if given is None else round(expected_parameters(given))
+    teacher = open_teacher(config, device, context.events, student=size)
     cut: dict[str, Any] = {"method": "none", "dropped": [], "model": given, "parameters": {}}
     if given is None:
-        cut = choose_layers(config.student, teacher, rows, draft.work, context.events)
-    cut["parameters"]["teacher"] = surgery.parameters_of(teacher)
-    student = _student(config, cut["dropped"]).to(device)
+        cut = choose_layers(config.student, teacher.model, rows, draft.work, context.events)
+    cut["parameters"]["teacher"] = surgery.parameters_of(teacher.model)
+    streamed = teacher.streamed
+    student = _student(config, cut["dropped"], streamed).to(device)
     cut["parameters"]["student"] = surgery.parameters_of(student)
     write_json(draft.data / "surgery.json", cut)
     material = prepare(
@@ -97,20 +103,22 @@ def run(
             goal,
             config,
             cut["dropped"],
+            streamed,
             material,
             draft,
             context,
             last_step=distilled.steps if distilled else len(material.plan),
             patience=0 if distilled else config.patience,
+            rollouts=config.on_policy.used and not distilled,
         )
     _write_results(config, trained, material, encoded, draft)
 
 
-def _student(config: DistillConfig, dropped: Sequence[int]) -> Any:
+def _student(config: DistillConfig, dropped: Sequence[int], streamed: bool) -> Any:
     """The student before training: one that is there, or the teacher without some layers."""
     if config.student.model is not None:
         return load_model(config.student.model)
-    return surgery.drop_layers(load_model(config.teacher), dropped)
+    return cut_student(config.teacher, dropped, streamed=streamed)
 
 
 def _passages(ingest: Artifact, examples: Sequence[Example]) -> list[Chunk]:
@@ -124,18 +132,20 @@ def _train_once(
     objective: Objective,
     config: DistillConfig,
     dropped: Sequence[int],
+    streamed: bool,
     material: Material,
     draft: Draft,
     context: Context,
     *,
     last_step: int,
     patience: int,
+    rollouts: bool,
 ) -> Trained:
     """Train and save one model, or read what came of it if that was done before a kill."""
     mark = draft.work / f"{name}.json"
     if mark.exists() and (draft.data / "models" / name).is_dir():
         return Trained(**read_json(mark))
-    student = _student(config, dropped)
+    student = _student(config, dropped, streamed)
     work = draft.work / name
     student, trained = train_student(
         student,
@@ -149,11 +159,19 @@ def _train_once(
         work=work,
         tensorboard=draft.data / "tensorboard" / name,
         events=context.events,
+        rollouts=draft.data / "rollouts.jsonl" if rollouts else None,
     )
     write_json(mark, dataclasses.asdict(trained))
     save_model(student.to(torch.bfloat16), material.tokenizer, draft.data / "models" / name)
     shutil.rmtree(work, ignore_errors=True)  # checkpoints; the mark says that they are not needed
     return trained
+
+
+def _rollouts(config: DistillConfig, draft: Draft) -> dict[str, float]:
+    """How many of the student's own answers there were, how long, and how many were cut."""
+    if not config.on_policy.used:
+        return {}
+    return figures(list(read_records(draft.data / "rollouts.jsonl", Rollout)))
 
 
 def _write_results(
@@ -180,6 +198,7 @@ def _write_results(
             "rejected_rows": len(encoded.rejected),
             "learning_rate": config.learning_rate,
             "planned_steps": len(material.plan),
+            **_rollouts(config, draft),
             "models": {
                 name: {
                     "steps": one.steps,

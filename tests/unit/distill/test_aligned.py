@@ -440,6 +440,7 @@ def test_a_loaded_student_needs_its_tokenizer(
         ({"signal": "top_k"}, "keeps words of the teacher's vocabulary"),
         ({"signal": "sampled"}, "keeps words of the teacher's vocabulary"),
         ({"hidden": {"mse_weight": 1.0}}, "token by token"),
+        ({"on_policy": {"share": 0.5}}, "which needs one tokenizer"),
         ({"alignment": {"method": "uld"}, "divergence": "jsd"}, "divergence has no effect"),
         ({"alignment": {"method": "words", "temperature": 2}}, "temperature has no effect"),
         ({"alignment": {"method": "spans", "words": 9}}, "words has no effect"),
