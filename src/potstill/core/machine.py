@@ -28,6 +28,22 @@ def memory_bytes() -> int | None:
         return None
 
 
+def available_memory_bytes() -> int | None:
+    """Memory that new work may take: what is free or freed at once, within the limit of the
+    container (cgroup); None where the system does not say."""
+    found = []
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        found += [1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable")]
+        group = Path("/sys/fs/cgroup")
+        limit = (group / "memory.max").read_text().strip()
+        if limit != "max":
+            found.append(max(0, int(limit) - int((group / "memory.current").read_text())))
+    except (OSError, ValueError, IndexError):
+        pass
+    return min(found) if found else memory_bytes()
+
+
 def processor() -> str:
     """The processor's own name."""
     try:

@@ -69,7 +69,8 @@ STAGE = Stage(
     advise=advise,
     counts=counts,
     eases_memory="Set distill.micro_tokens to half of what it is, or "
-    "distill.gradient_checkpointing: true; the objective stays the same.",
+    "distill.gradient_checkpointing: true; the objective stays the same. A large teacher is read "
+    "layer by layer with distill.teacher_loading: streamed.",
 )
 
 

@@ -17,6 +17,7 @@ from potstill.distill.config import DistillConfig
 from potstill.distill.plan import (
     budget_tokens,
     hidden_width,
+    is_streamed,
     memory_need,
     row_tokens,
     signal_bytes,
@@ -43,7 +44,8 @@ def advise(
     room = SHARE_OF_MEMORY * (memory_bytes() or UNKNOWN_MEMORY)
     teacher = expected_parameters(config.teacher)
     tokens = budget_tokens(config, earlier)
-    made = [_method(config), _signal(config, earlier, project, teacher)]
+    made = [_method(config), *_loading(config, room)]
+    made.append(_signal(config, earlier, project, teacher))
     if config.student.drop_layers is None:
         made.append(_size(config, tokens, teacher))
     return (*made, *_batch(config, earlier, tokens, room), *_adapter(config, room))
@@ -76,8 +78,10 @@ def _signal(
     field, now = "distill.signal", config.signal
     if config.needs_live_teacher:
         return _proposed(field, now, "live", "a term looks into the teacher's layers")
+    if config.on_policy.used:
+        return _proposed(field, now, "live", "what the student will answer is in no file")
     rows = earlier["curate"]["train_rows"] * min(row_tokens(earlier), config.sequence_tokens)
-    if budget_tokens(config, earlier) <= rows:
+    if budget_tokens(config, earlier) <= rows and config.teacher_loading != "streamed":
         return _proposed(field, now, "live", "each row is seen once, so a file would save nothing")
     free = SHARE_OF_DISK * free_disk_bytes(project)
     for kind, why in (
@@ -88,7 +92,24 @@ def _signal(
         size = signal_bytes(config.model_copy(update={"signal": kind}), hidden_width(teacher))
         if size * rows <= free:
             return _proposed(field, now, kind, f"{why} ({size * rows / 1e6:,.0f} MB)")
+    if config.teacher_loading == "streamed":
+        return _proposed(field, now, "sampled", "there is no disk for another file of signals")
     return _proposed(field, now, "live", "there is no disk for a file of signals")
+
+
+def _loading(config: DistillConfig, room: float) -> list[Advice]:
+    """Only where the training fits without the whole teacher beside it, and not with it."""
+    smallest = max(MICRO_TOKENS[-1], config.sequence_tokens)
+    needed, streamed = (
+        memory_need(config.model_copy(update={"teacher_loading": how}), smallest)
+        for how in ("resident", "streamed")
+    )
+    if not streamed <= room < needed or config.needs_live_teacher:
+        return []
+    why = f"a teacher in memory and the training need about {needed / 1e9:.0f} of "
+    why += f"{room / 1e9:.0f} GB; with student.method: influence it is read layer by layer"
+    now = "streamed" if is_streamed(config) else config.teacher_loading
+    return [_proposed("distill.teacher_loading", now, "streamed", why)]
 
 
 def _batch(

@@ -48,6 +48,8 @@ class Row:
     truncated: bool = False
     bare: bool = False
     """A passage: text alone, without an answer."""
+    gold: bool = True
+    """False: the answer is the student's own (`rollouts.py`), which no cross-entropy learns."""
     document: str = ""
     """Id of the document that it comes from, if it comes from one."""
 
@@ -85,6 +87,10 @@ class RowSet:
         return {
             family: sum(len(self.rows[number].ids) for number in family) for family in self.families
         }
+
+    def shape(self, micro: Sequence[Family]) -> tuple[int, int]:
+        """(B, L) of a micro-batch."""
+        return _shape([self.sizes[family] for family in micro], self.packed)
 
     def collate(self, micro: Sequence[Family], active: ActiveTokens, padding: int) -> MicroBatch:
         """The micro-batch of some families. `padding` is any id the model has an embedding for."""
@@ -204,10 +210,9 @@ def collate(
     shared = [shared_tokens([row.ids for row in family]) for family in members]
     lengths = [[len(row.ids) for row in family] for family in members]
     sizes = list(map(sequence_tokens, lengths, shared))
-    if packed:
-        starts, shape = [0, *accumulate(sizes)][:-1], (1, sum(sizes))
-    else:
-        starts, shape = [line * max(sizes) for line in range(len(micro))], (len(micro), max(sizes))
+    shape = _shape(sizes, packed)
+    places = [0, *accumulate(sizes)][:-1]
+    starts = places if packed else [line * shape[1] for line in range(len(micro))]
     input_ids = torch.full(shape, padding, dtype=torch.int64)
     spans: list[RowSpan] = []
     predictions: list[tuple[Tensor, Tensor, Tensor]] = []
@@ -230,6 +235,11 @@ def collate(
         *counts[:, asked],
         **_sight(members, spans, sizes, shape[1], packed),
     )
+
+
+def _shape(sizes: Sequence[int], packed: bool) -> tuple[int, int]:
+    """(B, L) of sequences of these sizes."""
+    return (1, sum(sizes)) if packed else (len(sizes), max(sizes))
 
 
 def _sight(
@@ -269,14 +279,14 @@ def _predictions(
     """Positions [n], targets [n] and each term's counts [terms, n]: of the shared beginning once,
     and of each row's own end."""
     beginning = max(0, spans[0].shared - 1)  # predictions whose target is shared too
-    terms = tuple(vars(active).values())
-    shared = torch.zeros(len(terms), beginning)
+    shared = torch.zeros(len(vars(active)), beginning)
     first = torch.tensor(family[0].ids[1 : beginning + 1], dtype=torch.int64)
     found = [(spans[0].flat()[:beginning], first, shared)]
     for row, span in zip(family, spans, strict=True):
         flat, ids = span.flat(), torch.tensor(row.ids, dtype=torch.int64)
         # The shift, here and nowhere else: position t predicts token t + 1.
         in_answer = torch.arange(1, len(ids)) >= row.answer_start
+        terms = vars(counted(row, active)).values()
         counts = torch.stack([_active(in_answer, tokens) for tokens in terms])
         shared += counts[:, :beginning]
         own = slice(beginning, None)
@@ -284,12 +294,17 @@ def _predictions(
     return found
 
 
+def counted(row: Row, active: ActiveTokens) -> ActiveTokens:
+    """What the terms count of this row: the cross-entropy nothing where the answer is not gold."""
+    return active if row.gold else replace(active, ce=None)
+
+
 def active_counts(rows: Iterable[Row], active: ActiveTokens) -> dict[str, float]:
     """How many predictions of these rows each term counts, without building a batch."""
     sums = dict.fromkeys(vars(active), 0.0)
     for row in rows:
         in_answer = len(row.ids) - max(1, row.answer_start)
-        for term, tokens in vars(active).items():
+        for term, tokens in vars(counted(row, active)).items():
             sums[term] += {"all": row.predictions, "answer": in_answer, None: 0}[tokens]
     return sums
 

@@ -24,13 +24,13 @@ from potstill.core.events import Emitter
 from potstill.core.files import read_json, write_json
 from potstill.distill.batches import Row
 from potstill.distill.config import DistillConfig
-from potstill.distill.cut import choose_layers
-from potstill.distill.material import pick_dtype, prepare
+from potstill.distill.cut import choose_layers, cut_student
+from potstill.distill.material import prepare
 from potstill.distill.panel import Panel
+from potstill.distill.streaming import open_teacher
 from potstill.distill.train import Trained, train_student
 from potstill.errors import TrainingError
 from potstill.models import refs, surgery
-from potstill.models.load import load_model
 from potstill.models.save import save_model
 from potstill.records import Example
 
@@ -69,7 +69,8 @@ def through_assistants(
     trained: dict[str, Trained] = {}
     if not config.assistants:
         return config, panel, trained
-    teacher = load_model(config.teacher)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    teacher = open_teacher(config, device, lessons.events).model
     _check_sizes(config, teacher)
     whole = link = surgery.parameters_of(teacher)
     del teacher
@@ -143,9 +144,9 @@ def _teach(
     """Cut one assistant from its teacher, distil it, keep it, and drop what was needed for it."""
     work.mkdir(parents=True, exist_ok=True)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    teacher = load_model(config.teacher).to(device, pick_dtype(config.precision))
-    cut = choose_layers(config.student, teacher, lessons.rows, work, lessons.events)
-    assistant = surgery.drop_layers(load_model(config.teacher), cut["dropped"]).to(device)
+    teacher = open_teacher(config, device, lessons.events)
+    cut = choose_layers(config.student, teacher.model, lessons.rows, work, lessons.events)
+    assistant = cut_student(config.teacher, cut["dropped"], streamed=teacher.streamed).to(device)
     material = prepare(
         config,
         teacher,
@@ -174,6 +175,7 @@ def _teach(
         work=work / "training",
         tensorboard=tensorboard,
         events=lessons.events,
+        rollouts=work / "rollouts.jsonl" if config.on_policy.used else None,
     )
     size = surgery.parameters_of(assistant)
     write_json(mark, dataclasses.asdict(trained) | {"parameters": size})

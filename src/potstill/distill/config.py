@@ -14,6 +14,8 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from potstill.core.stage import StageConfig
 from potstill.distill.chain_config import AssistantConfig
 from potstill.distill.objective import Objective
+from potstill.distill.on_policy import OnPolicyConfig
+from potstill.distill.schedules import ever
 from potstill.distill.teachers_config import TeacherConfig
 
 
@@ -187,6 +189,13 @@ class DistillConfig(TrainingConfig, Objective):
         False, description="Also imitate the teacher on the bare text of the training chunks."
     )
 
+    teacher_loading: Literal["auto", "resident", "streamed"] = Field(
+        "auto",
+        description="resident: the whole teacher in memory. streamed: its decoder layers are read "
+        "one at a time and computed for all rows, before the training; the same signals, from a "
+        "teacher larger than memory. It needs a signal from a file. auto: streamed if teacher and "
+        "training do not fit into the memory that is free.",
+    )
     signal: Literal["auto", "live", "hidden_bf16", "hidden_int8", "top_k", "sampled"] = Field(
         "auto",
         description="Where the teacher's distribution comes from. live: its forward pass at every "
@@ -209,6 +218,11 @@ class DistillConfig(TrainingConfig, Objective):
         "norm on a few rows of the step.",
     )
 
+    on_policy: OnPolicyConfig = Field(
+        default_factory=lambda: OnPolicyConfig(),
+        description="The student's own answers, judged by the live teacher, instead of the rows'.",
+    )
+
     @property
     def objective(self) -> Objective:
         """The fields of the loss alone."""
@@ -228,6 +242,13 @@ class DistillConfig(TrainingConfig, Objective):
             raise ValueError(
                 f"signal: {self.signal} holds no layers of the teacher, which hidden and attention "
                 "need; use live"
+            )
+        if self.teacher_loading == "streamed" and (
+            self.needs_live_teacher or self.signal == "live"
+        ):
+            raise ValueError(
+                "teacher_loading: streamed computes the teacher's signals before the training; "
+                "signal: live, hidden and attention need it at every step; use resident"
             )
         if self.signal == "sampled" and set(self.shares) != {"forward_kl"}:
             raise ValueError(
@@ -254,8 +275,32 @@ class DistillConfig(TrainingConfig, Objective):
                 "assistants must become smaller, and the student smaller than the last: "
                 "parameters_ratio is a share of the teacher"
             )
+        if len(self.teachers) > 1 and self.on_policy.used:
+            raise ValueError("on_policy is for one teacher; teachers names several")
+        if len(self.teachers) > 1 and self.teacher_loading == "streamed":
+            raise ValueError("teacher_loading: streamed is for one teacher; teachers names several")
+        if self.on_policy.used:
+            self._rollouts_fit()
         if self.attention.used and self.gradient_checkpointing:
             raise ValueError("attention.weight does not go together with gradient_checkpointing")
         if self.attention.used and self.batching == "buckets":
             raise ValueError("attention.weight needs batching: packed")
         return self
+
+    def _rollouts_fit(self) -> None:
+        """Errors: ValueError for settings that on-policy training cannot keep."""
+        if self.signal not in ("auto", "live"):
+            raise ValueError(
+                f"signal: {self.signal} is a file, which holds nothing about the answers that "
+                "on_policy generates; use live"
+            )
+        if not (ever(self.kd_weight) or self.needs_live_teacher):
+            raise ValueError(
+                "on_policy.share: nothing counts on the student's own answers while kd_weight is 0"
+            )
+        if self.on_policy.nothing_else and ever(self.ce_weight) and not self.passages:
+            raise ValueError(
+                "on_policy.share: 1 leaves no row to the cross-entropy; set ce_weight: 0"
+            )
+        if self.on_policy.batch_tokens < self.sequence_tokens:
+            raise ValueError("on_policy.batch_tokens must not be smaller than sequence_tokens")

@@ -14,11 +14,10 @@ from pydantic import Field
 
 from potstill.core.costs import seconds
 from potstill.core.stage import Facts, Figures
+from potstill.distill import loading
 from potstill.distill.config import DistillConfig, TrainingConfig
 from potstill.distill.objective import Tokens
 from potstill.distill.plan import (
-    BYTES_A_TOKEN,
-    BYTES_A_WEIGHT,
     READING_RATE,
     TRAINING_RATE,
     computed_share,
@@ -78,13 +77,12 @@ def estimate(config: CorrectConfig, earlier: Mapping[str, Figures], project: Pat
     computed = computed_share(config, earlier)
     spent = 20 + seconds(budget * computed, TRAINING_RATE / teacher)
     spent += seconds((config.validations + 3) * held_out * computed, READING_RATE / teacher)
-    weights = BYTES_A_WEIGHT[config.method if config.method == "lora" else "none"]
-    activations = BYTES_A_TOKEN * (teacher / 99e6) ** 0.5 * config.micro_tokens
+    learning = loading.training_bytes(config.training, teacher, config.micro_tokens)
     return {
         "parameters": teacher,
         "tokens": round(budget),
         "seconds": spent,
-        "memory_bytes": 8e8 + (weights + 4) * teacher + activations,
+        "memory_bytes": 8e8 + 4 * teacher + learning,
         # Checkpoints go when training is done.
         "disk_bytes": (2 * 12 + 2) * teacher,
     }

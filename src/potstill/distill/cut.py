@@ -18,6 +18,9 @@ from potstill.core.files import read_json, write_json
 from potstill.distill.batches import Row, evenly
 from potstill.distill.config import StudentConfig
 from potstill.models import surgery
+from potstill.models.load import Source, load_model
+from potstill.models.output import output_layer
+from potstill.models.skeleton import load_without
 
 
 def choose_layers(
@@ -31,9 +34,8 @@ def choose_layers(
     count = settings.drop_layers
     if count is None:
         count = surgery.drops_for_ratio(teacher, settings.parameters_ratio)
-    calibration = [
-        ids.to(teacher.device) for ids in _calibration(rows, settings.calibration_tokens)
-    ]
+    device = output_layer(teacher).weight.device
+    calibration = [ids.to(device) for ids in _calibration(rows, settings.calibration_tokens)]
     events.progress(0, max(1, count), "layers", step="surgery")
     influence = surgery.layer_influence(teacher, calibration)
     removals: list[surgery.Dropped] = []
@@ -58,6 +60,13 @@ def choose_layers(
     }
     write_json(done, result)
     return result
+
+
+def cut_student(teacher: Source, dropped: Sequence[int], *, streamed: bool) -> Any:
+    """The teacher in fp32 without these layers; streamed: they are not read either."""
+    if streamed:
+        return load_without(teacher, dropped)
+    return surgery.drop_layers(load_model(teacher), dropped)
 
 
 def _calibration(rows: Sequence[Row], tokens: int) -> list[Tensor]:

@@ -27,6 +27,11 @@ CURVES = (
     "teacher_entropy",
     "grad_norm",
     "learning_rate",
+    "rollout_share",
+    "rollouts",
+    "rollout_tokens",
+    "rollout_truncated",
+    "rollout_empty",
 )
 """What a step logs, besides each term's gradient norm now and then (`grad_norm_<term>`)."""
 
@@ -49,9 +54,16 @@ class Diary(TrainerCallback):  # type: ignore[misc]
     """Tells the run's events what the Trainer logs, and how fast it is."""
 
     def __init__(
-        self, events: Emitter, name: str, tokens: Sequence[int], meter: Meter, board: Any
+        self,
+        events: Emitter,
+        name: str,
+        tokens: Sequence[int],
+        steps: int,
+        meter: Meter,
+        board: Any,
     ) -> None:
-        self.events, self.name, self.tokens = events, name, tokens
+        """tokens: trained on after each step, known at the latest when the step is done."""
+        self.events, self.name, self.tokens, self.steps = events, name, tokens, steps
         self.meter, self.board = meter, board
         self.began = 0.0
 
@@ -61,7 +73,7 @@ class Diary(TrainerCallback):  # type: ignore[misc]
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         done = state.global_step
         self.events.progress(
-            done, len(self.tokens), "steps", step=self.name, tokens=self.tokens[done - 1]
+            done, self.steps, "steps", step=self.name, tokens=self.tokens[done - 1]
         )
         seconds = max(1e-9, time.monotonic() - self.began)
         before = self.tokens[done - 2] if done > 1 else 0

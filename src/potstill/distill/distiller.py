@@ -28,15 +28,18 @@ from potstill.distill.chain import Lessons, through_assistants
 from potstill.distill.config import DistillConfig, StudentConfig
 from potstill.distill.correct_config import CorrectConfig
 from potstill.distill.correction import correct
-from potstill.distill.cut import choose_layers
+from potstill.distill.cut import choose_layers, cut_student
+from potstill.distill.given import digest_of, tokenizer_of
 from potstill.distill.material import Material, check_there_are_rows, pick_dtype, prepare
 from potstill.distill.memory import raise_malloc_thresholds
 from potstill.distill.own_rows import example_of
 from potstill.distill.panel import Panel, resolved
+from potstill.distill.signals import LiveTeacher
+from potstill.distill.streaming import open_teacher
 from potstill.distill.train import Trained, train_student
 from potstill.errors import StoreError, UsageError
-from potstill.models import refs, surgery
-from potstill.models.load import load_model, load_tokenizer, model_folder
+from potstill.models import surgery
+from potstill.models.load import load_model, load_tokenizer
 from potstill.models.save import save_model
 from potstill.records import Example
 
@@ -110,6 +113,11 @@ class Distiller:
             first = error.errors()[0]
             where = ".".join(str(part) for part in first["loc"]) or "settings"
             raise UsageError(f"{where}: {first['msg']}", "docs/reference/recipe.md") from error
+        if self.config.teacher_loading == "streamed" and not isinstance(teacher, str | Path):
+            raise UsageError(
+                "A loaded teacher is in memory already, so it is not streamed.",
+                "Pass the teacher as a path or hub id.",
+            )
         if self.config.passages:
             raise UsageError(
                 "passages are chunks of documents, which rows do not have.",
@@ -118,14 +126,15 @@ class Distiller:
         self._check_teachers()
         leading = self.config.voices[0].teacher
         self.tokenizer = tokenizer if tokenizer is not None else load_tokenizer(leading)
-        self.student_tokenizer = student_tokenizer or _tokenizer_of(student)
+        self.student_tokenizer = student_tokenizer or tokenizer_of(student)
         # Now, as training changes a loaded model.
-        self.identity = {"teacher": _digest(teacher), "student": _digest(student)}
+        self.identity = {"teacher": digest_of(teacher), "student": digest_of(student)}
         for number, voice in enumerate(self.config.teachers, 1):
-            self.identity[f"teacher {number}"] = _digest(voice.teacher or teacher)
+            self.identity[f"teacher {number}"] = digest_of(voice.teacher or teacher)
         if self.correct.method != "none":
             counted = self.correct.model_dump_json(exclude={*self.correct.not_in_key, "teacher"})
             self.identity["correct"] = counted
+        self.identity |= self.config.on_policy.facts()
 
     def train(
         self,
@@ -168,10 +177,11 @@ class Distiller:
         lessons = Lessons(self.tokenizer, encoded, held_out, examples, self.seed, events)
         config, panel = self._taught_by(lessons, unseen, work)
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        named = isinstance(self.teacher, str | Path)
-        teacher = load_model(config.teacher) if named else self.teacher
-        teacher = teacher.to(device, pick_dtype(config.precision))
-        student = self._student(config, teacher, encoded, work, events).to(device)
+        student = None if self.student is None else self._loaded(self.student)
+        teacher = self._teacher(config, student, device, events)
+        if student is None:
+            student = self._cut(config, teacher, encoded, work, events)
+        student.requires_grad_(True).to(device)
         material = prepare(
             config,
             teacher,
@@ -182,7 +192,9 @@ class Distiller:
             examples=examples,
             student_tokenizer=self.student_tokenizer,
             panel=panel,
-            digest=_digest(config.teacher) if named else self.identity["teacher"],
+            digest=digest_of(config.teacher)
+            if isinstance(self.teacher, str | Path)
+            else self.identity["teacher"],
             seed=self.seed,
             work=work,
             events=events,
@@ -267,25 +279,35 @@ class Distiller:
             work=work / "training",
             tensorboard=self.output / "tensorboard",
             events=events,
+            rollouts=self.output / "rollouts.jsonl" if self.config.on_policy.used else None,
         )
 
-    def _student(
+    def _teacher(
+        self, config: DistillConfig, student: Any, device: torch.device, events: Emitter
+    ) -> LiveTeacher:
+        if isinstance(self.teacher, str | Path):
+            size = None if student is None else surgery.parameters_of(student)
+            return open_teacher(config, device, events, student=size)
+        dtype = pick_dtype(config.precision)
+        return LiveTeacher(self.teacher.to(device, dtype), dtype)
+
+    def _cut(
         self,
         config: DistillConfig,
-        teacher: Any,
-        rows: Sequence[Any],
+        teacher: LiveTeacher,
+        rows: Sequence[Row],
         work: Path,
         events: Emitter,
     ) -> Any:
-        if self.student is not None:
-            given = isinstance(self.student, str | Path)
-            student = load_model(self.student) if given else self.student
-            return student.requires_grad_(True)
-        cut = choose_layers(config.student, teacher, rows, work, events)
+        cut = choose_layers(config.student, teacher.model, rows, work, events)
         start = config.teacher
         if config.student.start == "uncorrected":
             start = self.config.voices[0].teacher
-        return surgery.drop_layers(load_model(start), cut["dropped"])
+        return cut_student(start, cut["dropped"], streamed=teacher.streamed)
+
+    @staticmethod
+    def _loaded(model: Any) -> Any:
+        return load_model(model) if isinstance(model, str | Path) else model
 
     def _claim(self, rows: Mapping[str, Sequence[Row]]) -> None:
         """Errors: StoreError if the folder belongs to a training of anything else; says of what."""
@@ -304,21 +326,3 @@ class Distiller:
                 "Choose another output, or delete the folder.",
             )
         write_json(mark, parts)
-
-
-def _tokenizer_of(student: Any) -> Any:
-    """The tokenizer that lies beside the student, if one does."""
-    if not isinstance(student, str | Path):
-        return None
-    return load_tokenizer(student) if (model_folder(student) / "tokenizer.json").exists() else None
-
-
-def _digest(model: Any) -> str:
-    """What identifies a model: its reference's content, or its weights."""
-    if model is None or isinstance(model, str | Path):
-        return "" if model is None else refs.digest(refs.parse(model))
-    hashed = hashlib.sha256()
-    for name, tensor in model.state_dict().items():
-        hashed.update(name.encode())
-        hashed.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
-    return hashed.hexdigest()

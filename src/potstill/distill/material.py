@@ -17,7 +17,7 @@ import torch
 
 from potstill.core.events import Emitter
 from potstill.core.extras import check_installed
-from potstill.distill import attention, preflight, probe, signals
+from potstill.distill import attention, mixed, preflight, probe, signals
 from potstill.distill.batches import Micro, Row, RowSet, evenly
 from potstill.distill.config import DistillConfig
 from potstill.distill.families import Family, group
@@ -71,16 +71,19 @@ def prepare(
 ) -> Material:
     """Lay out the rows, plan the steps, check everything, write or open the teacher's signals.
 
-    panel: the teachers, if there are several; `teacher` is the first then, and the others are
-    loaded here. digest: what the teacher's signals belong to. work: the folder where they are kept.
-    Afterwards `teacher` is in evaluation mode, in the precision of the products, and is needed no
+    teacher: a model, or a LiveTeacher or StreamedTeacher of it. panel: the teachers, if there are
+    several; `teacher` is the first then, and the others are loaded here.
+    digest: what the teacher's signals belong to. work: the folder where they are kept.
+    Afterwards the teacher is in evaluation mode, in the precision of the products, and is needed no
     more unless `signal` is a LiveTeacher; `student` is in fp32. One process prepares and trains.
     Errors: TrainingError for what would ruin the result.
     """
     _check_tools(config)
     validation = _up_to(validation, config.validation_tokens)
     dtype = pick_dtype(config.precision)
-    live = signals.LiveTeacher(teacher, dtype)
+    live = teacher
+    if not isinstance(teacher, signals.LiveTeacher):
+        live = signals.LiveTeacher(teacher, dtype)
     student.float()  # master weights: what it is trained in, and compared in before
     report_truncated([*rows, *validation], config, events)
     vocabulary = preflight.check_models(
@@ -95,7 +98,8 @@ def prepare(
     )
     if panel is not None:
         panel.check(live, [*rows, *validation], tokenizer, student)
-    training, held_out = _lay_out(config, live, student, rows, validation, panel, events)
+    with live.shortened() as model:
+        training, held_out = _lay_out(config, live, model, student, rows, validation, panel, events)
     plan = plan_steps(
         training,
         step_tokens=config.step_tokens,
@@ -112,6 +116,11 @@ def prepare(
         len(micros),
         config.active,
     )
+
+    if config.on_policy.used:
+        mixed.check(
+            student, live.model, tokenizer, training, plan, config, vocabulary, dtype, seed, events
+        )
 
     def cache(
         name: str,
@@ -198,6 +207,7 @@ def _up_to(rows: Sequence[Row], tokens: int) -> list[Row]:
 def _lay_out(
     config: DistillConfig,
     teacher: signals.LiveTeacher,
+    model: Any,
     student: Any,
     rows: Sequence[Row],
     validation: Sequence[Row],
@@ -207,7 +217,7 @@ def _lay_out(
     """The first layout of those wanted in which all models say the same as for single rows."""
 
     def models() -> Iterable[Any]:
-        yield from (teacher.model, student)
+        yield from (model, student)
         yield from (one.model for one in panel.others(teacher)) if panel else ()
 
     for packed, share in _layouts(config):
@@ -276,6 +286,8 @@ def _format(
     """The file that the teacher's signals are kept in; None: they are not kept."""
     if not config.active.kd or config.needs_live_teacher or config.signal == "live":
         return None
+    if config.on_policy.used:
+        return None  # what the student will say is in no file
     if config.signal != "auto":
         return signals.CacheFormat(
             config.signal, config.signal_count, temperature=config.temperature, seed=seed
@@ -283,7 +295,8 @@ def _format(
     form = signals.CacheFormat("hidden_bf16")
     planned = sum(len(family) for step in plan for micro in step for family in micro)
     size = signals.cache_bytes(training, int(live.output.weight.shape[1]), form)
-    return form if planned > len(training.rows) and size <= signals.LARGEST_CACHE else None
+    seen_again = planned > len(training.rows) and size <= signals.LARGEST_CACHE
+    return form if seen_again or live.streamed else None
 
 
 def report_truncated(rows: Sequence[Row], config: DistillConfig, events: Emitter) -> None:

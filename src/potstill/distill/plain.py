@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -19,14 +18,6 @@ from potstill.distill.batches import Row
 from potstill.distill.signals import LiveTeacher
 from potstill.distill.terms import TermLoss
 from potstill.models.surgery import body_of
-
-
-@torch.no_grad()
-def plain_logits(model: Any, row: Row, vocabulary: int) -> Tensor:
-    """[L - 1, vocabulary] fp32: what a model says of each token but the first, by itself."""
-    ids = torch.tensor([row.ids], device=next(model.parameters()).device)
-    logits: Tensor = model(input_ids=ids, use_cache=False).logits
-    return logits[0, :-1, :vocabulary].float()
 
 
 @dataclass(frozen=True)
@@ -73,7 +64,10 @@ class Plain:
     def __init__(
         self, loss: TermLoss, teacher: LiveTeacher, rows: Sequence[Row], told: Told | None
     ) -> None:
-        self.loss, self.teacher, self.rows, self.told = loss, teacher, rows, told
+        self.loss, self.told = loss, told
+        # Row after row, as a teacher that is read layer by layer computes them all at once.
+        asks = bool(loss.objective.active.kd) and told is None
+        self.taught = teacher.logits(rows) if asks else iter(())
         objective = loss.objective
         tokens = {"kd": objective.kd_tokens, "ce": objective.active.ce or "all"}
         sums: dict[str, Tensor] = {}
@@ -99,7 +93,8 @@ class Plain:
         objective = self.loss.objective
         temperature = objective.temperature
         if self.told is None:
-            said = [(plain_logits(self.teacher.model, row, self.loss.vocabulary), torch.ones(()))]
+            theirs = next(self.taught)[:-1, : self.loss.vocabulary].float()
+            said = [(theirs, torch.ones(()))]
         else:
             said = self.told.of(row, temperature)
         log_q = (logits / temperature).log_softmax(-1)

@@ -10,7 +10,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from potstill.core.costs import seconds
+from potstill.core.machine import available_memory_bytes
 from potstill.core.stage import Facts, Figures
+from potstill.distill import loading
 from potstill.distill.config import DistillConfig, TrainingConfig
 from potstill.models import refs
 from potstill.models.size import expected_parameters, folder_parameters
@@ -21,16 +23,16 @@ TRAINING_RATE = 99e6 * 310
 READING_RATE = 135e6 * 1000
 GREEDY_RATE = 135e6 * 900
 CANDIDATES, ROUNDS = 8, 10  # of the greedy choice: layers tried in a round, rounds, about
-BYTES_A_WEIGHT = {"none": 16, "lora": 5}  # float32: weight, gradient, AdamW's two moments
-LAYER_SHARE = 0.026  # of a small model's weights; larger ones have more layers
-BYTES_A_TOKEN = 1.6e6  # activations of a micro-batch's token, at 99M weights
+ANSWER_TOKENS = 20  # of a rollout, about: a student that learns from short answers writes such
+WRITING_RATE = 135e6 * 100  # 16 answers at once, one core
+STREAMED_SHARE = 0.25  # of the teacher's weights that are in memory at once, at most
 
 
 def facts(config: DistillConfig, project: Path) -> Facts:
-    """The teachers' identities. Errors: ModelError."""
+    """The teachers' identities, and that of rollouts to replay. Errors: ModelError, InputError."""
     digests = [refs.digest(refs.parse(one.teacher)) for one in config.voices]
     further = {f"teacher {number}": one for number, one in enumerate(digests[1:], 2)}
-    return {"teacher": digests[0]} | further
+    return {"teacher": digests[0]} | further | config.on_policy.facts(project)
 
 
 def row_tokens(earlier: Mapping[str, Figures]) -> float:
@@ -52,6 +54,8 @@ def computed_share(config: TrainingConfig, earlier: Mapping[str, Figures]) -> fl
 
 def signal_bytes(config: DistillConfig, width: float) -> float:
     """Of a token of the teacher's signals on disk, about, compressed."""
+    if config.on_policy.used:
+        return 0.0
     return {
         "live": 0.0,
         "auto": 1.4 * width,
@@ -65,9 +69,7 @@ def signal_bytes(config: DistillConfig, width: float) -> float:
 def student_parameters(config: DistillConfig) -> float:
     """About how many the student has."""
     teacher = expected_parameters(config.teacher)
-    if config.student.drop_layers is not None:
-        return teacher * max(0.1, 1 - LAYER_SHARE * config.student.drop_layers)
-    return teacher * config.student.parameters_ratio
+    return loading.student_parameters(config, teacher)
 
 
 def assistant_parameters(config: DistillConfig) -> list[float]:
@@ -92,8 +94,17 @@ def memory_need(config: DistillConfig, micro_tokens: int) -> float:
     """Bytes of a training with micro-batches of that size, about."""
     teacher = expected_parameters(config.teacher)
     largest = max([student_parameters(config), *assistant_parameters(config)])
-    activations = BYTES_A_TOKEN * math.sqrt(largest / 99e6) * micro_tokens
-    return 8e8 + BYTES_A_WEIGHT[config.adapter] * largest + 4 * teacher + activations
+    held = 4.0 * teacher
+    if is_streamed(config):
+        held = STREAMED_SHARE * loading.number_bytes(config) * teacher
+    return 8e8 + held + loading.training_bytes(config, largest, micro_tokens)
+
+
+def is_streamed(config: DistillConfig) -> bool:
+    """Whether the teacher will be read layer by layer on this machine, as it is now."""
+    teacher, student = expected_parameters(config.teacher), student_parameters(config)
+    free = available_memory_bytes()
+    return loading.is_streamed(config, teacher, student, free, cuts=True)
 
 
 def estimate(config: DistillConfig, earlier: Mapping[str, Figures], project: Path) -> Figures:
@@ -120,17 +131,32 @@ def estimate(config: DistillConfig, earlier: Mapping[str, Figures], project: Pat
     spent += seconds(read * computed, READING_RATE / teacher)
     if config.student.method == "greedy":
         spent += seconds(tried, GREEDY_RATE / teacher)
+    spent += _writing_seconds(config, budget / length, length * computed, student)
+    width = hidden_width(teacher)
+    # Models in bf16; two checkpoints and the teachers' states go when training is done.
+    disk = 2 * (3 * student + sum(sizes)) + 2 * 12 * max([student, *sizes])
+    disk += signal_bytes(config, width) * rows * len(config.voices)
+    if is_streamed(config):
+        disk += loading.spill_bytes(config, width, max(rows, held_out) * computed)
     return {
         "parameters": student,
         "tokens": round(2 * budget + assisted),
         "seconds": spent,
         "memory_bytes": memory_need(config, config.micro_tokens),
-        # Models in bf16; two checkpoints and the teacher's states go when training is done.
-        "disk_bytes": 3 * 2 * student
-        + 2 * sum(sizes)
-        + 2 * 12 * max([student, *sizes])
-        + signal_bytes(config, hidden_width(teacher)) * rows * len(config.voices),
+        "disk_bytes": disk,
     }
+
+
+def _writing_seconds(
+    config: DistillConfig, answers: float, prompt_tokens: float, student: float
+) -> float:
+    """Of the student's own answers, so many if the share were 1: prompts read, tokens drawn."""
+    if not config.on_policy.used or config.on_policy.replay is not None:
+        return 0.0
+    answers *= config.on_policy.mean_share
+    drawn = min(ANSWER_TOKENS, config.on_policy.max_new_tokens)
+    reading = seconds(answers * prompt_tokens, READING_RATE / student)
+    return reading + seconds(answers * drawn, WRITING_RATE / student)
 
 
 def counts(data: Path) -> Figures:

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from potstill.distill.batches import MicroBatch, Row, active_counts
+from potstill.distill.batches import MicroBatch, Row, active_counts, counted
 from potstill.distill.objective import ActiveTokens
 from potstill.errors import TrainingError
 from potstill.models.chat import encode_example
@@ -133,7 +133,7 @@ def check_rows(
             "The tokenizer has no end-of-sequence token, so the student would never learn to stop.",
             "Set eos_token in the teacher's tokenizer configuration.",
         )
-    limit = min(_positions(teacher), _positions(student))
+    limit = min(positions(teacher), positions(student))
     for row in rows:
         if len(row.ids) > limit:
             raise TrainingError(
@@ -224,7 +224,7 @@ def _wanted(
         for token in range(1, len(row.ids)):
             counts = [
                 float(tokens == "all" or (tokens == "answer" and token >= row.answer_start))
-                for tokens in vars(active).values()
+                for tokens in vars(counted(row, active)).values()
             ]
             place = (flat[token - 1], row.ids[token])
             wanted[place] = _added(wanted.get(place), counts)
@@ -294,6 +294,7 @@ def _misbuilt(row: Row, what: str) -> TrainingError:
     )
 
 
-def _positions(model: Any) -> int:
+def positions(model: Any) -> int:
+    """The longest row that the model takes, in tokens."""
     limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     return int(limit) if limit else 1 << 30

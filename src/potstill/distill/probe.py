@@ -26,9 +26,10 @@ from potstill.distill.objective import ActiveTokens
 from potstill.distill.plain import Found, Plain, Told, gradient
 from potstill.distill.ranks import Ranks
 from potstill.distill.signals import HiddenStates, LiveTeacher, Samples, TeacherTokens, TopK
+from potstill.distill.steps import Step, Steps
 from potstill.distill.terms import COUNTED_BY, TermLoss, Weights
-from potstill.distill.trainer import Step, Steps
 from potstill.errors import TrainingError
+from potstill.models.output import output_layer
 from potstill.models.surgery import body_of
 
 BEGINNING, END = 24, 8
@@ -59,7 +60,7 @@ def says_the_same(model: Any, rows: Sequence[Row], *, packed: bool, share: bool)
     families = [(0, 1), (2,)] if share else [(0,), (1,), (2,)]
     was_training = model.training
     model.eval()
-    body, device = body_of(model), next(model.parameters()).device
+    body, device = body_of(model), output_layer(model).weight.device
     alone = [
         body(input_ids=torch.tensor([row.ids], device=device), use_cache=False).last_hidden_state[0]
         for row in made

@@ -69,11 +69,12 @@ class Recorder:
         """
         sizes, done = self.data.sizes, 0
         total = sum(sizes.values())
+        micros = micros_of(self.data)
         for number, block in enumerate(self.blocks):
             done += sum(sizes[family] for family in block)
             if number >= writer.done:
                 records: dict[Family, bytes] = {}
-                for micro in split(self.data, block, CACHE_BATCH_TOKENS):
+                for micro in micros[number]:
                     records |= self.records(micro)
                 writer.append([records[family] for family in block])
                 progress(done, total)
@@ -121,6 +122,11 @@ class Recorder:
                     f"The teacher's hidden states of row {self.data.rows[row].id} are not finite.",
                     "Remove the row, or use precision: fp32.",
                 )
+
+
+def micros_of(data: RowSet) -> list[list[Micro]]:
+    """The micro-batches of every block: always the same for the same rows."""
+    return [split(data, block, CACHE_BATCH_TOKENS) for block in blocks_of(data.sizes)]
 
 
 def blocks_of(sizes: Mapping[Family, int]) -> list[list[Family]]:

@@ -28,15 +28,17 @@ from potstill.core.stage import Artifact, Context, Draft
 from potstill.distill.batches import Row, encode_passages, encode_rows
 from potstill.distill.chain import Lessons, through_assistants
 from potstill.distill.config import DistillConfig
-from potstill.distill.cut import choose_layers
-from potstill.distill.material import Material, check_there_are_rows, pick_dtype, prepare
+from potstill.distill.cut import choose_layers, cut_student
+from potstill.distill.material import Material, check_there_are_rows, prepare
 from potstill.distill.memory import raise_malloc_thresholds
 from potstill.distill.objective import Objective
 from potstill.distill.panel import Panel, resolved
+from potstill.distill.rollouts import Rollout, figures
+from potstill.distill.streaming import open_teacher
 from potstill.distill.train import Trained, train_student
 from potstill.models import refs, surgery
 from potstill.models.corrected import corrected
-from potstill.models.load import load_model, load_tokenizer
+from potstill.models.load import load_tokenizer
 from potstill.models.save import save_model
 from potstill.records import Chunk, Example
 
@@ -48,6 +50,7 @@ def run(
 ) -> None:
     """Run the stage; goes on from whatever a killed run left in the draft."""
     raise_malloc_thresholds()
+    config = config.model_copy(update={"on_policy": config.on_policy.below(context.project)})
     torch.set_num_threads(context.threads)
     uncorrected = config.voices[0].teacher
     config = resolved(config, corrected(inputs["correct"], config.teacher))
@@ -72,9 +75,10 @@ def run(
     )
     start = uncorrected if config.student.start == "uncorrected" else config.teacher
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    teacher = load_model(config.teacher).to(device, pick_dtype(config.precision))
-    cut = choose_layers(config.student, teacher, rows, draft.work, context.events)
-    student = surgery.drop_layers(load_model(start), cut["dropped"]).to(device)
+    teacher = open_teacher(config, device, context.events)
+    cut = choose_layers(config.student, teacher.model, rows, draft.work, context.events)
+    streamed = teacher.streamed
+    student = cut_student(start, cut["dropped"], streamed=streamed).to(device)
     cut["parameters"]["student"] = surgery.parameters_of(student)
     write_json(draft.data / "surgery.json", cut)
     material = prepare(
@@ -103,11 +107,13 @@ def run(
             config,
             start,
             cut["dropped"],
+            streamed,
             material,
             draft,
             context,
             last_step=distilled.steps if distilled else len(material.plan),
             patience=0 if distilled else config.patience,
+            rollouts=config.on_policy.used and not distilled,
         )
     _write_results(config, assistants | trained, material, draft)
 
@@ -127,18 +133,20 @@ def _train_once(
     config: DistillConfig,
     start: str,
     dropped: Sequence[int],
+    streamed: bool,
     material: Material,
     draft: Draft,
     context: Context,
     *,
     last_step: int,
     patience: int,
+    rollouts: bool,
 ) -> Trained:
     """Train and save one model, or read what came of it if that was done before a kill."""
     mark = draft.work / f"{name}.json"
     if mark.exists() and (draft.data / "models" / name).is_dir():
         return Trained(**read_json(mark))
-    student = surgery.drop_layers(load_model(start), dropped)
+    student = cut_student(start, dropped, streamed=streamed)
     work = draft.work / name
     student, trained = train_student(
         student,
@@ -152,11 +160,19 @@ def _train_once(
         work=work,
         tensorboard=draft.data / "tensorboard" / name,
         events=context.events,
+        rollouts=draft.data / "rollouts.jsonl" if rollouts else None,
     )
     write_json(mark, dataclasses.asdict(trained))
     save_model(student.to(torch.bfloat16), material.tokenizer, draft.data / "models" / name)
     shutil.rmtree(work, ignore_errors=True)  # checkpoints; the mark says that they are not needed
     return trained
+
+
+def _rollouts(config: DistillConfig, draft: Draft) -> dict[str, float]:
+    """How many of the student's own answers there were, how long, and how many were cut."""
+    if not config.on_policy.used:
+        return {}
+    return figures(list(read_records(draft.data / "rollouts.jsonl", Rollout)))
 
 
 def _write_results(
@@ -176,6 +192,7 @@ def _write_results(
             "signal": material.signal_kind,
             "learning_rate": config.learning_rate,
             "planned_steps": len(material.plan),
+            **_rollouts(config, draft),
             "models": {
                 name: {
                     "steps": one.steps,

@@ -20,8 +20,10 @@ and refuses every other.
 from __future__ import annotations
 
 import hashlib
+import shutil
 from array import array
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -59,6 +61,8 @@ __all__ = [
 ]
 
 LARGEST_CACHE = 8 << 30
+STATES = "states"
+"""Where in a cache's folder states of layers are kept while it is computed."""
 
 
 @dataclass(frozen=True)
@@ -86,6 +90,9 @@ class TeacherSignal(Protocol):
 class LiveTeacher:
     """The teacher itself, in evaluation mode and without gradients."""
 
+    streamed = False
+    """Whether its layers are read when they are computed (`streaming.py`)."""
+
     def __init__(self, model: Any, dtype: torch.dtype) -> None:
         self.model = model.to(dtype).eval().requires_grad_(False)
         self.body = body_of(model)
@@ -99,6 +106,28 @@ class LiveTeacher:
         """
         states = self.body(**batch.inputs()).last_hidden_state
         return HiddenStates(states.flatten(0, 1)[batch.positions], self.output)
+
+    def shortened(self) -> AbstractContextManager[Any]:
+        """The model for trials of its layouts: where layers are dear, no more than are needed."""
+        return nullcontext(self.model)
+
+    @torch.no_grad()
+    def logits(self, rows: Sequence[Row]) -> Iterator[Tensor]:
+        """[L, V] of each row by itself, one after the other: the model's own."""
+        for row in rows:
+            ids = torch.tensor([row.ids], device=self.output.weight.device)
+            yield self.model(input_ids=ids, use_cache=False).logits[0]
+
+    @contextmanager
+    def passes(
+        self, data: RowSet, folder: Path, identity: Mapping[str, Any], beside: int
+    ) -> Iterator[Callable[[MicroBatch], Tensor]]:
+        """What computes the last hidden states of a cache's micro-batches, [N, d] each.
+
+        folder: where states may be kept meanwhile. identity: of the cache, which has at most
+        `beside` bytes itself.
+        """
+        yield lambda batch: self.tokens(data.rows, batch).states
 
 
 class CachedTeacher:
@@ -168,15 +197,12 @@ def open_cache(
     if not (folder / "index.json").exists():
         words = vocabulary or teacher.output.words
         identity = _identity(teacher.output, digest, data, format, words)
-        recorder = Recorder(
-            lambda batch: teacher.tokens(data.rows, batch).states,
-            teacher.output,
-            data,
-            format,
-            words,
-        )
-        writer = ShardWriter(folder, identity, [len(block) for block in recorder.blocks])
-        recorder.write(writer, progress)
+        most = cache_bytes(data, int(teacher.output.weight.shape[1]), format, words)
+        with teacher.passes(data, folder / STATES, identity, most) as states:
+            recorder = Recorder(states, teacher.output, data, format, words)
+            writer = ShardWriter(folder, identity, [len(block) for block in recorder.blocks])
+            recorder.write(writer, progress)
+    shutil.rmtree(folder / STATES, ignore_errors=True)
     return read_cache(folder, teacher.output, digest, data, format, vocabulary=vocabulary)
 
 

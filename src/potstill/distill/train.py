@@ -26,14 +26,16 @@ from transformers.integrations import TensorBoardCallback
 
 from potstill.core.events import Emitter
 from potstill.core.files import read_json, write_atomic
-from potstill.distill import attention, checkpoints
+from potstill.distill import attention, checkpoints, mixed
 from potstill.distill.config import DistillConfig
 from potstill.distill.diary import Clock, Diary, Meter, is_curve, open_board
 from potstill.distill.flops import machine_flops
 from potstill.distill.material import PADDING, Material
 from potstill.distill.memory import Trimmer, explained
 from potstill.distill.objective import Objective
-from potstill.distill.trainer import DistillTrainer, Steps
+from potstill.distill.rollouts import Kept
+from potstill.distill.steps import Steps
+from potstill.distill.trainer import DistillTrainer
 from potstill.errors import TrainingError
 from potstill.models import surgery
 from potstill.models.load import quiet
@@ -66,12 +68,15 @@ def train_student(
     work: Path,
     tensorboard: Path,
     events: Emitter,
+    rollouts: Path | None = None,
 ) -> tuple[Any, Trained]:
     """Train `student` (in place) and return it with the weights of its best validation.
 
     last_step: end here, though the learning rate follows the whole plan. patience: validations
     without a better loss before it ends early, 0 for never. work: the folder of its checkpoints;
     a complete one there is gone on from, and the result is the same as without the interruption.
+    rollouts: the file that is left of the answers that `config.on_policy` asks the student for;
+    None: it is trained on the rows alone.
     Errors: TrainingError for a loss or gradient that is not finite, or a damaged checkpoint.
     """
     torch.manual_seed(seed)  # adapters are drawn by lot
@@ -111,6 +116,8 @@ def train_student(
         seed=seed,
     )
     steps = Steps(material.training, material.plan, objective.active, PADDING)
+    if rollouts is not None:
+        steps = mixed.steps_of(student, steps, material, config, seed, work / "rollouts", events)
     if resumed is None:
         shutil.rmtree(tensorboard, ignore_errors=True)  # of a run killed before its checkpoint
     board = open_board(tensorboard, checkpoints.step_of(resumed) if resumed else None)
@@ -118,7 +125,7 @@ def train_student(
     meter = Meter(machine_flops(material.dtype, torch.device(arguments.device), threads))
     callbacks: list[TrainerCallback] = [
         TensorBoardCallback(board),
-        Diary(events, name, steps.tokens_after[:last_step], meter, board),
+        Diary(events, name, steps.tokens_after, last_step, meter, board),
         Clock(config.checkpoint_minutes),
         Trimmer(),
     ]
@@ -142,6 +149,8 @@ def train_student(
         with explained(config, trainer.batch_tokens):
             _run(trainer, resumed)
     board.close()
+    if rollouts is not None:
+        Kept(work / "rollouts").join(rollouts)
     state = trainer.state
     best = int(state.best_global_step or state.global_step)
     return _merged(student, config), Trained(

@@ -14,27 +14,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
-from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
 from potstill.distill import checkpoints, held_out
-from potstill.distill.batches import Micro, MicroBatch, RowSet, active_counts
+from potstill.distill.batches import MicroBatch, RowSet, active_counts
 from potstill.distill.config import DistillConfig
 from potstill.distill.diary import Meter
 from potstill.distill.families import Family
-from potstill.distill.objective import ActiveTokens, Objective
-from potstill.distill.packing import split
-from potstill.distill.ranks import Ranks
+from potstill.distill.objective import Objective
 from potstill.distill.signals import TeacherSignal
+from potstill.distill.steps import Step, Steps
 from potstill.distill.terms import COUNTED_BY, TermLoss, Weights
 from potstill.errors import TrainingError
 
@@ -42,55 +38,6 @@ WSD_DECAY = 0.2
 PROJECTION = "projection.safetensors"
 PROBE_TOKENS = 256
 """Tokens of a step on which each term's gradient is measured; at least one family."""
-
-
-@dataclass(frozen=True)
-class Step:
-    """This process's part of one optimizer step, and the active tokens of the whole step."""
-
-    batches: tuple[MicroBatch, ...]
-    totals: Mapping[str, float]
-
-
-class Steps(Dataset[Step]):
-    """The planned steps as a data set; tensors are made when a step is asked for."""
-
-    def __init__(
-        self,
-        data: RowSet,
-        plan: Sequence[Sequence[Micro]],
-        active: ActiveTokens,
-        padding: int,
-        ranks: Ranks | None = None,
-    ) -> None:
-        self.data, self.plan, self.active, self.padding = data, plan, active, padding
-        self.ranks = ranks or Ranks.here()
-
-    def __len__(self) -> int:
-        return len(self.plan)
-
-    def __getitem__(self, number: int) -> Step:
-        families = [family for micro in self.plan[number] for family in micro]
-        rows = (self.data.rows[row] for family in families for row in family)
-        own = self.ranks.share(self._enough(self.plan[number]))
-        return Step(
-            tuple(self.data.collate(micro, self.active, self.padding) for micro in own),
-            active_counts(rows, self.active),
-        )
-
-    def _enough(self, step: Sequence[Micro]) -> Sequence[Micro]:
-        """The step's micro-batches, cut smaller if there are fewer than processes."""
-        if len(step) >= self.ranks.count:
-            return step
-        families = [family for micro in step for family in micro]
-        tokens = sum(self.data.sizes[family] for family in families)
-        return split(self.data, families, -(-tokens // self.ranks.count))
-
-    @cached_property
-    def tokens_after(self) -> list[int]:
-        """Row tokens trained on after each step."""
-        own = (sum(self.data.tokens[one] for micro in step for one in micro) for step in self.plan)
-        return list(accumulate(own))
 
 
 class DistillTrainer(Trainer):  # type: ignore[misc]
@@ -177,6 +124,7 @@ class DistillTrainer(Trainer):  # type: ignore[misc]
         ranks = self.steps.ranks
         ranks.add_up(self._parameters())
         self.figures |= self._means(ranks.sums(sums), inputs.totals, weights)
+        self.figures |= inputs.figures
         return ranks.total(total)
 
     def _part(
@@ -184,7 +132,7 @@ class DistillTrainer(Trainer):  # type: ignore[misc]
     ) -> tuple[Tensor, dict[str, float]]:
         """One micro-batch's share of the step's loss. Errors: TrainingError if it is not finite."""
         part, sums = self.loss(
-            self.steps.data.rows, batch.to(self.args.device), weights, totals, details=True
+            self._data.rows, batch.to(self.args.device), weights, totals, details=True
         )
         if not torch.isfinite(part):
             self._stop_for_bad_numbers(batch.rows, "loss")
@@ -193,16 +141,17 @@ class DistillTrainer(Trainer):  # type: ignore[misc]
     def _means(
         self, sums: Mapping[str, float], totals: Mapping[str, float], weights: Weights
     ) -> dict[str, float]:
-        """Each term that has a weight, unweighted, per active token; what was seen on the way."""
+        """Each term that has a weight and an active token, unweighted, per active token; what was
+        seen on the way."""
         means = {
-            term: sums.get(term, 0.0) / max(1.0, totals[counted])
+            term: sums.get(term, 0.0) / totals[counted]
             for term, counted in COUNTED_BY.items()
-            if getattr(weights, term)
+            if getattr(weights, term) and totals[counted]
         }
-        if weights.kd:
+        if weights.kd and totals["kd"]:
             for name in ("agreement", "student_entropy", "teacher_entropy"):
                 if name in sums:
-                    means[name] = sums[name] / max(1.0, totals["kd"])
+                    means[name] = sums[name] / totals["kd"]
         return means
 
     def _term_gradients(self, step: Step, weights: Weights) -> dict[str, float]:
@@ -214,7 +163,7 @@ class DistillTrainer(Trainer):  # type: ignore[misc]
         terms = list(weights.alone())
         if not (self.config.term_gradients and due and step.batches) or len(terms) < 2:
             return {}  # of one term it is the gradient norm itself
-        data = self.steps.data
+        data = self._data
         families: list[Family] = []
         tokens = 0
         for family in step.batches[0].families:
@@ -242,6 +191,12 @@ class DistillTrainer(Trainer):  # type: ignore[misc]
         """Of the largest batch of the step that is being computed."""
         batches = self._doing.batches if self._doing else ()
         return max([batch.input_ids.numel() for batch in batches], default=0)
+
+    @property
+    def _data(self) -> RowSet:
+        """The rows of the step that is being computed."""
+        own = self._doing.data if self._doing else None
+        return own or self.steps.data
 
     def _parameters(self) -> list[Tensor]:
         """Everything that learns."""
@@ -306,9 +261,9 @@ class DistillTrainer(Trainer):  # type: ignore[misc]
         way = "Lower distill.learning_rate, or use distill.precision: fp32."
         assert self._doing is not None
         batches = (batch.to(self.args.device) for batch in self._doing.batches)
-        if any(self.loss.teacher_is_broken(self.steps.data.rows, batch) for batch in batches):
+        if any(self.loss.teacher_is_broken(self._data.rows, batch) for batch in batches):
             what, way = "teacher's distribution", "Use distill.precision: fp32, or another teacher."
-        names = ", ".join(self.steps.data.rows[row].id for row in list(rows)[:8])
+        names = ", ".join(self._data.rows[row].id for row in list(rows)[:8])
         more = f" and {len(rows) - 8} more" if len(rows) > 8 else ""
         raise TrainingError(
             f"The {what} is not a finite number at step {self.state.global_step + 1}, "

@@ -28,6 +28,7 @@ from transformers import (
 from potstill.inference.base import Reply, Request
 from potstill.models.chat import encode_example
 from potstill.models.load import load_model, load_tokenizer
+from potstill.models.sampling import Draw, end_tokens
 from potstill.records import Turn
 
 NO_LIMIT = 1 << 30
@@ -154,10 +155,8 @@ class TransformersModel:
         return whole
 
     @property
-    def _eos(self) -> set[int]:
-        ends = self._model.generation_config.eos_token_id
-        named = ends if isinstance(ends, list) else [ends]
-        return {one for one in (*named, self._tokenizer.eos_token_id) if one is not None}
+    def _eos(self) -> frozenset[int]:
+        return end_tokens(self._model, self._tokenizer)
 
     @property
     def _pad(self) -> int:
@@ -166,35 +165,15 @@ class TransformersModel:
 
 
 class _SeededDraw(LogitsProcessor):  # type: ignore[misc]
-    """Sampling by the Gumbel-max trick, so that a row's draws depend on its own seed only.
-
-    argmax(logits / T + Gumbel noise) is a draw from softmax(logits / T) (Gumbel, 1954; Maddison
-    et al., 2014, "A* Sampling"). Tokens outside the top-p nucleus are set to -inf before.
-    """
+    """Each row's draws by its request's seed; greedy search over what it returns samples."""
 
     def __init__(self, requests: Sequence[Request]) -> None:
-        self._requests = requests
-        self._random = [torch.Generator().manual_seed(request.seed) for request in requests]
+        self._draws = [Draw(one.seed, one.temperature, one.top_p) for one in requests]
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         """scores: (rows, vocabulary)."""
-        rows = []
-        for row, request, random in zip(scores.float(), self._requests, self._random, strict=True):
-            if request.temperature == 0:
-                rows.append(row)
-                continue
-            noise = -torch.log(-torch.log(torch.rand(row.shape, generator=random).clamp_min(1e-20)))
-            rows.append(nucleus(row / request.temperature, request.top_p) + noise)
-        return torch.stack(rows)
-
-
-def nucleus(logits: Tensor, top_p: float) -> Tensor:
-    """-inf outside the smallest set of tokens whose probability reaches top_p. logits: (vocab,)."""
-    if top_p >= 1:
-        return logits
-    ordered, order = logits.sort(descending=True)
-    before = ordered.softmax(-1).cumsum(-1) - ordered.softmax(-1)
-    return logits.index_fill(-1, order[before >= top_p], float("-inf"))
+        rows = zip(scores.float(), self._draws, strict=True)
+        return torch.stack([draw.noisy(row) for row, draw in rows])
 
 
 class _Ends(StoppingCriteria):  # type: ignore[misc]

@@ -24,7 +24,7 @@ from typing import Any
 import torch
 import transformers
 from filelock import FileLock
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
 from potstill.core.files import disk_errors, fsync_folder, read_json, write_json
@@ -37,6 +37,7 @@ from potstill.models.tokens import (
     separate_pad_from_eos,
     token_parity,
 )
+from potstill.models.weights import check_weights_fill, first_line, opened, weight_files
 
 CONVERSION = 1  # bumped when a converted GGUF would come out differently
 CHECKED = "checked.json"
@@ -71,7 +72,7 @@ def load_tokenizer(source: Source) -> Any:
             tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError, KeyError, json.JSONDecodeError) as error:
         raise ModelError(
-            f"The tokenizer in {folder} cannot be loaded: {_first_line(error)}",
+            f"The tokenizer in {folder} cannot be loaded: {first_line(error)}",
             "The folder needs tokenizer.json and tokenizer_config.json.",
         ) from error
     if not getattr(tokenizer, "is_fast", False):
@@ -90,28 +91,29 @@ def load_model(source: Source, dtype: torch.dtype | str = torch.float32) -> Any:
     """
     folder = model_folder(source)
     wanted = DTYPES[dtype] if isinstance(dtype, str) else dtype
-    try:
-        with quiet():
-            model, loading = AutoModelForCausalLM.from_pretrained(
-                folder,
-                dtype=wanted,
-                local_files_only=True,
-                use_safetensors=True,
-                trust_remote_code=False,
-                output_loading_info=True,
-            )
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        raise ModelError(f"The model in {folder} cannot be loaded: {_first_line(error)}") from error
-    for kind in ("missing_keys", "mismatched_keys"):
-        if loading.get(kind):
-            names = sorted(str(key) for key in loading[kind])
-            raise ModelError(
-                f"The weights in {folder} do not fill the model: {kind.split('_')[0]} "
-                f"{', '.join(names[:3])}{' …' if len(names) > 3 else ''}.",
-                "They would be random numbers. Use a complete folder.",
-            )
+    with load_errors(folder):
+        model, loading = AutoModelForCausalLM.from_pretrained(
+            folder,
+            dtype=wanted,
+            local_files_only=True,
+            use_safetensors=True,
+            trust_remote_code=False,
+            output_loading_info=True,
+        )
+    for kind in ("missing", "mismatched"):
+        check_weights_fill(folder, kind, [str(key) for key in loading.get(f"{kind}_keys") or ()])
     model.eval()
     return model
+
+
+@contextmanager
+def load_errors(folder: Path) -> Iterator[None]:
+    """Quietly; what transformers refuses of a folder, as a ModelError."""
+    try:
+        with quiet():
+            yield
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        raise ModelError(f"The model in {folder} cannot be loaded: {first_line(error)}") from error
 
 
 def check_folder(folder: Path) -> None:
@@ -128,43 +130,12 @@ def check_folder(folder: Path) -> None:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ModelError(
             f"{config} is not a config that transformers {transformers.__version__} knows: "
-            f"{_first_line(error)}",
+            f"{first_line(error)}",
             "A newer transformers may know it; models that bring their own code are not run.",
         ) from error
-    for path in _weight_files(folder):
-        _check_safetensors(path)
-
-
-def _weight_files(folder: Path) -> list[Path]:
-    index = folder / "model.safetensors.index.json"
-    if index.is_file():
-        names = sorted(set(read_json(index)["weight_map"].values()))
-        missing = [name for name in names if not (folder / name).is_file()]
-        if missing:
-            raise ModelError(f"The folder {folder} lacks {missing[0]}, which its index names.")
-        return [folder / name for name in names]
-    files = sorted(folder.glob("*.safetensors"))
-    if not files:
-        pickles = sorted(folder.glob("*.bin")) + sorted(folder.glob("*.pt"))
-        hint = (
-            "Its weights are pickle files, which can run code and are not loaded; save them as "
-            "safetensors with transformers' save_pretrained."
-            if pickles
-            else "An interrupted download leaves such a folder; fetch it again."
-        )
-        raise ModelError(f"The folder {folder} has no safetensors file.", hint)
-    return files
-
-
-def _check_safetensors(path: Path) -> None:
-    try:
-        with safe_open(path, framework="pt") as opened:
-            opened.keys()
-    except (SafetensorError, OSError) as error:
-        raise ModelError(
-            f"{path} is not a whole safetensors file: {_first_line(error)}",
-            "It may have been cut short while it was copied; fetch or make it again.",
-        ) from error
+    for path in weight_files(folder):
+        with opened(path) as content:
+            content.keys()
 
 
 def _converted(gguf: Path, sha256: str) -> Path:
@@ -231,7 +202,7 @@ def gguf_metadata(gguf: Path) -> dict[str, Any]:
         }
     except (ValueError, IndexError, KeyError, OSError, OverflowError) as error:
         raise ModelError(
-            f"{gguf} is not a whole GGUF file: {_first_line(error)}",
+            f"{gguf} is not a whole GGUF file: {first_line(error)}",
             "It may have been cut short while it was copied; fetch it again.",
         ) from error
     if end > gguf.stat().st_size:
@@ -271,7 +242,7 @@ def _unconvertible(gguf: Path, metadata: dict[str, Any], error: Exception) -> Mo
     architecture = metadata.get("general.architecture", "unknown")
     return ModelError(
         f"transformers {transformers.__version__} cannot read {gguf} (architecture "
-        f"{architecture}): {_first_line(error)}",
+        f"{architecture}): {first_line(error)}",
         "Use the model's original Hugging Face folder or hub id.",
     )
 
@@ -312,8 +283,3 @@ def quiet() -> Iterator[None]:
         log.set_verbosity(level)
         if bars:
             log.enable_progress_bar()
-
-
-def _first_line(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return f"{type(error).__name__}: {lines[0][:300]}" if lines else type(error).__name__

@@ -66,6 +66,23 @@ def test_the_batch_fits_the_memory(memory: Any, tmp_path: Path) -> None:
     assert sizes[-1] < sizes[0]
 
 
+def test_a_teacher_is_streamed_where_that_makes_it_fit(memory: Any, tmp_path: Path) -> None:
+    large = {"teacher": "nobody/none-7B", "precision": "bf16", "adapter": "lora"}
+    student = {"parameters_ratio": 0.1, "method": "influence"}
+    memory(64e9)
+    assert "distill.teacher_loading" not in proposals(tmp_path, student=student, **large)
+    memory(24e9)
+    found = proposals(tmp_path, student=student, teacher_loading="resident", **large)
+    assert found["distill.teacher_loading"].proposed == "streamed"
+    assert not found["distill.teacher_loading"].same
+    taken = proposals(tmp_path, student=student, teacher_loading="streamed", epochs=1, **large)
+    assert taken["distill.teacher_loading"].same
+    assert taken["distill.signal"].proposed != "live"  # though each row is seen once
+    hidden = {"mse_weight": 0.1}
+    whole = proposals(tmp_path, student=student, hidden=hidden, **large)
+    assert "distill.teacher_loading" not in whole
+
+
 def test_adapters_are_proposed_where_all_weights_do_not_fit(memory: Any, tmp_path: Path) -> None:
     assert "distill.adapter" not in proposals(tmp_path)
     large = proposals(tmp_path, teacher="org/Model-7B")

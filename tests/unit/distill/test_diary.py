@@ -41,7 +41,7 @@ def steps_of(
 ) -> tuple[Board, Diary]:
     """A diary after two steps of 600 operations each."""
     board, meter = Board(), Meter(machine_flops)
-    told = Diary(Emitter(path, "distill"), "distilled", TOKENS, meter, board)
+    told = Diary(Emitter(path, "distill"), "distilled", TOKENS, len(TOKENS), meter, board)
     for done in (1, 2):
         told.on_step_begin(None, SimpleNamespace(global_step=done - 1), None)
         meter.flops += 600.0

@@ -33,7 +33,8 @@ from potstill.distill.families import (
 from potstill.distill.objective import ActiveTokens, Objective
 from potstill.distill.packing import plan_steps
 from potstill.distill.signals import CacheFormat, LiveTeacher, open_cache
-from potstill.distill.trainer import DistillTrainer, Step, Steps
+from potstill.distill.steps import Step, Steps
+from potstill.distill.trainer import DistillTrainer
 from potstill.errors import TrainingError
 from potstill.models.prefixes import common_prefix
 from potstill.models.surgery import drop_layers

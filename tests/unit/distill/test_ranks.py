@@ -38,7 +38,8 @@ from potstill.distill.objective import Objective
 from potstill.distill.ranks import Ranks
 from potstill.distill.signals import LiveTeacher
 from potstill.distill.train import train_student
-from potstill.distill.trainer import DistillTrainer, Steps
+from potstill.distill.steps import Steps
+from potstill.distill.trainer import DistillTrainer
 from potstill.models.load import load_model
 from potstill.models.surgery import drop_layers
 

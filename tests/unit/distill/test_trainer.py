@@ -21,8 +21,9 @@ from potstill.distill.material import Material, pick_dtype
 from potstill.distill.objective import Objective
 from potstill.distill.packing import plan_steps
 from potstill.distill.signals import LiveTeacher
+from potstill.distill.steps import Step, Steps
 from potstill.distill.train import Trained, train_student
-from potstill.distill.trainer import DistillTrainer, Step, Steps, rate_factor
+from potstill.distill.trainer import DistillTrainer, rate_factor
 from potstill.errors import TrainingError
 from potstill.models.surgery import drop_layers
 from potstill.records import Example

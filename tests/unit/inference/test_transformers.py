@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from potstill.inference.base import Request
-from potstill.inference.transformers import TransformersModel, _cut, _SeededDraw, nucleus
+from potstill.inference.transformers import TransformersModel, _cut, _SeededDraw
 from potstill.models.chat import encode_example
 from potstill.records import Turn
 
@@ -65,13 +65,6 @@ def test_seeded_draws_follow_the_softmax() -> None:
     share = drawn.bincount(minlength=3) / 4000
     weights = [math.exp(x / 2) for x in (0, 1, 2)]
     assert share.tolist() == pytest.approx([w / sum(weights) for w in weights], abs=0.03)
-
-
-def test_the_nucleus_is_the_smallest_set_that_reaches_top_p() -> None:
-    logits = torch.log(torch.tensor([0.1, 0.5, 0.15, 0.25]))
-    assert nucleus(logits, 0.7).isfinite().tolist() == [False, True, False, True]
-    assert nucleus(logits, 0.76).isfinite().tolist() == [False, True, True, True]
-    assert nucleus(logits, 1.0).isfinite().all()
 
 
 def test_a_prompt_that_does_not_fit_is_refused_alone(folder: str) -> None:

@@ -1,0 +1,93 @@
+"""Whether the teacher is held in memory or read layer by layer, and what each takes. Light.
+
+In: a DistillConfig, numbers of parameters, the memory that is free. Out: bytes, a decision. Knows
+nothing of how either is done; no torch here.
+"""
+
+from __future__ import annotations
+
+import math
+
+from potstill.core.machine import processor_flags
+from potstill.distill.config import DistillConfig
+
+BYTES_A_WEIGHT = {"none": 16, "lora": 5}  # float32: weight, gradient, AdamW's two moments
+BYTES_A_TOKEN = 1.6e6  # activations of a micro-batch's token, at 99M weights
+KEPT_BYTES = 4.6e4  # keys and values of a token while answers are generated, at 99M weights
+LAYER_SHARE = 0.026  # of a small model's weights; larger ones have more layers
+PASS_TOKENS = 4096  # of a forward pass for a file of signals (recording.py)
+GROUP_BYTES = 16 << 30
+"""Of the states that lie on disk at once. Larger groups read the weights less often."""
+
+
+def is_streamed(
+    config: DistillConfig, teacher: float, student: float, available: int | None, *, cuts: bool
+) -> bool:
+    """Whether the teacher is read layer by layer.
+
+    teacher, student: parameters. available: bytes; None: not known, which counts as enough.
+    cuts: whether the student is cut from the teacher by this very training.
+    """
+    if config.teacher_loading != "auto":
+        return config.teacher_loading == "streamed"
+    return (
+        available is not None
+        and resident_bytes(config, teacher, student) > available
+        and why_resident(config, cuts=cuts) is None
+    )
+
+
+def why_resident(config: DistillConfig, *, cuts: bool) -> tuple[str, str] | None:
+    """What needs the whole teacher in memory, and the way out; None: nothing does."""
+    if config.on_policy.used:
+        return (
+            "distill.on_policy asks the teacher at every step, for which it must be in memory",
+            "Set distill.on_policy.share to 0.",
+        )
+    if config.needs_live_teacher or config.signal == "live":
+        what = "distill.signal: live" if config.signal == "live" else "hidden and attention terms"
+        return (
+            f"{what} asks the teacher at every step, for which it must be in memory",
+            "Set distill.signal: auto and leave out hidden and attention terms.",
+        )
+    if cuts and config.student.method == "greedy":
+        return (
+            "distill.student.method: greedy runs the teacher's layers again and again, for which "
+            "they must be in memory",
+            "Set distill.student.method: influence, or train a student of your own.",
+        )
+    return None
+
+
+def student_parameters(config: DistillConfig, teacher: float) -> float:
+    """Of a student that is cut from a teacher of so many parameters, about."""
+    if config.student.drop_layers is not None:
+        return teacher * max(0.1, 1 - LAYER_SHARE * config.student.drop_layers)
+    return teacher * config.student.parameters_ratio
+
+
+def resident_bytes(config: DistillConfig, teacher: float, student: float) -> float:
+    """The teacher in the type of the products, and the student's training."""
+    weights = number_bytes(config) * teacher
+    return weights + training_bytes(config, student, config.micro_tokens)
+
+
+def training_bytes(config: DistillConfig, student: float, micro_tokens: int) -> float:
+    """Weights, gradients and moments, and the activations of a micro-batch; or what generating
+    the student's own answers between steps takes, if that is more."""
+    activations = BYTES_A_TOKEN * math.sqrt(student / 99e6) * micro_tokens
+    if config.on_policy.used:
+        kept = KEPT_BYTES * math.sqrt(student / 99e6) * config.on_policy.batch_tokens
+        activations = max(activations, kept)
+    return BYTES_A_WEIGHT[config.adapter] * student + activations
+
+
+def number_bytes(config: DistillConfig) -> int:
+    """Of a number of the teacher, in the type of the products (`material.pick_dtype`)."""
+    fast = config.precision == "auto" and "avx512_bf16" in processor_flags()
+    return 2 if config.precision == "bf16" or fast else 4
+
+
+def spill_bytes(config: DistillConfig, width: float, tokens: float) -> float:
+    """States between two layers, of the layer and the one before it."""
+    return min(GROUP_BYTES, 2 * number_bytes(config) * width * max(tokens, PASS_TOKENS))
