@@ -16,6 +16,7 @@ import typer
 from rich.console import Console
 
 from potstill import __version__
+from potstill.cli_adapters import adapters_app
 from potstill.errors import PotstillError, StoreError
 
 STOPPED = 130  # what typer makes of Ctrl-C, without a word
@@ -29,6 +30,7 @@ app = typer.Typer(
 )
 config_app = typer.Typer(help="Look at a recipe before it runs.", no_args_is_help=True)
 app.add_typer(config_app, name="config")
+app.add_typer(adapters_app, name="adapters")
 
 RecipeArgument = Annotated[str, typer.Argument(help="A recipe file, or a built-in recipe's name.")]
 RunArgument = Annotated[str, typer.Argument(help="A run's name or folder.")]

@@ -22,6 +22,8 @@ PURPOSES = {
     "train": "load, prune and distil models",
     "curate": "find near-duplicates",
     "report": "draw the report",
+    "quantised": "4-bit teachers, adapters on 4-bit weights",
+    "tune": "search for the best settings",
 }
 QUICKSTART_MEMORY = 6 * 10**9
 QUICKSTART_DISK = 6 * 10**9

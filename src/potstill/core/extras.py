@@ -74,9 +74,12 @@ def _missing(distribution: str, extra: str, purpose: str) -> MissingExtraError:
     )
 
 
-def check_installed(module: str, purpose: str) -> None:
-    """Errors: MissingExtraError if a package that no extra brings is not there; not imported."""
+def check_installed(module: str, purpose: str, extra: str | None = None) -> None:
+    """Errors: MissingExtraError if a package, which `extra` brings or none, is not there; it is not
+    imported."""
     if importlib.util.find_spec(module) is None:
+        if extra is not None:
+            raise _missing(EXTRAS[extra].get(module, module), extra, purpose)
         raise MissingExtraError(
             f"{purpose} needs the package {module}, which is not installed.",
             f"Install it with: pip install {module}",

@@ -18,11 +18,12 @@ from typing import TYPE_CHECKING, Any
 from potstill.core.stage import Stage
 from potstill.distill import correct_config
 from potstill.distill.advice import advise
-from potstill.distill.config import DistillConfig, LoraConfig, StudentConfig
+from potstill.distill.config import DistillConfig, StudentConfig
 from potstill.distill.correct_config import CorrectConfig
 from potstill.distill.objective import AttentionConfig, HiddenConfig, Objective
 from potstill.distill.plan import counts, estimate, facts
 from potstill.distill.schedules import Schedule
+from potstill.models.adapter_config import LoraConfig
 
 if TYPE_CHECKING:
     from potstill.distill import losses as losses

@@ -144,7 +144,14 @@ def _adapter(config: DistillConfig, room: float) -> list[Advice]:
         return []
     size = f"all weights of {student_parameters(config) / 1e6:,.0f} million would need "
     size += f"{memory_need(full, smallest) / 1e9:.0f} GB"
-    return [_proposed("distill.adapter", config.adapter, "lora", size)]
+    kinds = ("lora", "qlora") if config.adapter == "none" else (config.adapter, "lora", "qlora")
+    fitting = [
+        kind
+        for kind in kinds
+        if memory_need(config.model_copy(update={"adapter": kind}), smallest) <= room
+    ]
+    kind = (fitting or ["lora"])[0]
+    return [_proposed("distill.adapter", config.adapter, kind, size)]
 
 
 def _proposed(field: str, now: Any, proposed: Any, why: str) -> Advice:

@@ -26,11 +26,11 @@ from potstill.distill.batches import Row
 from potstill.distill.config import DistillConfig
 from potstill.distill.cut import choose_layers, cut_student
 from potstill.distill.material import prepare
+from potstill.distill.opening import open_teacher
 from potstill.distill.panel import Panel
-from potstill.distill.streaming import open_teacher
 from potstill.distill.train import Trained, train_student
 from potstill.errors import TrainingError
-from potstill.models import refs, surgery
+from potstill.models import adapters, refs, surgery
 from potstill.models.save import save_model
 from potstill.records import Example
 
@@ -69,8 +69,7 @@ def through_assistants(
     trained: dict[str, Trained] = {}
     if not config.assistants:
         return config, panel, trained
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    teacher = open_teacher(config, device, lessons.events).model
+    teacher = open_teacher(config.teacher, config, lessons.rows, lessons.events).model
     _check_sizes(config, teacher)
     whole = link = surgery.parameters_of(teacher)
     del teacher
@@ -143,10 +142,12 @@ def _teach(
 ) -> None:
     """Cut one assistant from its teacher, distil it, keep it, and drop what was needed for it."""
     work.mkdir(parents=True, exist_ok=True)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    teacher = open_teacher(config, device, lessons.events)
+    teacher = open_teacher(config.teacher, config, lessons.rows, lessons.events)
+    if config.adapter != "none":
+        adapters.check_targets(teacher.model, config.lora)
     cut = choose_layers(config.student, teacher.model, lessons.rows, work, lessons.events)
-    assistant = cut_student(config.teacher, cut["dropped"], streamed=teacher.streamed).to(device)
+    assistant = cut_student(config.teacher, cut["dropped"], streamed=teacher.streamed)
+    assistant.to(teacher.device)
     material = prepare(
         config,
         teacher,

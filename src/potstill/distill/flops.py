@@ -17,6 +17,7 @@ import torch
 
 from potstill.distill.batches import MicroBatch
 from potstill.models.output import output_layer
+from potstill.models.quantised import weights_in
 from potstill.models.surgery import body_of
 
 SIDE = 4096
@@ -39,7 +40,7 @@ class Cost:
         """Those of a decoder."""
         body = body_of(model)
         config = body.config
-        matrices = sum(one.numel() for one in body.layers.parameters() if one.ndim >= 2)
+        matrices = sum(weights_in(one) for one in body.layers.parameters() if one.ndim >= 2)
         heads = config.num_attention_heads
         width = heads * (getattr(config, "head_dim", None) or config.hidden_size // heads)
         return cls(

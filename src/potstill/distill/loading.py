@@ -11,7 +11,8 @@ import math
 from potstill.core.machine import processor_flags
 from potstill.distill.config import DistillConfig
 
-BYTES_A_WEIGHT = {"none": 16, "lora": 5}  # float32: weight, gradient, AdamW's two moments
+# float32: weight, gradient, AdamW's two moments; embeddings are in full below QLoRA too.
+BYTES_A_WEIGHT = {"none": 16, "lora": 5, "dora": 5, "qlora": 2}
 BYTES_A_TOKEN = 1.6e6  # activations of a micro-batch's token, at 99M weights
 KEPT_BYTES = 4.6e4  # keys and values of a token while answers are generated, at 99M weights
 LAYER_SHARE = 0.026  # of a small model's weights; larger ones have more layers
@@ -39,6 +40,12 @@ def is_streamed(
 
 def why_resident(config: DistillConfig, *, cuts: bool) -> tuple[str, str] | None:
     """What needs the whole teacher in memory, and the way out; None: nothing does."""
+    if config.teacher_precision != "full":
+        return (
+            f"distill.teacher_precision: {config.teacher_precision} keeps the teacher in memory in "
+            "fewer bits",
+            "Set distill.teacher_precision: full.",
+        )
     if config.on_policy.used:
         return (
             "distill.on_policy asks the teacher at every step, for which it must be in memory",

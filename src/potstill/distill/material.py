@@ -27,6 +27,7 @@ from potstill.distill.packing import plan_steps
 from potstill.distill.panel import Panel
 from potstill.distill.terms import TermLoss
 from potstill.errors import TrainingError
+from potstill.models import adapters
 from potstill.records import Example
 
 PADDING = 0
@@ -75,7 +76,8 @@ def prepare(
     several; `teacher` is the first then, and the others are loaded here.
     digest: what the teacher's signals belong to. work: the folder where they are kept.
     Afterwards the teacher is in evaluation mode, in the precision of the products, and is needed no
-    more unless `signal` is a LiveTeacher; `student` is in fp32. One process prepares and trains.
+    more unless `signal` is a LiveTeacher; `student` is in fp32, for QLoRA in 4 bits. One process
+    prepares and trains.
     Errors: TrainingError for what would ruin the result.
     """
     _check_tools(config)
@@ -84,7 +86,10 @@ def prepare(
     live = teacher
     if not isinstance(teacher, signals.LiveTeacher):
         live = signals.LiveTeacher(teacher, dtype)
-    student.float()  # master weights: what it is trained in, and compared in before
+    # What it is trained in, and compared in before: fp32, or 4-bit below adapters.
+    adapters.as_base(student, config.adapter, remember=config.keep_adapter)
+    if config.adapter != "none":
+        adapters.check_targets(student, config.lora)
     report_truncated([*rows, *validation], config, events)
     vocabulary = preflight.check_models(
         rows=rows,
@@ -259,7 +264,7 @@ def _families(
 def _layouts(config: DistillConfig) -> Iterator[tuple[bool, bool]]:
     """(packed, beginnings are shared), the preferred first."""
     # Dropout would be drawn once for all that share a token.
-    drops = config.adapter == "lora" and config.lora.dropout > 0
+    drops = config.adapter != "none" and config.lora.dropout > 0
     share = config.share_beginnings and not drops
     both = {"auto": (True, False), "packed": (True,), "buckets": (False,)}[config.batching]
     for packed in (True,) if config.attention.used else both:

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from potstill.core.costs import seconds
+from potstill.core.extras import check_installed
 from potstill.core.machine import available_memory_bytes
 from potstill.core.stage import Facts, Figures
 from potstill.distill import loading
@@ -26,10 +27,20 @@ CANDIDATES, ROUNDS = 8, 10  # of the greedy choice: layers tried in a round, rou
 ANSWER_TOKENS = 20  # of a rollout, about: a student that learns from short answers writes such
 WRITING_RATE = 135e6 * 100  # 16 answers at once, one core
 STREAMED_SHARE = 0.25  # of the teacher's weights that are in memory at once, at most
+TEACHER_BYTES = {"full": 4, "8bit": 2, "4bit": 1.5}  # of a weight, with embeddings in full
 
 
 def facts(config: DistillConfig, project: Path) -> Facts:
-    """The teachers' identities, and that of rollouts to replay. Errors: ModelError, InputError."""
+    """The teachers' identities, and that of rollouts to replay.
+
+    Errors: ModelError, InputError; MissingExtraError for what the settings need.
+    """
+    for field, asked in (
+        ("teacher_precision: 4bit", config.teacher_precision == "4bit"),
+        ("adapter: qlora", config.adapter == "qlora"),
+    ):
+        if asked:
+            check_installed("bitsandbytes", f"distill.{field}", "quantised")
     digests = [refs.digest(refs.parse(one.teacher)) for one in config.voices]
     further = {f"teacher {number}": one for number, one in enumerate(digests[1:], 2)}
     return {"teacher": digests[0]} | further | config.on_policy.facts(project)
@@ -94,7 +105,7 @@ def memory_need(config: DistillConfig, micro_tokens: int) -> float:
     """Bytes of a training with micro-batches of that size, about."""
     teacher = expected_parameters(config.teacher)
     largest = max([student_parameters(config), *assistant_parameters(config)])
-    held = 4.0 * teacher
+    held = TEACHER_BYTES[config.teacher_precision] * teacher
     if is_streamed(config):
         held = STREAMED_SHARE * loading.number_bytes(config) * teacher
     return 8e8 + held + loading.training_bytes(config, largest, micro_tokens)

@@ -1,7 +1,8 @@
 """The distill stage: cut a student from the teacher, distil it, and train what it is compared with.
 
 In: curated rows (and the chunks they come from). Out: three models, `undistilled`, `distilled`
-and `finetuned`, and what was measured on the way. Knows nothing of how rows were made.
+and `finetuned`, the adapter if it is kept, and what was measured on the way. Knows nothing
+of how rows were made.
 
     teacher [--> models/assistant-1, ...] --surgery--> student start
                                          +--> models/undistilled
@@ -32,16 +33,18 @@ from potstill.distill.cut import choose_layers, cut_student
 from potstill.distill.material import Material, check_there_are_rows, prepare
 from potstill.distill.memory import raise_malloc_thresholds
 from potstill.distill.objective import Objective
+from potstill.distill.opening import open_teacher
 from potstill.distill.panel import Panel, resolved
 from potstill.distill.rollouts import Rollout, figures
-from potstill.distill.streaming import open_teacher
 from potstill.distill.train import Trained, train_student
-from potstill.models import refs, surgery
+from potstill.models import adapters, refs, surgery
 from potstill.models.corrected import corrected
 from potstill.models.load import load_tokenizer
+from potstill.models.quantised import is_quantised
 from potstill.models.save import save_model
 from potstill.records import Chunk, Example
 
+DISTILLED = "distilled"
 FINETUNED = Objective(kd_weight=0.0, ce_weight=1.0, ce_tokens="all")
 
 
@@ -74,11 +77,12 @@ def run(
         tensorboard=draft.data / "tensorboard",
     )
     start = uncorrected if config.student.start == "uncorrected" else config.teacher
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    teacher = open_teacher(config, device, context.events)
+    teacher = open_teacher(config.teacher, config, rows, context.events)
+    if config.adapter != "none":
+        adapters.check_targets(teacher.model, config.lora)
     cut = choose_layers(config.student, teacher.model, rows, draft.work, context.events)
     streamed = teacher.streamed
-    student = cut_student(start, cut["dropped"], streamed=streamed).to(device)
+    student = cut_student(start, cut["dropped"], streamed=streamed).to(teacher.device)
     cut["parameters"]["student"] = surgery.parameters_of(student)
     write_json(draft.data / "surgery.json", cut)
     material = prepare(
@@ -95,12 +99,14 @@ def run(
         work=draft.work,
         events=context.events,
     )
+    if is_quantised(student):
+        student = cut_student(config.teacher, cut["dropped"], streamed=streamed)
     save_model(student.to(torch.bfloat16), tokenizer, draft.data / "models" / "undistilled")
     del student, teacher
     gc.collect()
     trained: dict[str, Trained] = {}
-    for name, goal in (("distilled", config.objective), ("finetuned", FINETUNED)):
-        distilled = trained.get("distilled")
+    for name, goal in ((DISTILLED, config.objective), ("finetuned", FINETUNED)):
+        distilled = trained.get(DISTILLED)
         trained[name] = _train_once(
             name,
             goal,
@@ -161,6 +167,7 @@ def _train_once(
         tensorboard=draft.data / "tensorboard" / name,
         events=context.events,
         rollouts=draft.data / "rollouts.jsonl" if rollouts else None,
+        keep=draft.data / "adapters" / name if config.keep_adapter and name == DISTILLED else None,
     )
     write_json(mark, dataclasses.asdict(trained))
     save_model(student.to(torch.bfloat16), material.tokenizer, draft.data / "models" / name)

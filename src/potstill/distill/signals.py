@@ -107,6 +107,11 @@ class LiveTeacher:
         states = self.body(**batch.inputs()).last_hidden_state
         return HiddenStates(states.flatten(0, 1)[batch.positions], self.output)
 
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        return self.output.weight.device
+
     def shortened(self) -> AbstractContextManager[Any]:
         """The model for trials of its layouts: where layers are dear, no more than are needed."""
         return nullcontext(self.model)

@@ -20,26 +20,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from potstill.core.events import Emitter
-from potstill.core.machine import available_memory_bytes
 from potstill.distill.batches import Micro, MicroBatch, Row, RowSet
-from potstill.distill.config import DistillConfig
 from potstill.distill.families import Family
-from potstill.distill.loading import (
-    GROUP_BYTES,
-    is_streamed,
-    resident_bytes,
-    student_parameters,
-    why_resident,
-)
-from potstill.distill.material import pick_dtype
+from potstill.distill.loading import GROUP_BYTES
 from potstill.distill.recording import EVERY, micros_of
 from potstill.distill.signals import LiveTeacher
 from potstill.distill.spill import Spill, check_room
-from potstill.errors import TrainingError
-from potstill.models.load import Source, load_model
+from potstill.models.load import Source
 from potstill.models.output import output_layer
-from potstill.models.size import expected_parameters
 from potstill.models.streamed import StreamedModel
 
 Report = Callable[[int, int], None]
@@ -104,42 +92,6 @@ class StreamedTeacher(LiveTeacher):
         lines, columns = data.shape(micro)
         width, size = self.output.weight.shape[1], self.output.weight.element_size()
         return lines * columns * int(width) * size
-
-
-def open_teacher(
-    config: DistillConfig, device: torch.device, events: Emitter, *, student: int | None = None
-) -> LiveTeacher:
-    """The recipe's teacher, in memory or read layer by layer, whatever is set or fits.
-
-    student: parameters of one that is there already; None: it is cut from the teacher.
-    Errors: TrainingError if something needs the whole teacher, though `streamed` is set;
-    ModelError if it cannot be loaded.
-    """
-    dtype, cuts = pick_dtype(config.precision), student is None
-    parameters = float(expected_parameters(config.teacher))
-    learning = student_parameters(config, parameters) if student is None else float(student)
-    free = torch.cuda.mem_get_info()[0] if device.type == "cuda" else available_memory_bytes()
-    reason = why_resident(config, cuts=cuts)
-    needed = resident_bytes(config, parameters, learning)
-    scarce = free is not None and config.teacher_loading == "auto" and needed > free
-    sizes = f"The teacher and the training need about {needed / 1e9:.1f} GB, and "
-    sizes += f"{(free or 0) / 1e9:.1f} GB are free"
-    if is_streamed(config, parameters, learning, free, cuts=cuts):
-        if reason is not None:
-            what, way_out = reason
-            raise TrainingError(f"{what}; distill.teacher_loading: streamed does not.", way_out)
-        if scarce:
-            events.warning(f"{sizes}: the teacher is read layer by layer.")
-        return StreamedTeacher(
-            config.teacher,
-            dtype,
-            device,
-            lambda done, of: events.progress(done, of, "layers", step="teacher layer by layer"),
-        )
-    if scarce and reason is not None:
-        what, way_out = reason
-        events.warning(f"{sizes}. {what}. {way_out}")
-    return LiveTeacher(load_model(config.teacher).to(device, dtype), dtype)
 
 
 class _Passes:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,12 +35,12 @@ from potstill.distill.objective import Objective
 from potstill.distill.rollouts import Kept
 from potstill.distill.steps import Steps
 from potstill.distill.trainer import DistillTrainer
-from potstill.errors import TrainingError
-from potstill.models import surgery
+from potstill.models import adapters, surgery
 from potstill.models.load import quiet
 
 STATE = "trainer_state.json"
-MERGE_TOLERANCE = 1e-3
+MERGED_TOKENS = 256
+"""Of the first row, on which a merged adapter is compared with itself before."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +68,7 @@ def train_student(
     tensorboard: Path,
     events: Emitter,
     rollouts: Path | None = None,
+    keep: Path | None = None,
 ) -> tuple[Any, Trained]:
     """Train `student` (in place) and return it with the weights of its best validation.
 
@@ -76,8 +76,10 @@ def train_student(
     without a better loss before it ends early, 0 for never. work: the folder of its checkpoints;
     a complete one there is gone on from, and the result is the same as without the interruption.
     rollouts: the file that is left of the answers that `config.on_policy` asks the student for;
-    None: it is trained on the rows alone.
-    Errors: TrainingError for a loss or gradient that is not finite, or a damaged checkpoint.
+    None: it is trained on the rows alone. keep: where the adapter goes before it is merged, if
+    there is one.
+    Errors: TrainingError for a loss or gradient that is not finite, or a damaged checkpoint;
+    ModelError for an adapter that cannot be attached, or says something else when merged.
     """
     torch.manual_seed(seed)  # adapters are drawn by lot
     student = _trainable(student, config)
@@ -153,7 +155,13 @@ def train_student(
         Kept(work / "rollouts").join(rollouts)
     state = trainer.state
     best = int(state.best_global_step or state.global_step)
-    return _merged(student, config), Trained(
+    student.eval()
+    attention.unuse(student)
+    if config.adapter != "none":
+        if keep is not None:
+            adapters.save_adapter(student, keep, config.adapter, config.teacher)
+        student = adapters.merge(student, material.training.rows[0].ids[:MERGED_TOKENS])
+    return student, Trained(
         steps=state.global_step,
         tokens=steps.tokens_after[state.global_step - 1],
         stopped_early=state.global_step < last_step,
@@ -197,9 +205,10 @@ def _prepare_state(checkpoint: Path) -> bool:
 
 def _trainable(student: Any, config: DistillConfig) -> Any:
     """Master weights in fp32, the chosen ones taking gradients."""
-    student.float().train()
+    adapters.as_base(student, config.adapter, remember=config.keep_adapter).train()
     student.config.dtype = torch.float32
-    student.requires_grad_(True)
+    for parameter in student.parameters():
+        parameter.requires_grad_(parameter.is_floating_point())  # 4-bit weights take no gradient
     embeddings = student.get_input_embeddings()
     # Where padding is EOS, torch would keep the gradient from the embedding of EOS itself.
     # Padding needs no such care here: no real token ever sees it.
@@ -215,23 +224,7 @@ def _trainable(student: Any, config: DistillConfig) -> Any:
         student.get_output_embeddings().requires_grad_(False)
     if config.adapter == "none":
         return student
-    import peft
-
-    settings = config.lora
-    modules = settings.target_modules
-    with warnings.catch_warnings():
-        # PEFT still asks for a property that transformers has renamed.
-        warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*")
-        return peft.get_peft_model(
-            student,
-            peft.LoraConfig(
-                r=settings.rank,
-                lora_alpha=settings.alpha,
-                lora_dropout=settings.dropout,
-                target_modules=modules if isinstance(modules, str) else list(modules),
-                task_type="CAUSAL_LM",
-            ),
-        )
+    return adapters.attach(student, config.adapter, config.lora)
 
 
 def _compile(student: Any) -> None:
@@ -240,27 +233,6 @@ def _compile(student: Any) -> None:
         for part in layer.children():
             if part is not layer.self_attn:
                 part.compile(dynamic=True)
-
-
-def _merged(student: Any, config: DistillConfig) -> Any:
-    """Without adapters: the student itself. With: merged into it, and checked to say the same."""
-    student.eval()
-    attention.unuse(student)
-    if config.adapter == "none":
-        return student
-    ids = torch.arange(16).unsqueeze(0) % student.config.get_text_config().vocab_size
-    ids = ids.to(next(student.parameters()).device)
-    with torch.no_grad():
-        before = student(input_ids=ids, use_cache=False).logits
-        merged = student.merge_and_unload()
-        after = merged(input_ids=ids, use_cache=False).logits
-    worst = float((before - after).abs().max() / before.abs().max())
-    if not worst < MERGE_TOLERANCE:
-        raise TrainingError(
-            f"Merging the adapters changed the student's logits by {worst:.2%} of the largest.",
-            "Use adapter: none, or a smaller lora.alpha.",
-        )
-    return merged
 
 
 def _history(log: Sequence[dict[str, Any]]) -> dict[str, list[dict[str, float]]]:

@@ -87,10 +87,11 @@ def load_tokenizer(source: Source) -> Any:
 def load_model(source: Source, dtype: torch.dtype | str = torch.float32) -> Any:
     """The model in evaluation mode, on the CPU, in `dtype`; requires_grad is left as it is.
 
+    dtype "auto": as it is stored; its weights then stay in the file, as long as nobody writes.
     Errors: ModelError for a missing or unknown config, truncated or missing weights.
     """
     folder = model_folder(source)
-    wanted = DTYPES[dtype] if isinstance(dtype, str) else dtype
+    wanted = DTYPES.get(dtype, dtype) if isinstance(dtype, str) else dtype
     with load_errors(folder):
         model, loading = AutoModelForCausalLM.from_pretrained(
             folder,

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from potstill.errors import ModelError
 from potstill.models.output import OutputLayer, output_layer
+from potstill.models.quantised import weights_in
 
 KNOWN = "Dropping layers is known for decoders with their layers in model.model.layers."
 MEASURED_TOKENS = 384
@@ -147,8 +148,8 @@ def drops_for_ratio(model: Any, ratio: float) -> int:
     Errors: ModelError if embeddings and one layer alone are more than that.
     """
     layers = body_of(model).layers
-    total = sum(parameter.numel() for parameter in model.parameters())
-    sizes = sorted(sum(one.numel() for one in layer.parameters()) for layer in layers)
+    total = parameters_of(model)
+    sizes = sorted(parameters_of(layer) for layer in layers)
     left, count = total, 0
     while left > ratio * total:
         if count == len(sizes) - 1:
@@ -198,7 +199,7 @@ def drop_layers(model: Any, layers: Iterable[int]) -> Any:
 
 def parameters_of(model: Any) -> int:
     """Number of parameters, tied ones counted once."""
-    return sum(parameter.numel() for parameter in model.parameters())
+    return sum(weights_in(parameter) for parameter in model.parameters())
 
 
 def _check_count(count: int, layers: int) -> None:

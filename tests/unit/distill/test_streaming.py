@@ -15,10 +15,11 @@ import torch
 from potstill.distill import DistillConfig, Distiller, StudentConfig, loading, streaming
 from potstill.distill.batches import Row, RowSet
 from potstill.distill.families import group
+from potstill.distill.opening import open_teacher
 from potstill.distill.probe import says_the_same
 from potstill.distill.signals import CacheFormat, LiveTeacher, open_cache
 from potstill.distill.spill import Spill
-from potstill.distill.streaming import StreamedTeacher, open_teacher
+from potstill.distill.streaming import StreamedTeacher
 from potstill.errors import StoreError, TrainingError, UsageError
 from potstill.models.load import load_model
 from potstill.models.streamed import StreamedModel
@@ -419,7 +420,7 @@ def test_what_needs_the_whole_teacher_is_refused_before_time_is_spent(
             _config(teacher_folder, teacher_loading="streamed", **setting)
     greedy = _config(teacher_folder, teacher_loading="streamed", student=StudentConfig())
     with pytest.raises(TrainingError, match="greedy runs the teacher's layers") as error:
-        open_teacher(greedy, torch.device("cpu"), context.events)
+        opened(greedy, context)
     assert "influence" in str(error.value)
     with pytest.raises(UsageError, match="in memory already"):
         Distiller(
@@ -427,9 +428,13 @@ def test_what_needs_the_whole_teacher_is_refused_before_time_is_spent(
         )
 
 
+def opened(config: DistillConfig, context: Any, **more: Any) -> LiveTeacher:
+    return open_teacher(config.teacher, config, [], context.events, **more)
+
+
 @pytest.fixture
 def little_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("potstill.distill.streaming.available_memory_bytes", lambda: 1000)
+    monkeypatch.setattr("potstill.distill.opening.available_memory_bytes", lambda: 1000)
 
 
 def test_auto_streams_what_does_not_fit_and_says_so(
@@ -438,25 +443,22 @@ def test_auto_streams_what_does_not_fit_and_says_so(
     events_of: Callable[[], list[dict[str, Any]]],
     little_memory: None,
 ) -> None:
-    device = torch.device("cpu")
-    assert open_teacher(_config(teacher_folder), device, context.events).streamed
+    assert opened(_config(teacher_folder), context).streamed
     (said,) = [event for event in events_of() if event["kind"] == "warning"]
     assert "the teacher is read layer by layer" in json.dumps(said)
     live = _config(teacher_folder, signal="live")
-    assert not open_teacher(live, device, context.events).streamed
+    assert not opened(live, context).streamed
     greedy = _config(teacher_folder, student=StudentConfig())
-    assert not open_teacher(greedy, device, context.events).streamed
-    assert open_teacher(greedy, device, context.events, student=1000).streamed
+    assert not opened(greedy, context).streamed
+    assert opened(greedy, context, student=1000).streamed
     said = [json.dumps(event) for event in events_of() if event["kind"] == "warning"]
     assert "signal: live asks the teacher at every step" in said[1]
     assert "method: influence" in said[2]
-    assert not open_teacher(
-        _config(teacher_folder, teacher_loading="resident"), device, context.events
-    ).streamed
+    assert not opened(_config(teacher_folder, teacher_loading="resident"), context).streamed
 
 
 def test_auto_holds_what_fits(teacher_folder: Path, context: Any) -> None:
-    found = open_teacher(_config(teacher_folder), torch.device("cpu"), context.events)
+    found = opened(_config(teacher_folder), context)
     assert not found.streamed
 
 

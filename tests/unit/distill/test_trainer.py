@@ -260,10 +260,12 @@ PROJECTED = EVERY_TERM.model_copy(
     [
         {},
         {"adapter": "lora", "lora": {"rank": 4, "dropout": 0.2}},
+        {"adapter": "dora", "lora": {"rank": 4}},
+        {"adapter": "qlora", "lora": {"rank": 4}, "packed": True},
         {"objective": PROJECTED, "packed": True},
         {"gradient_checkpointing": True},
     ],
-    ids=["full", "lora", "every term, projected", "checkpointed"],
+    ids=["full", "lora", "dora", "qlora", "every term, projected", "checkpointed"],
 )
 def test_after_a_break_curve_and_weights_equal_the_undisturbed_run(
     train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: dict[str, Any]

@@ -1,0 +1,74 @@
+"""The teacher as the settings want it: in memory, in fewer bits, or read layer by layer.
+
+In: a reference or a loaded model, settings. Out: a `LiveTeacher`, on its device. Knows nothing of
+students but their size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from potstill.core.events import Emitter
+from potstill.core.machine import available_memory_bytes
+from potstill.distill.batches import Row
+from potstill.distill.config import DistillConfig
+from potstill.distill.loading import is_streamed, resident_bytes, student_parameters, why_resident
+from potstill.distill.material import pick_dtype
+from potstill.distill.precision import in_precision
+from potstill.distill.signals import LiveTeacher
+from potstill.distill.streaming import StreamedTeacher
+from potstill.errors import TrainingError
+from potstill.models import adapters, quantised
+from potstill.models.size import expected_parameters
+
+
+def open_teacher(
+    teacher: Any,
+    config: DistillConfig,
+    rows: Sequence[Row],
+    events: Emitter,
+    *,
+    student: int | None = None,
+) -> LiveTeacher:
+    """The teacher, in memory or read layer by layer, whatever is set or fits.
+
+    teacher: a reference, or a loaded model, which is changed. rows: on which the loss of a lower
+    precision is measured. student: parameters of one that is there already; None: it is cut from
+    the teacher. Also makes sure of what the adapters need, before time is spent.
+    Errors: TrainingError if something needs the whole teacher, though `streamed` is set;
+    MissingExtraError, ModelError if it cannot be loaded or brought into its precision.
+    """
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if config.adapter != "none":
+        quantised.check(adapters.precision_of(config.adapter), "distill.adapter: qlora", device)
+    dtype, cuts = pick_dtype(config.precision), student is None
+    if not isinstance(teacher, str | Path):
+        return LiveTeacher(in_precision(teacher, config, rows, dtype, device, events), dtype)
+    parameters = float(expected_parameters(str(teacher)))
+    learning = student_parameters(config, parameters) if student is None else float(student)
+    free = torch.cuda.mem_get_info()[0] if device.type == "cuda" else available_memory_bytes()
+    reason = why_resident(config, cuts=cuts)
+    needed = resident_bytes(config, parameters, learning)
+    scarce = free is not None and config.teacher_loading == "auto" and needed > free
+    sizes = f"The teacher and the training need about {needed / 1e9:.1f} GB, and "
+    sizes += f"{(free or 0) / 1e9:.1f} GB are free"
+    if is_streamed(config, parameters, learning, free, cuts=cuts):
+        if reason is not None:
+            what, way_out = reason
+            raise TrainingError(f"{what}; distill.teacher_loading: streamed does not.", way_out)
+        if scarce:
+            events.warning(f"{sizes}: the teacher is read layer by layer.")
+        return StreamedTeacher(
+            str(teacher),
+            dtype,
+            device,
+            lambda done, of: events.progress(done, of, "layers", step="teacher layer by layer"),
+        )
+    if scarce and reason is not None:
+        what, way_out = reason
+        events.warning(f"{sizes}. {what}. {way_out}")
+    return LiveTeacher(in_precision(teacher, config, rows, dtype, device, events), dtype)
