@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -21,14 +20,6 @@ from potstill.distill.probe_aligned import plain_spans
 from potstill.distill.signals import LiveTeacher
 from potstill.distill.terms import TermLoss
 from potstill.models.surgery import body_of
-
-
-@torch.no_grad()
-def plain_logits(model: Any, row: Row, vocabulary: int) -> Tensor:
-    """[L - 1, vocabulary] fp32: what a model says of each token but the first, by itself."""
-    ids = torch.tensor([row.ids], device=next(model.parameters()).device)
-    logits: Tensor = model(input_ids=ids, use_cache=False).logits
-    return logits[0, :-1, :vocabulary].float()
 
 
 @dataclass(frozen=True)

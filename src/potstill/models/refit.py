@@ -28,7 +28,7 @@ from torch import Tensor
 from potstill.models.surgery import Calls, body_of, calls_of, states_of
 from potstill.models.width import Parts
 
-RIDGE = 0.03
+RIDGE = 0.05
 """Pull towards the weights as they were, relative to the inputs' mean square."""
 READERS = (("self_attn", ("q_proj", "k_proj", "v_proj")), ("mlp", ("gate_proj", "up_proj")))
 

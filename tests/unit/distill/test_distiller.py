@@ -45,6 +45,7 @@ def test_the_guides_examples_run(
         "events.jsonl",
         "key.json",
         "model",
+        "surgery.json",
         "tensorboard",
         "trained.json",
     ]
