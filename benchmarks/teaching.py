@@ -86,7 +86,7 @@ ARMS: dict[str, Arm] = {
     "hidden match": Arm(KD | {"hidden": {"mse_weight": 0.05, "cosine_weight": 0.5}}),
     "on-policy 0": Arm(KD | {"signal": "live"}),
     "on-policy 0.5": Arm(KD | {"on_policy": ON_POLICY | {"share": 0.5}}),
-    "on-policy 1": Arm(KD | {"on_policy": ON_POLICY | {"share": 1.0}}),
+    "on-policy 1": Arm({"ce_weight": 0.0, "on_policy": ON_POLICY | {"share": 1.0}}),
     "uncorrected teacher": Arm(KD, teacher="uncorrected"),
     "width": Arm(KD, start="width 75%"),
     "depth and width": Arm(KD, start="both 75%"),
@@ -128,12 +128,20 @@ class Bench:
 
     def start(self, name: str, teacher: str) -> str:
         """The folder of a student that was cut and not yet trained."""
-        from potstill.distill.cut import save_start  # of the settings in STARTS
-
         folder = self.work / "starts" / _key(name, teacher, STARTS[name])
-        if not folder.exists():
-            save_start(teacher, STARTS[name], self.training, folder)
-        return str(folder)
+        if not (folder / "report.json").exists():
+            self._run(
+                f"cut {name}",
+                {
+                    "teacher": teacher,
+                    "settings": STARTS[name],
+                    "output": str(folder),
+                    "rows": self.training,
+                    "validation": self.validation,
+                },
+                "--cut",
+            )
+        return str(folder / "student")
 
     def scores_of_teacher(self) -> dict[str, Any]:
         """The corrected teacher's own scores."""
@@ -187,12 +195,16 @@ class Bench:
                 "validation": self.validation,
                 "test": self.test,
             }
-            place = self.work / "specs" / f"{output.name}.json"
-            write_json(place, spec)
-            print(f"+ {name}, seed {seed}", file=sys.stderr, flush=True)
-            script = HERE / "teaching_arm.py"
-            subprocess.run([sys.executable, str(script), str(place)], check=True, stdout=2)
+            self._run(f"{name}, seed {seed}", spec)
         return output / "model"
+
+    def _run(self, name: str, spec: dict[str, Any], *options: str) -> None:
+        place = self.work / "specs" / f"{_key(name, spec)}.json"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        write_json(place, spec)
+        print(f"+ {name}", file=sys.stderr, flush=True)
+        command = [sys.executable, str(HERE / "teaching_arm.py"), str(place), *options]
+        subprocess.run(command, check=True, stdout=sys.stderr)
 
 
 def _rows(articles: Sequence[Sequence[Sequence[Any]]]) -> list[dict[str, str]]:

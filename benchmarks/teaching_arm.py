@@ -1,10 +1,11 @@
 """One training of the teaching benchmark, and what came of it; a process of its own.
 
-    python benchmarks/teaching_arm.py SPEC.json
+    python benchmarks/teaching_arm.py SPEC.json [--cut]
 
 In: a file that names teacher, student, rows, settings and folders (written by `teaching.py`). Out:
 the trained model in its folder, and beside it `scores.json`: each test row's sums of KL, agreement
-and log-loss, its F1, and the seconds and memory of the training. Knows nothing of other arms.
+and log-loss, its F1, and the seconds and memory of the training. With --cut: the student that the
+settings cut, not trained. Knows nothing of other arms.
 """
 
 from __future__ import annotations
@@ -19,8 +20,14 @@ from typing import Any
 
 import torch
 
+from potstill.core.events import Emitter
 from potstill.core.files import write_json
-from potstill.distill import Distiller
+from potstill.distill import DistillConfig, Distiller
+from potstill.distill.batches import encode_rows
+from potstill.distill.lessons import Lessons
+from potstill.distill.opening import open_teacher
+from potstill.distill.own_rows import example_of
+from potstill.distill.student import make_student
 from potstill.evaluate.forward import head_of
 from potstill.evaluate.scan import Held, ScanSettings, scan
 from potstill.models.chat import encode_example
@@ -36,6 +43,9 @@ def main() -> None:
     spec = json.loads(Path(sys.argv[1]).read_text("utf-8"))
     torch.set_num_threads(THREADS)
     output = Path(spec["output"])
+    if "--cut" in sys.argv:
+        cut(spec, output)
+        return
     facts: dict[str, Any] = {}
     if spec["settings"] is not None:
         began = time.perf_counter()
@@ -59,6 +69,31 @@ def main() -> None:
         model = Path(spec["student"])
     facts["peak_memory_bytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     write_json(output / "scores.json", facts | score(spec, model))
+
+
+def cut(spec: dict[str, Any], output: Path) -> None:
+    """The student that the settings cut from the teacher, in `output/student`."""
+    output.mkdir(parents=True, exist_ok=True)
+    config = DistillConfig(teacher=spec["teacher"], student=spec["settings"])
+    tokenizer = load_tokenizer(spec["teacher"])
+    examples, unseen = (
+        [example_of(row, number) for number, row in enumerate(spec[name])]
+        for name in ("rows", "validation")
+    )
+    rows, validation = (
+        encode_rows(some, tokenizer, config.sequence_tokens) for some in (examples, unseen)
+    )
+    events = Emitter(output / "events.jsonl", "distill")
+    made = make_student(
+        config,
+        open_teacher(spec["teacher"], config, rows, events),
+        Lessons(tokenizer, rows, validation, examples, 0, events),
+        begins=spec["teacher"],
+        digest="bench",
+        work=output,
+        tensorboard=output / "tensorboard",
+    )
+    write_json(output / "report.json", made.report)
 
 
 def score(spec: dict[str, Any], model: Path) -> dict[str, Any]:

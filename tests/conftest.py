@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -96,6 +98,75 @@ def make_student() -> MakeModel:
         model.to(torch.bfloat16).save_pretrained(folder)
         tokenizer.save_pretrained(folder)
         return folder
+
+    return make
+
+
+GEMMA = (
+    "{{ bos_token }}{% for m in messages %}<start_of_turn>"
+    "{{ 'model' if m['role'] == 'assistant' else m['role'] }}\n"
+    "{{ m['content'] | trim }}<end_of_turn>\n{% endfor %}"
+    "{% if add_generation_prompt %}<start_of_turn>model\n{% endif %}"
+)
+
+
+@pytest.fixture(scope="session")
+def make_pieces() -> Callable[..., Any]:
+    """make_pieces(...) -> a tokenizer as Gemma's: pieces with a sign for spaces, bytes for what no
+    piece has, BOS put before a text. template None: none. form: a Unicode form that it changes
+    texts to. prefix: a space is put before a text, as Llama 2's tokenizer does."""
+
+    def make(template: str | None = GEMMA, form: str | None = None, prefix: bool = False) -> Any:
+        from tokenizers import (
+            AddedToken,
+            Tokenizer,
+            decoders,
+            models,
+            normalizers,
+            pre_tokenizers,
+            processors,
+            trainers,
+        )
+        from transformers import PreTrainedTokenizerFast
+
+        special = ["<pad>", "<eos>", "<bos>", "<unk>", "<start_of_turn>", "<end_of_turn>"]
+        trained = Tokenizer(models.BPE(unk_token="<unk>"))
+        trained.normalizer = normalizers.Replace(" ", "\u2581")
+        trained.pre_tokenizer = pre_tokenizers.Split("\u2581", "merged_with_next")
+        alphabet = [f"<0x{byte:02X}>" for byte in range(256)]
+        trainer = trainers.BpeTrainer(vocab_size=330, show_progress=False)
+        trained.train_from_iterator([TEXT.replace("\n", " ") + " caf\u00e9 \u65e5\u672c"], trainer)
+        core = json.loads(trained.to_str())["model"]
+        names = [*special, *alphabet, "\n", *core["vocab"]]
+        merges = [tuple(pair) for pair in core["merges"]]
+        made = Tokenizer(
+            models.BPE(
+                {name: number for number, name in enumerate(dict.fromkeys(names))},
+                merges,
+                unk_token="<unk>",
+                byte_fallback=True,
+                fuse_unk=True,
+            )
+        )
+        steps = [] if form is None else [getattr(normalizers, form)()]
+        steps += [normalizers.Prepend("\u2581")] if prefix else []
+        made.normalizer = normalizers.Sequence([*steps, normalizers.Replace(" ", "\u2581")])
+        made.decoder = decoders.Sequence(
+            [decoders.Replace("\u2581", " "), decoders.ByteFallback(), decoders.Fuse()]
+        )
+        made.add_special_tokens([AddedToken(name, normalized=False) for name in special])
+        made.post_processor = processors.TemplateProcessing(
+            single="<bos> $A", pair="<bos> $A <bos> $B", special_tokens=[("<bos>", 2)]
+        )
+        tokenizer = PreTrainedTokenizerFast(
+            tokenizer_object=made,
+            bos_token="<bos>",
+            eos_token="<end_of_turn>" if template else "<eos>",
+            pad_token="<pad>",
+            unk_token="<unk>",
+        )
+        tokenizer.chat_template = template
+        return tokenizer
 
     return make
 

@@ -21,7 +21,14 @@ from potstill.core.stage import Advice
 
 QUIET_SECONDS = 10.0  # between two progress lines where there is no terminal
 MADE = ("chunks", "rows", "train_rows", "validation_rows", "test_rows")
-FIGURES = ("loss", "kl", "validation_kl", "tokens_per_second", "rows_per_second")
+FIGURES = (
+    "loss",
+    "kl",
+    "validation_kl",
+    "validation_spans",
+    "tokens_per_second",
+    "rows_per_second",
+)
 
 
 def number(value: float) -> str:

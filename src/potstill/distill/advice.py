@@ -89,6 +89,8 @@ def _signal(
         ("hidden_int8", "rows are seen again; the exact file would not fit on the disk"),
         ("top_k", "rows are seen again; hidden states would not fit on the disk"),
     ):
+        if kind == "top_k" and config.alignment.used:
+            continue
         size = signal_bytes(config.model_copy(update={"signal": kind}), hidden_width(teacher))
         if size * rows <= free:
             return _proposed(field, now, kind, f"{why} ({size * rows / 1e6:,.0f} MB)")

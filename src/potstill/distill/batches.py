@@ -19,7 +19,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import accumulate
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -34,8 +34,11 @@ from potstill.distill.families import (
     spans_of,
 )
 from potstill.distill.objective import ActiveTokens, Tokens
+from potstill.distill.teacher_rows import TeacherRows
 from potstill.models.chat import encode_example
 from potstill.records import Chunk, Example
+
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
@@ -66,11 +69,29 @@ class RowSet:
     rows: Sequence[Row]
     families: Sequence[Family]
     packed: bool = False
+    teacher: TeacherRows | None = None
+    """If the teacher has another tokenizer."""
 
     @classmethod
     def apart(cls, rows: Sequence[Row], packed: bool = False) -> RowSet:
         """Every row by itself."""
         return cls(rows, [(number,) for number in range(len(rows))], packed)
+
+    @cached_property
+    def read_by_teacher(self) -> RowSet:
+        """What the teacher reads: these rows, or the same in its own tokens."""
+        if self.teacher is None:
+            return self
+        return RowSet(self.teacher.rows, self.families, self.packed)
+
+    def active_counts(self, numbers: Iterable[int], active: ActiveTokens) -> dict[str, float]:
+        """What each term counts in these rows: predictions; of aligned rows `kd` counts spans."""
+        chosen = list(numbers)
+        counts = active_counts((self.rows[number] for number in chosen), active)
+        if self.teacher is not None and active.kd:
+            spans = (span for number in chosen for span in self.teacher.spans[number])
+            counts["kd"] = float(sum(active.kd == "all" or span.answer for span in spans))
+        return counts
 
     @cached_property
     def sizes(self) -> dict[Family, int]:
@@ -161,7 +182,7 @@ Micro = list[Family]
 """What becomes a micro-batch."""
 
 
-def evenly(rows: Sequence[Row], count: int) -> list[Row]:
+def evenly(rows: Sequence[Item], count: int) -> list[Item]:
     """So many of the rows, in even distances."""
     return [rows[number * len(rows) // count] for number in range(count)]
 

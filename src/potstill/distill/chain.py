@@ -169,6 +169,7 @@ def _teach(
         work=work / "training",
         tensorboard=tensorboard,
         events=lessons.events,
+        rollouts=work / "rollouts.jsonl" if config.on_policy.used else None,
     )
     size = surgery.parameters_of(assistant)
     write_json(mark, dataclasses.asdict(trained) | {"parameters": size})

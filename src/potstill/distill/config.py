@@ -133,6 +133,16 @@ class DistillConfig(TrainingConfig, Objective):
             raise ValueError(
                 "signal: sampled is unbiased for divergence: forward_kl alone; use another signal"
             )
+        if self.alignment.used and self.signal in ("top_k", "sampled"):
+            raise ValueError(
+                f"signal: {self.signal} keeps words of the teacher's vocabulary, which the student "
+                "of another does not have; with alignment use live, hidden_bf16 or hidden_int8"
+            )
+        if self.alignment.used and self.on_policy.used:
+            raise ValueError(
+                "on_policy: the teacher judges the student's own answers token by token, which "
+                "needs one tokenizer; set alignment.method: none or on_policy.share: 0"
+            )
         if self.on_policy.used:
             self._rollouts_fit()
         if self.keep_adapter and self.adapter == "none":
@@ -179,6 +189,7 @@ class DistillConfig(TrainingConfig, Objective):
         """Errors: ValueError for settings that are for one teacher."""
         alone = {
             "on_policy": self.on_policy.used,
+            "alignment": self.alignment.used,
             "teacher_precision": self.teacher_precision != "full",
             "teacher_loading: streamed": self.teacher_loading == "streamed",
         }

@@ -20,10 +20,9 @@ import torch
 from pydantic import ValidationError
 
 from potstill.core.events import Emitter
-from potstill.core.files import disk_errors, read_json, write_json
+from potstill.core.files import disk_errors, read_json, write_json, write_records
 from potstill.core.keys import changed_parts, stage_key
 from potstill.distill import STAGE
-from potstill.distill.batches import Row, encode_rows
 from potstill.distill.chain import through_assistants
 from potstill.distill.config import DistillConfig
 from potstill.distill.correct_config import CorrectConfig
@@ -33,6 +32,7 @@ from potstill.distill.material import Material, check_there_are_rows, prepare
 from potstill.distill.memory import raise_malloc_thresholds
 from potstill.distill.opening import open_teacher
 from potstill.distill.own_rows import example_of
+from potstill.distill.pairs import Encoded, encode_all
 from potstill.distill.panel import Panel, resolved
 from potstill.distill.signals import LiveTeacher
 from potstill.distill.student import make_student, tokenizer_beside
@@ -70,8 +70,8 @@ class Distiller:
     A loaded teacher needs `tokenizer`, is changed (evaluation mode, precision, attention; layers in
     fewer bits with teacher_precision), and
     stays in memory as long as the caller holds it. Both must have the same tokenizer and chat
-    template; a student that is given by a folder is checked by its own, a loaded one by
-    `student_tokenizer`, if it is passed.
+    template, or `alignment` says how to compare them; a student that is given by a folder has its
+    own, a loaded one `student_tokenizer`, if it is passed.
     student None, or the fields of a recipe's `distill.student`: it is cut from the teacher, and
     `surgery.json` in the output says how; or it is the `model` that they name.
     output: a folder for the result, checkpoints and events; another training's is refused.
@@ -128,6 +128,12 @@ class Distiller:
                 "Leave it out, or use a recipe.",
             )
         self._check_teachers()
+        loaded = self.student is not None and not isinstance(self.student, str | Path)
+        if self.config.alignment.used and loaded and student_tokenizer is None:
+            raise UsageError(
+                "With alignment, a loaded student needs its own tokenizer.",
+                "Pass student_tokenizer=…",
+            )
         leading = self.config.voices[0].teacher
         self.tokenizer = tokenizer if tokenizer is not None else load_tokenizer(leading)
         named_student = isinstance(self.student, str | Path)
@@ -164,12 +170,16 @@ class Distiller:
             unseen = examples[HELD_OUT - 1 :: HELD_OUT] or examples[-1:]
             told = {one.turns for one in unseen}
             examples = [one for one in examples if one.turns not in told]
-        limit = self.config.sequence_tokens
-        encoded, held_out = (
-            encode_rows(some, self.tokenizer, limit) for some in (examples, unseen)
+        encoded = encode_all(
+            self.config,
+            examples,
+            (),
+            unseen,
+            student_tokenizer=self.student_tokenizer,
+            teacher_tokenizer=self.tokenizer,
         )
-        check_there_are_rows(encoded, held_out)
-        self._claim({"rows": encoded, "validation": held_out})
+        check_there_are_rows(encoded.rows, encoded.validation)
+        self._claim(encoded)
         done = self.output / "trained.json"
         work = self.output / "work"
         if done.exists():
@@ -180,14 +190,19 @@ class Distiller:
             )
         events = Emitter(self.output / "events.jsonl", "distill")
         work.mkdir(exist_ok=True)
-        lessons = Lessons(self.tokenizer, encoded, held_out, examples, self.seed, events)
+        encoded.report(self.config.alignment.least_share, events)
+        if encoded.aligned is not None:
+            write_records(self.output / "rejected.jsonl", encoded.rejected)
+        lessons = Lessons(
+            self.tokenizer, encoded.rows, encoded.validation, encoded.examples, self.seed, events
+        )
         config, panel = self._taught_by(lessons, unseen, work)
         named = isinstance(self.teacher, str | Path)
         digest = _digest(config.teacher) if named else self.identity["teacher"]
         student = None if self.student is None else self._loaded(self.student)
         size = None if student is None else surgery.parameters_of(student)
         source = config.teacher if named else self.teacher
-        teacher = open_teacher(source, config, encoded, events, student=size)
+        teacher = open_teacher(source, config, encoded.taught, events, student=size)
         if student is None:
             student = self._cut(config, teacher, lessons, digest, work)
         student.requires_grad_(True).to(teacher.device)
@@ -196,11 +211,12 @@ class Distiller:
             teacher,
             student,
             self.tokenizer,
-            encoded,
-            held_out,
-            examples=examples,
+            encoded.rows,
+            encoded.validation,
+            examples=encoded.examples,
             student_tokenizer=self.student_tokenizer,
             panel=panel,
+            aligned=encoded.aligned,
             digest=digest,
             seed=self.seed,
             work=work,
@@ -316,8 +332,9 @@ class Distiller:
     def _loaded(model: Any) -> Any:
         return load_model(model) if isinstance(model, str | Path) else model
 
-    def _claim(self, rows: Mapping[str, Sequence[Row]]) -> None:
+    def _claim(self, encoded: Encoded) -> None:
         """Errors: StoreError if the folder belongs to a training of anything else; says of what."""
+        rows = {"rows": encoded.rows, "validation": encoded.validation}
         digests = {
             name: hashlib.sha256(json.dumps(some, default=vars).encode()).hexdigest()
             for name, some in rows.items()

@@ -28,8 +28,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from potstill.distill.losses import LogDivergence, forward_kl_rows
-from potstill.distill.signals import HiddenStates, Samples, TeacherTokens, TopK
-from potstill.distill.teaching import dense_block, samples_block, top_k_block
+from potstill.distill.signals import HiddenStates, Ranked, Samples, TeacherTokens, TopK
+from potstill.distill.teaching import dense_block, ranked_block, samples_block, top_k_block
 from potstill.models.output import OutputLayer
 
 CHUNK_BYTES = 96 << 20
@@ -96,18 +96,21 @@ def linear_scores(
         wanted and one is not None and one.requires_grad
         for one in (student_hidden, student.weight, student.bias)
     )
+    output = None
+    if isinstance(teacher, HiddenStates | Ranked):
+        words = vocabulary if isinstance(teacher, HiddenStates) else teacher.output.words
+        output = teacher.output.cut(words, dtype).detached()
+    widest = max(vocabulary, 0 if output is None else output.words)
     work = _Work(
         student.cut(vocabulary, dtype).detached(),
         teacher,
-        None
-        if not isinstance(teacher, HiddenStates)
-        else teacher.output.cut(vocabulary, dtype).detached(),
+        output,
         terms,
         vocabulary,
         divergence,
         temperature,
         dtype,
-        chunk_rows or max(1, CHUNK_BYTES // (4 * vocabulary)),
+        chunk_rows or max(1, CHUNK_BYTES // (4 * widest)),
         details,
         needs,
     )
@@ -169,8 +172,12 @@ class _LinearScores(torch.autograd.Function):
         taught = asks_teacher.nonzero()[:, 0]
         untaught = (~asks_teacher & (terms.ce_weights != 0)).nonzero()[:, 0]
         # Used again for every chunk: fresh memory costs page faults.
-        size = (min(work.chunk_rows, len(hidden)), vocabulary)
-        buffers = [hidden.new_empty(size, dtype=work.dtype) for _ in range(2)]
+        count = min(work.chunk_rows, len(hidden))
+        widths = (
+            vocabulary,
+            vocabulary if work.teacher_output is None else work.teacher_output.words,
+        )
+        buffers = [hidden.new_empty((count, width), dtype=work.dtype) for width in widths]
         for rows in [
             *torch.split(taught, work.chunk_rows),
             *torch.split(untaught, work.chunk_rows),
@@ -216,7 +223,7 @@ def _score_chunk(
     """
     taught = bool(work.terms.kd_weights[rows[0]] != 0)
     theirs = None
-    if taught and isinstance(work.teacher, HiddenStates):
+    if taught and isinstance(work.teacher, HiddenStates | Ranked):
         assert work.teacher_output is not None
         theirs = work.teacher_output.products(work.teacher.states[rows].to(work.dtype), out=room)
     step = max(1, BLOCK_ELEMENTS.get(rows.device.type, CHUNK_BYTES) // work.vocabulary)
@@ -241,6 +248,9 @@ def _teach(
     if theirs is not None:
         assert work.teacher_output is not None
         z = work.teacher_output.shape(theirs.float())
+        if isinstance(work.teacher, Ranked):
+            figures.kd[rows], grad = ranked_block(logits, z, work.temperature, weights)
+            return grad
         figures.kd[rows], grad, seen = dense_block(logits, z, *arguments, look=work.details)
         if seen is not None:
             figures.agreement[rows] = seen.agreement

@@ -9,7 +9,9 @@ from __future__ import annotations
 import torch
 
 from potstill.distill import losses
+from potstill.distill.aligned import AlignedTeacher
 from potstill.distill.batches import RowSet
+from potstill.distill.held_out_aligned import aligned_figures
 from potstill.distill.objective import ActiveTokens
 from potstill.distill.packing import split
 from potstill.distill.ranks import Ranks
@@ -23,7 +25,7 @@ SUMMED = ("kl", "ce", "kd", "agreement", "student_entropy", "teacher_entropy")
 @torch.no_grad()
 def figures(
     loss: TermLoss,
-    signal: TeacherSignal,
+    signal: TeacherSignal | AlignedTeacher,
     data: RowSet,
     weights: Weights,
     *,
@@ -33,9 +35,12 @@ def figures(
     """Forward KL and cross-entropy at temperature 1, over all tokens and over answers; agreement
     and entropies; and `loss`: divergence and cross-entropy of the objective with these weights.
 
-    Terms of hidden states and attention maps have no part in `loss`: it tells how close the
-    student's words are. Where the objective has neither of the two it is the forward KL.
+    With a teacher of another tokenizer there is no KL over one vocabulary; `aligned_figures` says
+    what there is. Terms of hidden states and attention maps have no part in `loss`: it tells how
+    close the student's words are. Where the objective has neither of the two it is the forward KL.
     """
+    if isinstance(signal, AlignedTeacher):
+        return aligned_figures(loss, signal, data, weights, padding=padding, ranks=ranks)
     objective, sums, tokens = (
         loss.objective,
         dict[str, float](),

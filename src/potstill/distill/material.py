@@ -18,6 +18,7 @@ import torch
 from potstill.core.events import Emitter
 from potstill.core.extras import check_installed
 from potstill.distill import attention, mixed, preflight, probe, signals
+from potstill.distill.aligned import AlignedTeacher, common_words, source_of
 from potstill.distill.batches import Micro, Row, RowSet, evenly
 from potstill.distill.config import DistillConfig
 from potstill.distill.families import Family, group
@@ -25,6 +26,7 @@ from potstill.distill.memory import explained
 from potstill.distill.mixture import Teachers
 from potstill.distill.packing import plan_steps
 from potstill.distill.panel import Panel
+from potstill.distill.teacher_rows import TeacherRows
 from potstill.distill.terms import TermLoss
 from potstill.errors import TrainingError
 from potstill.models import adapters
@@ -34,23 +36,28 @@ PADDING = 0
 """Any id with an embedding: no real token ever sees padding."""
 
 
+Signal = signals.TeacherSignal | AlignedTeacher
+
+
 @dataclass(frozen=True)
 class Material:
     """What every training of a run shares."""
 
     tokenizer: Any
+    """The student's."""
     training: RowSet
     validation: RowSet
     plan: list[list[Micro]]
     vocabulary: int
     dtype: torch.dtype
-    signal: signals.TeacherSignal
-    validation_signal: signals.TeacherSignal
+    signal: Signal
+    validation_signal: Signal
 
     @property
     def signal_kind(self) -> str:
         """`live`, or the kind of the file."""
         one = self.signal.signals[0] if isinstance(self.signal, Teachers) else self.signal
+        one = source_of(one)
         return one.format.kind if isinstance(one, signals.CachedTeacher) else "live"
 
 
@@ -65,6 +72,7 @@ def prepare(
     examples: Sequence[Example],
     student_tokenizer: Any = None,
     panel: Panel | None = None,
+    aligned: tuple[TeacherRows, TeacherRows] | None = None,
     digest: str,
     seed: int,
     work: Path,
@@ -72,8 +80,10 @@ def prepare(
 ) -> Material:
     """Lay out the rows, plan the steps, check everything, write or open the teacher's signals.
 
-    teacher: a model, or a LiveTeacher or StreamedTeacher of it. panel: the teachers, if there are
-    several; `teacher` is the first then, and the others are loaded here.
+    teacher: a model, or a LiveTeacher or StreamedTeacher of it. tokenizer: the teacher's. panel:
+    the teachers, if there are several; `teacher` is the first then, and the others are loaded here.
+    aligned: if the student's tokenizer is another, the training and the validation rows in the
+    teacher's tokens.
     digest: what the teacher's signals belong to. work: the folder where they are kept.
     Afterwards the teacher is in evaluation mode, in the precision of the products, and is needed no
     more unless `signal` is a LiveTeacher; `student` is in fp32, for QLoRA in 4 bits. One process
@@ -81,7 +91,12 @@ def prepare(
     Errors: TrainingError for what would ruin the result.
     """
     _check_tools(config)
-    validation = _up_to(validation, config.validation_tokens)
+    chosen = _up_to(validation, config.validation_tokens)
+    validation = [validation[number] for number in chosen]
+    teacher_rows = None
+    if aligned is not None:
+        aligned = (aligned[0], aligned[1].some(chosen))
+        teacher_rows = [*aligned[0].rows, *aligned[1].rows]
     dtype = pick_dtype(config.precision)
     live = teacher
     if not isinstance(teacher, signals.LiveTeacher):
@@ -100,10 +115,11 @@ def prepare(
         student=student,
         teacher_tokenizer=tokenizer,
         student_tokenizer=student_tokenizer or tokenizer,
+        teacher_rows=teacher_rows,
     )
     if panel is not None:
         panel.check(live, [*rows, *validation], tokenizer, student)
-    training, held_out = _lay_out(config, live, student, rows, validation, panel, events)
+    training, held_out = _lay_out(config, live, student, (rows, validation), aligned, panel, events)
     plan = plan_steps(
         training,
         step_tokens=config.step_tokens,
@@ -137,19 +153,29 @@ def prepare(
             work / f"teacher-{name}",
             teacher,
             digest,
-            data,
+            data.read_by_teacher,
             form,
             lambda done, of: events.progress(done, of, "tokens", step=f"teacher on {name}"),
-            vocabulary=vocabulary,
+            vocabulary=vocabulary if aligned is None else None,
         )
 
+    def read(source: signals.TeacherSignal, data: RowSet, **told: Any) -> Signal:
+        if common is None:
+            return source
+        return AlignedTeacher(source, live.output, data, common, config, **told)
+
+    common = None
+    if aligned is not None:
+        common = common_words(student_tokenizer, tokenizer, student, live.model)
     with explained(config, lambda: config.micro_tokens):
         form = _format(config, live, training, plan, seed)
-        signal: signals.TeacherSignal
-        truth: signals.TeacherSignal | None = None
+        signal: Signal
+        truth: Signal | None = None
         if panel is None:
             probed, told = probe.chosen(training, config.active), None
-            signal = live if form is None else cache("training", live, digest, training, form)
+            source = live if form is None else cache("training", live, digest, training, form)
+            check = read(source, training, dtype=torch.float32)
+            signal = read(source, training, dtype=dtype)
         else:
             kinds = panel.kinds(rows)
             probed = probe.chosen(training, config.active, lambda family: kinds[family[0]])
@@ -162,14 +188,17 @@ def prepare(
                 probed=probed,
                 vocabulary=vocabulary,
             )
-        loss = TermLoss(student, signal, config, vocabulary=vocabulary, dtype=torch.float32)
+            check = signal
+        loss = TermLoss(student, check, config, vocabulary=vocabulary, dtype=torch.float32)
         probe.check_loss(loss, live, training, PADDING, probed, told)
         if truth is None:
             exact = signals.CacheFormat("hidden_bf16")
-            truth = cache("validation", live, digest, held_out, exact)
+            known = cache("validation", live, digest, held_out, exact)
+            truth = read(known, held_out, dtype=dtype, measuring=True)
     if not (config.active.kd or config.needs_live_teacher):
         signal = truth  # never asked, so the teacher need not stay in memory
-    return Material(tokenizer, training, held_out, plan, vocabulary, dtype, signal, truth)
+    kept = student_tokenizer or tokenizer
+    return Material(kept, training, held_out, plan, vocabulary, dtype, signal, truth)
 
 
 def _check_tools(config: DistillConfig) -> None:
@@ -199,34 +228,36 @@ def check_there_are_rows(rows: Sequence[Row], validation: Sequence[Row]) -> None
         )
 
 
-def _up_to(rows: Sequence[Row], tokens: int) -> list[Row]:
+def _up_to(rows: Sequence[Row], tokens: int) -> list[int]:
     """Rows in even distances, as many as `tokens` allow; at least one if there is one."""
     total = sum(len(row.ids) for row in rows)
-    if total <= tokens:
-        return list(rows)
-    count = max(1, len(rows) * tokens // total)
-    return evenly(rows, count)
+    count = len(rows) if total <= tokens else max(1, len(rows) * tokens // total)
+    return evenly(range(len(rows)), count)
 
 
 def _lay_out(
     config: DistillConfig,
     teacher: signals.LiveTeacher,
     student: Any,
-    rows: Sequence[Row],
-    validation: Sequence[Row],
+    some_rows: tuple[Sequence[Row], Sequence[Row]],
+    aligned: tuple[TeacherRows, TeacherRows] | None,
     panel: Panel | None,
     events: Emitter,
 ) -> tuple[RowSet, RowSet]:
-    """The first layout of those wanted in which all models say the same as for single rows."""
+    """The first layout of those wanted in which all models say the same as for single rows.
 
-    def models() -> Iterable[Any]:
+    some_rows: those of training and of validation, in the student's tokens.
+    """
+    rows = some_rows[0]
+
+    def models() -> Iterable[tuple[Any, Sequence[Row]]]:
         with teacher.shortened() as model:
-            yield model
-        yield student
-        yield from (one.model for one in panel.others(teacher)) if panel else ()
+            yield model, rows if aligned is None else aligned[0].rows
+        yield student, rows
+        yield from ((one.model, rows) for one in panel.others(teacher)) if panel else ()
 
     for packed, share in _layouts(config):
-        if all(_can(model, rows, packed, share) for model in models()):
+        if all(_can(model, read, packed, share) for model, read in models()):
             break
     else:
         raise TrainingError(
@@ -240,11 +271,11 @@ def _lay_out(
             f"{'rows are padded' if not packed else 'nothing is shared'}: slower, equal in result."
         )
     found = []
-    for some in (rows, validation):
+    for some, partner in zip(some_rows, aligned or (None, None), strict=True):
         families = RowSet.apart(some).families
         if share:
             families = _families(some, panel.kinds(some) if panel else [None] * len(some), config)
-        found.append(RowSet(some, families, packed))
+        found.append(RowSet(some, families, packed, partner))
     return found[0], found[1]
 
 
@@ -299,7 +330,7 @@ def _format(
         )
     form = signals.CacheFormat("hidden_bf16")
     planned = sum(len(family) for step in plan for micro in step for family in micro)
-    size = signals.cache_bytes(training, int(live.output.weight.shape[1]), form)
+    size = signals.cache_bytes(training.read_by_teacher, int(live.output.weight.shape[1]), form)
     seen_again = planned > len(training.rows) and size <= signals.LARGEST_CACHE
     return form if seen_again or live.streamed else None
 

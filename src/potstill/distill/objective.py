@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from potstill.distill.alignment import AlignmentConfig
 from potstill.distill.schedules import Weight, ever
 
 Tokens = Literal["answer", "all"]
@@ -122,6 +123,10 @@ class Objective(BaseModel):
     attention: AttentionConfig = Field(
         default_factory=lambda: AttentionConfig(), description="Attention maps."
     )
+    alignment: AlignmentConfig = Field(
+        default_factory=lambda: AlignmentConfig(),
+        description="A teacher with another tokenizer than the student's.",
+    )
 
     @property
     def active(self) -> ActiveTokens:
@@ -171,6 +176,13 @@ class Objective(BaseModel):
             raise ValueError("divergence_parameter: with several divergences, give it by name")
         elif given is not None and not names & set(DIVERGENCE_PARAMETERS):
             raise ValueError(f"divergence_parameter: {min(names)} takes no parameter")
+        if self.alignment.method == "uld" and names != {"forward_kl"}:
+            raise ValueError("divergence has no effect with alignment.method: uld; leave it out")
+        if self.alignment.used and self.needs_live_teacher:
+            raise ValueError(
+                "alignment: hidden states and attention maps are compared token by token, which "
+                "needs one tokenizer; set their weights to 0"
+            )
         if not any((ever(self.kd_weight), ever(self.ce_weight), self.needs_live_teacher)):
             raise ValueError("every weight is 0, so nothing would be learnt")
         return self

@@ -21,7 +21,7 @@ from potstill.distill.batches import Row, RowSet
 from potstill.distill.config import DistillConfig
 from potstill.distill.families import Family
 from potstill.distill.mixture import Teachers
-from potstill.distill.plain import Told, plain_logits
+from potstill.distill.plain import Told
 from potstill.distill.signals import CacheFormat, LiveTeacher, OneTeacher
 from potstill.distill.teachers_config import TeacherConfig
 from potstill.errors import TrainingError
@@ -99,7 +99,7 @@ class Panel:
 
     def others(self, first: LiveTeacher) -> Iterator[LiveTeacher]:
         """All but the first, each loaded when it is asked for, in the first one's precision."""
-        like = next(first.model.parameters())
+        like = first.output.weight
         for voice in self.voices[1:]:
             yield LiveTeacher(load_model(voice.teacher).to(like.device), like.dtype)
 
@@ -144,7 +144,8 @@ class Panel:
                 if others.families
                 else signals[-1]  # has no say in them, and is not asked
             )
-            logits.append({row: plain_logits(teacher.model, row, vocabulary) for row in rows})
+            alone = zip(rows, teacher.logits(rows), strict=True)
+            logits.append({row: said[:-1, :vocabulary].float() for row, said in alone})
         signal, truth = (
             Teachers(some, table, vocabulary=vocabulary, confidence=self.confidence)
             for some, table in ((signals, weights), (truths, unseen))

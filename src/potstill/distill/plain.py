@@ -8,25 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from potstill.distill import losses
-from potstill.distill.batches import Row
+from potstill.distill.aligned import AlignedTeacher
+from potstill.distill.batches import Row, RowSet
+from potstill.distill.probe_aligned import plain_spans
 from potstill.distill.signals import LiveTeacher
 from potstill.distill.terms import TermLoss
 from potstill.models.surgery import body_of
-
-
-@torch.no_grad()
-def plain_logits(model: Any, row: Row, vocabulary: int) -> Tensor:
-    """[L - 1, vocabulary] fp32: what a model says of each token but the first, by itself."""
-    ids = torch.tensor([row.ids], device=next(model.parameters()).device)
-    logits: Tensor = model(input_ids=ids, use_cache=False).logits
-    return logits[0, :-1, :vocabulary].float()
 
 
 @dataclass(frozen=True)
@@ -71,23 +64,33 @@ class Plain:
     """
 
     def __init__(
-        self, loss: TermLoss, teacher: LiveTeacher, rows: Sequence[Row], told: Told | None
+        self,
+        loss: TermLoss,
+        teacher: LiveTeacher,
+        data: RowSet,
+        numbers: Sequence[int],
+        told: Told | None,
     ) -> None:
-        self.loss, self.told = loss, told
+        """numbers: of the rows. told: by several teachers; else `teacher` is asked."""
+        self.loss, self.teacher, self.data, self.told = loss, teacher, data, told
         objective = loss.objective
-        alone = told is None and objective.active.kd
-        heard = teacher.logits(rows) if alone else iter(())
         tokens = {"kd": objective.kd_tokens, "ce": objective.active.ce or "all"}
         sums: dict[str, Tensor] = {}
         values, counts = dict.fromkeys(tokens, 0.0), dict.fromkeys(tokens, 0)
-        for row in rows:
+        read = [data.read_by_teacher.rows[number] for number in numbers]
+        alone = told is None and objective.active.kd
+        heard = teacher.logits(read) if alone else iter(())
+        for number in numbers:
+            row = data.rows[number]
             logits = self._student_logits(row)
             targets = torch.tensor(row.ids[1:], device=logits.device)
             terms = {"ce": F.cross_entropy(logits, targets, reduction="none")}
             if objective.active.kd:
-                terms["kd"] = self._divergence(row, next(heard, None), logits)
+                terms["kd"] = self._divergence(number, next(heard, None), logits)
             for name, found in terms.items():
                 first = max(1, row.answer_start) - 1 if tokens[name] == "answer" else 0
+                if name == "kd" and data.teacher is not None:
+                    first = 0  # only active spans are there
                 part = gradient(loss, found[first:].sum(), keep=True)
                 sums[name] = sums[name] + part.gradient if name in sums else part.gradient
                 values[name] += part.value
@@ -97,15 +100,18 @@ class Plain:
             for name, total in sums.items()
         }
 
-    def _divergence(self, row: Row, heard: Tensor | None, logits: Tensor) -> Tensor:
+    def _divergence(self, number: int, heard: Tensor | None, logits: Tensor) -> Tensor:
         """heard: the one teacher's logits [L, V]; None: there are several."""
-        objective = self.loss.objective
+        objective, signal = self.loss.objective, self.loss.signal
         temperature = objective.temperature
-        if heard is not None:
-            said = [(heard[:-1, : self.loss.vocabulary].float(), torch.ones(()))]
-        else:
+        if heard is None:
             assert self.told is not None
-            said = self.told.of(row, temperature)
+            said = self.told.of(self.data.rows[number], temperature)
+        elif isinstance(signal, AlignedTeacher):
+            theirs = heard[:-1, : signal.words].float()
+            return plain_spans(signal, objective, self.data, number, logits, theirs)
+        else:
+            said = [(heard[:-1, : self.loss.vocabulary].float(), torch.ones(()))]
         log_q = (logits / temperature).log_softmax(-1)
         values = logits.new_zeros(len(logits))
         for theirs, part in said:

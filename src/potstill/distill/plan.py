@@ -14,12 +14,14 @@ from potstill.core.extras import check_installed
 from potstill.core.machine import available_memory_bytes
 from potstill.core.stage import Facts, Figures
 from potstill.distill import loading
+from potstill.distill.alignment import AlignmentConfig, different_vocabularies
 from potstill.distill.config import DistillConfig
 from potstill.distill.training_config import TrainingConfig
 from potstill.models import refs
 from potstill.models.shape import FAMILIES, shape_of_config
 from potstill.models.size import expected_parameters, folder_config, folder_parameters
 from potstill.models.targets import find
+from potstill.models.vocabulary import vocabulary_of
 
 INSTRUCTION_TOKENS, QUESTION_TOKENS = 30, 30  # of a row besides its passage
 # Weights times computed tokens a second: SmolLM2-135M and a student of 99M, two cores.
@@ -38,7 +40,8 @@ def facts(config: DistillConfig, project: Path) -> Facts:
     """The identities of teachers, of a pretrained student, and of rollouts to replay.
 
     Errors: ModelError, also for a cut that cannot be, where the teacher's configuration lies here
-    to tell; InputError; MissingExtraError for what the settings need.
+    to tell; InputError; MissingExtraError for what the settings need; TrainingError for tokenizers
+    that differ without alignment.
     """
     for field, asked in (
         ("teacher_precision: 4bit", config.teacher_precision == "4bit"),
@@ -52,6 +55,7 @@ def facts(config: DistillConfig, project: Path) -> Facts:
     found |= {f"teacher {number}": one for number, one in enumerate(digests[1:], 2)}
     if config.student.model is not None:
         found["student"] = refs.digest(refs.parse(config.student.model))
+        _check_vocabularies(config.voices[0].teacher, config.student.model, config.alignment)
     return found | config.on_policy.facts(project)
 
 
@@ -68,6 +72,17 @@ def _check_cut(config: DistillConfig) -> None:
         return
     target = settings.target(shape.parameters, shape.read_parameters)
     find(shape, target, settings.axes, settings.round_to)
+
+
+def _check_vocabularies(teacher: str, student: str, alignment: AlignmentConfig) -> None:
+    """Errors: TrainingError if both are known, differ, and nothing says how to align them.
+
+    Here, so that nobody waits for generation to hear of it; training checks it in any case.
+    """
+    if not alignment.used:
+        both = [vocabulary_of(one) for one in (teacher, student)]
+        if None not in both and both[0] != both[1]:
+            raise different_vocabularies()
 
 
 def row_tokens(earlier: Mapping[str, Figures]) -> float:
@@ -104,6 +119,8 @@ def signal_bytes(config: DistillConfig, width: float) -> float:
 def student_parameters(config: DistillConfig) -> float:
     """About how many the student has."""
     teacher = expected_parameters(config.teacher)
+    if config.student.model is not None:
+        return float(expected_parameters(config.student.model))
     return loading.student_parameters(config, teacher)
 
 

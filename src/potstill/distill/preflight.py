@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from potstill.distill.alignment import different_vocabularies
 from potstill.distill.batches import MicroBatch, Row, active_counts, counted
 from potstill.distill.objective import ActiveTokens
 from potstill.errors import TrainingError
@@ -35,14 +36,23 @@ def check_models(
     student: Any,
     teacher_tokenizer: Any,
     student_tokenizer: Any,
+    teacher_rows: Sequence[Row] | None = None,
 ) -> int:
     """Models, tokenizers and rows, before anything is computed with them.
 
-    Returns the number of words that count (`check_vocabulary`).
+    teacher_rows: training and held-out rows in the teacher's own tokens, if it has another
+    tokenizer. Returns the number of the student's words that count (`check_vocabulary`).
     """
+    check_teacher(teacher)
+    if teacher_rows is not None:
+        words = check_vocabulary(teacher_tokenizer, teacher)
+        check_rows(teacher_rows, teacher_tokenizer, words, teacher)
+        vocabulary = check_vocabulary(student_tokenizer, student)
+        check_rows([*rows, *validation], student_tokenizer, vocabulary, student)
+        check_anything_active(rows, active)
+        return vocabulary
     check_tokenizers(teacher_tokenizer, student_tokenizer)
     vocabulary = check_vocabulary(student_tokenizer, teacher, student)
-    check_teacher(teacher)
     for example in examples[:SAMPLED_BATCHES]:
         check_prompts(example, teacher_tokenizer, student_tokenizer)
     check_rows([*rows, *validation], student_tokenizer, vocabulary, teacher, student)
@@ -64,11 +74,7 @@ def check_tokenizers(teacher: Any, student: Any) -> None:
     if teacher is student:
         return
     if teacher.get_vocab() != student.get_vocab():
-        raise TrainingError(
-            "Teacher and student have different vocabularies, so their distributions cannot be "
-            "compared word by word.",
-            "Use a student that is cut from the teacher, with the teacher's own tokenizer.",
-        )
+        raise different_vocabularies()
     for name in ("bos_token_id", "eos_token_id", "chat_template"):
         if getattr(teacher, name, None) != getattr(student, name, None):
             raise TrainingError(
@@ -77,14 +83,14 @@ def check_tokenizers(teacher: Any, student: Any) -> None:
             )
 
 
-def check_vocabulary(tokenizer: Any, teacher: Any, student: Any) -> int:
-    """Words that count: the tokenizer's. Output rows beyond them are padding, of either model."""
-    rows = [output_layer(model).words for model in (teacher, student)]
+def check_vocabulary(tokenizer: Any, *models: Any) -> int:
+    """Words that count: the tokenizer's. Output rows beyond them are padding, of every model."""
+    rows = [output_layer(model).words for model in models]
     needed = int(max(tokenizer.get_vocab().values())) + 1
     if min(rows) < needed:
         raise TrainingError(
-            f"The tokenizer knows {needed} tokens, but the teacher's output layer has {rows[0]} "
-            f"rows and the student's {rows[1]}.",
+            f"The tokenizer knows {needed} tokens, but the output layers of its models have "
+            f"{' and '.join(map(str, rows))} rows.",
             "Use the tokenizer that belongs to the model.",
         )
     return needed
@@ -123,17 +129,15 @@ def check_prompts(example: Example, teacher: Any, student: Any) -> None:
     )
 
 
-def check_rows(
-    rows: Sequence[Row], tokenizer: Any, vocabulary: int, teacher: Any, student: Any
-) -> None:
-    """Every row must fit both models, have an answer, and end in the token that ends a turn."""
+def check_rows(rows: Sequence[Row], tokenizer: Any, vocabulary: int, *models: Any) -> None:
+    """Every row must fit the models, have an answer, and end in the token that ends a turn."""
     end = tokenizer.eos_token_id
     if end is None:
         raise TrainingError(
             "The tokenizer has no end-of-sequence token, so the student would never learn to stop.",
             "Set eos_token in the teacher's tokenizer configuration.",
         )
-    limit = min(positions(teacher), positions(student))
+    limit = min(map(positions, models))
     for row in rows:
         if len(row.ids) > limit:
             raise TrainingError(

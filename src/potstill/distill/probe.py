@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 
 from potstill.distill import attention
-from potstill.distill.batches import Row, RowSet, active_counts
+from potstill.distill.aligned import AlignedTokens, source_of
+from potstill.distill.batches import Row, RowSet
 from potstill.distill.families import Family
 from potstill.distill.layers import LayerStates
 from potstill.distill.mixture import Teachers, parts_of
@@ -102,7 +103,6 @@ def check_loss(
     wrong with it.
     """
     families = list(families or chosen(data, loss.objective.active))
-    rows = [data.rows[number] for family in families for number in family]
     whole, split = (
         Steps(data, [micros], loss.objective.active, padding, Ranks())[0]
         for micros in ([families], [[family] for family in families])
@@ -115,7 +115,8 @@ def check_loss(
             check_layers(teacher.model)
         _check_numbers(loss, data, whole)
         weights = Weights.highest(loss.objective)  # a schedule may be 0 at any given moment
-        plain = Plain(loss, teacher, rows, told)
+        numbers = [one for family in families for one in family]
+        plain = Plain(loss, teacher, data, numbers, told)
         total: Tensor | None = None
         asked = 0.0
         for name, alone in weights.alone():
@@ -123,7 +124,8 @@ def check_loss(
                 continue
             found = _engine(loss, data, whole, alone)
             said = loss.signal.tokens(data.rows, whole.batches[0]) if name == "kd" else None
-            _check_term(name, parts_of(said), found, plain, getattr(alone, name))
+            words = said if isinstance(said, AlignedTokens) else parts_of(said)
+            _check_term(name, words, found, plain, getattr(alone, name))
             total = found.gradient if total is None else total + found.gradient
             asked += abs(found.value)
         if total is None:
@@ -180,7 +182,11 @@ def check_layers(model: Any) -> None:
 
 
 def _check_term(
-    name: str, said: Sequence[TeacherTokens], found: Found, plain: Plain, weight: float
+    name: str,
+    said: Sequence[TeacherTokens] | AlignedTokens,
+    found: Found,
+    plain: Plain,
+    weight: float,
 ) -> None:
     """said: by each teacher, of the divergence. Errors: TrainingError if a term says or does
     something else than it should."""
@@ -189,12 +195,13 @@ def _check_term(
         raise _mistaken(f"The term {name} has a weight, but it does not move the student.")
     if name not in ("kd", "ce"):
         return
-    if any(isinstance(one, Samples) for one in said):
+    words = [] if isinstance(said, AlignedTokens) else said
+    if any(isinstance(one, Samples) for one in words):
         return  # right on the average alone
     expected = plain.found[name]
     scale = plain.found["ce"]  # what a difference is compared with where models are nearly alike
     value, least = weight * expected.value, LEAST_SHARE * weight * scale.value
-    if any(isinstance(one, TopK) for one in said):
+    if any(isinstance(one, TopK) for one in words):
         # Words that are put together make every divergence smaller, but for one whose own
         # weighting looks at single words.
         adaptive = "adaptive_kl" in plain.loss.objective.shares
@@ -205,10 +212,13 @@ def _check_term(
             )
         return
     signal = plain.loss.signal
-    sources = signal.signals if isinstance(signal, Teachers) else (signal,)
+    sources = signal.signals if isinstance(signal, Teachers) else (source_of(signal),)
     live = all(isinstance(one, LiveTeacher) for one in sources)  # a file's states are rounded
-    dtypes = {one.states.dtype for one in said if isinstance(one, HiddenStates)}
-    exact = not said or (live and dtypes == {torch.float32})
+    if isinstance(said, AlignedTokens):
+        exact = live and plain.teacher.output.weight.dtype == torch.float32
+    else:
+        dtypes = {one.states.dtype for one in words if isinstance(one, HiddenStates)}
+        exact = not words or (live and dtypes == {torch.float32})
     tolerance = EXACT if exact else ROUNDED
     if abs(found.value - value) > tolerance * max(abs(value), least):
         raise _mistaken(
@@ -244,7 +254,7 @@ def chosen(
         for family in order
         if all(
             count > 0 or vars(active)[term] is None
-            for term, count in active_counts([data.rows[one] for one in family], active).items()
+            for term, count in data.active_counts(family, active).items()
         )
     ] or order
     firsts = list({kind(family): family for family in reversed(found)}.values())[::-1]

@@ -20,13 +20,11 @@ import dataclasses
 import gc
 import shutil
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import torch
 
-from potstill.core.files import read_json, read_records, write_json
+from potstill.core.files import read_json, read_records, write_json, write_records
 from potstill.core.stage import Artifact, Context, Draft
-from potstill.distill.batches import Row, encode_passages, encode_rows
 from potstill.distill.chain import through_assistants
 from potstill.distill.config import DistillConfig
 from potstill.distill.lessons import Lessons
@@ -34,6 +32,7 @@ from potstill.distill.material import Material, check_there_are_rows, prepare
 from potstill.distill.memory import raise_malloc_thresholds
 from potstill.distill.objective import Objective
 from potstill.distill.opening import open_teacher
+from potstill.distill.pairs import Encoded, encode_all
 from potstill.distill.panel import Panel, resolved
 from potstill.distill.rollouts import Rollout, figures
 from potstill.distill.student import Start, make_student
@@ -59,17 +58,26 @@ def run(
     uncorrected = config.voices[0].teacher
     config = resolved(config, corrected(inputs["correct"], config.teacher))
     tokenizer = load_tokenizer(config.teacher)
+    given = config.student.model
+    own = tokenizer if given is None else load_tokenizer(given)
     examples = list(read_records(inputs["curate"].path("train.jsonl"), Example))
-    rows = encode_rows(examples, tokenizer, config.sequence_tokens)
-    if config.passages:
-        rows += _passages(inputs["ingest"], examples, tokenizer, config)
-    unseen = list(read_records(inputs["curate"].path("validation.jsonl"), Example))
-    validation = encode_rows(unseen, tokenizer, config.sequence_tokens)
+    encoded = encode_all(
+        config,
+        examples,
+        _passages(inputs["ingest"], examples) if config.passages else [],
+        list(read_records(inputs["curate"].path("validation.jsonl"), Example)),
+        student_tokenizer=own,
+        teacher_tokenizer=tokenizer,
+    )
+    encoded.report(config.alignment.least_share, context.events)
+    if encoded.aligned is not None:
+        write_records(draft.data / "rejected.jsonl", encoded.rejected)
+    rows, validation = encoded.rows, encoded.validation
     check_there_are_rows(rows, validation)
     chunks = read_records(inputs["ingest"].path("chunks.jsonl"), Chunk)
     sources = {chunk.document: chunk.source for chunk in chunks}
     panel = Panel.of(config, tokenizer, rows, validation, sources)
-    lessons = Lessons(tokenizer, rows, validation, examples, context.seed, context.events)
+    lessons = Lessons(tokenizer, rows, validation, encoded.examples, context.seed, context.events)
     config, panel, assistants = through_assistants(
         config,
         panel,
@@ -79,7 +87,7 @@ def run(
         tensorboard=draft.data / "tensorboard",
     )
     digest = refs.digest(refs.parse(config.teacher))
-    teacher = open_teacher(config.teacher, config, rows, context.events)
+    teacher = open_teacher(config.teacher, config, encoded.taught, context.events)
     start = make_student(
         config,
         teacher,
@@ -98,9 +106,10 @@ def run(
         tokenizer,
         rows,
         validation,
-        examples=examples,
+        examples=encoded.examples,
         student_tokenizer=start.tokenizer,
         panel=panel,
+        aligned=encoded.aligned,
         digest=digest,
         seed=context.seed,
         work=draft.work,
@@ -125,16 +134,13 @@ def run(
             patience=0 if distilled else config.patience,
             rollouts=config.on_policy.used and not distilled,
         )
-    _write_results(config, assistants | trained, material, draft)
+    _write_results(config, assistants | trained, material, encoded, draft)
 
 
-def _passages(
-    ingest: Artifact, examples: Sequence[Example], tokenizer: Any, config: DistillConfig
-) -> list[Row]:
+def _passages(ingest: Artifact, examples: Sequence[Example]) -> list[Chunk]:
     """The chunks that training rows come from; held-out chunks stay unseen."""
     seen = {example.provenance.chunk for example in examples}
-    chunks = (c for c in read_records(ingest.path("chunks.jsonl"), Chunk) if c.id in seen)
-    return encode_passages(chunks, tokenizer, config.sequence_tokens)
+    return [c for c in read_records(ingest.path("chunks.jsonl"), Chunk) if c.id in seen]
 
 
 def _train_once(
@@ -184,7 +190,11 @@ def _rollouts(config: DistillConfig, draft: Draft) -> dict[str, float]:
 
 
 def _write_results(
-    config: DistillConfig, trained: Mapping[str, Trained], material: Material, draft: Draft
+    config: DistillConfig,
+    trained: Mapping[str, Trained],
+    material: Material,
+    encoded: Encoded,
+    draft: Draft,
 ) -> None:
     write_json(draft.data / "history.json", {name: one.history for name, one in trained.items()})
     write_json(
@@ -198,6 +208,9 @@ def _write_results(
             "precision": str(material.dtype).removeprefix("torch."),
             "layout": "packed" if material.training.packed else "buckets",
             "signal": material.signal_kind,
+            "alignment": config.alignment.method,
+            "aligned_share": round(encoded.share, 6),
+            "rejected_rows": len(encoded.rejected),
             "learning_rate": config.learning_rate,
             "planned_steps": len(material.plan),
             **_rollouts(config, draft),

@@ -51,6 +51,7 @@ __all__ = [
     "HiddenStates",
     "LiveTeacher",
     "OneTeacher",
+    "Ranked",
     "Samples",
     "TeacherSignal",
     "TeacherTokens",
@@ -75,7 +76,17 @@ class HiddenStates:
     """The teacher's, without gradients."""
 
 
-TeacherTokens = HiddenStates | TopK | Samples
+@dataclass(frozen=True)
+class Ranked:
+    """A distribution over other words than the student's, of which the order alone is compared."""
+
+    states: Tensor
+    """[N, d_t]."""
+    output: OutputLayer
+    """The teacher's, cut to its words, without gradients."""
+
+
+TeacherTokens = HiddenStates | TopK | Samples | Ranked
 """What is known of the teacher's distribution of N tokens."""
 
 

@@ -102,14 +102,19 @@ def exact_logits(output: OutputLayer, states: Tensor, vocabulary: int) -> Tensor
     return logits
 
 
-def top_k(logits: Tensor, count: int, temperature: float) -> TopK:
+def top_k(logits: Tensor, count: int, temperature: float, among: Tensor | None = None) -> TopK:
     """The `count` likeliest words of each token, and the log of what is left.
 
-    The tail is summed from its own logits: 1 minus the others' sum would cancel to nothing.
+    among: ids [C], C >= count, of the only words that may be told apart; None: all. The tail is
+    summed from its own logits: 1 minus the others' sum would cancel to nothing.
     """
     logits = logits.float() / temperature
     logits -= logits.amax(-1, keepdim=True)  # so that log p is rounded by its own size
-    found, ids = logits.topk(count, dim=-1)
+    if among is None:
+        found, ids = logits.topk(count, dim=-1)
+    else:
+        found, places = logits[:, among].topk(count, dim=-1)
+        ids = among[places]
     tail = logits.scatter_(-1, ids, -torch.inf).logsumexp(-1)
     total = torch.logaddexp(found.logsumexp(-1), tail)
     return TopK(ids, found - total.unsqueeze(-1), tail - total)

@@ -13,7 +13,7 @@ from itertools import accumulate
 
 from torch.utils.data import Dataset
 
-from potstill.distill.batches import Micro, MicroBatch, RowSet, active_counts
+from potstill.distill.batches import Micro, MicroBatch, RowSet
 from potstill.distill.objective import ActiveTokens
 from potstill.distill.packing import split
 from potstill.distill.ranks import Ranks
@@ -53,11 +53,11 @@ class Steps(Dataset[Step]):
 
     def made(self, data: RowSet, micros: Sequence[Micro]) -> Step:
         """This process's part of the step that consists of these micro-batches of these rows."""
-        rows = (data.rows[row] for micro in micros for family in micro for row in family)
+        rows = (row for micro in micros for family in micro for row in family)
         own = self.ranks.share(self._enough(data, micros))
         return Step(
             tuple(data.collate(micro, self.active, self.padding) for micro in own),
-            active_counts(rows, self.active),
+            data.active_counts(rows, self.active),
             data,
         )
 

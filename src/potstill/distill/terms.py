@@ -19,22 +19,25 @@ import torch
 from torch import Tensor
 
 from potstill.distill import losses
+from potstill.distill.aligned import AlignedTeacher, AlignedTokens, source_of
 from potstill.distill.attention import Seen, recorded
 from potstill.distill.batches import MicroBatch, Row
 from potstill.distill.flops import Cost, step_flops
 from potstill.distill.fused import Scores, Terms, linear_scores
 from potstill.distill.layers import LayerStates, hidden_sums, layer_pairs, projection_for
-from potstill.distill.maps import attention_kl
+from potstill.distill.map_sums import map_sums
 from potstill.distill.mixture import Mixture, Teachers, parts_of
 from potstill.distill.objective import Objective
 from potstill.distill.schedules import Weight, highest, weight_at
 from potstill.distill.signals import (
     HiddenStates,
     LiveTeacher,
+    Ranked,
     TeacherSignal,
     TeacherTokens,
     TopK,
 )
+from potstill.distill.spans import aligned_scores
 from potstill.errors import TrainingError
 from potstill.models.output import output_layer
 from potstill.models.surgery import body_of
@@ -115,16 +118,17 @@ def watched(
         yield Seeing(states, attention)
 
 
-def teacher_cost(signal: TeacherSignal) -> Cost | None:
+def teacher_cost(signal: TeacherSignal | AlignedTeacher) -> Cost | None:
     """Of a live teacher all, of a file of states the output layer alone, of words nothing; of
     several teachers the sum, each by its part of the rows."""
     if isinstance(signal, Teachers):
         asked = [float(one) for one in (signal.weights > 0).float().mean(1)]
         costs = [teacher_cost(one) or Cost() for one in signal.signals]
         return sum((one.times(share) for one, share in zip(costs, asked, strict=True)), Cost())
-    if isinstance(signal, LiveTeacher):
-        return Cost.of(signal.model)
-    output = getattr(signal, "output", None)
+    source = source_of(signal)
+    if isinstance(source, LiveTeacher):
+        return Cost.of(source.model)
+    output = getattr(source, "output", None)
     return None if output is None else Cost(0.0, 0.0, 2.0 * output.weight.numel())
 
 
@@ -134,7 +138,7 @@ class TermLoss:
     def __init__(
         self,
         student: Any,
-        signal: TeacherSignal,
+        signal: TeacherSignal | AlignedTeacher,
         objective: Objective,
         *,
         vocabulary: int,
@@ -203,19 +207,10 @@ class TermLoss:
                 said = self.signal.tokens(rows, batch)
         with watched(self.student, *watching, side=0) as ours:
             states = self.states(batch)
-        scores = self.scores(
-            states,
-            said if scales["kd"] else None,
-            batch.targets,
-            batch.kd_counts * scales["kd"],
-            batch.ce_counts * scales["ce"],
-            details=details,
+        loss, kd, scores = self.output_terms(
+            states, said if scales["kd"] else None, batch, scales["kd"], scales["ce"], details
         )
-        loss = scores.loss
-        sums = {
-            "kd": float((scores.kd * batch.kd_counts).sum()),
-            "ce": float((scores.ce * batch.ce_counts).sum()),
-        }
+        sums = {"kd": kd, "ce": float((scores.ce * batch.ce_counts).sum())}
         if hidden:
             assert theirs is not None
             mse, cosine = hidden_sums(
@@ -232,10 +227,10 @@ class TermLoss:
             sums |= {"hidden_mse": float(mse.detach()), "hidden_cosine": float(cosine.detach())}
         if scales["attention"]:
             assert theirs is not None
-            value = self._maps(batch, ours, theirs)
+            value = map_sums(self.map_pairs, batch, ours.attention, theirs.attention)
             loss = loss + scales["attention"] * value
             sums["attention"] = float(value.detach())
-        if details:
+        if details and not isinstance(said, AlignedTokens):
             taught = batch.kd_counts * (scales["kd"] != 0)
             known, words = ["student_entropy"], parts_of(said)
             if words and all(isinstance(one, HiddenStates | TopK) for one in words):
@@ -246,16 +241,52 @@ class TermLoss:
                 sums[name] = float((getattr(scores, name) * taught).sum())
         return loss, sums
 
+    def output_terms(
+        self,
+        states: Tensor,
+        said: TeacherTokens | Mixture | AlignedTokens | None,
+        batch: MicroBatch,
+        kd: float,
+        ce: float,
+        details: bool = False,
+    ) -> tuple[Tensor, float, Scores]:
+        """Divergence and cross-entropy of a batch with these scales; the divergence's sum.
+
+        states: of the batch's predictions, [N, d]. The third are the figures of its tokens.
+        """
+        targets, ce_weights = batch.targets, batch.ce_counts * ce
+
+        def score(
+            teacher: TeacherTokens | Mixture | None, kd_weights: Tensor, weights: Tensor
+        ) -> Scores:
+            return self.scores(states, teacher, targets, kd_weights, weights, details=details)
+
+        if isinstance(said, AlignedTokens):
+            settings = self.objective.alignment
+            return aligned_scores(score, said, ce_weights, kd, self.divergence, settings)
+        scores = score(said, batch.kd_counts * kd, ce_weights)
+        return scores.loss, float((scores.kd * batch.kd_counts).sum()), scores
+
     def flops(self, batch: MicroBatch) -> float:
         """Useful operations of training on the batch."""
+        if isinstance(self.signal, AlignedTeacher) and self.taught:
+            theirs = self.signal.read(batch)
+            own = step_flops(batch, self.student_cost, None)
+            cost = self.teacher_cost
+            return own + (0.0 if cost is None else cost.forward(theirs, len(theirs.targets)))
         return step_flops(batch, self.student_cost, self.teacher_cost if self.taught else None)
 
     def teacher_is_broken(self, rows: Sequence[Row], batch: MicroBatch) -> bool:
         """Whether what the teacher says of the batch is not all finite."""
         if not self.taught:
             return False
-        words = parts_of(self.signal.tokens(rows, batch))
-        numbers = [one.states if isinstance(one, HiddenStates) else one.log_p for one in words]
+        said = self.signal.tokens(rows, batch)
+        if isinstance(said, AlignedTokens):
+            return not said.finite
+        numbers = [
+            one.states if isinstance(one, HiddenStates | Ranked) else one.log_p
+            for one in parts_of(said)
+        ]
         return not all(bool(torch.isfinite(one).all()) for one in numbers)
 
     def scores(
@@ -299,35 +330,3 @@ class TermLoss:
             states = body_of(self.student)(**batch.inputs()).last_hidden_state
         chosen: Tensor = states.flatten(0, 1)[batch.positions]
         return chosen
-
-    def _maps(self, batch: MicroBatch, ours: Seeing, theirs: Seeing) -> Tensor:
-        """KL of attention maps: mean over pairs of layers of the sum over active tokens."""
-        counts = torch.zeros(batch.input_ids.numel(), device=batch.input_ids.device)
-        counts[batch.positions] = batch.attention_counts
-        total = counts.new_zeros(())
-        if batch.segments is None:
-            raise TrainingError(
-                "Attention maps can be compared in packed batches alone.",
-                "Set distill.batching: packed, or distill.attention.weight to 0.",
-            )
-        for student_layer, teacher_layer in self.map_pairs:
-            one, other = ours.attention[student_layer - 1], theirs.attention[teacher_layer - 1]
-            if one.window != other.window:
-                raise TrainingError(
-                    f"Student layer {student_layer} sees {one.window or 'all'} tokens, teacher "
-                    f"layer {teacher_layer} {other.window or 'all'}: their maps differ by nature.",
-                    "Choose pairs with the same window in distill.attention.layers.",
-                )
-            for segment in batch.segments:
-                own = slice(segment.start, segment.start + segment.length)
-                total = total + attention_kl(
-                    one.queries[:, own],
-                    one.keys[:, own],
-                    other.queries[:, own].detach(),
-                    other.keys[:, own].detach(),
-                    student_scale=one.scale,
-                    teacher_scale=other.scale,
-                    weights=counts[own],
-                    mask=segment.mask(one.window, counts.device),
-                )
-        return total / len(self.map_pairs)

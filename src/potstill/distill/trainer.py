@@ -24,7 +24,8 @@ from torch.utils.data import DataLoader
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
 from potstill.distill import checkpoints, held_out
-from potstill.distill.batches import MicroBatch, RowSet, active_counts
+from potstill.distill.aligned import AlignedTeacher
+from potstill.distill.batches import MicroBatch, RowSet
 from potstill.distill.config import DistillConfig
 from potstill.distill.diary import Meter
 from potstill.distill.families import Family
@@ -46,8 +47,8 @@ class DistillTrainer(Trainer):  # type: ignore[misc]
     def __init__(
         self,
         student: Any,
-        signal: TeacherSignal,
-        validation_signal: TeacherSignal,
+        signal: TeacherSignal | AlignedTeacher,
+        validation_signal: TeacherSignal | AlignedTeacher,
         objective: Objective,
         steps: Steps,
         validation: RowSet,
@@ -172,8 +173,8 @@ class DistillTrainer(Trainer):  # type: ignore[misc]
             families.append(family)
             tokens += data.sizes[family]
         batch = data.collate(families, self.steps.active, self.steps.padding)
-        rows = (data.rows[row] for family in families for row in family)
-        totals = active_counts(rows, self.steps.active)
+        rows = (row for family in families for row in family)
+        totals = data.active_counts(rows, self.steps.active)
         parameters = self._parameters()
         norms = {}
         self.model.eval()  # dropout here would change what is drawn for the step itself

@@ -9,6 +9,9 @@ Token-level figures are averaged over tokens and resampled by example, see `core
     agreement, agreement_answer     share of tokens, 0 to 1
     perplexity, perplexity_answer   exp of the mean nats a token of the text itself; the answer's
                                     is of the gold answer given its prompt
+    span_kl, span_kl_answer         nats a span, where the tokenizers differ (`apart.py`)
+    bits_per_byte (_answer)         log-loss of the text's bytes over log 2, there too; the answer's
+                                    with its end, given its prompt
     f1, em                          of the generated answer, SQuAD v1.1, mean over examples, 0 to 1
 """
 
@@ -26,6 +29,7 @@ from potstill.core.scoring import (
     bootstrap_ratio,
     paired_bootstrap_ratio,
 )
+from potstill.evaluate.apart import SpanScores
 from potstill.evaluate.fidelity import FidelityScores
 
 PAIRS = (
@@ -40,7 +44,7 @@ PAIRS = (
 class ExampleScores:
     """All scores of one model on one example; f1 and em are None without a gold answer."""
 
-    fidelity: FidelityScores
+    fidelity: FidelityScores | SpanScores
     f1: float | None
     em: float | None
 
@@ -66,6 +70,27 @@ METRICS: dict[str, Metric] = {
 }
 
 
+def _bits(nats: Any) -> Any:
+    return nats / np.log(2)
+
+
+APART: dict[str, Metric] = {
+    "span_kl": Metric("divergence", "spans"),
+    "span_kl_answer": Metric("divergence_answer", "spans_answer"),
+    "agreement": Metric("agree", "spans"),
+    "agreement_answer": Metric("agree_answer", "spans_answer"),
+    "bits_per_byte": Metric("nats", "bytes", _bits),
+    "bits_per_byte_answer": Metric("nats_answer", "bytes_answer", _bits),
+    "f1": METRICS["f1"],
+    "em": METRICS["em"],
+}
+"""Of models whose tokenizer is not the teacher's, and of that teacher."""
+
+
+def _metrics(scores: Sequence[ExampleScores]) -> dict[str, Metric]:
+    return APART if isinstance(scores[0].fidelity, SpanScores) else METRICS
+
+
 def _columns(scores: Sequence[ExampleScores], metric: Metric) -> tuple[list[float], list[float]]:
     """The metric's sum and weight of each example that has it."""
     if metric.weight is None:
@@ -81,7 +106,7 @@ def figures(
 ) -> dict[str, Interval]:
     """Every metric of one model with its interval. Errors: InputError for under two examples."""
     found = {}
-    for name, metric in METRICS.items():
+    for name, metric in _metrics(scores).items():
         totals, weights = _columns(scores, metric)
         found[name] = bootstrap_ratio(totals, weights, seed, resamples, level, metric.transform)
     return found
@@ -99,7 +124,7 @@ def differences(
         if a not in scores or b not in scores:
             continue
         pair = {}
-        for name, metric in METRICS.items():
+        for name, metric in _metrics(scores[a]).items():
             left, weights = _columns(scores[a], metric)
             right, _ = _columns(scores[b], metric)
             interval = paired_bootstrap_ratio(

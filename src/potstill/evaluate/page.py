@@ -124,13 +124,16 @@ def _points(rows: Any, field: str) -> list[tuple[float, float]]:
 
 def _curves(history: Mapping[str, Any]) -> list[Markup]:
     """KL of both students while they train, then each one's own loss."""
-    divergence = [
-        Line(words.model_name(name), style(name), _points(part.get("validation"), "kl"))
-        for name, part in history.items()
-    ]
-    charts = [
-        line_chart("KL to the teacher, held-out", divergence, "tokens trained", "nats a token")
-    ]
+    charts = []
+    for field, title, unit in (
+        ("kl", "KL to the teacher, held-out", "nats a token"),
+        ("spans", "Span KL to the teacher, held-out", "nats a span"),
+    ):
+        lines = [
+            Line(words.model_name(name), style(name), _points(part.get("validation"), field))
+            for name, part in history.items()
+        ]
+        charts.append(line_chart(title, lines, "tokens trained", unit))
     for name, part in history.items():
         lines = [
             Line("training", style(name), _points(part.get("steps"), "loss"), "train"),
@@ -144,7 +147,11 @@ def _curves(history: Mapping[str, Any]) -> list[Markup]:
 def _trade_offs(models: Mapping[str, Any]) -> list[Markup]:
     """KL and F1, each against size on disk and against speed."""
     charts = []
-    for metric, y_label in (("kl", "nats a token, lower is better"), ("f1", "%, higher is better")):
+    for metric, y_label in (
+        ("kl", "nats a token, lower is better"),
+        ("span_kl", "nats a span, lower is better"),
+        ("f1", "%, higher is better"),
+    ):
         for field, title, x_label in (
             ("disk", "size", "MB on disk"),
             ("tokens_per_second", "speed", "tokens a second"),

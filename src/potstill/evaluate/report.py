@@ -30,7 +30,14 @@ KEPT_FILES = {
     "generate": {"examples": "examples.jsonl"},
     "curate": {"train": "train.jsonl", "validation": "validation.jsonl", "test": "test.jsonl"},
 }
-TABLE_HEADER = ["model", "parameters", "disk", "KL", "agreement %", "perplexity", "F1 %", "tok/s"]
+TABLE_METRICS = {"kl": "KL", "agreement": "agreement %", "perplexity": "perplexity", "f1": "F1 %"}
+APART_METRICS = {
+    "span_kl": "span KL",
+    "agreement": "agreement %",
+    "bits_per_byte": "bits/byte",
+    "f1": "F1 %",
+}
+"""Where student and teacher have different tokenizers."""
 
 
 def build_report(
@@ -82,7 +89,9 @@ def build_report(
 
 def summary_table(report: Mapping[str, Any]) -> list[list[str]]:
     """Header and one row a model, for the terminal."""
-    rows = [list(TABLE_HEADER)]
+    apart = _apart(report)
+    shown = APART_METRICS if apart else TABLE_METRICS
+    rows = [["model", "parameters", "disk", *shown.values(), "tok/s"]]
     for name, model in report["models"].items():
         metrics = model.get("metrics") or {}
 
@@ -95,11 +104,17 @@ def summary_table(report: Mapping[str, Any]) -> list[list[str]]:
                 words.model_name(name),
                 words.millions(model.get("parameters")),
                 words.size(words.disk_bytes(model)),
-                *(value(metric) for metric in ("kl", "agreement", "perplexity", "f1")),
+                *(value(metric) for metric in shown),
                 words.number(model.get("tokens_per_second")),
             ]
         )
     return rows
+
+
+def _apart(report: Mapping[str, Any]) -> bool:
+    """Whether student and teacher have different tokenizers."""
+    teacher = report["models"].get("teacher") or {}
+    return "span_kl" in (teacher.get("metrics") or {})
 
 
 def _optional(artifacts: Mapping[str, Path], stage: str, name: str) -> dict[str, Any]:
@@ -147,7 +162,7 @@ def _samples(artifacts: Mapping[str, Path]) -> list[dict[str, Any]]:
         for line in filter(str.strip, file):
             row = json.loads(line)
             said.setdefault(row["id"], {})[row["model"]] = {
-                key: row[key] for key in ("answer", "f1", "em", "kl", "finished")
+                key: row.get(key) for key in ("answer", "f1", "em", "kl", "span_kl", "finished")
             }
     test_file = artifacts["curate"] / "test.jsonl" if "curate" in artifacts else None
     if test_file is None or not test_file.exists():
@@ -208,6 +223,13 @@ def _own_notes(report: Mapping[str, Any]) -> list[str]:
         notes.append(
             f"The teacher's disk size is that of its own file; unpacked for PyTorch it takes "
             f"{words.size(teacher['disk_bytes'])}."
+        )
+    if _apart(report):
+        notes.append(
+            "Student and teacher have different tokenizers. Span KL compares how likely each takes "
+            "the pieces of text between common token boundaries; agreement is over those "
+            "boundaries; bits a byte count the same bytes for every model; tokens a second count "
+            "each model's own tokens."
         )
     notes.append(
         "Speed is one user's on this machine, greedy, median of rounds taken in turn. PyTorch and "

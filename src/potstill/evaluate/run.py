@@ -25,17 +25,19 @@ from potstill.core.files import read_json, read_records, write_atomic, write_jso
 from potstill.core.machine import describe
 from potstill.core.stage import Artifact, Context, Draft
 from potstill.errors import InputError, ModelError
+from potstill.evaluate.apart import SpanScores
 from potstill.evaluate.config import EvaluateConfig
+from potstill.evaluate.encode import Encoded, encode_examples
+from potstill.evaluate.fidelity import FidelityScores
 from potstill.evaluate.forward import head_of
 from potstill.evaluate.metrics import differences, figures
 from potstill.evaluate.scan import Held, ScanSettings, ScoredAnswer, scan
 from potstill.evaluate.speed import Speed, measure_speed
-from potstill.models.chat import encode_example
 from potstill.models.corrected import corrected
 from potstill.models.load import load_model, load_tokenizer, model_folder
 from potstill.models.output import OutputLayer
 from potstill.models.refs import gguf_file, parse
-from potstill.records import Example, Rejected
+from potstill.records import Example
 
 STUDENTS = ("undistilled", "finetuned", "distilled")
 
@@ -64,7 +66,9 @@ def run(
     test_file = inputs["curate"].path("test.jsonl")
     examples = _examples(test_file, config.max_examples)
     limit = _longest(config, sources)
-    held, too_long = _encoded(examples, sources, limit)
+    folders = {source.name: source.folder for source in sources}
+    encoded, too_long = encode_examples(examples, folders, limit)
+    held = encoded.held["teacher"]
     write_records(draft.data / "rejected.jsonl", too_long)
     if too_long:
         context.events.warning(
@@ -72,8 +76,8 @@ def run(
             f"{limit} tokens and are not evaluated."
         )
     _need_enough(held, test_file, limit)
-    speeds = _speeds(config, sources, held, draft.work, context)
-    scored = _scored(config, sources, held, draft.work, context)
+    speeds = _speeds(config, sources, encoded, draft.work, context)
+    scored = _scored(config, sources, encoded, draft.work, context)
     results = _results(config, sources, scored, speeds, context)
     results["examples"] = {"evaluated": len(held), "too_long": len(too_long)}
     write_json(draft.data / "results.json", results)
@@ -137,33 +141,6 @@ def _longest(config: EvaluateConfig, sources: Sequence[Source]) -> int:
     return min([config.max_tokens, *(int(w) - config.answer_tokens for w in windows if w)])
 
 
-def _encoded(
-    examples: Sequence[Example], sources: Sequence[Source], limit: int
-) -> tuple[list[Held], list[Rejected]]:
-    """Examples as the teacher's token ids; every student's tokenizer must give the same ids."""
-    tokenizers = [load_tokenizer(source.folder) for source in sources]
-    held, too_long = [], []
-    for example in examples:
-        first, *others = (encode_example(t, example.turns, limit) for t in tokenizers)
-        for source, other in zip(sources[1:], others, strict=True):
-            if other != first:
-                raise ModelError(
-                    f"The {source.name} model and its teacher turn example {example.id} into "
-                    "different tokens, so their distributions cannot be compared token by token.",
-                    "Teacher and student must share tokenizer and chat template.",
-                )
-        if first.truncated:
-            detail = f"longer than {limit} tokens"
-            row = example.model_dump(mode="json")
-            too_long.append(
-                Rejected(id=example.id, stage="evaluate", reason="too_long", detail=detail, row=row)
-            )
-            continue
-        golds = example.answers or (example.turns[-1].content,)
-        held.append(Held(example.id, first, tuple(gold for gold in golds if gold.strip())))
-    return held, too_long
-
-
 def _need_enough(held: Sequence[Held], test_file: Path, limit: int) -> None:
     if len(held) < 2:
         raise InputError(
@@ -184,7 +161,7 @@ def _need_enough(held: Sequence[Held], test_file: Path, limit: int) -> None:
 def _speeds(
     config: EvaluateConfig,
     sources: Sequence[Source],
-    held: Sequence[Held],
+    encoded: Encoded,
     work: Path,
     context: Context,
 ) -> dict[str, Speed]:
@@ -192,11 +169,13 @@ def _speeds(
     file = work / "speed.json"
     if file.exists():
         return {name: Speed(**value) for name, value in read_json(file).items()}
-    prompts = sorted((example.encoded.prompt for example in held), key=len)
+    held = encoded.held["teacher"]
+    order = sorted(range(len(held)), key=lambda place: len(held[place].encoded.prompt))
+    median = order[len(order) // 2]
     total = len(sources) * config.speed_rounds
     speeds = measure_speed(
         {source.name: partial(load_model, source.folder, config.dtype) for source in sources},
-        prompts[len(prompts) // 2],
+        {name: some[median].encoded.prompt for name, some in encoded.held.items()},
         config.speed_tokens,
         config.speed_rounds,
         lambda done: context.events.progress(done, total, "timings", step="speed"),
@@ -208,36 +187,37 @@ def _speeds(
 def _scored(
     config: EvaluateConfig,
     sources: Sequence[Source],
-    held: Sequence[Held],
+    encoded: Encoded,
     work: Path,
     context: Context,
 ) -> dict[str, list[ScoredAnswer]]:
     """Every model's scores; finished ones are read back from `work`."""
-    tokenizer = load_tokenizer(sources[0].folder)
-    settings = ScanSettings(
-        states=work / "states",
-        vocabulary=max(tokenizer.get_vocab().values()) + 1,
-        answer_tokens=config.answer_tokens,
-        batch_size=config.batch_size,
-        projection_rows=config.projection_rows,
-    )
-    settings.states.mkdir(exist_ok=True)
+    (work / "states").mkdir(exist_ok=True)
     scored: dict[str, list[ScoredAnswer]] = {}
     teacher_head: OutputLayer | None = None
     for source in sources:
         file = work / f"{source.name}.json"
         if not file.exists():
-            if source.name != "teacher" and teacher_head is None:
+            tokenizer = load_tokenizer(source.folder)
+            settings = ScanSettings(
+                states=work / "states",
+                vocabulary=max(tokenizer.get_vocab().values()) + 1,
+                answer_tokens=config.answer_tokens,
+                batch_size=config.batch_size,
+                projection_rows=config.projection_rows,
+            )
+            if source.name != "teacher" and teacher_head is None and not encoded.aligned:
                 teacher_head = _head(sources[0], config, settings)
             model = load_model(source.folder, config.dtype)
             answers = scan(
                 source.name,
                 model,
                 tokenizer,
-                held,
-                teacher_head,
+                encoded.held[source.name],
+                None if encoded.aligned else teacher_head,
                 settings,
-                partial(_tell, context, len(held), source.name),
+                partial(_tell, context, len(encoded.held["teacher"]), source.name),
+                apart=encoded.apart(source.name, settings.states),
             )
             del model
             write_json(file, [answer.as_dict() for answer in answers])
@@ -314,9 +294,23 @@ def _prediction(example: Held, name: str, scored: ScoredAnswer) -> dict[str, Any
         "golds": list(example.golds),
         "f1": scored.scores.f1,
         "em": scored.scores.em,
+        **_nearness(fidelity),
+        "finished": scored.finished,
+    }
+
+
+def _nearness(fidelity: FidelityScores | SpanScores) -> dict[str, float]:
+    """Of one example's prediction, how near it is to the teacher's."""
+    if isinstance(fidelity, SpanScores):
+        return {
+            "span_kl": fidelity.divergence / max(1, fidelity.spans),
+            "span_kl_answer": fidelity.divergence_answer / max(1, fidelity.spans_answer),
+            "spans": fidelity.spans,
+            "spans_answer": fidelity.spans_answer,
+        }
+    return {
         "kl": fidelity.kl / fidelity.tokens,
         "kl_answer": fidelity.kl_answer / fidelity.answer_tokens,
         "tokens": fidelity.tokens,
         "answer_tokens": fidelity.answer_tokens,
-        "finished": scored.finished,
     }

@@ -21,6 +21,7 @@ from safetensors.torch import load_file, save_file
 
 from potstill.core.scoring import exact_match, token_f1
 from potstill.evaluate.answers import ReadPrompt, end_tokens, greedy_answers
+from potstill.evaluate.apart import Apart, SpanScores
 from potstill.evaluate.fidelity import FidelityScores, example_scores, row_scores
 from potstill.evaluate.forward import Plan, PrefixReader, check_model, head_of, not_finite
 from potstill.evaluate.metrics import ExampleScores
@@ -53,12 +54,17 @@ class ScoredAnswer:
     def from_dict(cls, value: Mapping[str, Any]) -> ScoredAnswer:
         """The inverse of `as_dict`."""
         scores = value["scores"]
-        fidelity = FidelityScores(**scores["fidelity"])
+        fidelity = read_fidelity(scores["fidelity"])
         return cls(
             value["answer"],
             value["finished"],
             ExampleScores(fidelity, scores["f1"], scores["em"]),
         )
+
+
+def read_fidelity(value: Mapping[str, Any]) -> FidelityScores | SpanScores:
+    """The inverse of `asdict` of either."""
+    return SpanScores(**value) if "spans" in value else FidelityScores(**value)
 
 
 @dataclass(frozen=True)
@@ -81,8 +87,12 @@ def scan(
     teacher_head: OutputLayer | None,
     settings: ScanSettings,
     tell: Callable[[int], None] = lambda done: None,
+    *,
+    apart: Apart | None = None,
 ) -> list[ScoredAnswer]:
     """Score one model; `teacher_head` None means that this model is the teacher.
+
+    apart: if teacher and students have different tokenizers; `held` is in this model's tokens.
 
     `tell` hears how many examples are done. Errors: ModelError for a model that cannot be
     measured, or whose logits are not finite.
@@ -91,8 +101,8 @@ def scan(
     check_model(model, head, held[0].encoded.ids, name)
     ends = end_tokens(model, tokenizer)
     reader = PrefixReader(model)
-    rows = torch.zeros(3, 0, dtype=torch.float64)
-    fidelity: dict[int, FidelityScores] = {}
+    rows = torch.zeros(3 if apart is None else 2, 0, dtype=torch.float64)
+    fidelity: dict[int, FidelityScores | SpanScores] = {}
     found: dict[int, ScoredAnswer] = {}
     waiting: dict[int, ReadPrompt] = {}
 
@@ -109,21 +119,25 @@ def scan(
         ids, start = held[index].encoded.ids, held[index].encoded.answer_start
         hidden = reader.read(ids, shared)
         new = slice(shared, len(ids) - 1)
-        file = settings.states / f"{index:06d}.safetensors"
-        if teacher_head is None:
-            save_file({"hidden": hidden[new].contiguous()}, file)
-        fresh = row_scores(
-            load_file(file)["hidden"],
-            hidden[new],
-            torch.tensor(ids[1:])[new],
-            teacher_head or head,
-            head,
-            settings.projection_rows,
-        )
+        targets = torch.tensor(ids[1:])[new]
+        if apart is not None:
+            fresh = apart.rows(hidden[new], targets, head, settings.projection_rows)
+        else:
+            file = settings.states / f"{index:06d}.safetensors"
+            if teacher_head is None:
+                save_file({"hidden": hidden[new].contiguous()}, file)
+            fresh = row_scores(
+                load_file(file)["hidden"],
+                hidden[new],
+                targets,
+                teacher_head or head,
+                head,
+                settings.projection_rows,
+            )
         rows = torch.cat([rows[:, :shared], fresh], dim=1)
         if not torch.isfinite(rows).all():
             raise not_finite(name)
-        fidelity[index] = example_scores(rows, start)
+        fidelity[index] = apart.sums(index, rows) if apart else example_scores(rows, start)
         first = int(head.logits(hidden[start - 1 : start]).argmax())
         waiting[index] = ReadPrompt(reader.prefix(start), start, first)
         if len(waiting) == settings.batch_size:
@@ -134,7 +148,7 @@ def scan(
 
 
 def _scored(
-    text: str, finished: bool, fidelity: FidelityScores, golds: tuple[str, ...]
+    text: str, finished: bool, fidelity: FidelityScores | SpanScores, golds: tuple[str, ...]
 ) -> ScoredAnswer:
     f1 = token_f1(text, golds) if golds else None
     em = exact_match(text, golds) if golds else None

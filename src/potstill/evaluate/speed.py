@@ -42,14 +42,14 @@ class _Timing:
 
 def measure_speed(
     loaders: Mapping[str, Callable[[], Any]],
-    prompt: Sequence[int],
+    prompts: Mapping[str, Sequence[int]],
     tokens: int,
     rounds: int,
     tell: Callable[[int], None] = lambda done: None,
 ) -> dict[str, Speed]:
     """Time every model `rounds` times in turn; `tell` hears how many timings are done.
 
-    prompt: token ids. tokens: how many are decoded after the first one.
+    prompts: each model's, as token ids. tokens: how many are decoded after the first one.
     """
     timings: dict[str, list[_Timing]] = {name: [] for name in loaders}
     memory: dict[str, int] = {}
@@ -58,8 +58,10 @@ def measure_speed(
             _release_memory()
             _reset_peak_memory()
             model = load()
-            _decode(model, prompt, tokens=2)  # warm-up: first use allocates and picks kernels
-            timings[name].append(_decode(model, prompt, tokens))
+            _decode(
+                model, prompts[name], tokens=2
+            )  # warm-up: first use allocates and picks kernels
+            timings[name].append(_decode(model, prompts[name], tokens))
             memory[name] = max(memory.get(name, 0), peak_memory_bytes())
             del model
             tell(sum(len(found) for found in timings.values()))

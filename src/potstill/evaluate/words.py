@@ -44,10 +44,14 @@ MEASURES = {
     "agreement_answer": Measure("Agreement, answer tokens", "%", False, 100, 1),
     "perplexity": Measure("Perplexity", "", True),
     "perplexity_answer": Measure("Perplexity of the answer", "", True),
+    "span_kl": Measure("Span KL to the teacher", "nats a span", True),
+    "span_kl_answer": Measure("Span KL, answer", "nats a span", True),
+    "bits_per_byte": Measure("Bits a byte", "", True),
+    "bits_per_byte_answer": Measure("Bits a byte of the answer", "", True),
     "f1": Measure("Answer F1", "%", False, 100, 1),
     "em": Measure("Exact match", "%", False, 100, 1),
 }
-HEADLINES = ("kl", "agreement", "perplexity", "f1", "em")
+HEADLINES = ("kl", "span_kl", "agreement", "perplexity", "bits_per_byte", "f1", "em")
 COMPARED = (
     ("distilled", "Distilled", "undistilled", "the same student before distillation"),
     ("distilled", "Distilled", "finetuned", "the same student fine-tuned on the text alone"),

@@ -17,8 +17,10 @@ from potstill.models.refs import Reference
 
 COLUMNS = (
     ("kl", "KL to teacher", "{:.3f}"),
+    ("span_kl", "span KL to teacher", "{:.3f}"),
     ("agreement", "top-1 agreement", "{:.1%}"),
     ("perplexity", "perplexity", "{:.2f}"),
+    ("bits_per_byte", "bits a byte", "{:.3f}"),
     ("f1", "answer F1", "{:.2f}"),
     ("em", "answer EM", "{:.2f}"),
 )
@@ -94,12 +96,14 @@ def _header(teacher: Reference) -> dict[str, Any]:
 
 
 def _quality(models: Mapping[str, Any], files: Mapping[str, str]) -> str:
+    known = {metric for model in models.values() for metric in model["metrics"]}
+    shown = [column for column in COLUMNS if column[0] in known]
     rows = []
     for key, model in models.items():
-        cells = [_figure(model["metrics"].get(metric), form) for metric, _, form in COLUMNS]
+        cells = [_figure(model["metrics"].get(metric), form) for metric, _, form in shown]
         counts = sorted({figure["n"] for figure in model["metrics"].values()})
         rows.append([_name(key, files), *cells, ", ".join(str(n) for n in counts)])
-    return _table(["model", *(title for _, title, _ in COLUMNS), "n"], rows)
+    return _table(["model", *(title for _, title, _ in shown), "n"], rows)
 
 
 def _size(models: Mapping[str, Any], files: Mapping[str, str]) -> str:

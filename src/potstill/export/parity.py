@@ -16,6 +16,7 @@ Knows nothing of how the files were made.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -73,12 +74,14 @@ def score_files(
 ) -> dict[str, list[Sums]]:
     """Sums over the tokens of each row, for each file; the models take turns, row by row.
 
+    teacher None: it has another vocabulary, and what is compared with it is not a number.
     vocabulary: ids below this are words; what lies above is padding and is cut off everywhere.
     Rows are read in the order of their ids, and a beginning that a row shares with the one
     before (the passage of several questions) is read and scored once.
     """
     context = max(len(row.ids) for row in rows)
-    readers = [Reader(teacher, vocabulary), Reader(student, vocabulary)]
+    measured = [student] if teacher is None else [teacher, student]
+    readers = [Reader(model, vocabulary) for model in measured]
     order = sorted(range(len(rows)), key=lambda place: (rows[place].ids, place))
     scores: dict[str, dict[int, Sums]] = {name: {} for name in files}
     with ExitStack() as stack:
@@ -101,7 +104,9 @@ def score_files(
             for name, scorer in scorers.items():
                 logits = torch.from_numpy(scorer.logits(row.ids, start))[:, :vocabulary]
                 file_log = torch.log_softmax(logits, dim=-1)
-                new = token_columns(references[0], references[1], file_log, targets)
+                new = token_columns(references[0], references[-1], file_log, targets)
+                if teacher is None:
+                    new[:2] = torch.nan
                 columns[name] = torch.cat([columns[name][:, : start - 1], new], dim=1)
                 scores[name][place] = row_sums(columns[name], row.answer_start)
             before = row.ids
@@ -190,9 +195,11 @@ def figures(
         return bootstrap_ratio(totals, weights, seed, resamples, level, transform).as_dict()
 
     found = {}
+    compared = not any(math.isnan(one["kl"]) for one in sums)
     for end, weight in (("", "tokens"), ("_answer", "answer_tokens")):
-        found[f"kl{end}"] = ratio(f"kl{end}", weight)
-        found[f"agreement{end}"] = ratio(f"agree{end}", weight)
+        if compared:
+            found[f"kl{end}"] = ratio(f"kl{end}", weight)
+            found[f"agreement{end}"] = ratio(f"agree{end}", weight)
         found[f"perplexity{end}"] = ratio(f"nll{end}", weight, np.exp)
         found[f"kl_student{end}"] = ratio(f"kl_student{end}", weight)
         found[f"agreement_student{end}"] = ratio(f"agree_student{end}", weight)

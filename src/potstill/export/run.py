@@ -149,6 +149,12 @@ def _rows(
     return rows, too_long
 
 
+def _teacher(teacher: str, tokenizer: Any) -> Any:
+    """The teacher, if the student has its vocabulary; else there is no KL to it: None."""
+    shared = load_tokenizer(teacher).get_vocab() == tokenizer.get_vocab()
+    return load_model(teacher, "float32") if shared else None
+
+
 def _student_answers(predictions: Path) -> dict[str, str]:
     """Row id -> what the distilled student answered in PyTorch."""
     if not predictions.exists():
@@ -184,7 +190,7 @@ def _measured(
     sums = parity.score_files(
         files,
         student,
-        load_model(teacher, "float32"),
+        _teacher(teacher, tokenizer),
         rows,
         max(tokenizer.get_vocab().values()) + 1,
         context.threads,

