@@ -7,16 +7,25 @@ Results go to standard output, progress and errors to standard error. Exit codes
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
-from rich.console import Console
 
 from potstill import __version__
 from potstill.cli_adapters import adapters_app
+from potstill.cli_config import config_app
+from potstill.cli_options import (
+    JsonOption,
+    ProjectOption,
+    RecipeArgument,
+    RunArgument,
+    SetOption,
+    err,
+    out,
+    print_json,
+)
 from potstill.errors import PotstillError, StoreError
 
 STOPPED = 130  # what typer makes of Ctrl-C, without a word
@@ -28,33 +37,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-config_app = typer.Typer(help="Look at a recipe before it runs.", no_args_is_help=True)
 app.add_typer(config_app, name="config")
 app.add_typer(adapters_app, name="adapters")
-
-RecipeArgument = Annotated[str, typer.Argument(help="A recipe file, or a built-in recipe's name.")]
-RunArgument = Annotated[str, typer.Argument(help="A run's name or folder.")]
-SetOption = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="FIELD=VALUE", help="Override a field: --set distill.epochs=3"),
-]
-ProjectOption = Annotated[
-    Path | None,
-    typer.Option("--project", help="Folder with documents, runs/ and store/ [default: here]."),
-]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
-
-
-def _err() -> Console:
-    return Console(stderr=True)
-
-
-def _out() -> Console:
-    return Console(soft_wrap=not sys.stdout.isatty())
-
-
-def _print_json(value: Any) -> None:
-    sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
 def _version(wanted: bool) -> None:
@@ -85,7 +69,7 @@ def run(
     from potstill import display, pipeline
     from potstill.recipe import Recipe
 
-    console = _err()
+    console = err()
     loaded = Recipe.load(recipe, set_ or ())
     with display.following(console) as shown:
         finished = pipeline.run(loaded, project, until=until, threads=threads, watch=shown)
@@ -100,9 +84,9 @@ def _show_report(report: dict[str, Any], folder: Path) -> None:
     from potstill.evaluate.report import summary_table
 
     header, *rows = summary_table(report)
-    out = _out()
-    out.print()
-    out.print(display.table(header, rows))
+    console = out()
+    console.print()
+    console.print(display.table(header, rows))
     spent = [
         (
             name,
@@ -111,12 +95,12 @@ def _show_report(report: dict[str, Any], folder: Path) -> None:
         )
         for name, stage in report["stages"].items()
     ]
-    out.print()
-    out.print(display.table(("where the time went", "time", "peak memory"), spent))
-    out.print()
+    console.print()
+    console.print(display.table(("where the time went", "time", "peak memory"), spent))
+    console.print()
     name = _shown(folder)
-    out.print(f"Report   {name / 'report.html'}", highlight=False)
-    out.print(f"Chat     {_command()} chat {name}", highlight=False)
+    console.print(f"Report   {name / 'report.html'}", highlight=False)
+    console.print(f"Chat     {_command()} chat {name}", highlight=False)
 
 
 def _command() -> str:
@@ -152,18 +136,18 @@ def plan(
 
     steps = pipeline.plan(Recipe.load(recipe, set_ or ()), project)
     if as_json:
-        _print_json([asdict(step) for step in steps])
+        print_json([asdict(step) for step in steps])
         return
-    out = _out()
-    out.print(display.plan_table(steps))
+    console = out()
+    console.print(display.plan_table(steps))
     if any(step.estimate for step in steps):
-        out.print(
+        console.print(
             "\nExpected, about; times are corrected by what a stage took here the last time.",
             highlight=False,
         )
     if advice := [one for step in steps for one in step.advice]:
-        out.print("\nFor this machine and these rows:", highlight=False)
-        out.print(display.advice_table(advice))
+        console.print("\nFor this machine and these rows:", highlight=False)
+        console.print(display.advice_table(advice))
 
 
 @app.command()
@@ -185,7 +169,7 @@ def tune(
     from potstill.tune import Study, read_study, run_study
     from potstill.tune.display import searching, trials_table
 
-    console = _err()
+    console = err()
     loaded = Study.load(study, trials=trials, minutes=minutes)
     if only_report:
         found = read_study(loaded, project)
@@ -193,16 +177,16 @@ def tune(
         with searching(console, loaded) as shown:
             found = run_study(loaded, project, watch=shown)
     if as_json:
-        _print_json(found.as_dict())
+        print_json(found.as_dict())
         return
-    out = _out()
-    out.print(trials_table(loaded, found))
-    out.print()
+    console = out()
+    console.print(trials_table(loaded, found))
+    console.print()
     for path in found.recipes:
-        out.print(f"Run      {_command()} run {_shown(path)}", highlight=False)
-    out.print(f"Report   {_shown(found.folder / 'report.html')}", highlight=False)
+        console.print(f"Run      {_command()} run {_shown(path)}", highlight=False)
+    console.print(f"Report   {_shown(found.folder / 'report.html')}", highlight=False)
     if not found.complete:
-        out.print("The same command goes on with the trials that are left.", highlight=False)
+        console.print("The same command goes on with the trials that are left.", highlight=False)
 
 
 @app.command()
@@ -253,7 +237,7 @@ def report(
     this = pipeline.open_run(run_name, project)
     made = pipeline.write_report(this)
     if as_json:
-        _print_json(made)
+        print_json(made)
     else:
         _show_report(made, this.folder)
 
@@ -268,7 +252,7 @@ def verify(
     this = pipeline.open_run(run_name, project)
     found = pipeline.verify(this)
     if as_json:
-        _print_json(found)
+        print_json(found)
     else:
         for name, problems in found.items():
             sys.stdout.write(f"{name:<9} {'; '.join(problems) or 'ok'}\n")
@@ -291,49 +275,26 @@ def doctor(as_json: JsonOption = False, project: ProjectOption = None) -> None:
 
     findings = examine((project or Path.cwd()).resolve())
     if as_json:
-        _print_json([asdict(one) for one in findings])
+        print_json([asdict(one) for one in findings])
     else:
-        out = _out()
+        console = out()
         marks = {
             "ok": "[green]ok     [/]",
             "missing": "[red]missing[/]",
             "note": "[yellow]note   [/]",
         }
         for one in findings:
-            out.print(
+            console.print(
                 f"{marks[one.state]} [bold]{_plain(f'{one.name:<15}')}[/] {_plain(one.text)}",
                 highlight=False,
                 soft_wrap=True,
             )
             if one.remedy:
-                out.print(f"{'':<24} {one.remedy}", highlight=False, markup=False, soft_wrap=True)
+                console.print(
+                    f"{'':<24} {one.remedy}", highlight=False, markup=False, soft_wrap=True
+                )
     if any(one.state == "missing" for one in findings):
         raise typer.Exit(6)
-
-
-@config_app.command("show")
-def config_show(recipe: RecipeArgument, set_: SetOption = None) -> None:
-    """Print a recipe with every default spelled out."""
-    from potstill.recipe import Recipe
-
-    sys.stdout.write(Recipe.load(recipe, set_ or ()).to_yaml())
-
-
-@config_app.command("check")
-def config_check(recipe: RecipeArgument, set_: SetOption = None) -> None:
-    """Check a recipe; exit code 2 and one line if it is wrong."""
-    from potstill.recipe import Recipe
-
-    loaded = Recipe.load(recipe, set_ or ())
-    sys.stdout.write(f"{loaded.name}: the recipe is valid.\n")
-
-
-@config_app.command("schema")
-def config_schema() -> None:
-    """Print the JSON Schema of recipes, for editors."""
-    from potstill.recipe import Recipe
-
-    _print_json(Recipe.model_json_schema())
 
 
 def main() -> None:
@@ -351,12 +312,12 @@ def main() -> None:
         _fail(found)
     except SystemExit as end:
         if end.code == STOPPED:
-            _err().print("Stopped. The same command goes on from here.", highlight=False)
+            err().print("Stopped. The same command goes on from here.", highlight=False)
         raise
 
 
 def _fail(error: PotstillError) -> NoReturn:
-    console = _err()
+    console = err()
     console.print(f"[bold red]Error:[/] {_plain(error.message)}", highlight=False, soft_wrap=True)
     if error.hint:
         console.print(_plain(error.hint), highlight=False, soft_wrap=True)

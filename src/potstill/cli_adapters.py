@@ -6,13 +6,13 @@ nothing of runs or recipes; heavy packages are imported when a command needs the
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from potstill.cli_options import JsonOption, print_json
 from potstill.errors import UsageError
 
 adapters_app = typer.Typer(help="Look at adapters and merge them.", no_args_is_help=True)
@@ -24,14 +24,14 @@ TEXT = "The quick brown fox jumps over the lazy dog. 1, 2, 3: what comes next, a
 @adapters_app.command("show")
 def show(
     folder: Annotated[Path, typer.Argument(help="The adapter's folder.")],
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Say what an adapter is and which base it belongs to. Loads no weights."""
     from potstill.models.adapter_sets import describe, read_adapter
 
     found = describe(read_adapter(folder))
     if as_json:
-        typer.echo(json.dumps(found, indent=2, ensure_ascii=False))
+        print_json(found)
         return
     width = max(map(len, found))
     for name, value in found.items():

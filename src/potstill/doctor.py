@@ -22,7 +22,7 @@ PURPOSES = {
     "train": "load, prune and distil models",
     "curate": "find near-duplicates",
     "report": "draw the report",
-    "quantised": "4-bit teachers, adapters on 4-bit weights",
+    "quantised": "hold teachers in 4 bits, train adapters on 4-bit weights",
     "tune": "search for the best settings",
 }
 QUICKSTART_MEMORY = 6 * 10**9
