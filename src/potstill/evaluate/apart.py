@@ -57,7 +57,9 @@ class Apart:
     words: tuple[Words, Words]
     states: Path
     teacher: bool
-    """This model is the teacher: what it says is kept for the students."""
+    """This model is the teacher: what it says is kept for the others."""
+    reads_as_teacher: bool = False
+    """This model has the teacher's tokens: the teacher, or what it was before its correction."""
 
     def rows(self, hidden: Tensor, targets: Tensor, head: OutputLayer, at_once: int) -> Tensor:
         """Log-loss and likeliest word of each row: [2, rows] float64. hidden: [rows, width]."""
@@ -76,7 +78,7 @@ class Apart:
         if self.teacher:
             save_file({"rows": rows.contiguous()}, file)
         theirs = load_file(file)["rows"]
-        spans, side = self.spans[index], 1 if self.teacher else 0
+        spans, side = self.spans[index], 1 if self.reads_as_teacher else 0
         log_p = _likelihoods(theirs[0], [span.second for span in spans])
         log_q = _likelihoods(rows[0], [(span.first, span.second)[side] for span in spans])
         values = {
@@ -96,8 +98,8 @@ class Apart:
 
     def _agree(self, span: Span, rows: Tensor, theirs: Tensor) -> float:
         said = int(theirs[1, span.second[0] - 1])
-        if self.teacher:
-            return 1.0
+        if self.reads_as_teacher:
+            return float(int(rows[1, span.second[0] - 1]) == said)
         return float(same_bytes(self.words, (int(rows[1, span.first[0] - 1]), said), span.leads))
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from potstill.errors import ModelError
 from potstill.evaluate.apart import Apart
@@ -19,7 +18,7 @@ from potstill.models.chat import EncodedExample, encode_example
 from potstill.models.load import load_tokenizer
 from potstill.records import Example, Rejected
 
-TEACHER = "teacher"
+TEACHER, UNCORRECTED = "teacher", "uncorrected"
 
 
 @dataclass(frozen=True)
@@ -33,12 +32,14 @@ class Encoded:
     held: dict[str, list[Held]]
     spans: list[tuple[Span, ...]] = field(default_factory=list)
     aligned: tuple[Words, Words] | None = None
+    as_teacher: frozenset[str] = frozenset({TEACHER})
+    """The models that have the teacher's tokens."""
 
     def apart(self, name: str, states: Path) -> Apart | None:
         """What compares that model with its teacher where the tokenizers differ."""
         if self.aligned is None:
             return None
-        return Apart(self.spans, self.aligned, states, name == TEACHER)
+        return Apart(self.spans, self.aligned, states, name == TEACHER, name in self.as_teacher)
 
 
 def encode_examples(
@@ -52,7 +53,7 @@ def encode_examples(
     """
     tokenizers = {name: load_tokenizer(folder) for name, folder in folders.items()}
     teacher = tokenizers[TEACHER]
-    students = {name: one for name, one in tokenizers.items() if name != TEACHER}
+    students = {name: one for name, one in tokenizers.items() if name not in (TEACHER, UNCORRECTED)}
     others = [name for name, one in students.items() if one.get_vocab() != teacher.get_vocab()]
     if others and len(others) < len(students):
         raise ModelError(
@@ -60,7 +61,9 @@ def encode_examples(
             "Students that are compared must share a tokenizer.",
         )
     aligner = Aligner(students[others[0]], teacher) if others else None
-    found = Encoded({name: [] for name in folders}, [], aligner.words if aligner else None)
+    as_teacher = frozenset(tokenizers.keys() - others)
+    words = aligner.words if aligner else None
+    found = Encoded({name: [] for name in folders}, [], words, as_teacher)
     too_long = []
     for example in examples:
         encoded = {
@@ -88,10 +91,10 @@ def _check_equal(
     example: Example, encoded: Mapping[str, EncodedExample], others: Sequence[str]
 ) -> None:
     """Those with one tokenizer must encode the example alike."""
-    first: Any = encoded[others[0] if others else TEACHER]
     for name, one in encoded.items():
-        if name != TEACHER and one != first:
-            whom = "the other students" if others else "its teacher"
+        first = others[0] if name in others else TEACHER
+        if one != encoded[first]:
+            whom = "the other students" if name in others else "its teacher"
             raise ModelError(
                 f"The {name} model and {whom} turn example {example.id} into "
                 "different tokens, so their distributions cannot be compared token by token.",

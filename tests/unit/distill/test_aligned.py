@@ -511,7 +511,9 @@ def test_the_stage_refuses_other_tokenizers_before_a_model_is_loaded(
     context: Context,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("potstill.distill.run.load_model", lambda *_: pytest.fail("was loaded"))
+    monkeypatch.setattr(
+        "potstill.distill.run.open_teacher", lambda *_, **__: pytest.fail("was loaded")
+    )
     config = stage_config(teacher_folder, other_folder, "none")
     with pytest.raises(TrainingError, match=r"distill\.alignment\.method"):
         run(config, stage_inputs, make_draft("draft"), context)

@@ -71,7 +71,8 @@ def evaluate(tmp_path: Path, models: Path, monkeypatch: pytest.MonkeyPatch) -> C
         write_records(tmp_path / "curate/data/test.jsonl", ROWS)
         (tmp_path / "distill/data/models").symlink_to(folder)
         inputs = {
-            part: Artifact(part, "key", tmp_path / part, "digest") for part in ("curate", "distill")
+            part: Artifact(part, "key", tmp_path / part, "digest")
+            for part in ("curate", "correct", "distill")
         }
         config = EvaluateConfig(
             teacher=str(folder / "teacher"),
@@ -194,3 +195,14 @@ def test_every_model_reads_the_examples_in_its_own_tokens(
     assert encoded.held["teacher"][0].encoded == encode_example(pieces, ROWS[0].turns, 150)
     assert encoded.held["distilled"][0].encoded == encode_example(tokenizer, ROWS[0].turns, 150)
     assert len(encoded.spans) == len(encoded.held["teacher"]) == len(ROWS) - len(too_long)
+
+
+def test_a_teacher_before_its_correction_has_the_teachers_tokens(
+    evaluate: Callable[..., Path], models: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "correct/data").mkdir(parents=True)
+    (tmp_path / "correct/data/model").symlink_to(models / "teacher")
+    found = json.loads((evaluate() / "results.json").read_text())["models"]
+    assert found["uncorrected"]["metrics"]["span_kl"]["value"] == 0.0  # the same weights here
+    assert found["uncorrected"]["metrics"]["agreement"]["value"] == 1.0
+    assert found["distilled"]["metrics"]["span_kl"]["value"] > 0
