@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from potstill.distill.batches import (
@@ -81,6 +81,7 @@ def plan_of(lengths: Sequence[int], **settings: Any) -> list[list[list[int]]]:
 
 
 @settings(max_examples=50, deadline=None)
+@example([2] * 5 + [54] + [60] * 5, 243, 60, 0)
 @given(LENGTHS, st.integers(20, 300), st.integers(60, 200), st.integers(0, 5))
 def test_every_epoch_has_every_row_once_and_micro_batches_keep_their_budget(
     lengths: list[int], step_tokens: int, micro_tokens: int, seed: int
@@ -97,7 +98,8 @@ def test_every_epoch_has_every_row_once_and_micro_batches_keep_their_budget(
     half = len(lengths)
     assert sorted(rows[:half]) == sorted(rows[half:]) == list(range(half))
     for step in plan:
-        assert sum(lengths[row] for micro in step for row in micro) <= step_tokens + 60 + 60
+        # The last window may hold one and a half steps; and a row may stick out.
+        assert sum(lengths[row] for micro in step for row in micro) <= 1.5 * step_tokens + 60
         for micro in step:
             assert len(micro) * max(lengths[row] for row in micro) <= max(micro_tokens, 60)
 
