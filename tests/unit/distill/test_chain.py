@@ -53,7 +53,7 @@ def _chain(teacher: Path, **changes: Any) -> DistillConfig:
         "ce_weight": 0.01,  # a random teacher disagrees with the rows
         "epochs": 4,
         "assistants": [{"parameters_ratio": 0.85, "max_tokens": 700}, {"parameters_ratio": 0.7}],
-        "student": {"parameters_ratio": 0.55, "calibration_tokens": 64},
+        "student": {"parameters_ratio": 0.55, "calibration_tokens": 64, "refit": False},
     }
     return DistillConfig(**_settings(teacher=str(teacher), **(chain | changes)))
 

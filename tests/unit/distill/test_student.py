@@ -15,8 +15,10 @@ from potstill.core.events import Emitter
 from potstill.core.files import digests_of
 from potstill.core.stage import Artifact, Context, Draft
 from potstill.distill import DistillConfig, Distiller, StudentConfig
+from potstill.distill.lessons import Lessons
 from potstill.distill.plan import estimate, facts
 from potstill.distill.run import run
+from potstill.distill.signals import LiveTeacher
 from potstill.distill.stages_of_cut import shortened
 from potstill.distill.student import Start, make_student
 from potstill.errors import ModelError, TrainingError, UsageError
@@ -59,18 +61,15 @@ def start(
     def make(student: dict[str, Any], name: str = "work") -> Start:
         work = tmp_path / name
         work.mkdir(exist_ok=True)
+        events = Emitter(tmp_path / "events.jsonl", "distill")
         return make_student(
             _config(teacher_folder, student),
-            teacher,
-            tokenizer,
-            rows[:8],
-            rows[8:],
-            examples=examples,
+            LiveTeacher(teacher, torch.float32),
+            Lessons(tokenizer, rows[:8], rows[8:], examples, 3, events),
+            begins=str(teacher_folder),
             digest="t",
-            seed=3,
             work=work,
             tensorboard=tmp_path / "board",
-            events=Emitter(tmp_path / "events.jsonl", "distill"),
         )
 
     return make

@@ -50,7 +50,7 @@ def test_kinds_follow_the_recipes_own_fields(tmp_path: Path) -> None:
     kinds = {one.field.rpartition(".")[2]: one.kind for one in study.dimensions}
     assert kinds == {"learning_rate": "float", "rank": "int", "divergence": "choice"}
     assert study.dimensions[1].corners == [4, 16]
-    assert study.shared_stages == ["ingest", "generate", "curate"]
+    assert study.shared_stages == ["ingest", "generate", "curate", "correct"]
 
 
 def test_values_make_a_recipe_with_what_the_study_sets(tmp_path: Path) -> None:
