@@ -27,12 +27,13 @@ from potstill.distill import attention, held_out
 from potstill.distill.batches import encode_rows
 from potstill.distill.config import DistillConfig
 from potstill.distill.correct_config import CorrectConfig
-from potstill.distill.material import PADDING, Material, check_there_are_rows, pick_dtype, prepare
+from potstill.distill.material import PADDING, Material, check_there_are_rows, prepare
 from potstill.distill.ranks import Ranks
 from potstill.distill.terms import TermLoss, Weights
 from potstill.distill.train import train_student
 from potstill.errors import TrainingError
 from potstill.models import refs
+from potstill.models.cast import cast
 from potstill.models.load import load_model, load_tokenizer
 from potstill.models.save import save_model
 from potstill.records import Example
@@ -120,7 +121,7 @@ def _trained(
     )
     check_there_are_rows(rows, validation)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    teacher = load_model(config.teacher).to(device, pick_dtype(config.precision))
+    teacher = load_model(config.teacher).to(device)
     learner = load_model(config.teacher).to(device)
     material = prepare(
         config,
@@ -152,7 +153,7 @@ def _trained(
         events=events,
     )
     # Measured as it will be used: steps smaller than half of bf16's spacing are lost in saving.
-    learner.to(torch.bfloat16)
+    cast(learner, torch.bfloat16)
     after = _held_out(learner, material, config)
     better = math.isfinite(after["loss"]) and after["loss"] < before["loss"]
     found = Correction(

@@ -21,6 +21,7 @@ from potstill.core.events import Emitter
 from potstill.distill.batches import Row, evenly
 from potstill.distill.config import DistillConfig
 from potstill.models import quantised
+from potstill.models.cast import cast
 from potstill.models.load import load_model
 
 MEASURED_ROWS, MEASURED_TOKENS = 4, 64
@@ -43,13 +44,13 @@ def in_precision(
     named = isinstance(teacher, str | Path)
     if config.teacher_precision == "full":
         model = load_model(teacher) if named else teacher
-        return model.to(device, dtype)
+        return cast(model, dtype).to(device)
     quantised.check(config.teacher_precision, "distill.teacher_precision: 4bit", device)
     model = load_model(teacher, "auto") if named else teacher.eval()
     chosen = [row.ids[: MEASURED_TOKENS + 1] for row in evenly(rows, min(len(rows), MEASURED_ROWS))]
     before = [_says(model, ids) for ids in chosen]
     quantised.quantise(model, config.teacher_precision, dtype, device)
-    model.to(device, dtype)
+    cast(model, dtype).to(device)
     events.metric("teacher_kl", mean_kl(before, [_says(model, ids) for ids in chosen]))
     return model
 

@@ -38,6 +38,7 @@ from potstill.distill.families import Family
 from potstill.distill.recording import Recorder
 from potstill.distill.sparse import Kept, Samples, TopK, joined
 from potstill.errors import TrainingError
+from potstill.models.cast import cast
 from potstill.models.output import OutputLayer, output_layer
 from potstill.models.surgery import body_of
 
@@ -105,7 +106,7 @@ class LiveTeacher:
     """Whether its layers are read when they are computed (`streaming.py`)."""
 
     def __init__(self, model: Any, dtype: torch.dtype) -> None:
-        self.model = model.to(dtype).eval().requires_grad_(False)
+        self.model = cast(model, dtype).eval().requires_grad_(False)
         self.body = body_of(model)
         self.output = output_layer(model).detached()
 

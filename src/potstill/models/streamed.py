@@ -25,6 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from potstill.errors import ModelError
+from potstill.models.cast import cast
 from potstill.models.load import Source, model_folder
 from potstill.models.skeleton import LAYERS, RESIDENT, ends_of, is_tied, put, skeleton
 from potstill.models.surgery import body_of
@@ -50,7 +51,7 @@ class StreamedModel:
         embeddings, layers, a norm and an output layer."""
         folder = model_folder(source)
         self.device = torch.device(device)
-        self.model = skeleton(folder).to(dtype).eval().requires_grad_(False)
+        self.model = cast(skeleton(folder), dtype).eval().requires_grad_(False)
         self.body = body_of(self.model)
         self.files = WeightFiles(folder, self.model)
         self.layers = list(self.body.layers)

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from potstill.errors import ModelError
+from potstill.models.cast import cast
 from potstill.models.importance import Importance, channel_norms, shape_of
 from potstill.models.shape import FAMILIES, Shape
 from potstill.models.surgery import follow_layers
@@ -90,7 +91,7 @@ def carve(model: Any, parts: Parts, shares: Mapping[str, Tensor]) -> Any:
     text.num_key_value_heads = len(parts.kv_heads[0])
     text.head_dim = before.head_dim
     with torch.random.fork_rng(devices=[]):  # the new model's first weights are drawn by lot
-        small = _empty(model, text, config, before).to(model.dtype)
+        small = cast(_empty(model, text, config, before), model.dtype)
     scales = _norm_scales(model, before, parts, shares)
     source = dict(model.named_parameters())
     for name, parameter in small.named_parameters():
