@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from potstill.errors import ModelError
 from potstill.models import surgery
+from potstill.models.cast import cast
 from potstill.models.load import load_model
 from potstill.models.skeleton import load_without
 from potstill.models.streamed import StreamedModel
@@ -94,7 +95,7 @@ def _layer_by_layer(streamed: StreamedModel, inputs: dict[str, Any]) -> torch.Te
 def test_the_same_bits_as_resident(make: Make, family: str, tied: bool, dtype: torch.dtype) -> None:
     folder = make(family, torch.bfloat16, shard="20KB", tie_word_embeddings=tied)
     assert len(list(folder.glob("*.safetensors"))) > 2
-    resident, streamed = load_model(folder).to(dtype), StreamedModel(folder, dtype)
+    resident, streamed = cast(load_model(folder), dtype), StreamedModel(folder, dtype)
     inputs = {"input_ids": _ids(), "use_cache": False}
     with torch.no_grad():
         states = resident.model(**inputs).last_hidden_state
@@ -124,7 +125,7 @@ def test_files_of_every_type_are_rounded_as_loading_rounds_them(
         noise = {n: 1e-9 * torch.randn(t.shape, generator=made) for n, t in tensors.items()}
         save_file({n: t.double() + noise[n] for n, t in tensors.items()}, path, {"format": "pt"})
     inputs = {"input_ids": _ids(), "use_cache": False}
-    resident = load_model(folder).to(torch.bfloat16)
+    resident = cast(load_model(folder), torch.bfloat16)
     with torch.no_grad():
         wanted = resident.model(**inputs).last_hidden_state
     assert torch.equal(_layer_by_layer(StreamedModel(folder, torch.bfloat16), inputs), wanted)
