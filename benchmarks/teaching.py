@@ -278,6 +278,18 @@ def keep_answers(bench: Bench) -> None:
     bench.write(arms, paragraphs, "long-")
 
 
+def others(data: Path, work: Path, seeds: int) -> dict[str, list[str]]:
+    """Parts that are scripts of their own, which print their figures themselves."""
+    common = ["--data", str(data)]
+    align = [*common, "--work", str(work / "align"), "--seeds", str(seeds)]
+    return {
+        "surgery": ["teaching_surgery.py", *common],
+        "align": ["teaching_align.py", *align],
+        "rollouts": ["teaching_rollouts.py", *common],
+        "streaming": ["teaching_streaming.py"],
+    }
+
+
 def main() -> None:
     """All parts, or those that are named."""
     parts = ("surgery", "compare", "answers", "align", "rollouts", "streaming")
@@ -288,10 +300,16 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=parts, default=parts)
     options = parser.parse_args()
     bench = Bench(options.data, options.work)
-    if "compare" in options.only:
-        compare(bench, options.seeds)
-    if "answers" in options.only:
-        keep_answers(bench)
+    scripts = others(options.data, options.work, options.seeds)
+    for part in (one for one in parts if one in options.only):
+        if part == "compare":
+            compare(bench, options.seeds)
+        elif part == "answers":
+            keep_answers(bench)
+        else:
+            script, *arguments = scripts[part]
+            sys.stdout.flush()
+            subprocess.run([sys.executable, str(HERE / script), *arguments], check=True)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 """What would suit this machine and these rows: method, student's size, signals, batch, and why.
 
 In: a DistillConfig, the figures of ingestion and curation, the machine's memory and disk. Out:
-`Advice`, a field each. Light. Knows nothing of how anything is trained; its rules are those that
-docs/experiments.md measured ("Does it teach?", "The engine") and say so.
+`Advice`, a field each. Light. Knows nothing of how anything is trained; what its rules rest on is
+said in docs/concepts/which-method.md.
 """
 
 from __future__ import annotations
@@ -53,8 +53,8 @@ def advise(
 
 def _method(config: DistillConfig) -> Advice:
     why = (
-        "forward KL on all tokens from the whole distribution: nearest to the teacher for equal "
-        "tokens and for equal minutes"
+        "pulls wherever the teacher gives mass, on every token; the quickstart's figures are of it "
+        "(docs/concepts/which-method.md)"
     )
     return _proposed("distill.divergence", config.divergence, "forward_kl", why)
 
