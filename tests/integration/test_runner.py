@@ -302,7 +302,7 @@ def test_a_pulse_that_raises_stops_the_stage_and_its_draft_can_be_gone_on_with_o
     notes = toys / "store" / "count"
 
     def pulse() -> None:
-        if any(notes.glob("*.draft/work/notes")):
+        if any(notes.glob("*.draft/*/notes")):
             raise TimeoutError
 
     runner = Runner(Store(toys / "store"), toys, seed=1, threads=1, pulse=pulse)

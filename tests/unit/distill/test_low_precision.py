@@ -92,7 +92,7 @@ def test_an_adapter_of_any_kind_learns_what_the_teacher_says(
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")
+@pytest.mark.skipif(shutil.which("g++") is None, reason="a machine with g++ runs it")
 @pytest.mark.filterwarnings("default:.*script_method.*:DeprecationWarning")
 @pytest.mark.filterwarnings("default:.*Function.* should not be instantiated:DeprecationWarning")
 @pytest.mark.filterwarnings("default:The .grad attribute of a Tensor:UserWarning")

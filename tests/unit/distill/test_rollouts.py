@@ -237,7 +237,9 @@ def test_killed_between_and_inside_refreshes_it_ends_in_the_same_weights(
         train("broken", **settings)
     assert calls == 2
     monkeypatch.undo()
-    kept = sorted(path.name for path in (tmp_path / "broken/work/training/rollouts").iterdir())
+    kept = sorted(
+        path.name for path in (tmp_path / "broken" / "work" / "training" / "rollouts").iterdir()
+    )
     assert kept == ["00000000.jsonl", "00000003.jsonl"]
     assert same(whole, train("broken", **settings))
     assert written(tmp_path / "whole") == written(tmp_path / "broken")

@@ -190,7 +190,7 @@ def test_importing_training_says_nothing_of_kernels() -> None:
 
 
 @pytest.mark.cuda
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="a machine with an NVIDIA GPU runs it")
 @pytest.mark.parametrize("precision", ["8bit", "4bit"])
 def test_a_gpu_computes_what_a_cpu_does(tiny_folder: Path, precision: Any) -> None:
     ids = torch.arange(3, 19).unsqueeze(0)
