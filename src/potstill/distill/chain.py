@@ -145,15 +145,10 @@ def _teach(
         config,
         teacher,
         assistant,
-        lessons.tokenizer,
-        lessons.rows,
-        lessons.validation,
-        examples=lessons.examples,
+        lessons,
         panel=panel,
         digest=digest,
-        seed=lessons.seed,
         work=work,
-        events=lessons.events,
     )
     del teacher
     gc.collect()

@@ -27,6 +27,7 @@ from potstill.distill import attention, held_out
 from potstill.distill.batches import encode_rows
 from potstill.distill.config import DistillConfig
 from potstill.distill.correct_config import CorrectConfig
+from potstill.distill.lessons import Lessons
 from potstill.distill.material import PADDING, Material, check_there_are_rows, prepare
 from potstill.distill.ranks import Ranks
 from potstill.distill.terms import TermLoss, Weights
@@ -127,14 +128,9 @@ def _trained(
         config,
         teacher,
         learner,
-        tokenizer,
-        rows,
-        validation,
-        examples=examples,
+        Lessons(tokenizer, rows, validation, examples, seed, events),
         digest=refs.digest(refs.parse(config.teacher)),
-        seed=seed,
         work=work,
-        events=events,
     )
     del teacher
     gc.collect()

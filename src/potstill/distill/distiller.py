@@ -193,16 +193,14 @@ class Distiller:
         encoded.report(self.config.alignment.least_share, events)
         if encoded.aligned is not None:
             write_records(self.output / "rejected.jsonl", encoded.rejected)
-        lessons = Lessons(
-            self.tokenizer, encoded.rows, encoded.validation, encoded.examples, self.seed, events
-        )
+        lessons = encoded.lessons(self.tokenizer, self.seed, events)
         config, panel = self._taught_by(lessons, unseen, work)
         named = isinstance(self.teacher, str | Path)
         digest = _digest(config.teacher) if named else self.identity["teacher"]
         student = None if self.student is None else self._loaded(self.student)
         size = None if student is None else surgery.parameters_of(student)
         source = config.teacher if named else self.teacher
-        teacher = open_teacher(source, config, encoded.taught, events, student=size)
+        teacher = open_teacher(source, config, lessons.taught, events, student=size)
         if student is None:
             student = self._cut(config, teacher, lessons, digest, work)
         student.requires_grad_(True).to(teacher.device)
@@ -210,17 +208,11 @@ class Distiller:
             config,
             teacher,
             student,
-            self.tokenizer,
-            encoded.rows,
-            encoded.validation,
-            examples=encoded.examples,
+            lessons,
             student_tokenizer=self.student_tokenizer,
             panel=panel,
-            aligned=encoded.aligned,
             digest=digest,
-            seed=self.seed,
             work=work,
-            events=events,
         )
         del teacher
         gc.collect()

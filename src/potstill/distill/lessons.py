@@ -11,6 +11,7 @@ from typing import Any
 
 from potstill.core.events import Emitter
 from potstill.distill.batches import Row
+from potstill.distill.teacher_rows import TeacherRows
 from potstill.records import Example
 
 
@@ -23,5 +24,13 @@ class Lessons:
     rows: Sequence[Row]
     validation: Sequence[Row]
     examples: Sequence[Example]
+    """Of the training rows."""
     seed: int
     events: Emitter
+    aligned: tuple[TeacherRows, TeacherRows] | None = None
+    """Training and validation rows in the teacher's tokens, if the student's are others."""
+
+    @property
+    def taught(self) -> Sequence[Row]:
+        """The training rows in the teacher's tokens."""
+        return self.rows if self.aligned is None else self.aligned[0].rows

@@ -22,6 +22,7 @@ from potstill.distill.aligned import AlignedTeacher, common_words, source_of
 from potstill.distill.batches import Micro, Row, RowSet, evenly
 from potstill.distill.config import DistillConfig
 from potstill.distill.families import Family, group
+from potstill.distill.lessons import Lessons
 from potstill.distill.memory import explained
 from potstill.distill.mixture import Teachers
 from potstill.distill.packing import plan_steps
@@ -30,7 +31,6 @@ from potstill.distill.teacher_rows import TeacherRows
 from potstill.distill.terms import TermLoss
 from potstill.errors import TrainingError
 from potstill.models import adapters
-from potstill.records import Example
 
 PADDING = 0
 """Any id with an embedding: no real token ever sees padding."""
@@ -65,25 +65,18 @@ def prepare(
     config: DistillConfig,
     teacher: Any,
     student: Any,
-    tokenizer: Any,
-    rows: Sequence[Row],
-    validation: Sequence[Row],
+    lessons: Lessons,
     *,
-    examples: Sequence[Example],
     student_tokenizer: Any = None,
     panel: Panel | None = None,
-    aligned: tuple[TeacherRows, TeacherRows] | None = None,
     digest: str,
-    seed: int,
     work: Path,
-    events: Emitter,
 ) -> Material:
     """Lay out the rows, plan the steps, check everything, write or open the teacher's signals.
 
-    teacher: a model, or a LiveTeacher or StreamedTeacher of it. tokenizer: the teacher's. panel:
-    the teachers, if there are several; `teacher` is the first then, and the others are loaded here.
-    aligned: if the student's tokenizer is another, the training and the validation rows in the
-    teacher's tokens.
+    teacher: a model, or a LiveTeacher or StreamedTeacher of it. student_tokenizer: None: the
+    teacher's. panel: the teachers, if there are several; `teacher` is the first then, and the
+    others are loaded here.
     digest: what the teacher's signals belong to. work: the folder where they are kept.
     Afterwards the teacher is in evaluation mode, in the precision of the products, and is needed no
     more unless `signal` is a LiveTeacher; `student` is in fp32, for QLoRA in 4 bits. One process
@@ -91,8 +84,10 @@ def prepare(
     Errors: TrainingError for what would ruin the result.
     """
     _check_tools(config)
-    chosen = _up_to(validation, config.validation_tokens)
-    validation = [validation[number] for number in chosen]
+    tokenizer, rows, aligned = lessons.tokenizer, lessons.rows, lessons.aligned
+    seed, events = lessons.seed, lessons.events
+    chosen = _up_to(lessons.validation, config.validation_tokens)
+    validation = [lessons.validation[number] for number in chosen]
     teacher_rows = None
     if aligned is not None:
         aligned = (aligned[0], aligned[1].some(chosen))
@@ -109,7 +104,7 @@ def prepare(
     vocabulary = preflight.check_models(
         rows=rows,
         validation=validation,
-        examples=examples,
+        examples=lessons.examples,
         active=config.active,
         teacher=live.model,
         student=student,

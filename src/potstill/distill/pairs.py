@@ -14,6 +14,7 @@ from typing import Any
 from potstill.core.events import Emitter
 from potstill.distill.batches import Row, encode_passages, encode_rows
 from potstill.distill.config import DistillConfig
+from potstill.distill.lessons import Lessons
 from potstill.distill.preflight import check_tokenizers
 from potstill.distill.teacher_rows import TeacherRows
 from potstill.models.align import Aligned, Aligner, Span
@@ -48,10 +49,11 @@ class Encoded:
     share: float = 1.0
     """Of the training rows' bytes, those that are aligned."""
 
-    @property
-    def taught(self) -> Sequence[Row]:
-        """The training rows in the teacher's tokens."""
-        return self.rows if self.aligned is None else self.aligned[0].rows
+    def lessons(self, tokenizer: Any, seed: int, events: Emitter) -> Lessons:
+        """What trainings on these rows share. tokenizer: the teacher's."""
+        return Lessons(
+            tokenizer, self.rows, self.validation, self.examples, seed, events, self.aligned
+        )
 
     def report(self, least_share: float, events: Emitter) -> None:
         """Say what was aligned, and which rows are left out."""

@@ -27,7 +27,6 @@ from potstill.core.files import read_json, read_records, write_json, write_recor
 from potstill.core.stage import Artifact, Context, Draft
 from potstill.distill.chain import through_assistants
 from potstill.distill.config import DistillConfig
-from potstill.distill.lessons import Lessons
 from potstill.distill.material import Material, check_there_are_rows, prepare
 from potstill.distill.memory import raise_malloc_thresholds
 from potstill.distill.objective import Objective
@@ -77,7 +76,7 @@ def run(
     chunks = read_records(inputs["ingest"].path("chunks.jsonl"), Chunk)
     sources = {chunk.document: chunk.source for chunk in chunks}
     panel = Panel.of(config, tokenizer, rows, validation, sources)
-    lessons = Lessons(tokenizer, rows, validation, encoded.examples, context.seed, context.events)
+    lessons = encoded.lessons(tokenizer, context.seed, context.events)
     config, panel, assistants = through_assistants(
         config,
         panel,
@@ -87,7 +86,7 @@ def run(
         tensorboard=draft.data / "tensorboard",
     )
     digest = refs.digest(refs.parse(config.teacher))
-    teacher = open_teacher(config.teacher, config, encoded.taught, context.events)
+    teacher = open_teacher(config.teacher, config, lessons.taught, context.events)
     start = make_student(
         config,
         teacher,
@@ -103,17 +102,11 @@ def run(
         config,
         teacher,
         student,
-        tokenizer,
-        rows,
-        validation,
-        examples=encoded.examples,
+        lessons,
         student_tokenizer=start.tokenizer,
         panel=panel,
-        aligned=encoded.aligned,
         digest=digest,
-        seed=context.seed,
         work=draft.work,
-        events=context.events,
     )
     student = start.load() if is_quantised(student) else student
     save_model(student.to(torch.bfloat16), start.tokenizer, draft.data / "models" / "undistilled")

@@ -67,14 +67,9 @@ def run(
             between,
             teacher,
             student.to(teacher.device),
-            lessons.tokenizer,
-            lessons.rows,
-            lessons.validation,
-            examples=lessons.examples,
+            lessons,
             digest=digest,
-            seed=lessons.seed,
             work=work,
-            events=lessons.events,
         )
         student, trained = train_student(
             student,
