@@ -15,9 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from potstill import curate, distill, evaluate, export, generate, ingest
+from potstill.core.claims import claimed
 from potstill.core.events import Emitter
 from potstill.core.files import disk_errors, folder_files, read_json, write_atomic, write_json
 from potstill.core.machine import describe, usable_cores
@@ -143,17 +142,7 @@ def run(
     steps = _steps(recipe, until)
     runner = _runner(recipe, project, threads, pulse)
     folder = folder or project / "runs" / recipe.name
-    with disk_errors(folder, "create"):
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder / ".lock")
-        try:
-            held = lock.acquire(timeout=0)
-        except Timeout as error:
-            raise StoreError(
-                f"The run {recipe.name} is already running in another process.",
-                "Watch it there, or stop it first.",
-            ) from error
-    with held:
+    with claimed(folder, f"The run {recipe.name}"):
         return _run_locked(recipe, runner, steps, Run(folder), watch or _nobody)
 
 

@@ -15,10 +15,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from potstill import pipeline
-from potstill.core.files import disk_errors
+from potstill.core.claims import claimed
 from potstill.core.machine import memory_bytes, usable_cores
 from potstill.errors import StoreError, TrainingError
 from potstill.tune.study import Study
@@ -72,17 +70,7 @@ def run_study(
     """
     project = (project or Path.cwd()).resolve()
     folder = folder_of(study, project)
-    with disk_errors(folder, "create"):
-        folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / ".lock")
-    try:
-        held = lock.acquire(timeout=0)
-    except Timeout as error:
-        raise StoreError(
-            f"The study {study.config.name} is already running in another process.",
-            "Watch it there, or stop it first.",
-        ) from error
-    with held:
+    with claimed(folder, f"The study {study.config.name}"):
         trials = Trials(study, folder / "study.db")
         try:
             return _Search(study, trials, project, folder, watch or (lambda event: None)).run()
