@@ -87,6 +87,28 @@ def examples(make_row: Callable[..., Example]) -> list[Example]:
     ]
 
 
+@pytest.fixture(scope="session")
+def litre_rows() -> list[dict[str, str]]:
+    """Eight questions about one passage, as the Distiller takes them."""
+    asks = ("How many", "What", "Which", "Of what", "How", "Why", "Where", "When")
+    passage = "Unit 7 holds 1250 litres."
+    return [{"question": f"{ask} litres?", "context": passage, "answer": "1250"} for ask in asks]
+
+
+@pytest.fixture
+def distil(
+    teacher_folder: Path, tmp_path: Path, litre_rows: list[dict[str, str]]
+) -> Callable[..., Any]:
+    """distil(name, **settings) -> what came of a training on `litre_rows`."""
+
+    def run(name: str, **settings: Any) -> Any:
+        from potstill.distill import Distiller
+
+        return Distiller(teacher_folder, output=tmp_path / name, **settings).train(litre_rows)
+
+    return run
+
+
 @pytest.fixture
 def rows(tokenizer: Any, examples: list[Example]) -> list[Any]:
     """The examples as rows of token ids."""

@@ -26,15 +26,11 @@ from potstill.models import quantised
 from potstill.models.adapter_sets import AdapterSet, read_adapter
 from potstill.models.load import load_model
 
-ROWS = [
-    {"question": f"{ask} litres?", "context": "Unit 7 holds 1250 litres.", "answer": "1250"}
-    for ask in ("How many", "What", "Which", "Of what", "How", "Why", "Where", "When")
-]
 Train = Callable[..., Distilled]
 
 
 @pytest.fixture
-def train(teacher_folder: Path, tmp_path: Path) -> Train:
+def train(distil: Train) -> Train:
     """train(name, **settings) -> what came of it."""
 
     def run(name: str, **settings: Any) -> Distilled:
@@ -53,7 +49,7 @@ def train(teacher_folder: Path, tmp_path: Path) -> Train:
             "ce_weight": 0.01,
             "validations": 2,
         }
-        return Distiller(teacher_folder, output=tmp_path / name, **(known | settings)).train(ROWS)
+        return distil(name, **(known | settings))
 
     return run
 
@@ -225,7 +221,11 @@ def test_a_plan_says_that_bitsandbytes_is_missing(
 
 @pytest.mark.parametrize("student", [None, "given"])
 def test_unknown_layers_are_named_before_the_teacher_is_asked(
-    teacher_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, student: str | None
+    teacher_folder: Path,
+    tmp_path: Path,
+    litre_rows: list[dict[str, str]],
+    monkeypatch: pytest.MonkeyPatch,
+    student: str | None,
 ) -> None:
     def never(*_: Any, **__: Any) -> Any:
         raise AssertionError("time was spent")
@@ -240,7 +240,7 @@ def test_unknown_layers_are_named_before_the_teacher_is_asked(
         lora={"target_modules": ["quary_proj"]},
     )
     with pytest.raises(ModelError, match=r"quary_proj.*Did you mean .*proj"):
-        distiller.train(ROWS)
+        distiller.train(litre_rows)
 
 
 def test_sharing_is_left_out_where_any_adapter_drops(train: Train) -> None:

@@ -17,15 +17,11 @@ from potstill.errors import MissingExtraError, TrainingError
 from potstill.models.load import load_model, load_tokenizer
 from potstill.models.surgery import drop_layers
 
-ROWS = [
-    {"question": f"{ask} litres?", "context": "Unit 7 holds 1250 litres.", "answer": "1250"}
-    for ask in ("How many", "What", "Which", "Of what", "How", "Why", "Where", "When")
-]
 Train = Callable[..., Any]
 
 
 @pytest.fixture
-def train(teacher_folder: Path, tmp_path: Path) -> Train:
+def train(teacher_folder: Path, tmp_path: Path, litre_rows: list[dict[str, str]]) -> Train:
     """train(spoil_teacher, spoil_student, **settings) with models that were changed before."""
 
     def run(
@@ -47,7 +43,7 @@ def train(teacher_folder: Path, tmp_path: Path) -> Train:
             output=tmp_path / name,
             **(known | settings),
         )
-        return distiller.train(ROWS)
+        return distiller.train(litre_rows)
 
     return run
 

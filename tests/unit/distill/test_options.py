@@ -4,30 +4,24 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
-from potstill.distill import Distiller
 from potstill.distill.distiller import Distilled
 
-ROWS = [
-    {"question": f"{ask} litres?", "context": "Unit 7 holds 1250 litres.", "answer": "1250"}
-    for ask in ("How many", "What", "Which", "Of what", "How", "Why", "Where", "When")
-]
 Train = Callable[..., Distilled]
 
 
 @pytest.fixture
-def train(teacher_folder: Path, tmp_path: Path) -> Train:
+def train(distil: Train) -> Train:
     """train(name, **settings) -> what came of it."""
 
     def run(name: str, **settings: Any) -> Distilled:
         known = {"epochs": 3, "step_tokens": 120, "precision": "fp32", "signal": "live"}
-        return Distiller(teacher_folder, output=tmp_path / name, **(known | settings)).train(ROWS)
+        return distil(name, **(known | settings))
 
     return run
 
