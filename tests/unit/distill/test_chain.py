@@ -265,5 +265,8 @@ def test_a_recipe_whose_student_starts_uncorrected_needs_a_correction() -> None:
         Recipe.from_dict(recipe)
     assert Recipe.from_dict({**recipe, "correct": {"method": "lora"}}).correct.teacher == "t"
     mixed = {**recipe, "correct": {"method": "lora"}, "evaluate": {"teacher": "other"}}
-    with pytest.raises(RecipeError, match=r"evaluate\.teacher is other, but correct\.teacher is t"):
+    with pytest.raises(RecipeError, match=r"evaluate\.teacher is other, but distill\.teacher is t"):
         Recipe.from_dict(mixed)
+    idle = {**recipe, "correct": {"method": "lora", "teacher": "other"}}
+    with pytest.raises(RecipeError, match=r"correct\.teacher is other, but distill is taught by t"):
+        Recipe.from_dict(idle)
