@@ -62,6 +62,25 @@ def test_a_study_runs_its_trials_and_leaves_best_recipe_and_page(
     assert len(runs.calls) == 8
 
 
+def test_a_teacher_with_another_tokenizer_is_searched_by_the_figures_of_spans(
+    tmp_path: Path, fakes: ModuleType, runs: Any
+) -> None:
+    study = study_of(
+        fakes,
+        set=["distill.alignment.method=spans"],
+        objective={"validation_span_kl": "minimize"},
+        prune={"warmup_trials": 2, "warmup_validations": 0},
+    )
+    found = run_study(study, tmp_path)
+    assert found.complete
+    for trial in (one for one in found.trials if one.state == "complete"):
+        figures = trial.notes["figures"]
+        assert figures["validation_span_kl"] == trial.curve[-1][1]
+        assert figures["validation_bits_per_byte"] == trial.curve[-1][1] / 2
+        assert "validation_kl" not in figures
+    assert "Span KL to the teacher" in (found.folder / "report.html").read_text("utf-8")
+
+
 def test_suggestions_follow_the_seed_alone(tmp_path: Path, fakes: ModuleType, runs: Any) -> None:
     tried = []
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
@@ -150,7 +169,7 @@ def test_another_recipe_space_or_objective_is_another_study(
     for changes, name in (
         ({"set": ["distill.epochs=1"]}, "recipe.distill.epochs"),
         ({"search": wider}, "search.distill.learning_rate.high"),
-        ({"objective": {"validation_kl": "maximize"}}, "objective.validation_kl"),
+        ({"objective": {"validation_perplexity": "minimize"}}, "objective.validation_perplexity"),
     ):
         with pytest.raises(UsageError, match=name):
             run_study(study_of(fakes, **changes), tmp_path)
