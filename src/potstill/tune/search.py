@@ -15,6 +15,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from filelock import Timeout
+
 from potstill import pipeline
 from potstill.core.claims import claimed
 from potstill.core.machine import memory_bytes, usable_cores
@@ -81,7 +83,7 @@ def run_study(
 def read_study(study: Study, project: Path | None = None) -> Finished:
     """What a study came to so far, its recipes and its page written anew. Starts nothing.
 
-    Errors: UsageError if the study was never begun, or was begun differently.
+    Errors: StoreError if the study was never begun; UsageError if it was begun differently.
     """
     project = (project or Path.cwd()).resolve()
     folder = folder_of(study, project)
@@ -125,6 +127,8 @@ class _Search:
     _stopped: threading.Event = field(default_factory=threading.Event)
     _watching: threading.Lock = field(default_factory=threading.Lock)
     _deadline: float = float("inf")
+    _left: set[str] = field(default_factory=set)
+    """Drafts that others work on."""
 
     def run(self) -> Finished:
         config = self.study.config
@@ -268,14 +272,24 @@ class _Search:
             )
 
     def _tidy(self, everything: list[Trial], best: set[int]) -> None:
-        """Delete the drafts of students that are not the best: each is several times a model."""
+        """Delete the drafts of students that are not the best: each is several times a model. What
+        was there before its trial, or is another run's by now, is not the study's to delete."""
         store = pipeline.store_of(self.project)
-        kept = {one.notes.get("draft") for one in everything if one.number in best}
-        kept |= {one.notes.get("draft") for one in everything if one.state == "running"}
-        for trial in everything:
-            draft = trial.notes.get("draft")
-            if draft is not None and draft not in kept and store.has_draft("distill", draft):
+        begun = [one for one in everything if "draft" in one.notes]
+        kept = self._left | {
+            one.notes["draft"]
+            for one in begun
+            if one.number in best or one.state == "running" or "found" in one.notes
+        }
+        for draft in {str(one.notes["draft"]) for one in begun} - kept:
+            if not store.has_draft("distill", draft):
+                continue
+            try:
                 store.discard_draft("distill", draft)
+            except StoreError as error:
+                if not isinstance(error.__cause__, Timeout):
+                    raise
+                self._left.add(draft)
 
 
 def _slots(study: Study, project: Path, watch: Watcher) -> int:
@@ -283,11 +297,11 @@ def _slots(study: Study, project: Path, watch: Watcher) -> int:
     wanted, cores = study.config.parallel, usable_cores()
     if wanted == 1:
         return 1
+    stages = [stage.name for stage in pipeline.PIPELINE]
+    own = stages[len(study.shared_stages) : stages.index(study.until) + 1]
     steps = {one.name: one for one in pipeline.plan(study.recipe, project)}
-    needed = max(
-        (steps[name].estimate.get("memory_bytes", 0.0) for name in ("distill", study.until)),
-        default=0.0,
-    )
+    # The largest of them, though of those before distill one runs at a time: on the safe side.
+    needed = max(steps[name].estimate.get("memory_bytes", 0.0) for name in own)
     machine = memory_bytes()
     room = cores
     if machine is not None and needed > 0:
