@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -19,17 +18,16 @@ from filelock import Timeout
 
 from potstill import pipeline
 from potstill.core.claims import claimed
-from potstill.core.machine import memory_bytes, usable_cores
+from potstill.core.machine import usable_cores
 from potstill.errors import StoreError, TrainingError
+from potstill.tune.slots import Watcher, trials_at_once
 from potstill.tune.study import Study
 from potstill.tune.trial import Worker
 from potstill.tune.trials import Trial, Trials
 
 FIRST_FAILURES = 3
 """So many failed trials and not one good: the study itself is wrong, and stops."""
-MEMORY_SHARE = 0.8  # of the machine's memory that parallel trials may be expected to take
 PAUSE = 0.2
-Watcher = Callable[[dict[str, Any]], None]
 
 
 @dataclass(frozen=True)
@@ -136,7 +134,7 @@ class _Search:
             self._deadline = time.monotonic() + 60 * config.minutes
         try:
             self._share_stages()
-            self._search(_slots(self.study, self.project, self._watch))
+            self._search(trials_at_once(self.study, self.project, self._watch))
         except _Stop:
             pass  # its time was over
         return finish(self.study, self.trials, self.folder)
@@ -290,39 +288,3 @@ class _Search:
                 if not isinstance(error.__cause__, Timeout):
                     raise
                 self._left.add(draft)
-
-
-def _slots(study: Study, project: Path, watch: Watcher) -> int:
-    """How many trials run at once."""
-    wanted, cores = study.config.parallel, usable_cores()
-    if wanted == 1:
-        return 1
-    stages = [stage.name for stage in pipeline.PIPELINE]
-    own = stages[len(study.shared_stages) : stages.index(study.until) + 1]
-    steps = {one.name: one for one in pipeline.plan(study.recipe, project)}
-    # The largest of them, though of those before distill one runs at a time: on the safe side.
-    needed = max(steps[name].estimate.get("memory_bytes", 0.0) for name in own)
-    machine = memory_bytes()
-    room = cores
-    if machine is not None and needed > 0:
-        room = max(1, int(MEMORY_SHARE * machine / needed))
-    if wanted == "auto":
-        return max(1, min(cores, room, study.config.trials))
-    if wanted > room:
-        watch(
-            {
-                "stage": "",
-                "kind": "study_warning",
-                "message": f"{wanted} trials at once may want {wanted * needed / 1e9:.1f} GB of "
-                f"memory; this machine has {(machine or 0) / 1e9:.1f} GB.",
-            }
-        )
-    if wanted > cores:
-        watch(
-            {
-                "stage": "",
-                "kind": "study_warning",
-                "message": f"{wanted} trials at once share {cores} processor cores.",
-            }
-        )
-    return wanted

@@ -362,7 +362,7 @@ def test_auto_takes_what_cores_and_memory_allow(
 ) -> None:
     from types import SimpleNamespace
 
-    from potstill.tune import search
+    from potstill.tune import slots
 
     def planned(*_: Any) -> Any:
         return [
@@ -374,10 +374,10 @@ def test_auto_takes_what_cores_and_memory_allow(
         ]
 
     monkeypatch.setattr(pipeline, "plan", planned)
-    monkeypatch.setattr(search, "usable_cores", lambda: 8)
-    for memory, slots in ((64e9, 6), (16e9, 3), (2e9, 1)):
-        monkeypatch.setattr(search, "memory_bytes", lambda memory=memory: int(memory))
-        assert search._slots(study_of(fakes, parallel="auto"), tmp_path, print) == slots
+    monkeypatch.setattr(slots, "usable_cores", lambda: 8)
+    for memory, most in ((64e9, 6), (16e9, 3), (2e9, 1)):
+        monkeypatch.setattr(slots, "memory_bytes", lambda memory=memory: int(memory))
+        assert slots.trials_at_once(study_of(fakes, parallel="auto"), tmp_path, print) == most
     # A stage that all share is done before; one that each trial needs for itself counts.
     own = study_of(
         fakes,
@@ -385,12 +385,12 @@ def test_auto_takes_what_cores_and_memory_allow(
         search={"correct.learning_rate": {"low": 1e-6, "high": 1e-4}},
         parallel="auto",
     )
-    monkeypatch.setattr(search, "memory_bytes", lambda: 32 * 10**9)
-    assert search._slots(own, tmp_path, print) == 3
-    assert search._slots(study_of(fakes, parallel="auto"), tmp_path, print) == 6
-    monkeypatch.setattr(search, "memory_bytes", lambda: 2 * 10**9)
+    monkeypatch.setattr(slots, "memory_bytes", lambda: 32 * 10**9)
+    assert slots.trials_at_once(own, tmp_path, print) == 3
+    assert slots.trials_at_once(study_of(fakes, parallel="auto"), tmp_path, print) == 6
+    monkeypatch.setattr(slots, "memory_bytes", lambda: 2 * 10**9)
     said: Events = []
-    assert search._slots(study_of(fakes, parallel=9), tmp_path, said.append) == 9
+    assert slots.trials_at_once(study_of(fakes, parallel=9), tmp_path, said.append) == 9
     assert ["of memory" in one["message"] for one in said] == [True, False]
 
 

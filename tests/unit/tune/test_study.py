@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,15 @@ def test_every_builtin_study_is_valid_and_named_as_its_file(name: str) -> None:
     study = Study.load(name)
     assert study.config.name == name
     assert study.config.description
+
+
+def test_the_guides_example_and_its_figures_are_true() -> None:
+    guide = (Path(__file__).parents[3] / "docs" / "guides" / "tuning.md").read_text("utf-8")
+    example = guide.split("```yaml\n")[1].split("```")[0]
+    assert Study.from_dict(yaml.safe_load(example)).config.trials == 20
+    table = guide.split("## What can be looked for")[1].split("\n\n")[1]
+    first_cells = [line.split("|")[1] for line in table.splitlines()[2:]]
+    assert sorted(re.findall(r"`(\w+)`", " ".join(first_cells))) == sorted(FIGURES)
 
 
 def test_kinds_follow_the_recipes_own_fields(tmp_path: Path) -> None:
