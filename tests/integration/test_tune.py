@@ -84,6 +84,21 @@ def test_the_best_recipe_goes_on_from_the_trials_student(project: Path) -> None:
 
 
 @pytest.mark.slow
+def test_spans_are_a_figure_where_training_compares_them(project: Path) -> None:
+    data = yaml.safe_load((project / "study.yaml").read_text())
+    data |= {"objective": {"validation_span_kl": "minimize"}, "trials": 1, "prune": {}}
+    data["set"] = ["distill.alignment.method=spans"]
+    (project / "study.yaml").write_text(yaml.safe_dump(data), "utf-8")
+    found = run_study(Study.load(project / "study.yaml"), project)
+    best = found.best[0]
+    draft = pipeline.store_of(project).root / "distill" / f"{best.notes['draft']}.draft"
+    outcome = student_outcome(draft)
+    assert best.curve == [(row["step"], row["spans"]) for row in outcome.validation]
+    assert best.figures["validation_span_kl"] == outcome.best["spans"]
+    assert best.notes["figures"]["validation_bits_per_byte"] == outcome.best["bits_per_byte"]
+
+
+@pytest.mark.slow
 def test_figures_of_later_stages_are_read_from_them(project: Path) -> None:
     data = yaml.safe_load((project / "study.yaml").read_text())
     data |= {"objective": {"kl": "minimize", "seconds": "minimize"}, "trials": 1}
