@@ -16,17 +16,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from pydantic import ValidationError
 
 from potstill.core.events import Emitter
 from potstill.core.files import disk_errors, read_json, write_json, write_records
 from potstill.core.keys import changed_parts, stage_key
-from potstill.distill import STAGE
+from potstill.distill import STAGE, given
 from potstill.distill.chain import through_assistants
 from potstill.distill.config import DistillConfig
 from potstill.distill.correct_config import CorrectConfig
 from potstill.distill.correction import correct
+from potstill.distill.given import digest_of
 from potstill.distill.lessons import Lessons
 from potstill.distill.material import Material, check_there_are_rows, prepare
 from potstill.distill.memory import raise_malloc_thresholds
@@ -39,7 +39,7 @@ from potstill.distill.student import make_student, tokenizer_beside
 from potstill.distill.student_config import StudentConfig
 from potstill.distill.train import Trained, train_student
 from potstill.errors import StoreError, UsageError
-from potstill.models import refs, surgery
+from potstill.models import surgery
 from potstill.models.load import load_model, load_tokenizer
 from potstill.models.save import save_model
 from potstill.records import Example
@@ -98,10 +98,6 @@ class Distiller:
             settings["student"], student = student, None
         self.teacher, self.student, self.seed = teacher, student, seed
         self.output = Path(output)
-        if not isinstance(teacher, str | Path) and tokenizer is None:
-            raise UsageError("A loaded teacher needs its tokenizer.", "Pass tokenizer=…")
-        if student is teacher and not isinstance(teacher, str | Path):
-            raise UsageError("Teacher and student are the same object.", "Load the student anew.")
         named = str(teacher) if isinstance(teacher, str | Path) else "a loaded model"
         try:
             self.config = DistillConfig(**{"teacher": named, **settings})
@@ -111,39 +107,25 @@ class Distiller:
             first = error.errors()[0]
             where = ".".join(str(part) for part in first["loc"]) or "settings"
             raise UsageError(f"{where}: {first['msg']}", "docs/reference/recipe.md") from error
-        if self.config.teacher_loading == "streamed" and not isinstance(teacher, str | Path):
-            raise UsageError(
-                "A loaded teacher is in memory already, so it is not streamed.",
-                "Pass the teacher as a path or hub id.",
-            )
         self.student = self.student or self.config.student.model
-        if self.student is None and not isinstance(teacher, str | Path):
-            raise UsageError(
-                "A student is cut from a teacher that is given by a reference alone.",
-                "Pass the teacher as a path or hub id, or pass a student.",
-            )
-        if self.config.passages:
-            raise UsageError(
-                "passages are chunks of documents, which rows do not have.",
-                "Leave it out, or use a recipe.",
-            )
-        self._check_teachers()
-        loaded = self.student is not None and not isinstance(self.student, str | Path)
-        if self.config.alignment.used and loaded and student_tokenizer is None:
-            raise UsageError(
-                "With alignment, a loaded student needs its own tokenizer.",
-                "Pass student_tokenizer=…",
-            )
+        given.check(
+            self.config,
+            self.correct,
+            teacher,
+            self.student,
+            tokenizer=tokenizer,
+            student_tokenizer=student_tokenizer,
+        )
         leading = self.config.voices[0].teacher
         self.tokenizer = tokenizer if tokenizer is not None else load_tokenizer(leading)
         named_student = isinstance(self.student, str | Path)
         beside = tokenizer_beside(self.student) if named_student else None
         self.student_tokenizer = student_tokenizer or beside or self.tokenizer
         # Now, as training changes a loaded model.
-        self.identity = {"teacher": _digest(teacher), "student": _digest(self.student)}
+        self.identity = {"teacher": digest_of(teacher), "student": digest_of(self.student)}
         self.identity |= self.config.on_policy.facts()
         for number, voice in enumerate(self.config.teachers, 1):
-            self.identity[f"teacher {number}"] = _digest(voice.teacher or teacher)
+            self.identity[f"teacher {number}"] = digest_of(voice.teacher or teacher)
         if self.correct.method != "none":
             counted = self.correct.model_dump_json(exclude={*self.correct.not_in_key, "teacher"})
             self.identity["correct"] = counted
@@ -196,7 +178,7 @@ class Distiller:
         lessons = encoded.lessons(self.tokenizer, self.seed, events)
         config, panel = self._taught_by(lessons, unseen, work)
         named = isinstance(self.teacher, str | Path)
-        digest = _digest(config.teacher) if named else self.identity["teacher"]
+        digest = digest_of(config.teacher) if named else self.identity["teacher"]
         student = None if self.student is None else self._loaded(self.student)
         size = None if student is None else surgery.parameters_of(student)
         source = config.teacher if named else self.teacher
@@ -253,26 +235,6 @@ class Distiller:
             tensorboard=self.output / "tensorboard-assistants",
         )
         return config, panel
-
-    def _check_teachers(self) -> None:
-        """Errors: UsageError for what needs models by reference, and for what does nothing."""
-        several = bool(self.config.teachers or self.config.assistants)
-        corrects = self.correct.method != "none"
-        if not isinstance(self.teacher, str | Path) and (several or corrects):
-            raise UsageError(
-                "correct, teachers and assistants are for a teacher that is given by a reference.",
-                "Pass the teacher as a path or hub id.",
-            )
-        if self.student is not None and self.config.assistants:
-            raise UsageError(
-                "Between a teacher and a student that is given there are no assistants.",
-                "Leave the student out, or give how it is cut.",
-            )
-        if self.config.student.start == "uncorrected" and not corrects:
-            raise UsageError(
-                "student.start: uncorrected is for a teacher that is corrected.",
-                "Pass correct={…}, or leave start out.",
-            )
 
     def _run(
         self,
@@ -342,14 +304,3 @@ class Distiller:
                 "Choose another output, or delete the folder.",
             )
         write_json(mark, parts)
-
-
-def _digest(model: Any) -> str:
-    """What identifies a model: its reference's content, or its weights."""
-    if model is None or isinstance(model, str | Path):
-        return "" if model is None else refs.digest(refs.parse(model))
-    hashed = hashlib.sha256()
-    for name, tensor in model.state_dict().items():
-        hashed.update(name.encode())
-        hashed.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
-    return hashed.hexdigest()

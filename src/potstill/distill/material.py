@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Hashable, Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,17 +17,16 @@ import torch
 
 from potstill.core.events import Emitter
 from potstill.core.extras import check_installed
-from potstill.distill import attention, mixed, preflight, probe, signals
+from potstill.distill import mixed, preflight, probe, signals
 from potstill.distill.aligned import AlignedTeacher, common_words, source_of
 from potstill.distill.batches import Micro, Row, RowSet, evenly
 from potstill.distill.config import DistillConfig
-from potstill.distill.families import Family, group
+from potstill.distill.layout import lay_out
 from potstill.distill.lessons import Lessons
 from potstill.distill.memory import explained
 from potstill.distill.mixture import Teachers
 from potstill.distill.packing import plan_steps
 from potstill.distill.panel import Panel
-from potstill.distill.teacher_rows import TeacherRows
 from potstill.distill.terms import TermLoss
 from potstill.errors import TrainingError
 from potstill.models import adapters
@@ -114,7 +113,7 @@ def prepare(
     )
     if panel is not None:
         panel.check(live, [*rows, *validation], tokenizer, student)
-    training, held_out = _lay_out(config, live, student, (rows, validation), aligned, panel, events)
+    training, held_out = lay_out(config, live, student, (rows, validation), aligned, panel, events)
     plan = plan_steps(
         training,
         step_tokens=config.step_tokens,
@@ -228,83 +227,6 @@ def _up_to(rows: Sequence[Row], tokens: int) -> list[int]:
     total = sum(len(row.ids) for row in rows)
     count = len(rows) if total <= tokens else max(1, len(rows) * tokens // total)
     return evenly(range(len(rows)), count)
-
-
-def _lay_out(
-    config: DistillConfig,
-    teacher: signals.LiveTeacher,
-    student: Any,
-    some_rows: tuple[Sequence[Row], Sequence[Row]],
-    aligned: tuple[TeacherRows, TeacherRows] | None,
-    panel: Panel | None,
-    events: Emitter,
-) -> tuple[RowSet, RowSet]:
-    """The first layout of those wanted in which all models say the same as for single rows.
-
-    some_rows: those of training and of validation, in the student's tokens.
-    """
-    rows = some_rows[0]
-
-    def models() -> Iterable[tuple[Any, Sequence[Row]]]:
-        with teacher.shortened() as model:
-            yield model, rows if aligned is None else aligned[0].rows
-        yield student, rows
-        yield from ((one.model, rows) for one in panel.others(teacher)) if panel else ()
-
-    for packed, share in _layouts(config):
-        if all(_can(model, read, packed, share) for model, read in models()):
-            break
-    else:
-        raise TrainingError(
-            "These models do not say the same for packed rows as for single ones.",
-            "Use distill.batching: auto, and no attention maps.",
-        )
-    if (packed, share) != next(_layouts(config)):
-        events.warning(
-            "The models do not say the same for "
-            f"{'packed rows' if not packed else 'shared beginnings'} as for single rows, so "
-            f"{'rows are padded' if not packed else 'nothing is shared'}: slower, equal in result."
-        )
-    found = []
-    for some, partner in zip(some_rows, aligned or (None, None), strict=True):
-        families = RowSet.apart(some).families
-        if share:
-            families = _families(some, panel.kinds(some) if panel else [None] * len(some), config)
-        found.append(RowSet(some, families, packed, partner))
-    return found[0], found[1]
-
-
-def _families(
-    rows: Sequence[Row], kinds: Sequence[Hashable], config: DistillConfig
-) -> list[Family]:
-    """Rows that share a beginning and are of one kind, together."""
-    families: list[Family] = []
-    for kind in dict.fromkeys(kinds):
-        numbers = [number for number, own in enumerate(kinds) if own == kind]
-        ids = [rows[number].ids for number in numbers]
-        found = group(ids, computed=config.micro_tokens, in_full=config.step_tokens)
-        families += [tuple(numbers[one] for one in family) for family in found]
-    return families
-
-
-def _layouts(config: DistillConfig) -> Iterator[tuple[bool, bool]]:
-    """(packed, beginnings are shared), the preferred first."""
-    # Dropout would be drawn once for all that share a token.
-    drops = config.adapter != "none" and config.lora.dropout > 0
-    share = config.share_beginnings and not drops
-    both = {"auto": (True, False), "packed": (True,), "buckets": (False,)}[config.batching]
-    for packed in (True,) if config.attention.used else both:
-        if share:
-            yield packed, True
-        yield packed, False
-
-
-def _can(model: Any, rows: Sequence[Row], packed: bool, share: bool) -> bool:
-    """Whether the model's states in this layout are those of single rows."""
-    attention.unuse(model)
-    if not packed and not share:
-        return True  # right padding under causal attention
-    return probe.says_the_same(model, rows, packed=packed, share=share)
 
 
 def _format(
