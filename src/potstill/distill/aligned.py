@@ -27,7 +27,7 @@ from potstill.distill.batches import MicroBatch, Row, RowSet
 from potstill.distill.objective import ActiveTokens, Objective
 from potstill.distill.signals import HiddenStates, Ranked, TeacherSignal, TopK
 from potstill.distill.sparse import top_k
-from potstill.models.align import Span, Words, same_bytes, words_of
+from potstill.models.align import Span, Words, same_bytes
 from potstill.models.output import OutputLayer, output_layer
 
 LOGITS_BYTES = 96 << 20
@@ -127,11 +127,8 @@ class CommonWords:
         return found
 
 
-def common_words(
-    student_tokenizer: Any, teacher_tokenizer: Any, student: Any, teacher: Any
-) -> CommonWords:
-    """Of two models with their tokenizers. Errors: ModelError of `words_of`."""
-    words = [words_of(one) for one in (student_tokenizer, teacher_tokenizer)]
+def common_words(words: tuple[Words, Words], student: Any, teacher: Any) -> CommonWords:
+    """Of two models. words: of their tokenizers, the student's first."""
     sizes = [
         min(len(known.text), output_layer(model).words)
         for known, model in zip(words, (student, teacher), strict=True)
