@@ -59,10 +59,11 @@ def as_base(model: Any, kind: AdapterKind, *, remember: bool = False) -> Any:
 
 
 def check_targets(model: Any, settings: LoraConfig) -> None:
-    """Errors: ModelError unless each target module is the end of a linear layer's name."""
+    """Errors: ModelError unless each target module is the end of a linear layer's name, or if the
+    model has no linear layers at all."""
+    known = quantised.linear_layers(model)
     if settings.target_modules == "all-linear":
         return
-    known = quantised.linear_layers(model)
     ends = sorted({name.rpartition(".")[2] for name in known})
     unknown = [
         target
@@ -164,10 +165,10 @@ def _on_plain_layers(model: Any) -> Any:
     return plain.eval()
 
 
-def save_adapter(model: Any, folder: Path, kind: AdapterKind, base: str) -> None:
+def save_adapter(model: Any, folder: Path, kind: AdapterKind, base: str | None) -> None:
     """Write the adapter in PEFT's format, and which base it belongs to, there whole or not at all.
 
-    base: the name of the base, for people. A folder that is there already is left as it is.
+    base: where people find the base, if anywhere. A folder that is there already is left as it is.
     """
     if folder.is_dir():
         return
