@@ -13,8 +13,6 @@ from __future__ import annotations
 
 import copy
 import hashlib
-import os
-import shutil
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -26,7 +24,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from potstill.core.files import disk_errors, write_json
+from potstill.core.files import whole_folder, write_json
 from potstill.errors import ModelError
 from potstill.models import quantised
 from potstill.models.adapter_config import AdapterKind, LoraConfig, Precision
@@ -172,10 +170,7 @@ def save_adapter(model: Any, folder: Path, kind: AdapterKind, base: str | None) 
     """
     if folder.is_dir():
         return
-    part = folder.with_name(f"{folder.name}.part")
-    shutil.rmtree(part, ignore_errors=True)
-    with disk_errors(folder, "write"):
-        part.mkdir(parents=True)
+    with whole_folder(folder) as part:
         save_file(_state(model), part / WEIGHTS, metadata={"format": "pt"})
         write_json(part / CONFIG, _config_of(model))
         write_json(
@@ -188,7 +183,6 @@ def save_adapter(model: Any, folder: Path, kind: AdapterKind, base: str | None) 
                 "kind": kind,
             },
         )
-        os.replace(part, folder)
 
 
 def _state(model: Any) -> dict[str, Tensor]:

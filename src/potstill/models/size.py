@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from potstill.models.packages import pinned
-from potstill.models.refs import Reference, parse
+from potstill.models.refs import Reference, cached_snapshot, parse
 
 UNKNOWN = 1_000_000_000
 """What a plan reckons with for a hub model that is not cached here and whose name tells nothing."""
@@ -39,7 +39,7 @@ def parameters(reference: Reference | str) -> int | None:
     if reference.kind == "pypi":
         return pinned(reference.name, reference.revision).parameters
     if reference.kind == "hub":
-        folder = _hub_folder(reference)
+        folder = cached_snapshot(reference)
         return folder_parameters(folder) if folder else None
     assert reference.path is not None
     count = folder_parameters if reference.kind == "folder" else gguf_parameters
@@ -69,7 +69,7 @@ def folder_config(text: str) -> dict[str, Any] | None:
     Errors: ModelError for a reference without sense.
     """
     reference = parse(text)
-    folder = _hub_folder(reference) if reference.kind == "hub" else reference.path
+    folder = cached_snapshot(reference) if reference.kind == "hub" else reference.path
     if folder is None:
         return None
     try:
@@ -89,19 +89,6 @@ def gguf_parameters(path: Path) -> int | None:
         return sum(int(tensor.n_elements) for tensor in GGUFReader(path).tensors)
     except (ImportError, OSError, ValueError, IndexError, KeyError, OverflowError):
         return None  # what the reader raises for a file that is cut short or is none
-
-
-def _hub_folder(reference: Reference) -> Path | None:
-    try:
-        import huggingface_hub
-
-        return Path(
-            huggingface_hub.snapshot_download(
-                reference.name, revision=reference.revision, local_files_only=True
-            )
-        )
-    except (ImportError, OSError, ValueError):
-        return None
 
 
 def _safetensors(path: Path) -> int:
