@@ -612,3 +612,25 @@ def test_vocabularies_are_read_once_for_an_aligned_training(
         **(SETTINGS | {"epochs": 1, "validations": 1}),
     ).train(examples)
     assert len(read) == 2
+
+
+def test_what_is_told_apart_does_not_depend_on_the_micro_batch(
+    bench: Bench, examples: list[Example]
+) -> None:
+    goal = objective("words")
+    signal = bench.loss(goal, bench.data(examples)).signal
+    assert isinstance(signal, AlignedTeacher)
+    words = sorted(signal.common.ids()[0].tolist())
+    plain, few = (b"", b""), (b"\n", b"\n")
+    some = torch.tensor(words[:3])
+    ids = signal.common.ids
+    signal.common.ids = lambda leads=plain: ids() if leads == plain else (some, some + 1)  # type: ignore[method-assign,assignment]
+    states = torch.randn(2, 32, generator=torch.Generator().manual_seed(0))
+    both = signal._words(states, [plain, few])
+    alone = [signal._words(states[n : n + 1], [lead]) for n, lead in enumerate((plain, few))]
+    for n, one in enumerate(alone):
+        for field in ("ids", "log_p", "tail"):
+            torch.testing.assert_close(getattr(both, field)[n], getattr(one, field)[0])
+    assert both.ids[0].unique().numel() == goal.alignment.words == 9
+    assert both.ids[1].unique().numel() == 3
+    assert both.log_p[1].exp().sum() + both.tail[1].exp() == pytest.approx(1.0)

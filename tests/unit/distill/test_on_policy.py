@@ -22,6 +22,7 @@ from potstill.distill.run import run
 from potstill.errors import InputError
 
 OWN = {"share": 0.6, "max_new_tokens": 10, "refresh_steps": 2, "allow_endless": True}
+REPLAYED = {name: value for name, value in OWN.items() if name != "max_new_tokens"}
 
 
 def config_of(teacher: Path, **changes: Any) -> DistillConfig:
@@ -65,7 +66,7 @@ def test_a_run_keeps_its_rollouts_replays_them_and_leaves_the_comparison_alone(
     assert not (plain.data / "rollouts.jsonl").exists()
     text = (own.data / "rollouts.jsonl").read_text()
     (context.project / "kept.jsonl").write_text(text)
-    replay = config_of(teacher_folder, on_policy={**OWN, "replay": "kept.jsonl"})
+    replay = config_of(teacher_folder, on_policy={**REPLAYED, "replay": "kept.jsonl"})
     run(replay, stage_inputs, again, context)  # relative to the project
     for name in ("distilled", "finetuned"):
         assert weights(own, name) == weights(again, name)
@@ -77,7 +78,7 @@ def test_a_run_keeps_its_rollouts_replays_them_and_leaves_the_comparison_alone(
 def test_what_is_replayed_is_part_of_the_key(teacher_folder: Path, tmp_path: Path) -> None:
     project = tmp_path / "project"
     project.mkdir()
-    config = config_of(teacher_folder, on_policy={**OWN, "replay": "kept.jsonl"})
+    config = config_of(teacher_folder, on_policy={**REPLAYED, "replay": "kept.jsonl"})
     with pytest.raises(InputError, match=r"kept\.jsonl .* is no file"):
         facts(config, project)
     keys = []
@@ -86,7 +87,7 @@ def test_what_is_replayed_is_part_of_the_key(teacher_folder: Path, tmp_path: Pat
         keys.append(stage_key(STAGE, config, {}, facts(config, project), 1).value)
     assert keys[0] != keys[1]
     (tmp_path / "outside.jsonl").write_text("x")
-    outside = config_of(teacher_folder, on_policy={**OWN, "replay": "../outside.jsonl"})
+    outside = config_of(teacher_folder, on_policy={**REPLAYED, "replay": "../outside.jsonl"})
     with pytest.raises(InputError, match="outside of the project"):
         facts(outside, project)
     assert set(facts(config_of(teacher_folder), project)) == {"teacher"}
