@@ -159,12 +159,15 @@ class AlignedTeacher:
         self.settings, self.temperature = objective.alignment, objective.temperature
         self.answers_alone = objective.kd_tokens == "answer" and not measuring
         self.words, self.dtype = common.sizes[1], dtype
+        self._last: tuple[MicroBatch, MicroBatch] | None = None
         self.output = output.cut(self.words, dtype)
 
     def read(self, batch: MicroBatch) -> MicroBatch:
-        """The same families in the teacher's tokens."""
-        made = self.data.read_by_teacher.collate(batch.families, EVERY, PADDING)
-        return made.to(batch.input_ids.device)
+        """The same families in the teacher's tokens; of the last batch they are remembered."""
+        if self._last is None or self._last[0] is not batch:
+            made = self.data.read_by_teacher.collate(batch.families, EVERY, PADDING)
+            self._last = batch, made.to(batch.input_ids.device)
+        return self._last[1]
 
     @torch.no_grad()
     def tokens(self, rows: Sequence[Row], batch: MicroBatch) -> AlignedTokens:

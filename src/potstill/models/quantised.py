@@ -11,7 +11,7 @@ Both multiply with the dequantised weight, in the type of the activations.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -180,22 +180,6 @@ def weights_in(parameter: Any) -> int:
     """How many weights a parameter stands for; two 4-bit ones are packed into a byte."""
     state = getattr(parameter, "quant_state", None)
     return int(parameter.numel() if state is None else state.shape.numel())
-
-
-def bytes_of(model: Any) -> int:
-    """Of the model's weights and scales in memory."""
-    return sum(one.numel() * one.element_size() for one in _tensors(model))
-
-
-def _tensors(model: Any) -> Iterator[Tensor]:
-    yield from model.parameters()
-    yield from model.buffers()
-    for parameter in model.parameters():
-        state = getattr(parameter, "quant_state", None)
-        if state is not None:
-            yield state.absmax
-            if state.nested:
-                yield state.state2.absmax
 
 
 def _kind(module: Any) -> Precision:

@@ -49,15 +49,18 @@ def parameters(reference: Reference | str) -> int | None:
 def folder_parameters(folder: Path) -> int | None:
     """The sum over the headers of a folder's safetensors files; None if none can be read.
 
-    A folder may hold its weights twice; the index, or the file that transformers reads, decides.
+    A folder may hold its weights twice: those count that transformers would load, a single file
+    before an index's shards.
     """
     try:
         index, single = folder / "model.safetensors.index.json", folder / "model.safetensors"
-        if index.exists():
+        if single.exists():
+            files = [single]
+        elif index.exists():
             names = set(json.loads(index.read_text("utf-8"))["weight_map"].values())
             files = [folder / name for name in sorted(names)]
         else:
-            files = [single] if single.exists() else sorted(folder.glob("*.safetensors"))
+            files = sorted(folder.glob("*.safetensors"))
         return sum(_safetensors(file) for file in files) or None
     except (ImportError, OSError, ValueError, KeyError, TypeError, AttributeError):
         return None

@@ -634,3 +634,25 @@ def test_what_is_told_apart_does_not_depend_on_the_micro_batch(
     assert both.ids[0].unique().numel() == goal.alignment.words == 9
     assert both.ids[1].unique().numel() == 3
     assert both.log_p[1].exp().sum() + both.tail[1].exp() == pytest.approx(1.0)
+
+
+def test_a_batch_is_laid_out_once_for_the_teacher(
+    bench: Bench, examples: list[Example], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = bench.data(examples)
+    loss = bench.loss(objective("spans"), data)
+    assert data.teacher is not None
+    made = []
+    real = RowSet.collate
+
+    def counted(self: RowSet, *args: Any, **kwargs: Any) -> Any:
+        made.append(self.rows is data.read_by_teacher.rows)
+        return real(self, *args, **kwargs)
+
+    monkeypatch.setattr(RowSet, "collate", counted)
+    step = Steps(data, [[[one] for one in data.families]], loss.objective.active, 0, Ranks())[0]
+    made.clear()
+    for batch in step.batches:
+        loss(data.rows, batch, Weights.highest(loss.objective), step.totals)
+        assert loss.flops(batch) > 0
+    assert sum(made) == len(step.batches)
