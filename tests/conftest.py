@@ -33,7 +33,44 @@ def full_disk() -> Path:
 
 
 @pytest.fixture(scope="session")
-def make_student() -> MakeModel:
+def random_model() -> Callable[..., Any]:
+    """random_model(kind="llama", ...) -> a small model of that type of transformers, in fp32.
+
+    spread: the weights' standard deviation, so large that what it says is far from uniform, as a
+    trained model's is. norms: how far norms are from what they begin with. The others: fields of
+    its config.
+    """
+
+    def make(
+        kind: str = "llama", seed: int = 0, spread: float = 0.3, norms: float = 0.0, **fields: Any
+    ) -> Any:
+        import torch
+        from transformers import AutoConfig, AutoModelForCausalLM
+
+        small = {
+            "vocab_size": 50,
+            "hidden_size": 32,
+            "intermediate_size": 48,
+            "num_hidden_layers": 3,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 2,
+            "head_dim": 8,
+        }
+        torch.manual_seed(seed)
+        model = AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **(small | fields)))
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                if "norm" not in name:
+                    parameter.normal_(0.0, spread)
+                elif norms:
+                    parameter.add_(norms * torch.randn(parameter.shape))
+        return model.eval()
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def make_student(random_model: Callable[..., Any]) -> MakeModel:
     """make_student(folder, ...) -> the folder, with a random model in bf16 and its tokenizer.
 
     text: what the tokenizer is trained on, up to `vocabulary` tokens.
@@ -52,7 +89,7 @@ def make_student() -> MakeModel:
     ) -> Path:
         import torch
         from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-        from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+        from transformers import PreTrainedTokenizerFast
 
         byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False)
         digits = pre_tokenizers.Digits(individual_digits=True)
@@ -75,26 +112,20 @@ def make_student() -> MakeModel:
             pad_token="<|endoftext|>",
         )
         tokenizer.chat_template = template
-        torch.manual_seed(seed)
-        model = LlamaForCausalLM(
-            LlamaConfig(
-                vocab_size=len(tokenizer),
-                hidden_size=64,
-                intermediate_size=128,
-                num_hidden_layers=layers,
-                num_attention_heads=4,
-                num_key_value_heads=2,
-                max_position_embeddings=positions,
-                tie_word_embeddings=True,
-                bos_token_id=tokenizer.bos_token_id,
-                eos_token_id=tokenizer.eos_token_id,
-                pad_token_id=tokenizer.pad_token_id,
-            )
+        model = random_model(
+            seed=seed,
+            spread=0.15,
+            vocab_size=len(tokenizer),
+            hidden_size=64,
+            intermediate_size=128,
+            num_hidden_layers=layers,
+            head_dim=16,
+            max_position_embeddings=positions,
+            tie_word_embeddings=True,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
         )
-        with torch.no_grad():
-            for parameter in model.parameters():
-                if parameter.ndim > 1:  # far from uniform, as a trained model is
-                    parameter.normal_(0.0, 0.15)
         model.to(torch.bfloat16).save_pretrained(folder)
         tokenizer.save_pretrained(folder)
         return folder

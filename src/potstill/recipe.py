@@ -60,12 +60,18 @@ class Recipe(BaseModel):
                 "distill.student.start: uncorrected is for a teacher that is corrected; set "
                 "correct.method to full or lora"
             )
-        for name in ("distill", "evaluate", "export"):
+        taught = [voice.teacher for voice in self.distill.voices]
+        if self.correct.method != "none" and self.correct.teacher not in taught:
+            raise ValueError(
+                f"correct.teacher is {self.correct.teacher}, but distill is taught by "
+                f"{', '.join(taught)}; the teacher that is corrected must be one that teaches"
+            )
+        for name in ("evaluate", "export"):
             other = getattr(self, name).teacher
-            if self.correct.method != "none" and other != self.correct.teacher:
+            if other != self.distill.teacher:
                 raise ValueError(
-                    f"{name}.teacher is {other}, but correct.teacher is {self.correct.teacher}; "
-                    "the teacher that is corrected is the one that teaches"
+                    f"{name}.teacher is {other}, but distill.teacher is {self.distill.teacher}; "
+                    "set teacher at the top, or both"
                 )
         return self
 

@@ -22,37 +22,11 @@ from potstill.errors import StoreError
 from potstill.recipe import Recipe
 
 
-def small_recipe(teacher: Path) -> dict[str, Any]:
-    """A recipe that takes seconds: one text file, a tiny teacher, a few steps."""
-    return {
-        "name": "small",
-        "teacher": str(teacher),
-        "ingest": {"sources": ["notes.md"], "chunk_tokens": 160, "overlap_tokens": 0},
-        "generate": {"backend": "fake", "pairs_per_chunk": 3},
-        "distill": {
-            "student": {"drop_layers": 1, "calibration_tokens": 64},
-            "epochs": 2,
-            "step_tokens": 512,
-            "micro_tokens": 1024,
-            "sequence_tokens": 512,
-            "validations": 2,
-        },
-        "evaluate": {
-            "max_examples": 3,
-            "answer_tokens": 4,
-            "resamples": 100,
-            "speed_rounds": 1,
-            "speed_tokens": 2,
-        },
-        "export": {
-            "max_examples": 2,
-            "answer_tokens": 4,
-            "resamples": 100,
-            "speed_rounds": 1,
-            "speed_tokens": 2,
-            "quantisations": ["q8_0"],
-        },
-    }
+@pytest.fixture
+def small_recipe(small_recipe: dict[str, Any]) -> dict[str, Any]:
+    """It exports one small file too."""
+    measured = {"max_examples": 2, "quantisations": ["q8_0"]}
+    return small_recipe | {"export": small_recipe["evaluate"] | measured}
 
 
 @pytest.fixture
@@ -65,9 +39,9 @@ def project(tmp_path: Path) -> Path:
 
 
 def test_a_whole_run_leaves_report_files_and_reusable_stages(
-    project: Path, tiny_teacher: Path
+    project: Path, small_recipe: dict[str, Any]
 ) -> None:
-    recipe = Recipe.from_dict(small_recipe(tiny_teacher))
+    recipe = Recipe.from_dict(small_recipe)
     fresh = {step.name: step.estimate for step in pipeline.plan(recipe, project)}
     assert all(costs["seconds"] > 0 and costs["memory_bytes"] > 0 for costs in fresh.values())
     assert fresh["generate"]["requests"] > 0
@@ -92,7 +66,7 @@ def test_a_whole_run_leaves_report_files_and_reusable_stages(
 
     again = pipeline.plan(recipe, project)
     assert {step.action for step in again} == {"reuse"}
-    changed = Recipe.from_dict({**small_recipe(tiny_teacher), "curate": {"support": 0.9}})
+    changed = Recipe.from_dict({**small_recipe, "curate": {"support": 0.9}})
     actions = {step.name: (step.action, step.reason) for step in pipeline.plan(changed, project)}
     assert actions["generate"][0] == "reuse"
     assert actions["curate"] == ("run", "changed: support")
@@ -116,12 +90,11 @@ def test_a_whole_run_leaves_report_files_and_reusable_stages(
 
 
 def test_a_corrected_teacher_teaches_and_is_measured_beside_the_original(
-    project: Path, tiny_teacher: Path
+    project: Path, small_recipe: dict[str, Any]
 ) -> None:
-    small = small_recipe(tiny_teacher)
-    rows = {name: small["distill"][name] for name in ("step_tokens", "micro_tokens")}
+    rows = {name: small_recipe["distill"][name] for name in ("step_tokens", "micro_tokens")}
     correct = {"method": "full", "learning_rate": 3e-3, "sequence_tokens": 512, **rows}
-    recipe = Recipe.from_dict(small | {"correct": correct})
+    recipe = Recipe.from_dict(small_recipe | {"correct": correct})
     run = pipeline.run(recipe, project)
 
     report = run.report
@@ -140,16 +113,18 @@ def test_a_corrected_teacher_teaches_and_is_measured_beside_the_original(
 
     # Other settings of distillation do not train the teacher again; other rows do.
     longer = Recipe.from_dict(
-        small | {"correct": correct, "distill": small["distill"] | {"epochs": 3}}
+        small_recipe | {"correct": correct, "distill": small_recipe["distill"] | {"epochs": 3}}
     )
     actions = {step.name: step.action for step in pipeline.plan(longer, project)}
     assert (actions["correct"], actions["distill"]) == ("reuse", "run")
-    stricter = Recipe.from_dict(small | {"correct": correct, "curate": {"support": 0.9}})
+    stricter = Recipe.from_dict(small_recipe | {"correct": correct, "curate": {"support": 0.9}})
     assert pipeline.plan(stricter, project)[3].action == "wait"
 
 
-def test_ctrl_c_says_that_the_same_command_goes_on(project: Path, tiny_teacher: Path) -> None:
-    (project / "recipe.yaml").write_text(yaml.safe_dump(small_recipe(tiny_teacher)), "utf-8")
+def test_ctrl_c_says_that_the_same_command_goes_on(
+    project: Path, small_recipe: dict[str, Any]
+) -> None:
+    (project / "recipe.yaml").write_text(yaml.safe_dump(small_recipe), "utf-8")
     command = [sys.executable, "-m", "potstill.cli", "run", str(project / "recipe.yaml")]
     # A shell's background job ignores Ctrl-C, and so would what is started here.
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -185,13 +160,12 @@ def runs_started(diary: Path) -> int:
 
 
 def test_a_run_killed_again_and_again_ends_as_an_undisturbed_one(
-    project: Path, tiny_teacher: Path, tmp_path_factory: pytest.TempPathFactory
+    project: Path, small_recipe: dict[str, Any], tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    recipe = small_recipe(tiny_teacher)
     calm, killed = tmp_path_factory.mktemp("calm"), tmp_path_factory.mktemp("killed")
     for folder in (calm, killed):
         shutil.copy(project / "notes.md", folder / "notes.md")
-        (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe), "utf-8")
+        (folder / "recipe.yaml").write_text(yaml.safe_dump(small_recipe), "utf-8")
 
     def command(folder: Path) -> list[str]:
         options = ["--project", str(folder), "--until", "distill"]

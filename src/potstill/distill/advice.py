@@ -14,6 +14,7 @@ from typing import Any
 from potstill.core.machine import free_disk_bytes, memory_bytes
 from potstill.core.stage import Advice, Figures
 from potstill.distill.config import DistillConfig
+from potstill.distill.loading import why_resident
 from potstill.distill.plan import (
     budget_tokens,
     hidden_width,
@@ -22,8 +23,8 @@ from potstill.distill.plan import (
     row_tokens,
     signal_bytes,
     student_parameters,
+    teacher_parameters,
 )
-from potstill.models.size import expected_parameters
 
 SHARE_OF_MEMORY = 0.8
 """Of physical memory; the rest is the system's and the caches'."""
@@ -42,11 +43,12 @@ def advise(
 ) -> tuple[Advice, ...]:
     """One proposal a field, with its reason. Errors: LookupError if figures are missing."""
     room = SHARE_OF_MEMORY * (memory_bytes() or UNKNOWN_MEMORY)
-    teacher = expected_parameters(config.teacher)
+    teacher = teacher_parameters(config)
     tokens = budget_tokens(config, earlier)
     made = [_method(config), *_loading(config, room)]
     made.append(_signal(config, earlier, project, teacher))
-    if config.student.model is None and config.student.size == "parameters_ratio":
+    free = not config.assistants and config.student.size == "parameters_ratio"
+    if config.student.model is None and free:
         made.append(_size(config, tokens, teacher))
     return (*made, *_batch(config, earlier, tokens, room), *_adapter(config, room))
 
@@ -56,6 +58,8 @@ def _method(config: DistillConfig) -> Advice:
         "pulls wherever the teacher gives mass, on every token; the quickstart's figures are of it "
         "(docs/concepts/which-method.md)"
     )
+    if config.divergence_parameter is not None:
+        why += "; it takes no divergence_parameter"
     return _proposed("distill.divergence", config.divergence, "forward_kl", why)
 
 
@@ -91,11 +95,14 @@ def _signal(
     ):
         if kind == "top_k" and config.alignment.used:
             continue
-        size = signal_bytes(config.model_copy(update={"signal": kind}), hidden_width(teacher))
+        form = config.model_copy(update={"signal": kind})
+        size = signal_bytes(form, hidden_width(teacher)) * len(config.voices)
         if size * rows <= free:
             return _proposed(field, now, kind, f"{why} ({size * rows / 1e6:,.0f} MB)")
     if config.teacher_loading == "streamed":
-        return _proposed(field, now, "sampled", "there is no disk for another file of signals")
+        fits = set(config.shares) == {"forward_kl"} and not config.alignment.used
+        least = "sampled" if fits else "hidden_int8"
+        return _proposed(field, now, least, "the disk is short of any file; this is the smallest")
     return _proposed(field, now, "live", "there is no disk for a file of signals")
 
 
@@ -106,10 +113,13 @@ def _loading(config: DistillConfig, room: float) -> list[Advice]:
         memory_need(config.model_copy(update={"teacher_loading": how}), smallest)
         for how in ("resident", "streamed")
     )
-    if not streamed <= room < needed or config.needs_live_teacher:
+    chosen = {"axes": "depth", "method": "influence", "refit": False, "steps": 1}
+    able = config.model_copy(update={"student": config.student.model_copy(update=chosen)})
+    if not streamed <= room < needed or why_resident(able, cuts=True) is not None:
         return []
     why = f"a teacher in memory and the training need about {needed / 1e9:.0f} of "
-    why += f"{room / 1e9:.0f} GB; with student.method: influence it is read layer by layer"
+    why += f"{room / 1e9:.0f} GB; with student: {{method: influence, refit: false}} it is read "
+    why += "layer by layer"
     now = "streamed" if is_streamed(config) else config.teacher_loading
     return [_proposed("distill.teacher_loading", now, "streamed", why)]
 
@@ -121,14 +131,13 @@ def _batch(
     fitting = [micro for micro in MICRO_TOKENS if memory_need(config, micro) <= room]
     micro = max(fitting[0] if fitting else MICRO_TOKENS[-1], config.sequence_tokens)
     step = int(min(max(tokens / STEPS, 2 * longest, 500), 16_384)) // 100 * 100
+    sizes = f"about {memory_need(config, micro) / 1e9:.1f} of {room / 1e9:.0f} GB"
+    why = f"the largest of use that fits: {sizes}; it does not change the result"
+    if not fitting:
+        why = f"the smallest, which does not fit either: {sizes}"
+    fits = memory_need(config, config.micro_tokens) <= room
     return [
-        _proposed(
-            "distill.micro_tokens",
-            config.micro_tokens,
-            micro,
-            f"the largest of use that fits: about {memory_need(config, micro) / 1e9:.1f} of "
-            f"{room / 1e9:.0f} GB; it does not change the result",
-        ),
+        _proposed("distill.micro_tokens", config.micro_tokens, micro, why, exact=not fits),
         _proposed(
             "distill.step_tokens",
             config.step_tokens,
@@ -156,7 +165,10 @@ def _adapter(config: DistillConfig, room: float) -> list[Advice]:
     return [_proposed("distill.adapter", config.adapter, kind, size)]
 
 
-def _proposed(field: str, now: Any, proposed: Any, why: str) -> Advice:
-    near = isinstance(proposed, int) and isinstance(now, int) and 0.5 <= now / proposed <= 2
+def _proposed(field: str, now: Any, proposed: Any, why: str, *, exact: bool = False) -> Advice:
+    """exact: a number of the recipe that is near the proposed one will not do."""
+    numbers = isinstance(proposed, int) and isinstance(now, int)
+    if numbers and not exact and 0.5 <= now / proposed <= 2:
+        proposed = now  # near enough to be left alone
     chosen = now == "auto" and proposed in ("live", "hidden_bf16")  # what auto comes to
-    return Advice(field, str(proposed), now == proposed or near or chosen, why)
+    return Advice(field, str(proposed), now == proposed or chosen, why)

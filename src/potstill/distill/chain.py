@@ -28,8 +28,8 @@ from potstill.distill.student import make_student
 from potstill.distill.train import Trained, train_student
 from potstill.errors import TrainingError
 from potstill.models import refs, surgery
-from potstill.models.load import load_model
 from potstill.models.save import save_model
+from potstill.models.skeleton import outline
 from potstill.models.targets import Target
 
 SLACK = 1e-9
@@ -48,18 +48,19 @@ def through_assistants(
     """Make each assistant that is not there yet; returns the config and teachers by which the
     student learns, and what the assistants' trainings came to. Without assistants: what was given.
 
-    models: the assistants are kept in it, as `assistant-1` and so on. panel: several teachers; they
-    teach the first assistant. Errors: TrainingError for an assistant that would be no smaller than
-    the one before it.
+    models: the assistants are kept in it, as `assistant-1` and so on, and how they were cut beside
+    it. panel: several teachers; they teach the first assistant. Errors: TrainingError for an
+    assistant that would be no smaller than the one before it.
     """
     trained: dict[str, Trained] = {}
     if not config.assistants:
         return config, panel, trained
-    teacher = load_model(config.teacher)
+    teacher = outline(config.teacher)
     _check_sizes(config, teacher)
     whole = link = surgery.parameters_of(teacher)
-    del teacher
-    now = config.model_copy(update={"assistants": ()})
+    # Rollouts that are replayed are the student's own.
+    on_policy = config.on_policy.model_copy(update={"replay": None})
+    now = config.model_copy(update={"assistants": (), "on_policy": on_policy})
     for number, assistant in enumerate(config.assistants, 1):
         name = f"assistant-{number}"
         own = _cut_to(now, assistant.parameters_ratio * whole / link).model_copy(
@@ -86,7 +87,8 @@ def through_assistants(
         panel, now = None, now.model_copy(update={"teacher": str(target), "teachers": ()})
     last = _cut_to(now, config.student.ratio * whole / link)
     # One teacher now, so there is nothing to weigh.
-    return last.model_copy(update={"teacher_weighting": "fixed"}), None, trained
+    found = {"teacher_weighting": "fixed", "on_policy": config.on_policy}
+    return last.model_copy(update=found), None, trained
 
 
 def _cut_to(config: DistillConfig, ratio: float) -> DistillConfig:
@@ -130,16 +132,18 @@ def _teach(
     """Cut one assistant from its teacher, distil it, keep it, and drop what was needed for it."""
     work.mkdir(parents=True, exist_ok=True)
     digest = refs.digest(refs.parse(config.teacher))
-    teacher = open_teacher(config.teacher, config, lessons.rows, lessons.events)
+    teacher = open_teacher(config.teacher, config, lessons.taught, lessons.events)
     start = make_student(
         config,
         teacher,
         lessons,
         begins=config.teacher,
+        panel=panel,
         digest=digest,
         work=work,
         tensorboard=tensorboard,
     )
+    write_json(target.parent.parent / f"surgery-{name}.json", start.report)
     assistant = start.load().to(teacher.device)
     material = prepare(
         config,

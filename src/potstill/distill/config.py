@@ -145,6 +145,11 @@ class DistillConfig(TrainingConfig, Objective):
             )
         if self.on_policy.used:
             self._rollouts_fit()
+        if self.student.steps > 1 and not (ever(self.kd_weight) or ever(self.ce_weight)):
+            raise ValueError(
+                "student.steps trains between cuts by divergence and cross-entropy, and both have "
+                "a weight of 0; use steps: 1"
+            )
         if self.keep_adapter and self.adapter == "none":
             raise ValueError("keep_adapter needs an adapter: lora, dora or qlora")
         if self.adapter == "qlora" and self.lora.init == "orthogonal":

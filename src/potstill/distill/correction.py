@@ -32,7 +32,7 @@ from potstill.distill.material import PADDING, Material, check_there_are_rows, p
 from potstill.distill.ranks import Ranks
 from potstill.distill.terms import TermLoss, Weights
 from potstill.distill.train import train_student
-from potstill.errors import TrainingError
+from potstill.errors import PotstillError
 from potstill.models import refs
 from potstill.models.cast import cast
 from potstill.models.load import load_model, load_tokenizer
@@ -196,6 +196,11 @@ def _named_by_their_section() -> Iterator[None]:
     """Errors of the shared training name the fields as the recipe's `correct` section has them."""
     try:
         yield
-    except TrainingError as error:
-        names = (text.replace("distill.", "correct.") for text in (error.message, error.hint))
-        raise TrainingError(*names) from error
+    except PotstillError as error:
+        said, way_out = (
+            text.replace("distill.adapter: none", "correct.method: full")
+            .replace("distill.adapter", "correct.method")
+            .replace("distill.", "correct.")
+            for text in (error.message, error.hint)
+        )
+        raise type(error)(said, way_out) from error

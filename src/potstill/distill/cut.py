@@ -89,7 +89,8 @@ def cut(
 ) -> Cut:
     """Cut `model`, which is left as it is, to the target (None: as `drop_layers` says).
 
-    asked: the same model in a faster precision, on which layers are tried.
+    asked: on which layers are tried, if not on the model: it in a faster precision, or what it
+    became by correction.
     Errors: ModelError for an architecture or a size that cannot be.
     """
     asked = model if asked is None else asked

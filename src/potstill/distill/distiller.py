@@ -12,7 +12,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -186,7 +186,7 @@ class Distiller:
         source = config.teacher if named else self.teacher
         teacher = open_teacher(source, config, lessons.taught, events, student=size)
         if student is None:
-            student = self._cut(config, teacher, lessons, digest, work)
+            student = self._cut(config, panel, teacher, lessons, digest, work)
         student.requires_grad_(True).to(teacher.device)
         material = prepare(
             config,
@@ -212,6 +212,8 @@ class Distiller:
         """The config and the teachers by which the student learns, corrected, through all
         assistants."""
         best = self.config.teacher
+        rows = (lessons.rows, lessons.validation)
+        panel = Panel.of(resolved(self.config, best), self.tokenizer, *rows, {})
         if self.correct.method != "none":
             (work / "correct").mkdir(exist_ok=True)
             found = correct(
@@ -227,7 +229,7 @@ class Distiller:
             write_json(self.output / "correction.json", found.as_dict())
             best = str(self.output / "teacher") if found.kept else best
         config = resolved(self.config, best)
-        panel = Panel.of(config, self.tokenizer, lessons.rows, lessons.validation, {})
+        panel = panel and replace(panel, voices=config.voices)
         config, panel, _ = through_assistants(
             config,
             panel,
@@ -273,6 +275,7 @@ class Distiller:
     def _cut(
         self,
         config: DistillConfig,
+        panel: Panel | None,
         teacher: LiveTeacher,
         lessons: Lessons,
         digest: str,
@@ -285,6 +288,7 @@ class Distiller:
             teacher,
             lessons,
             begins=original if config.student.start == "uncorrected" else config.teacher,
+            panel=panel,
             digest=digest,
             work=work,
             tensorboard=self.output / "tensorboard",

@@ -33,6 +33,15 @@ def check(
         _check_loaded_teacher(config, correct, student, tokenizer)
         if student is teacher:
             raise UsageError("Teacher and student are the same object.", "Load the student anew.")
+    if correct.method != "none" and referenced:
+        taught = [voice.teacher for voice in config.voices]
+        if correct.teacher != str(teacher):
+            raise UsageError("correct.teacher is the teacher itself.", "Leave it out.")
+        if str(teacher) not in taught:
+            raise UsageError(
+                f"{teacher} is to be corrected, but {', '.join(taught)} teach.",
+                "Name it in teachers, or leave correct out.",
+            )
     if config.passages:
         raise UsageError(
             "passages are chunks of documents, which rows do not have.",

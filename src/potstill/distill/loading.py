@@ -10,12 +10,14 @@ import math
 
 from potstill.core.machine import processor_flags
 from potstill.distill.config import DistillConfig
+from potstill.errors import TrainingError
 from potstill.models.size import expected_parameters
 
 # float32: weight, gradient, AdamW's two moments; embeddings are in full below QLoRA too.
 BYTES_A_WEIGHT = {"none": 16, "lora": 5, "dora": 5, "qlora": 2}
 BYTES_A_TOKEN = 1.6e6  # activations of a micro-batch's token, at 99M weights
 KEPT_BYTES = 4.6e4  # keys and values of a token while answers are generated, at 99M weights
+TEACHER_BYTES = {"full": 4, "8bit": 2, "4bit": 1.5}  # of a weight, with embeddings in full
 LAYER_SHARE = 0.026  # of a small model's weights; larger ones have more layers
 PASS_TOKENS = 4096  # of a forward pass for a file of signals (recording.py)
 GROUP_BYTES = 16 << 30
@@ -34,13 +36,26 @@ def is_streamed(
         return config.teacher_loading == "streamed"
     return (
         available is not None
-        and resident_bytes(config, teacher, student) > available
+        and resident_bytes(config, teacher, student, cuts=cuts) > available
         and why_resident(config, cuts=cuts) is None
     )
 
 
+def check(config: DistillConfig, *, cuts: bool) -> None:
+    """Errors: TrainingError if `streamed` is set and something needs the whole teacher."""
+    reason = why_resident(config, cuts=cuts)
+    if config.teacher_loading == "streamed" and reason is not None:
+        what, way_out = reason
+        raise TrainingError(f"{what}; distill.teacher_loading: streamed does not.", way_out)
+
+
 def why_resident(config: DistillConfig, *, cuts: bool) -> tuple[str, str] | None:
     """What needs the whole teacher in memory, and the way out; None: nothing does."""
+    if len(config.teachers) > 1:
+        return (
+            "several distill.teachers are in memory one beside the other",
+            "Use one teacher.",
+        )
     if config.teacher_precision != "full":
         return (
             f"distill.teacher_precision: {config.teacher_precision} keeps the teacher in memory in "
@@ -62,18 +77,24 @@ def why_resident(config: DistillConfig, *, cuts: bool) -> tuple[str, str] | None
         return (
             f"distill.student.axes: {config.student.axes} measures and fits the teacher's layers, "
             "for which they must be in memory",
-            "Set distill.student.axes: depth, or train a student of your own.",
+            "Set distill.student.axes: depth, or name a pretrained student (student.model).",
+        )
+    if cuts and config.student.refit:
+        return (
+            "distill.student.refit fits what is left to the whole teacher, for which it must be in "
+            "memory",
+            "Set distill.student.refit: false, or name a pretrained student (student.model).",
         )
     if cuts and config.student.steps > 1:
         return (
             "distill.student.steps cuts a model that is in memory again and again",
-            "Set distill.student.steps: 1, or train a student of your own.",
+            "Set distill.student.steps: 1, or name a pretrained student (student.model).",
         )
     if cuts and config.student.method == "greedy":
         return (
             "distill.student.method: greedy runs the teacher's layers again and again, for which "
             "they must be in memory",
-            "Set distill.student.method: influence, or train a student of your own.",
+            "Set distill.student.method: influence, or name a pretrained student (student.model).",
         )
     return None
 
@@ -88,10 +109,18 @@ def student_parameters(config: DistillConfig, teacher: float) -> float:
     return min(teacher, settings.target(round(teacher), round(teacher)).limit)
 
 
-def resident_bytes(config: DistillConfig, teacher: float, student: float) -> float:
-    """The teacher in the type of the products, and the student's training."""
-    weights = number_bytes(config) * teacher
-    return weights + training_bytes(config, student, config.micro_tokens)
+def resident_bytes(config: DistillConfig, teacher: float, student: float, *, cuts: bool) -> float:
+    """The teacher, and beside it the student's training, or a copy that it is cut from before."""
+    held = TEACHER_BYTES[config.teacher_precision] * teacher
+    if config.teacher_precision == "full":
+        held = number_bytes(config) * teacher
+    training = training_bytes(config, student, config.micro_tokens)
+    return held + max(training, cut_bytes(teacher, student) if cuts else 0.0)
+
+
+def cut_bytes(teacher: float, student: float) -> float:
+    """The teacher in fp32 and what is cut from it."""
+    return 4.0 * (teacher + student)
 
 
 def training_bytes(config: DistillConfig, student: float, micro_tokens: int) -> float:

@@ -84,6 +84,7 @@ def prepare(
     """
     _check_tools(config)
     tokenizer, rows, aligned = lessons.tokenizer, lessons.rows, lessons.aligned
+    own_tokenizer = student_tokenizer or tokenizer
     seed, events = lessons.seed, lessons.events
     chosen = _up_to(lessons.validation, config.validation_tokens)
     validation = [lessons.validation[number] for number in chosen]
@@ -107,7 +108,7 @@ def prepare(
         teacher=live.model,
         student=student,
         teacher_tokenizer=tokenizer,
-        student_tokenizer=student_tokenizer or tokenizer,
+        student_tokenizer=own_tokenizer,
         teacher_rows=teacher_rows,
     )
     if panel is not None:
@@ -191,8 +192,7 @@ def prepare(
             truth = read(known, held_out, dtype=dtype, measuring=True)
     if not (config.active.kd or config.needs_live_teacher):
         signal = truth  # never asked, so the teacher need not stay in memory
-    kept = student_tokenizer or tokenizer
-    return Material(kept, training, held_out, plan, vocabulary, dtype, signal, truth)
+    return Material(own_tokenizer, training, held_out, plan, vocabulary, dtype, signal, truth)
 
 
 def _check_tools(config: DistillConfig) -> None:

@@ -16,12 +16,17 @@ from potstill.core.events import Emitter
 from potstill.core.machine import available_memory_bytes
 from potstill.distill.batches import Row
 from potstill.distill.config import DistillConfig
-from potstill.distill.loading import is_streamed, resident_bytes, student_parameters, why_resident
+from potstill.distill.loading import (
+    check,
+    is_streamed,
+    resident_bytes,
+    student_parameters,
+    why_resident,
+)
 from potstill.distill.material import pick_dtype
 from potstill.distill.precision import in_precision
 from potstill.distill.signals import LiveTeacher
 from potstill.distill.streaming import StreamedTeacher
-from potstill.errors import TrainingError
 from potstill.models import adapters, quantised
 from potstill.models.size import expected_parameters
 
@@ -53,15 +58,13 @@ def open_teacher(
     parameters = float(expected_parameters(str(teacher)))
     learning = student_parameters(config, parameters) if student is None else float(student)
     free = torch.cuda.mem_get_info()[0] if device.type == "cuda" else available_memory_bytes()
+    check(config, cuts=cuts)
     reason = why_resident(config, cuts=cuts)
-    needed = resident_bytes(config, parameters, learning)
+    needed = resident_bytes(config, parameters, learning, cuts=cuts)
     scarce = free is not None and config.teacher_loading == "auto" and needed > free
     sizes = f"The teacher and the training need about {needed / 1e9:.1f} GB, and "
     sizes += f"{(free or 0) / 1e9:.1f} GB are free"
     if is_streamed(config, parameters, learning, free, cuts=cuts):
-        if reason is not None:
-            what, way_out = reason
-            raise TrainingError(f"{what}; distill.teacher_loading: streamed does not.", way_out)
         if scarce:
             events.warning(f"{sizes}: the teacher is read layer by layer.")
         return StreamedTeacher(

@@ -23,7 +23,7 @@ from potstill.distill.families import Family
 from potstill.distill.mixture import Teachers
 from potstill.distill.plain import Told
 from potstill.distill.signals import CacheFormat, LiveTeacher, OneTeacher
-from potstill.distill.teachers_config import TeacherConfig
+from potstill.distill.teachers_config import TeacherConfig, different_teachers
 from potstill.errors import TrainingError
 from potstill.models import refs
 from potstill.models.load import load_model, load_tokenizer
@@ -78,11 +78,7 @@ class Panel:
             return None
         for voice in panel.voices[1:]:
             if load_tokenizer(voice.teacher).get_vocab() != tokenizer.get_vocab():
-                raise TrainingError(
-                    f"The teachers {panel.voices[0].teacher} and {voice.teacher} have different "
-                    "vocabularies, so their distributions cannot be mixed.",
-                    "Use teachers of one family in distill.teachers.",
-                )
+                raise different_teachers(panel.voices[0].teacher, voice.teacher)
         return panel
 
     def weights(self, rows: Sequence[Row]) -> Tensor:

@@ -6,7 +6,7 @@ In: a DistillConfig, the figures of ingestion and curation. Out: facts, figures.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from potstill.core.costs import seconds
@@ -14,9 +14,11 @@ from potstill.core.extras import check_installed
 from potstill.core.machine import available_memory_bytes
 from potstill.core.stage import Facts, Figures
 from potstill.distill import loading
-from potstill.distill.alignment import AlignmentConfig, different_vocabularies
+from potstill.distill.alignment import different_vocabularies
 from potstill.distill.config import DistillConfig
+from potstill.distill.teachers_config import different_teachers
 from potstill.distill.training_config import TrainingConfig
+from potstill.errors import TrainingError
 from potstill.models import refs
 from potstill.models.shape import FAMILIES, shape_of_config
 from potstill.models.size import expected_parameters, folder_config, folder_parameters
@@ -32,8 +34,8 @@ CANDIDATES, ROUNDS = 8, 10  # of the greedy choice: layers tried in a round, rou
 FIT_PASSES = 8  # of the teacher over the text that a student is fitted to, about
 ANSWER_TOKENS = 20  # of a rollout, about: a student that learns from short answers writes such
 WRITING_RATE = 135e6 * 100  # 16 answers at once, one core
+LIBRARIES = 1.2e9  # of the process besides models and batches
 STREAMED_SHARE = 0.25  # of the teacher's weights that are in memory at once, at most
-TEACHER_BYTES = {"full": 4, "8bit": 2, "4bit": 1.5}  # of a weight, with embeddings in full
 
 
 def facts(config: DistillConfig, project: Path) -> Facts:
@@ -43,6 +45,7 @@ def facts(config: DistillConfig, project: Path) -> Facts:
     to tell; InputError; MissingExtraError for what the settings need; TrainingError for tokenizers
     that differ without alignment.
     """
+    loading.check(config, cuts=config.student.model is None)
     for field, asked in (
         ("teacher_precision: 4bit", config.teacher_precision == "4bit"),
         ("adapter: qlora", config.adapter == "qlora"),
@@ -53,9 +56,13 @@ def facts(config: DistillConfig, project: Path) -> Facts:
     digests = [refs.digest(refs.parse(one.teacher)) for one in config.voices]
     found = {"teacher": digests[0]}
     found |= {f"teacher {number}": one for number, one in enumerate(digests[1:], 2)}
+    for voice in config.voices[1:]:
+        _check_vocabularies(config.voices[0].teacher, voice.teacher, different_teachers)
     if config.student.model is not None:
         found["student"] = refs.digest(refs.parse(config.student.model))
-        _check_vocabularies(config.voices[0].teacher, config.student.model, config.alignment)
+        if not config.alignment.used:
+            both = config.voices[0].teacher, config.student.model
+            _check_vocabularies(*both, lambda *_: different_vocabularies())
     return found | config.on_policy.facts(project)
 
 
@@ -74,15 +81,16 @@ def _check_cut(config: DistillConfig) -> None:
     find(shape, target, settings.axes, settings.round_to)
 
 
-def _check_vocabularies(teacher: str, student: str, alignment: AlignmentConfig) -> None:
-    """Errors: TrainingError if both are known, differ, and nothing says how to align them.
+def _check_vocabularies(
+    teacher: str, other: str, wrong: Callable[[str, str], TrainingError]
+) -> None:
+    """Errors: TrainingError if both vocabularies are known here and differ.
 
     Here, so that nobody waits for generation to hear of it; training checks it in any case.
     """
-    if not alignment.used:
-        both = [vocabulary_of(one) for one in (teacher, student)]
-        if None not in both and both[0] != both[1]:
-            raise different_vocabularies()
+    both = [vocabulary_of(one) for one in (teacher, other)]
+    if None not in both and both[0] != both[1]:
+        raise wrong(teacher, other)
 
 
 def row_tokens(earlier: Mapping[str, Figures]) -> float:
@@ -116,9 +124,14 @@ def signal_bytes(config: DistillConfig, width: float) -> float:
     }[config.signal]
 
 
+def teacher_parameters(config: DistillConfig) -> int:
+    """Of the teacher that the student is cut from."""
+    return expected_parameters(config.voices[0].teacher)
+
+
 def student_parameters(config: DistillConfig) -> float:
     """About how many the student has."""
-    teacher = expected_parameters(config.teacher)
+    teacher = teacher_parameters(config)
     if config.student.model is not None:
         return float(expected_parameters(config.student.model))
     return loading.student_parameters(config, teacher)
@@ -126,7 +139,7 @@ def student_parameters(config: DistillConfig) -> float:
 
 def assistant_parameters(config: DistillConfig) -> list[float]:
     """About how many each of the assistants has."""
-    teacher = expected_parameters(config.teacher)
+    teacher = teacher_parameters(config)
     return [one.parameters_ratio * teacher for one in config.assistants]
 
 
@@ -144,17 +157,19 @@ def budget_tokens(config: DistillConfig, earlier: Mapping[str, Figures]) -> floa
 
 def memory_need(config: DistillConfig, micro_tokens: int) -> float:
     """Bytes of a training with micro-batches of that size, about."""
-    teacher = expected_parameters(config.teacher)
+    teacher = teacher_parameters(config)
     largest = max([student_parameters(config), *assistant_parameters(config)])
-    held = TEACHER_BYTES[config.teacher_precision] * teacher
+    cuts = config.student.model is None
     if is_streamed(config):
         held = STREAMED_SHARE * loading.number_bytes(config) * teacher
-    return 8e8 + held + loading.training_bytes(config, largest, micro_tokens)
+        return LIBRARIES + held + loading.training_bytes(config, largest, micro_tokens)
+    sized = config.model_copy(update={"micro_tokens": micro_tokens})
+    return LIBRARIES + loading.resident_bytes(sized, teacher, largest, cuts=cuts)
 
 
 def is_streamed(config: DistillConfig) -> bool:
     """Whether the teacher will be read layer by layer on this machine, as it is now."""
-    teacher, student = expected_parameters(config.teacher), student_parameters(config)
+    teacher, student = teacher_parameters(config), student_parameters(config)
     free = available_memory_bytes()
     cuts = config.student.model is None
     return loading.is_streamed(config, teacher, student, free, cuts=cuts)
@@ -163,7 +178,7 @@ def is_streamed(config: DistillConfig) -> bool:
 def estimate(config: DistillConfig, earlier: Mapping[str, Figures], project: Path) -> Figures:
     """Two trainings of the same length and those of the assistants, the teachers' passes over the
     rows, the choice of layers."""
-    teacher, student = expected_parameters(config.teacher), student_parameters(config)
+    teacher, student = teacher_parameters(config), student_parameters(config)
     length = min(row_tokens(earlier), config.sequence_tokens)
     rows = earlier["curate"]["train_rows"] * length
     budget = budget_tokens(config, earlier)

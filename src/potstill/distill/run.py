@@ -31,10 +31,11 @@ from potstill.distill.material import Material, check_there_are_rows, prepare
 from potstill.distill.memory import raise_malloc_thresholds
 from potstill.distill.objective import Objective
 from potstill.distill.opening import open_teacher
+from potstill.distill.outcome import COMPARED, DISTILLED
 from potstill.distill.pairs import Encoded, encode_all
 from potstill.distill.panel import Panel, resolved
 from potstill.distill.rollouts import Rollout, figures
-from potstill.distill.student import Start, make_student
+from potstill.distill.student import Start, make_student, tokenizer_beside
 from potstill.distill.train import Trained, train_student
 from potstill.models import refs
 from potstill.models.corrected import corrected
@@ -43,7 +44,6 @@ from potstill.models.quantised import is_quantised
 from potstill.models.save import save_model
 from potstill.records import Chunk, Example
 
-DISTILLED = "distilled"
 FINETUNED = Objective(kd_weight=0.0, ce_weight=1.0, ce_tokens="all")
 
 
@@ -58,7 +58,7 @@ def run(
     config = resolved(config, corrected(inputs["correct"], config.teacher))
     tokenizer = load_tokenizer(config.teacher)
     given = config.student.model
-    own = tokenizer if given is None else load_tokenizer(given)
+    own = (None if given is None else tokenizer_beside(given)) or tokenizer
     examples = list(read_records(inputs["curate"].path("train.jsonl"), Example))
     encoded = encode_all(
         config,
@@ -92,6 +92,7 @@ def run(
         teacher,
         lessons,
         begins=uncorrected if config.student.start == "uncorrected" else config.teacher,
+        panel=panel,
         digest=digest,
         work=draft.work,
         tensorboard=draft.data / "tensorboard",
@@ -113,7 +114,7 @@ def run(
     del student, teacher
     gc.collect()
     trained: dict[str, Trained] = {}
-    for name, goal in ((DISTILLED, config.objective), ("finetuned", FINETUNED)):
+    for name, goal in ((DISTILLED, config.objective), (COMPARED, FINETUNED)):
         distilled = trained.get(DISTILLED)
         trained[name] = _train_once(
             name,

@@ -22,27 +22,31 @@ from potstill.distill.config import DistillConfig
 from potstill.distill.lessons import Lessons
 from potstill.distill.material import prepare
 from potstill.distill.objective import AttentionConfig, HiddenConfig
+from potstill.distill.on_policy import OnPolicyConfig
+from potstill.distill.panel import Panel
 from potstill.distill.signals import LiveTeacher
 from potstill.distill.train import train_student
 from potstill.models import surgery
-from potstill.models.load import load_model
+from potstill.models.load import Source, load_model
 from potstill.models.save import save_model
 from potstill.models.targets import Target
 
 
 def run(
     config: DistillConfig,
-    whole: Any,
+    begins: str,
     teacher: LiveTeacher,
     lessons: Lessons,
     *,
+    panel: Panel | None,
     digest: str,
     work: Path,
     tensorboard: Path,
-) -> tuple[Any, list[dict[str, Any]]]:
+) -> tuple[Path, list[dict[str, Any]]]:
     """All cuts but the last, each followed by a distillation.
 
-    Returns the model to make the last cut of, in float32, and one report a step.
+    begins: what the first cut is made of. Returns the folder of the model to make the last cut of,
+    and one report a step.
     Errors: those of `cut.cut`, `prepare` and `train_student`.
     """
     settings, reports = config.student, []
@@ -59,15 +63,15 @@ def run(
         limit = start * (final.limit / start) ** (number / settings.steps)
         said = f"step {number} of {settings.steps} to {final.said}"
         target = Target(limit, said, final.reading)
-        if number > 1:
-            whole = _loaded(work / f"cut-{number - 1}" / "model", teacher)
-        report = _cut(config, whole, lessons, target, folder)
+        source = work / f"cut-{number - 1}" / "model" if number > 1 else begins
+        report = _cut(config, source, teacher, lessons, target, folder)
         student = load_model(folder / "start")
         material = prepare(
             between,
             teacher,
             student.to(teacher.device),
             lessons,
+            panel=panel,
             digest=digest,
             work=work,
         )
@@ -96,12 +100,12 @@ def run(
         reports.append(report)
         del student, material
         gc.collect()
-    return _loaded(work / f"cut-{settings.steps - 1}" / "model", teacher), reports
+    return work / f"cut-{settings.steps - 1}" / "model", reports
 
 
 def shortened(config: DistillConfig) -> DistillConfig:
-    """The settings of a training between two cuts: fewer tokens, and the teacher's words alone, as
-    pairs of layers are those of the last student."""
+    """The settings of a training between two cuts: fewer tokens, divergence and cross-entropy on
+    the rows alone. Pairs of layers are those of the last student, and its answers are its own."""
     share = config.student.step_share
     return config.model_copy(
         update={
@@ -109,6 +113,7 @@ def shortened(config: DistillConfig) -> DistillConfig:
             "max_tokens": config.max_tokens and max(1, round(config.max_tokens * share)),
             "hidden": HiddenConfig(),
             "attention": AttentionConfig(),
+            "on_policy": OnPolicyConfig(),
             "validations": 1,
         }
     )
@@ -116,7 +121,8 @@ def shortened(config: DistillConfig) -> DistillConfig:
 
 def _cut(
     config: DistillConfig,
-    whole: Any,
+    source: Source,
+    teacher: LiveTeacher,
     lessons: Lessons,
     target: Target,
     folder: Path,
@@ -125,7 +131,8 @@ def _cut(
     done = folder / "cut.json"
     if not (done.exists() and (folder / "start").is_dir()):
         folder.mkdir(exist_ok=True)
-        text = cut.text_of(lessons.rows, lessons.validation, config.student, whole.device)
+        text = cut.text_of(lessons.rows, lessons.validation, config.student, teacher.device)
+        whole = loaded(source, teacher)
         made = cut.cut(config.student, whole, target, text, lessons.events)
         write_json(done, made.report | {"parameters": surgery.parameters_of(made.student)})
         save_model(made.student, lessons.tokenizer, folder / "start")
@@ -133,5 +140,6 @@ def _cut(
     return report
 
 
-def _loaded(folder: Path, teacher: LiveTeacher) -> Any:
-    return load_model(folder).requires_grad_(False).to(teacher.device)
+def loaded(source: Source, teacher: LiveTeacher) -> Any:
+    """A model to be cut: in float32, beside the teacher."""
+    return load_model(source).requires_grad_(False).to(teacher.device)

@@ -25,8 +25,8 @@ class Step:
 
     batches: tuple[MicroBatch, ...]
     totals: Mapping[str, float]
-    data: RowSet | None = None
-    """The rows that the batches are of; None: those of all steps."""
+    data: RowSet
+    """The rows that the batches are of."""
     figures: Mapping[str, float] = field(default_factory=dict)
     """What else is to be logged of it."""
 

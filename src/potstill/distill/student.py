@@ -16,10 +16,12 @@ from potstill.core.files import read_json, write_json
 from potstill.distill import cut, stages_of_cut
 from potstill.distill.config import DistillConfig
 from potstill.distill.lessons import Lessons
+from potstill.distill.panel import Panel
 from potstill.distill.signals import LiveTeacher
 from potstill.models import adapters, surgery
-from potstill.models.load import load_model, load_tokenizer, model_folder
+from potstill.models.load import Source, load_model, load_tokenizer, model_folder
 from potstill.models.save import save_model
+from potstill.models.skeleton import outline
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,7 @@ def make_student(
     lessons: Lessons,
     *,
     begins: str,
+    panel: Panel | None = None,
     digest: str,
     work: Path,
     tensorboard: Path,
@@ -51,15 +54,15 @@ def make_student(
     """The pretrained student, or the one that is cut from `begins`.
 
     begins: `config.teacher`, or what that was before its correction. teacher, digest: the one that
-    teaches, and what identifies it. work, tensorboard: of the distillations between cuts.
+    teaches, and what identifies it. panel: several teachers. work, tensorboard: of the
+    distillations between cuts.
     Errors: ModelError for an architecture or a size that cannot be, or adapters that find no place,
     before anything is measured.
     """
     settings, tokenizer = config.student, lessons.tokenizer
     parameters = {"teacher": surgery.parameters_of(teacher.model)}
     if settings.model is not None:
-        student = load_model(settings.model)
-        parameters["student"] = surgery.parameters_of(student)
+        parameters["student"] = surgery.parameters_of(outline(settings.model))
         found = {"method": "pretrained", "model": settings.model, "parameters": parameters}
         return Start(settings.model, tokenizer_beside(settings.model) or tokenizer, found)
     done, folder = work / "surgery.json", work / "student"
@@ -73,13 +76,14 @@ def make_student(
     if teacher.streamed:
         last = cut.cut_streamed(settings, teacher.model, begins, text, lessons.events)
     else:
-        whole = load_model(begins).requires_grad_(False).to(teacher.device)
+        source: Source = begins
         if settings.steps > 1:
-            whole, earlier = stages_of_cut.run(
+            source, earlier = stages_of_cut.run(
                 config,
-                whole,
+                begins,
                 teacher,
                 lessons,
+                panel=panel,
                 digest=digest,
                 work=work,
                 tensorboard=tensorboard,
@@ -87,8 +91,8 @@ def make_student(
         target = None
         if settings.drop_layers is None:
             target = cut.target_of(settings, teacher.model)
-        same = begins == config.teacher and not earlier
-        asked = teacher.model if same else None
+        asked = None if earlier else teacher.model
+        whole = stages_of_cut.loaded(source, teacher)
         last = cut.cut(settings, whole, target, text, lessons.events, asked=asked)
     parameters["student"] = surgery.parameters_of(last.student)
     report: dict[str, Any] = last.report | {"parameters": parameters}

@@ -135,9 +135,9 @@ class StudentConfig(BaseModel):
     def _fits_together(self) -> StudentConfig:
         given = [name for name in SIZES if getattr(self, name) is not None]
         if self.model is not None:
-            cutting = (self.model_fields_set & set(CUTTING)) - {
-                name for name in SIZES if getattr(self, name) is None
-            }
+            # Compared with the defaults: a recipe that was written out names every field.
+            fields = type(self).model_fields
+            cutting = [name for name in CUTTING if getattr(self, name) != fields[name].default]
             if cutting:
                 raise ValueError(
                     f"a pretrained student (model) is not cut, so {', '.join(sorted(cutting))} "

@@ -10,6 +10,17 @@ from fnmatch import fnmatchcase
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from potstill.errors import TrainingError
+
+
+def different_teachers(first: str, other: str) -> TrainingError:
+    """The error for teachers whose distributions cannot be mixed."""
+    return TrainingError(
+        f"The teachers {first} and {other} have different vocabularies, so their distributions "
+        "cannot be mixed.",
+        "Use teachers of one family in distill.teachers.",
+    )
+
 
 class TeacherConfig(BaseModel):
     """One of several teachers."""

@@ -196,8 +196,7 @@ class DistillTrainer(Trainer):  # type: ignore[misc]
     @property
     def _data(self) -> RowSet:
         """The rows of the step that is being computed."""
-        own = self._doing.data if self._doing else None
-        return own or self.steps.data
+        return self._doing.data if self._doing else self.steps.data
 
     def _parameters(self) -> list[Tensor]:
         """Everything that learns."""

@@ -39,13 +39,6 @@ class Answer:
     finished: bool
 
 
-def end_tokens(model: Any, tokenizer: Any) -> frozenset[int]:
-    """Every id that ends a turn: the generation configuration's and the tokenizer's."""
-    configured = getattr(model.generation_config, "eos_token_id", None)
-    ends = configured if isinstance(configured, list) else [configured]
-    return frozenset(int(end) for end in [*ends, tokenizer.eos_token_id] if end is not None)
-
-
 def greedy_answers(
     model: Any, prompts: Sequence[ReadPrompt], ends: frozenset[int], limit: int, vocabulary: int
 ) -> list[Answer]:

@@ -136,11 +136,15 @@ def ticks(top: float) -> list[float]:
     """Round numbers from 0 to the first one at or above `top`: steps of 1, 2, 2.5 or 5 x 10^n."""
     if not math.isfinite(top) or top <= 0:
         return [0.0, 1.0]
-    rough = top / 4
-    power = 10.0 ** math.floor(math.log10(rough))
-    step = next(m * power for m in (1, 2, 2.5, 5, 10) if m * power >= rough * (1 - 1e-9))
+    step = round_step(top / 4)
     count = math.ceil(top / step - 1e-9)
     return [round(step * index, 12) for index in range(count + 1)]
+
+
+def round_step(rough: float) -> float:
+    """The first of 1, 2, 2.5 and 5 x 10^n that is not smaller."""
+    power = 10.0 ** math.floor(math.log10(rough))
+    return next(m * power for m in (1, 2, 2.5, 5, 10) if m * power >= rough * (1 - 1e-9))
 
 
 def short(value: float) -> str:

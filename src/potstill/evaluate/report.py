@@ -242,9 +242,10 @@ def _fewer(report: Mapping[str, Any]) -> str:
     """Which models were measured on fewer examples than the others, in words; empty if none."""
     evaluated = report["examples"]["evaluated"]
     counts = {
-        words.model_name(name): int(model["metrics"]["kl"]["n"])
+        # Not every metric is of every model, and answers are scored only where there is a gold one.
+        words.model_name(name): max(int(one["n"]) for one in model["metrics"].values())
         for name, model in report["models"].items()
-        if "kl" in (model.get("metrics") or {})
+        if model.get("metrics")
     }
     fewer = [f"{name} {count}" for name, count in counts.items() if count < evaluated]
     return f", of which {', '.join(fewer)} (export.max_examples)" if fewer else ""

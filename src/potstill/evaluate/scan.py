@@ -20,13 +20,14 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from potstill.core.scoring import exact_match, token_f1
-from potstill.evaluate.answers import ReadPrompt, end_tokens, greedy_answers
+from potstill.evaluate.answers import ReadPrompt, greedy_answers
 from potstill.evaluate.apart import Apart, SpanScores
 from potstill.evaluate.fidelity import FidelityScores, example_scores, row_scores
 from potstill.evaluate.forward import Plan, PrefixReader, check_model, head_of, not_finite
 from potstill.evaluate.metrics import ExampleScores
 from potstill.models.chat import EncodedExample
 from potstill.models.output import OutputLayer
+from potstill.models.sampling import end_tokens
 
 
 @dataclass(frozen=True)

@@ -52,6 +52,8 @@ MEASURES = {
     "em": Measure("Exact match", "%", False, 100, 1),
 }
 HEADLINES = ("kl", "span_kl", "agreement", "perplexity", "bits_per_byte", "f1", "em")
+TO_THE_TEACHER = frozenset({"kl", "span_kl", "agreement"})
+"""Figures of likeness to the teacher: of the teacher itself they say nothing."""
 COMPARED = (
     ("distilled", "Distilled", "undistilled", "the same student before distillation"),
     ("distilled", "Distilled", "finetuned", "the same student fine-tuned on the text alone"),
@@ -156,9 +158,9 @@ def verdict(report: Mapping[str, Any]) -> dict[str, list[Any]]:
         pair, model = differences.get(f"{name}_minus_{other}"), models.get(name)
         if not pair or not model or other not in models:
             continue
-        own = HEADLINES if name != "teacher" else HEADLINES[2:]  # it is no judge of itself
+        own = [one for one in HEADLINES if name != "teacher" or one not in TO_THE_TEACHER]
         sorted_out: dict[str, list[str]] = {"better": [], "worse": [], "unclear": []}
-        for metric in (name for name in own if name in pair):
+        for metric in (one for one in own if one in pair):
             kind = "unclear"
             if pair[metric]["significant"]:
                 lower = pair[metric]["value"] < 0

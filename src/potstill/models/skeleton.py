@@ -1,8 +1,8 @@
 """A model built from its files piece by piece: without weights, or without some of its layers.
 
-In: a model reference or folder. Out: the model with empty weights (`skeleton`), or with all but
-the layers that it loses (`load_without`), so that no more is read than is used. Knows nothing of
-how a model is run.
+In: a model reference or folder. Out: the model with empty weights (`skeleton`, `outline`), or with
+all but the layers that it loses (`load_without`), so that no more is read than is used. Knows
+nothing of how a model is run.
 """
 
 from __future__ import annotations
@@ -83,6 +83,15 @@ def skeleton(folder: Path) -> Any:
             return AutoModelForCausalLM.from_config(
                 config, dtype=torch.float32, trust_remote_code=False
             )
+
+
+def outline(source: Source) -> Any:
+    """The skeleton with what is tied in the files tied, so that its weights can be counted."""
+    folder = model_folder(source)
+    model = skeleton(folder)
+    if is_tied(model, WeightFiles(folder, model)):
+        model.get_output_embeddings().weight = model.get_input_embeddings().weight
+    return model
 
 
 def ends_of(model: Any) -> tuple[str, str]:

@@ -18,7 +18,17 @@ from typing import Any
 
 from markupsafe import Markup
 
-from potstill.evaluate.charts import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, picture, short
+from potstill.evaluate.charts import (
+    BOTTOM,
+    HEIGHT,
+    LEFT,
+    RIGHT,
+    TOP,
+    WIDTH,
+    picture,
+    round_step,
+    short,
+)
 
 LONGEST_LABEL = 12
 WIDE, TALL = 940, 300
@@ -271,9 +281,7 @@ def _mark(state: str, x: float, y: float, label: str) -> str:
 
 def _range_ticks(low: float, high: float, most: int) -> list[float]:
     """Round numbers within [low, high]: steps of 1, 2, 2.5 or 5 x 10^n, at most about `most`."""
-    rough = (high - low) / most
-    power = 10.0 ** math.floor(math.log10(rough))
-    step = next(m * power for m in (1, 2, 2.5, 5, 10) if m * power >= rough * (1 - 1e-9))
+    step = round_step((high - low) / most)
     first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
     return [round(index * step, 12) for index in range(first, last + 1)]
 

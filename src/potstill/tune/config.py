@@ -127,6 +127,9 @@ class StudyConfig(BaseModel):
             if name not in FIGURES:
                 hint = nearest(name, FIGURES) or f"known are {', '.join(FIGURES)}"
                 raise ValueError(f"there is no figure {name}; {hint}")
+            better = FIGURES[name].better
+            if value[name] != better:
+                raise ValueError(f"a search for the worst {name} helps nobody; {better} it")
         return value
 
     @model_validator(mode="after")

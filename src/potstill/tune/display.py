@@ -6,7 +6,7 @@ nothing of how a search is done.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,7 @@ from rich.table import Table
 
 from potstill import display
 from potstill.distill.outcome import DISTILLED
+from potstill.tune import words
 from potstill.tune.study import Study
 
 if TYPE_CHECKING:
@@ -87,13 +88,13 @@ class SearchDisplay:
             self.progress.remove_task(self._tasks.pop(number))
         state = event["state"]
         took = display.duration(event["notes"].get("seconds", 0.0))
-        parts = [f"[{COLOURS[state]}]{'given up' if state == 'pruned' else state}[/]"]
+        parts = [f"[{COLOURS[state]}]{words.STATES[state]}[/]"]
         parts += [f"{name} {display.number(value)}" for name, value in event["figures"].items()]
         reason = event["notes"].get("reason")
         parts += [escape(str(reason))] if reason else []
         parts.append(f"in {took}")
         values = ", ".join(
-            f"{field.rpartition('.')[2]} {_short(value)}"
+            f"{field.rpartition('.')[2]} {words.shown(value)}"
             for field, value in event["values"].items()
         )
         best = event["best"]
@@ -127,14 +128,8 @@ def trials_table(study: Study, finished: Finished) -> Table:
         [
             f"{one.number}{' *' if one.number in best else ''}",
             *(display.number(one.figures[name]) for name in names),
-            *(_short(one.values[field]) for field in fields),
+            *(words.shown(one.values[field]) for field in fields),
         ]
         for one in complete[: max(MOST_ROWS, len(best))]
     ]
     return display.table(header, rows)
-
-
-def _short(value: Any) -> str:
-    if isinstance(value, Mapping | list):
-        return str(value)
-    return f"{value:.3g}" if isinstance(value, float) else str(value)

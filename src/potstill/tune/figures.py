@@ -17,6 +17,7 @@ from typing import Any, Literal
 
 from potstill.distill.outcome import StudentOutcome
 
+Compared = Literal["tokens", "spans"]
 Level = Literal["student", "distill", "evaluate"]
 LEVELS: tuple[Level, ...] = ("student", "distill", "evaluate")
 
@@ -34,7 +35,8 @@ class Figure:
     """A figure's name for people, when it is known, and what it is read from.
 
     `source` is a name in a validation's figures, or in evaluate's of the distilled student;
-    `form` makes the figure of that number.
+    `form` makes the figure of that number. `compared`: it exists only where teacher and student are
+    compared token by token, or span by span; None: it always does.
     """
 
     title: str
@@ -43,23 +45,60 @@ class Figure:
     better: Literal["minimize", "maximize"] = "minimize"
     form: Callable[[float], float] = _same
     on_test_rows: bool = False
+    compared: Compared | None = None
 
 
 FIGURES: dict[str, Figure] = {
-    "validation_kl": Figure("KL to the teacher, validation", "student", "kl"),
-    "validation_kl_answer": Figure("KL, answer tokens, validation", "student", "kl_answer"),
+    "validation_kl": Figure("KL to the teacher, validation", "student", "kl", compared="tokens"),
+    "validation_kl_answer": Figure(
+        "KL, answer tokens, validation", "student", "kl_answer", compared="tokens"
+    ),
+    "validation_span_kl": Figure(
+        "Span KL to the teacher, validation", "student", "spans", compared="spans"
+    ),
+    "validation_span_kl_answer": Figure(
+        "Span KL, answer, validation", "student", "spans_answer", compared="spans"
+    ),
     "validation_agreement": Figure(
         "Top-1 agreement, validation", "student", "agreement", "maximize"
     ),
     "validation_perplexity": Figure("Perplexity, validation", "student", "ce", form=_exp),
+    "validation_bits_per_byte": Figure(
+        "Bits a byte, validation", "student", "bits_per_byte", compared="spans"
+    ),
     "parameters": Figure("Parameters of the student", "student", "parameters"),
     "seconds": Figure("Seconds of the distill stage", "distill", "seconds"),
-    "kl": Figure("KL to the teacher, test", "evaluate", "kl", on_test_rows=True),
-    "kl_answer": Figure("KL, answer tokens, test", "evaluate", "kl_answer", on_test_rows=True),
+    "kl": Figure("KL to the teacher, test", "evaluate", "kl", on_test_rows=True, compared="tokens"),
+    "kl_answer": Figure(
+        "KL, answer tokens, test", "evaluate", "kl_answer", on_test_rows=True, compared="tokens"
+    ),
+    "span_kl": Figure(
+        "Span KL to the teacher, test",
+        "evaluate",
+        "span_kl",
+        on_test_rows=True,
+        compared="spans",
+    ),
+    "span_kl_answer": Figure(
+        "Span KL, answer, test",
+        "evaluate",
+        "span_kl_answer",
+        on_test_rows=True,
+        compared="spans",
+    ),
     "agreement": Figure(
         "Top-1 agreement, test", "evaluate", "agreement", "maximize", on_test_rows=True
     ),
-    "perplexity": Figure("Perplexity, test", "evaluate", "perplexity", on_test_rows=True),
+    "perplexity": Figure(
+        "Perplexity, test", "evaluate", "perplexity", on_test_rows=True, compared="tokens"
+    ),
+    "bits_per_byte": Figure(
+        "Bits a byte, test",
+        "evaluate",
+        "bits_per_byte",
+        on_test_rows=True,
+        compared="spans",
+    ),
     "f1": Figure("Answer F1, test", "evaluate", "f1", "maximize", on_test_rows=True),
     "em": Figure("Exact match, test", "evaluate", "em", "maximize", on_test_rows=True),
     "disk_bytes": Figure("Bytes on disk", "evaluate", "disk_bytes"),
@@ -82,12 +121,12 @@ def is_validation(name: str) -> bool:
 
 
 def student_figures(outcome: StudentOutcome) -> dict[str, float]:
-    """Every figure of level `student`."""
+    """Every figure of level `student` that its validations hold."""
     known = {**outcome.best, "parameters": float(outcome.parameters)}
     return {
         name: figure.form(known[figure.source])
         for name, figure in FIGURES.items()
-        if figure.level == "student"
+        if figure.level == "student" and figure.source in known
     }
 
 

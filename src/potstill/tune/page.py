@@ -6,7 +6,6 @@ atomically. All texts are escaped by the template engine. Knows nothing of how t
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from potstill.tune.figures import FIGURES, is_validation
 from potstill.tune.space import Dimension
 from potstill.tune.study import Study
 from potstill.tune.trials import Trial
+from potstill.tune.words import STATES, shown
 
 FEW = 20  # complete trials below which importance is little more than a guess
 
@@ -74,15 +74,6 @@ def write_page(
     return path
 
 
-def shown(value: Any) -> str:
-    """A searched value as short as it stays clear."""
-    if isinstance(value, bool) or value is None:
-        return json.dumps(value)
-    if isinstance(value, int | float):
-        return f"{value:.4g}" if isinstance(value, float) else str(value)
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-
-
 def _digits(value: float) -> str:
     """Four significant digits; large whole amounts with thousands apart."""
     return f"{value:,.0f}" if abs(value) >= 1e4 else f"{value:.4g}"
@@ -90,13 +81,9 @@ def _digits(value: float) -> str:
 
 def _counts(trials: Sequence[Trial]) -> str:
     states = [one.state for one in trials]
-    named = (
-        ("complete", "complete"),
-        ("pruned", "given up early"),
-        ("failed", "failed"),
-        ("running", "under way"),
+    return ", ".join(
+        f"{states.count(state)} {text}" for state, text in STATES.items() if state in states
     )
-    return ", ".join(f"{states.count(state)} {text}" for state, text in named if state in states)
 
 
 def _best(study: Study, trial: Trial, place: int) -> dict[str, Any]:
@@ -236,16 +223,10 @@ def _curves(study: Study, trials: Sequence[Trial], best: Sequence[Trial]) -> Mar
 
 
 def _row(study: Study, trial: Trial, best: set[int]) -> dict[str, Any]:
-    states = {
-        "complete": "complete",
-        "pruned": "given up",
-        "failed": "failed",
-        "running": "under way",
-    }
     return {
         "number": trial.number,
         "best": trial.number in best,
-        "state": states[trial.state],
+        "state": STATES[trial.state],
         "figures": [
             _digits(trial.figures[name]) if trial.figures else words.MISSING
             for name in study.config.objective

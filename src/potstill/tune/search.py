@@ -9,25 +9,25 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from filelock import Timeout
+
 from potstill import pipeline
 from potstill.core.claims import claimed
-from potstill.core.machine import memory_bytes, usable_cores
+from potstill.core.machine import usable_cores
 from potstill.errors import StoreError, TrainingError
+from potstill.tune.slots import Watcher, trials_at_once
 from potstill.tune.study import Study
 from potstill.tune.trial import Worker
 from potstill.tune.trials import Trial, Trials
 
 FIRST_FAILURES = 3
 """So many failed trials and not one good: the study itself is wrong, and stops."""
-MEMORY_SHARE = 0.8  # of the machine's memory that parallel trials may be expected to take
 PAUSE = 0.2
-Watcher = Callable[[dict[str, Any]], None]
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ def run_study(
 def read_study(study: Study, project: Path | None = None) -> Finished:
     """What a study came to so far, its recipes and its page written anew. Starts nothing.
 
-    Errors: UsageError if the study was never begun, or was begun differently.
+    Errors: StoreError if the study was never begun; UsageError if it was begun differently.
     """
     project = (project or Path.cwd()).resolve()
     folder = folder_of(study, project)
@@ -125,6 +125,8 @@ class _Search:
     _stopped: threading.Event = field(default_factory=threading.Event)
     _watching: threading.Lock = field(default_factory=threading.Lock)
     _deadline: float = float("inf")
+    _left: set[str] = field(default_factory=set)
+    """Drafts that others work on."""
 
     def run(self) -> Finished:
         config = self.study.config
@@ -132,7 +134,7 @@ class _Search:
             self._deadline = time.monotonic() + 60 * config.minutes
         try:
             self._share_stages()
-            self._search(_slots(self.study, self.project, self._watch))
+            self._search(trials_at_once(self.study, self.project, self._watch))
         except _Stop:
             pass  # its time was over
         return finish(self.study, self.trials, self.folder)
@@ -268,47 +270,21 @@ class _Search:
             )
 
     def _tidy(self, everything: list[Trial], best: set[int]) -> None:
-        """Delete the drafts of students that are not the best: each is several times a model."""
+        """Delete the drafts of students that are not the best: each is several times a model. What
+        was there before its trial, or is another run's by now, is not the study's to delete."""
         store = pipeline.store_of(self.project)
-        kept = {one.notes.get("draft") for one in everything if one.number in best}
-        kept |= {one.notes.get("draft") for one in everything if one.state == "running"}
-        for trial in everything:
-            draft = trial.notes.get("draft")
-            if draft is not None and draft not in kept and store.has_draft("distill", draft):
+        begun = [one for one in everything if "draft" in one.notes]
+        kept = self._left | {
+            one.notes["draft"]
+            for one in begun
+            if one.number in best or one.state == "running" or "found" in one.notes
+        }
+        for draft in {str(one.notes["draft"]) for one in begun} - kept:
+            if not store.has_draft("distill", draft):
+                continue
+            try:
                 store.discard_draft("distill", draft)
-
-
-def _slots(study: Study, project: Path, watch: Watcher) -> int:
-    """How many trials run at once."""
-    wanted, cores = study.config.parallel, usable_cores()
-    if wanted == 1:
-        return 1
-    steps = {one.name: one for one in pipeline.plan(study.recipe, project)}
-    needed = max(
-        (steps[name].estimate.get("memory_bytes", 0.0) for name in ("distill", study.until)),
-        default=0.0,
-    )
-    machine = memory_bytes()
-    room = cores
-    if machine is not None and needed > 0:
-        room = max(1, int(MEMORY_SHARE * machine / needed))
-    if wanted == "auto":
-        return max(1, min(cores, room, study.config.trials))
-    if wanted > room:
-        watch(
-            {
-                "stage": "",
-                "kind": "study_warning",
-                "message": f"{wanted} trials at once may want {wanted * needed / 1e9:.1f} GB of "
-                f"memory; this machine has {(machine or 0) / 1e9:.1f} GB.",
-            }
-        )
-    if wanted > cores:
-        watch(
-            {
-                "stage": "",
-                "kind": "study_warning",
-                "message": f"{wanted} trials at once share {cores} processor cores.",
-            }
-        )
-    return wanted
+            except StoreError as error:
+                if not isinstance(error.__cause__, Timeout):
+                    raise
+                self._left.add(draft)

@@ -138,10 +138,10 @@ def _plain(annotation: Any) -> list[Any]:
     return [annotation]
 
 
-def check_corners(
+def corners(
     found: Sequence[Dimension], make: Callable[[Mapping[str, Any]], Recipe], where: str
-) -> None:
-    """Let the recipe judge every combination of extremes, or 256 of them drawn by lot.
+) -> list[Recipe]:
+    """The recipes of every combination of extremes, or of 256 of them drawn by lot.
 
     make: the recipe with these values. Errors: RecipeError with the values that it refuses.
     """
@@ -150,7 +150,7 @@ def check_corners(
     for side in sides:
         count *= len(side)
     lot = random.Random(0)
-    corners = (
+    combined = (
         itertools.product(*sides)
         if count <= MOST_CORNERS
         else ([lot.choice(side) for side in sides] for _ in range(MOST_CORNERS))
@@ -161,10 +161,11 @@ def check_corners(
         for side in sides
         for value in side
     )
-    for corner in itertools.chain(alone, corners):
+    made = []
+    for corner in itertools.chain(alone, combined):
         values = {one.field: value for one, value in zip(found, corner, strict=True)}
         try:
-            make(values)
+            made.append(make(values))
         except RecipeError as error:
             blamed = [one for one in values if one in error.message] or list(values)
             shown = ", ".join(f"{name} = {values[name]!r}" for name in blamed)
@@ -173,3 +174,4 @@ def check_corners(
                 f"{where}: a trial could draw {shown}, and the recipe refuses that: {reason}",
                 error.hint or "Narrow the space.",
             ) from error
+    return made

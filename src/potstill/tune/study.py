@@ -16,10 +16,12 @@ from pydantic import ValidationError
 
 from potstill.core import fields
 from potstill.core.fields import Places
+from potstill.errors import RecipeError
 from potstill.pipeline import PIPELINE
 from potstill.recipe import Recipe, builtin_recipes
 from potstill.tune.config import StudyConfig
-from potstill.tune.space import NO_EFFECT, Dimension, check_corners, dimensions
+from potstill.tune.effect import check_fields, check_objective
+from potstill.tune.space import NO_EFFECT, Dimension, corners, dimensions
 
 GUIDE_HINT = "docs/guides/tuning.md describes every field of a study."
 
@@ -107,7 +109,9 @@ def _checked(data: dict[str, Any], places: Places, file: str, folder: Path) -> S
     recipe = Recipe.load(config.recipe if known else beside, config.set)
     found = dimensions(config.search, config.until, places)
     where = places.get(("search",), file)
-    check_corners(found, lambda values: _with(recipe, values), where)
+    extremes = corners(found, lambda values: _with(recipe, values), where)
+    check_fields(config.search, extremes, places)
+    check_objective(config.objective, extremes, places)
     return Study(config, recipe, tuple(found))
 
 
@@ -115,7 +119,14 @@ def _with(recipe: Recipe, values: Mapping[str, Any]) -> Recipe:
     data = recipe.to_dict()
     for field, value in values.items():
         _open_sections(data, field)
-        fields.put(data, field.split("."), value)
+        names = field.split(".")
+        blocked = fields.put(data, names, value)
+        if blocked is not None:
+            above = ".".join(names[: names.index(blocked) + 1])
+            raise RecipeError(
+                f"{field} cannot be set: {above} is a value, not a section.",
+                f"Give {above} as a section in the recipe or under `set`.",
+            )
     return Recipe.from_dict(data)
 
 

@@ -31,7 +31,7 @@ from potstill.tune.figures import FIGURES
 from potstill.tune.study import Study
 from potstill.tune.trials import Trial, Trials
 
-BEFORE_DISTILL = "curate"
+BEFORE_DISTILL = "correct"
 NOT_ITS_FAULT = (StoreError, MissingExtraError)
 """Errors that any trial would meet now: a full disk, a missing package. They stop the study."""
 
@@ -131,7 +131,7 @@ class Worker:
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
-        """One trial at a time: two may need the same rows, and only one can make them."""
+        """One trial at a time: two may need the same rows or teacher, and one alone makes them."""
         while not self._early.acquire(timeout=0.2):
             self.pulse()
         try:
@@ -171,6 +171,8 @@ class _Watcher:
         if event["stage"] != "distill":
             return
         if event["kind"] == "started" and self.draft != event["key"]:
+            if event["resumed"] and self.draft is None:  # another run's, or another study's
+                self.worker.trials.note(self.number, "found", True)
             self.draft = event["key"]
             self.worker.trials.note(self.number, "draft", self.draft)
         found = validation_of(event)

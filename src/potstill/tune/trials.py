@@ -198,12 +198,14 @@ class Trials:
 
     def importance(self) -> dict[str, float]:
         """Each searched field's share in what makes a trial good (PED-ANOVA, Watanabe et al.,
-        2023), largest first; empty while there are too few complete trials to say."""
+        2023), largest first; empty while there are too few complete trials to say, or all of them
+        are equally good."""
         with self._lock, _quiet():
-            if sum(one.state == "complete" for one in self.all()) < 4:
+            found = [tuple(one.figures.values()) for one in self.all() if one.state == "complete"]
+            if len(found) < 4 or len(set(found)) < 2:
                 return {}
-            found = optuna.importance.get_param_importances(self._study)
-        return {name: float(share) for name, share in found.items()}
+            shares = optuna.importance.get_param_importances(self._study)
+        return {name: float(share) for name, share in shares.items()}
 
     def _id(self, number: int) -> int:
         study_id = self._study._study_id

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import json
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +16,7 @@ import pytest
 
 from potstill.core.events import Emitter
 from potstill.core.stage import Artifact, Context, Draft
+from potstill.distill import CORRECT, STAGE, CorrectConfig, DistillConfig
 from potstill.records import Chunk, Example, Provenance, Turn
 
 FACTS = [
@@ -188,6 +194,103 @@ def context(tmp_path: Path) -> Context:
     return Context(
         tmp_path, tmp_path / "cache", 7, 1, Emitter(tmp_path / "events.jsonl", "distill")
     )
+
+
+@pytest.fixture
+def small() -> Callable[..., dict[str, Any]]:
+    """small(**changes) -> settings of a training that takes a second."""
+    return functools.partial(
+        dict,
+        epochs=2,
+        step_tokens=200,
+        micro_tokens=120,
+        sequence_tokens=120,
+        validations=2,
+        precision="fp32",
+    )
+
+
+@pytest.fixture
+def config_of(
+    teacher_folder: Path, small: Callable[..., dict[str, Any]]
+) -> Callable[..., DistillConfig]:
+    """config_of(**changes) -> the config of a small training of a student of `teacher_folder`.
+
+    Modules put their own settings over it: partial(config_of, ...).
+    """
+    settings = functools.partial(small, teacher=str(teacher_folder))
+    return lambda **changes: DistillConfig(**settings(**changes))
+
+
+@pytest.fixture
+def run_stage(
+    stage_inputs: dict[str, Artifact], make_draft: Callable[[str], Draft], context: Context
+) -> Callable[..., Draft]:
+    """run_stage(config, name="draft", **changes) -> the draft that the config's stage filled.
+
+    changes: other `inputs`, another `context`.
+    """
+
+    def run(
+        config: Any,
+        name: str = "draft",
+        inputs: dict[str, Artifact] = stage_inputs,
+        context: Context = context,
+    ) -> Draft:
+        draft = make_draft(name)
+        stage = CORRECT if isinstance(config, CorrectConfig) else STAGE
+        stage.load()(config, inputs, draft, context)
+        return draft
+
+    return run
+
+
+STAGE_ALONE = """
+import sys
+from pathlib import Path
+from potstill.core.events import Emitter
+from potstill.core.stage import Artifact, Context, Draft
+from potstill.distill import CORRECT, STAGE
+
+(stage,) = (one for one in (CORRECT, STAGE) if one.name == sys.argv[1])
+here, draft = Path(sys.argv[2]), Path(sys.argv[3])
+config = stage.config.model_validate_json(sys.argv[4])
+names = ("ingest", "curate", "correct")
+inputs = {name: Artifact(name, "key", here / name, "digest") for name in names}
+events = Emitter(here / f"{draft.name}.jsonl", stage.name)
+stage.load()(config, inputs, Draft(draft), Context(here, here / "cache", 7, 1, events))
+"""
+
+
+@pytest.fixture
+def start_stage(
+    stage_inputs: dict[str, Artifact], tmp_path: Path
+) -> Callable[[Any, Draft], subprocess.Popen[bytes]]:
+    """start_stage(config, draft) -> the process in which the stage goes on with the draft."""
+
+    def start(config: Any, draft: Draft) -> subprocess.Popen[bytes]:
+        stage = CORRECT if isinstance(config, CorrectConfig) else STAGE
+        given = [stage.name, str(tmp_path), str(draft.folder), config.model_dump_json()]
+        return subprocess.Popen([sys.executable, "-c", STAGE_ALONE, *given])
+
+    return start
+
+
+@pytest.fixture
+def kill_stage(
+    start_stage: Callable[[Any, Draft], subprocess.Popen[bytes]],
+) -> Callable[[Any, Draft, str], None]:
+    """kill_stage(config, draft, training) kills the stage at a checkpoint of that training."""
+
+    def kill(config: Any, draft: Draft, training: str) -> None:
+        process, found = start_stage(config, draft), draft.work / training
+        while process.poll() is None and not list(found.glob("checkpoint-*/complete.json")):
+            time.sleep(0.01)
+        assert process.poll() is None, f"ended before a checkpoint of {training}"
+        process.kill()
+        assert process.wait() == -signal.SIGKILL
+
+    return kill
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from potstill.core.events import Emitter
-from potstill.core.stage import Artifact, Context, Draft
+from potstill.core.stage import Draft
 from potstill.distill import Distiller, losses
 from potstill.distill.aligned import AlignedTeacher, AlignedTokens, common_words
 from potstill.distill.batches import RowSet
@@ -29,7 +29,6 @@ from potstill.distill.plan import facts
 from potstill.distill.probe import check_loss
 from potstill.distill.probe_aligned import plain_spans
 from potstill.distill.ranks import Ranks
-from potstill.distill.run import run
 from potstill.distill.signals import CacheFormat, LiveTeacher, TopK, open_cache
 from potstill.distill.spans import span_divergence, two_outcomes
 from potstill.distill.sparse import top_k
@@ -51,31 +50,24 @@ def other_tokenizer(make_pieces: Callable[..., Any]) -> Any:
     return make_pieces()
 
 
-def made(words: int, seed: int, end: int) -> Any:
-    """A random Llama over so many words."""
-    from transformers import LlamaConfig, LlamaForCausalLM
+@pytest.fixture(scope="session")
+def speaker(random_model: Callable[..., Any]) -> Callable[..., Any]:
+    """speaker(tokenizer, seed) -> a random Llama over its words."""
 
-    torch.manual_seed(seed)
-    model = LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=words,
-            hidden_size=32,
+    def made(tokenizer: Any, seed: int) -> Any:
+        return random_model(
+            seed=seed,
+            vocab_size=len(tokenizer),
             intermediate_size=64,
             num_hidden_layers=2,
-            num_attention_heads=4,
-            num_key_value_heads=2,
             max_position_embeddings=512,
             tie_word_embeddings=True,
             bos_token_id=None,
-            eos_token_id=end,
+            eos_token_id=tokenizer.eos_token_id,
             pad_token_id=None,
         )
-    )
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.ndim > 1:
-                parameter.normal_(0.0, 0.3)
-    return model.eval()
+
+    return made
 
 
 class Bench:
@@ -127,11 +119,15 @@ class Bench:
 
 
 @pytest.fixture(params=["pieces teach bytes", "bytes teach pieces"])
-def bench(request: pytest.FixtureRequest, tokenizer: Any, other_tokenizer: Any) -> Bench:
+def bench(
+    request: pytest.FixtureRequest,
+    tokenizer: Any,
+    other_tokenizer: Any,
+    speaker: Callable[..., Any],
+) -> Bench:
     pair = (tokenizer, other_tokenizer)
     ours, theirs = pair if request.param.startswith("pieces") else pair[::-1]
-    models = [made(len(one), seed, one.eos_token_id) for seed, one in ((1, ours), (2, theirs))]
-    return Bench(models[0], models[1], ours, theirs)
+    return Bench(speaker(ours, 1), speaker(theirs, 2), ours, theirs)
 
 
 def objective(method: str, **more: Any) -> Objective:
@@ -357,12 +353,16 @@ def test_a_student_that_is_its_teacher_agrees_at_every_boundary(
 
 
 def test_rows_that_cannot_be_aligned_are_rejected_with_a_reason(
-    tokenizer: Any, make_pieces: Callable[..., Any], examples: list[Example], tmp_path: Path
+    tokenizer: Any,
+    speaker: Callable[..., Any],
+    make_pieces: Callable[..., Any],
+    examples: list[Example],
+    tmp_path: Path,
 ) -> None:
     loud = make_pieces("{% for m in messages %}{{ m['content'] | upper }}<end_of_turn>{% endfor %}"
                        "{% if add_generation_prompt %}{% endif %}")  # fmt: skip
-    models = [made(len(one), 1, one.eos_token_id) for one in (tokenizer, loud)]
-    encoded = Bench(models[0], models[1], tokenizer, loud).encode(examples)
+    bench = Bench(speaker(tokenizer, 1), speaker(loud, 1), tokenizer, loud)
+    encoded = bench.encode(examples)
     assert encoded.rows == []
     assert {one.reason for one in encoded.rejected} == {"words_changed"}
     assert "changes the words" in encoded.rejected[0].detail
@@ -374,9 +374,11 @@ def test_rows_that_cannot_be_aligned_are_rejected_with_a_reason(
 
 
 @pytest.fixture(scope="module")
-def other_folder(tmp_path_factory: pytest.TempPathFactory, other_tokenizer: Any) -> Path:
+def other_folder(
+    tmp_path_factory: pytest.TempPathFactory, other_tokenizer: Any, speaker: Callable[..., Any]
+) -> Path:
     folder = tmp_path_factory.mktemp("other")
-    made(len(other_tokenizer), 5, other_tokenizer.eos_token_id).save_pretrained(folder)
+    speaker(other_tokenizer, 5).save_pretrained(folder)
     other_tokenizer.save_pretrained(folder)
     return folder
 
@@ -454,33 +456,26 @@ def test_settings_that_do_not_go_together_are_refused(fields: dict[str, Any], me
         DistillConfig(**{"teacher": "t", "alignment": {"method": "spans"}, **fields})
 
 
-def stage_config(teacher: Path, student: Path, method: str, **fields: Any) -> DistillConfig:
-    return DistillConfig(
-        teacher=str(teacher),
-        student={"model": str(student)},
-        alignment={"method": method},
-        epochs=2,
-        step_tokens=300,
-        micro_tokens=300,
-        sequence_tokens=300,
-        validations=2,
-        patience=0,
-        precision="fp32",
-        **fields,
-    )
+@pytest.fixture
+def aligned_config(config_of: Callable[..., DistillConfig]) -> Callable[..., DistillConfig]:
+    """aligned_config(student, method, **changes) -> the config of a student that is there."""
+    tokens = dict.fromkeys(("step_tokens", "micro_tokens", "sequence_tokens"), 300)
+
+    def made(student: Path, method: str, **changes: Any) -> DistillConfig:
+        own = {"student": {"model": str(student)}, "alignment": {"method": method}, "patience": 0}
+        return config_of(**tokens, **own, **changes)
+
+    return made
 
 
 def test_the_stage_takes_a_student_that_is_there_with_its_tokenizer(
-    teacher_folder: Path,
+    aligned_config: Callable[..., DistillConfig],
+    run_stage: Callable[..., Draft],
     other_folder: Path,
-    stage_inputs: dict[str, Artifact],
-    make_draft: Callable[[str], Draft],
-    context: Context,
 ) -> None:
     """Passages too; all three models keep the student's tokenizer; both are the stage's facts."""
-    config = stage_config(teacher_folder, other_folder, "spans", passages=True)
-    draft = make_draft("draft")
-    run(config, stage_inputs, draft, context)
+    config = aligned_config(other_folder, "spans", passages=True)
+    draft = run_stage(config)
     for name in ("undistilled", "distilled", "finetuned"):
         assert load_vocabulary(draft.data / "models" / name) == load_vocabulary(other_folder)
     training = json.loads((draft.data / "training.json").read_text())
@@ -495,31 +490,29 @@ def test_the_stage_takes_a_student_that_is_there_with_its_tokenizer(
 
 
 def test_a_run_hears_of_other_tokenizers_before_any_stage(
-    teacher_folder: Path, other_folder: Path, tiny_folder: Path
+    aligned_config: Callable[..., DistillConfig], teacher_folder: Path, other_folder: Path
 ) -> None:
     """`facts` are asked for when a run is planned; they load no tokenizer."""
     with pytest.raises(TrainingError, match="different vocabularies"):
-        facts(stage_config(teacher_folder, other_folder, "none"), Path())
-    facts(stage_config(teacher_folder, other_folder, "words"), Path())
-    facts(stage_config(teacher_folder, teacher_folder, "none"), Path())
+        facts(aligned_config(other_folder, "none"), Path())
+    facts(aligned_config(other_folder, "words"), Path())
+    facts(aligned_config(teacher_folder, "none"), Path())
     assert vocabulary_of(str(other_folder)) == load_vocabulary(other_folder)
     assert vocabulary_of("org/never-fetched") is None
 
 
 def test_the_stage_refuses_other_tokenizers_before_a_model_is_loaded(
-    teacher_folder: Path,
+    aligned_config: Callable[..., DistillConfig],
+    run_stage: Callable[..., Draft],
     other_folder: Path,
-    stage_inputs: dict[str, Artifact],
-    make_draft: Callable[[str], Draft],
-    context: Context,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(
         "potstill.distill.run.open_teacher", lambda *_, **__: pytest.fail("was loaded")
     )
-    config = stage_config(teacher_folder, other_folder, "none")
+    config = aligned_config(other_folder, "none")
     with pytest.raises(TrainingError, match=r"distill\.alignment\.method"):
-        run(config, stage_inputs, make_draft("draft"), context)
+        run_stage(config)
 
 
 @pytest.fixture
@@ -532,13 +525,14 @@ def strange_rows(make_row: Callable[..., Example]) -> list[Example]:
 def test_a_training_whose_aligned_rows_have_no_answer_span_is_refused(
     tokenizer: Any,
     make_pieces: Callable[..., Any],
+    speaker: Callable[..., Any],
     teacher_folder: Path,
     strange_rows: list[Example],
     tmp_path: Path,
 ) -> None:
     """The answers of all rows are lost, and `least_share` lets them pass."""
     pieces = make_pieces(form="NFC")
-    student = made(len(pieces), 5, pieces.eos_token_id)
+    student = speaker(pieces, 5)
     distiller = Distiller(
         teacher_folder,
         student,
@@ -555,6 +549,7 @@ def test_a_training_whose_aligned_rows_have_no_answer_span_is_refused(
 def test_rows_are_left_out_for_reasons_that_are_told_apart(
     tokenizer: Any,
     make_pieces: Callable[..., Any],
+    speaker: Callable[..., Any],
     strange_rows: list[Example],
     examples: list[Example],
     tmp_path: Path,
@@ -564,8 +559,7 @@ def test_rows_are_left_out_for_reasons_that_are_told_apart(
         "{% else %}{{ m['content'] }}{% endif %}<end_of_turn>{% endfor %}",
         form="NFC",
     )
-    models = [made(len(one), 1, one.eos_token_id) for one in (tokenizer, shouting)]
-    bench = Bench(models[0], models[1], tokenizer, shouting)
+    bench = Bench(speaker(tokenizer, 1), speaker(shouting, 1), tokenizer, shouting)
     encoded = bench.encode([*examples, *strange_rows])
     diary = tmp_path / "events.jsonl"
     encoded.report(0.99, Emitter(diary, "distill"))

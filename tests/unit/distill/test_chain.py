@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +13,16 @@ from pydantic import ValidationError
 
 from potstill.core.events import Emitter
 from potstill.core.files import digests_of
-from potstill.core.stage import Artifact, Context, Draft
+from potstill.core.stage import Context, Draft
 from potstill.distill import DistillConfig, Distiller
 from potstill.distill.config import StudentConfig
-from potstill.distill.run import run
 from potstill.errors import RecipeError, StoreError, TrainingError, UsageError
 from potstill.models.load import load_model
 from potstill.recipe import Recipe
 
-Inputs = dict[str, Artifact]
+Settings = Callable[..., dict[str, Any]]
+Configs = Callable[..., DistillConfig]
+Run = Callable[..., Draft]
 Drafts = Callable[[str], Draft]
 ROWS = [
     {"context": f"Unit {n} holds {n} tons.", "question": f"{ask} tons?", "answer": f"{n}"}
@@ -34,28 +31,21 @@ ROWS = [
 ]
 
 
-def _settings(**changes: Any) -> dict[str, Any]:
-    settings: dict[str, Any] = {
-        "epochs": 2,
-        "step_tokens": 200,
-        "micro_tokens": 120,
-        "sequence_tokens": 120,
-        "learning_rate": 3e-3,
-        "validations": 2,
-        "patience": 0,
-        "precision": "fp32",
-    }
-    return settings | changes
+@pytest.fixture
+def small(small: Settings) -> Settings:
+    return partial(small, learning_rate=3e-3, patience=0)
 
 
-def _chain(teacher: Path, **changes: Any) -> DistillConfig:
-    chain: dict[str, Any] = {
-        "ce_weight": 0.01,  # a random teacher disagrees with the rows
-        "epochs": 4,
-        "assistants": [{"parameters_ratio": 0.85, "max_tokens": 700}, {"parameters_ratio": 0.7}],
-        "student": {"parameters_ratio": 0.55, "calibration_tokens": 64, "refit": False},
-    }
-    return DistillConfig(**_settings(teacher=str(teacher), **(chain | changes)))
+@pytest.fixture
+def chain_of(config_of: Configs) -> Configs:
+    """chain_of(**changes) -> the config of a chain of two assistants."""
+    return partial(
+        config_of,
+        ce_weight=0.01,  # a random teacher disagrees with the rows
+        epochs=4,
+        assistants=[{"parameters_ratio": 0.85, "max_tokens": 700}, {"parameters_ratio": 0.7}],
+        student={"parameters_ratio": 0.55, "calibration_tokens": 64, "refit": False},
+    )
 
 
 def _layers(folder: Path) -> list[Any]:
@@ -63,10 +53,9 @@ def _layers(folder: Path) -> list[Any]:
 
 
 def test_each_link_is_cut_from_the_one_before_and_learns_from_it(
-    teacher_folder: Path, stage_inputs: Inputs, make_draft: Drafts, context: Context
+    chain_of: Configs, run_stage: Run, teacher_folder: Path
 ) -> None:
-    draft = make_draft("draft")
-    run(_chain(teacher_folder), stage_inputs, draft, context)
+    draft = run_stage(chain_of())
     models = draft.data / "models"
     depths = {folder.name: len(_layers(folder)) for folder in models.iterdir()}
     assert depths == {
@@ -91,44 +80,15 @@ def test_each_link_is_cut_from_the_one_before_and_learns_from_it(
     assert not (draft.work / "assistant-1").exists()
 
 
-KILLED = """
-import sys
-from pathlib import Path
-from potstill.core.events import Emitter
-from potstill.core.stage import Artifact, Context, Draft
-from potstill.distill import DistillConfig
-from potstill.distill.run import run
-
-here = Path(sys.argv[1])
-inputs = {
-    name: Artifact(name, "key", here / name, "digest") for name in ("ingest", "curate", "correct")
-}
-run(DistillConfig.model_validate_json(sys.argv[2]), inputs, Draft(here / "killed"),
-    Context(here, here, 7, 1, Emitter(here / "killed.jsonl", "distill")))
-"""
-
-
 @pytest.mark.slow
 def test_a_chain_killed_in_every_link_ends_as_an_undisturbed_one(
-    teacher_folder: Path,
-    stage_inputs: Inputs,
-    make_draft: Drafts,
-    context: Context,
-    tmp_path: Path,
+    chain_of: Configs, run_stage: Run, kill_stage: Callable[..., None], make_draft: Drafts
 ) -> None:
-    config = _chain(teacher_folder, epochs=2, checkpoint_minutes=1e-4)
-    calm, killed = make_draft("calm"), make_draft("killed")
-    run(config, stage_inputs, calm, context)
-    command = [sys.executable, "-c", KILLED, str(tmp_path), config.model_dump_json()]
-    for mark in ("assistant-1/training", "assistant-2/training"):
-        process = subprocess.Popen(command)
-        found = killed.work / mark
-        while process.poll() is None and not list(found.glob("checkpoint-*/complete.json")):
-            time.sleep(0.01)
-        assert process.poll() is None, f"ended before {mark}"
-        os.kill(process.pid, signal.SIGKILL)
-        process.wait()
-    run(config, stage_inputs, killed, context)
+    config = chain_of(epochs=2, checkpoint_minutes=1e-4)
+    calm, killed = run_stage(config, "calm"), make_draft("killed")
+    for link in ("assistant-1", "assistant-2"):
+        kill_stage(config, killed, f"{link}/training")
+    run_stage(config, "killed")
     names = ("models", "history.json", "surgery.json", "training.json")
     one, other = (
         {name: digest for name, digest in digests_of(draft.data).items() if name.startswith(names)}
@@ -138,10 +98,9 @@ def test_a_chain_killed_in_every_link_ends_as_an_undisturbed_one(
 
 
 def test_a_finished_assistant_is_not_trained_again(
-    teacher_folder: Path,
-    stage_inputs: Inputs,
+    chain_of: Configs,
+    run_stage: Run,
     make_draft: Drafts,
-    context: Context,
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
 ) -> None:
@@ -158,10 +117,10 @@ def test_a_finished_assistant_is_not_trained_again(
 
     monkeypatch.setattr(chain, "train_student", stopping)
     with pytest.raises(KeyboardInterrupt):
-        run(_chain(teacher_folder), stage_inputs, draft, context)
+        run_stage(chain_of())
     first = digests_of(draft.data / "models" / "assistant-1")
     again = Context(tmp_path, tmp_path, 7, 1, Emitter(tmp_path / "again.jsonl", "distill"))
-    run(_chain(teacher_folder), stage_inputs, draft, again)
+    run_stage(chain_of(), context=again)
     assert names == ["assistant-1", "assistant-2", "assistant-2"]
     assert digests_of(draft.data / "models" / "assistant-1") == first
 
@@ -176,32 +135,34 @@ def test_a_finished_assistant_is_not_trained_again(
         ({"student": {"parameters_ratio": 0.5, "start": "uncorrected"}}, "not go together"),
     ],
 )
-def test_chains_that_make_no_sense_are_refused(changes: dict[str, Any], said: str) -> None:
+def test_chains_that_make_no_sense_are_refused(
+    chain_of: Configs, changes: dict[str, Any], said: str
+) -> None:
     with pytest.raises(ValidationError, match=said):
-        _chain(Path("t"), **changes)
+        chain_of(**changes)
 
 
 def test_a_link_that_would_lose_no_layer_is_refused_before_training(
-    teacher_folder: Path, stage_inputs: Inputs, make_draft: Drafts, context: Context
+    chain_of: Configs, run_stage: Run
 ) -> None:
     near = [{"parameters_ratio": 0.7}, {"parameters_ratio": 0.699}]
     with pytest.raises(TrainingError, match=r"Assistant 2 with a parameters_ratio of 0\.699"):
-        run(_chain(teacher_folder, assistants=near), stage_inputs, make_draft("a"), context)
+        run_stage(chain_of(assistants=near), "a")
     student = {"parameters_ratio": 0.699}
-    config = _chain(teacher_folder, assistants=near[:1], student=student)
+    config = chain_of(assistants=near[:1], student=student)
     with pytest.raises(TrainingError, match="The student with"):
-        run(config, stage_inputs, make_draft("b"), context)
+        run_stage(config, "b")
 
 
 def test_a_student_as_large_as_its_corrected_teacher_starts_from_the_original(
-    teacher_folder: Path, tmp_path: Path
+    small: Settings, teacher_folder: Path, tmp_path: Path
 ) -> None:
-    settings = _settings(
+    settings = small(
         seed=3,
         student={"parameters_ratio": 1.0, "start": "uncorrected"},
         ce_weight=0.0,
     )
-    correct = _settings(epochs=6, method="full")
+    correct = small(epochs=6, method="full")
     distiller = Distiller(str(teacher_folder), output=tmp_path / "o", correct=correct, **settings)
     distilled = distiller.train(ROWS)
     found = json.loads((tmp_path / "o" / "correction.json").read_text())
@@ -213,29 +174,29 @@ def test_a_student_as_large_as_its_corrected_teacher_starts_from_the_original(
     assert end["kl"] < 0.8 * start["kl"]
     assert len(_layers(tmp_path / "o" / "model")) == 4
     with pytest.raises(StoreError, match=r"reads\.correct"):
-        Distiller(str(teacher_folder), output=tmp_path / "o", **_settings(seed=3)).train(ROWS)
+        Distiller(str(teacher_folder), output=tmp_path / "o", **small(seed=3)).train(ROWS)
 
 
 def test_a_student_that_is_its_teacher_learns_by_another_objective_or_says_so(
-    teacher_folder: Path, tmp_path: Path
+    small: Settings, teacher_folder: Path, tmp_path: Path
 ) -> None:
     whole = StudentConfig(parameters_ratio=1.0)
-    same = Distiller(str(teacher_folder), whole, output=tmp_path / "a", **_settings(ce_weight=0.0))
+    same = Distiller(str(teacher_folder), whole, output=tmp_path / "a", **small(ce_weight=0.0))
     with pytest.raises(TrainingError, match="says what the teacher says"):
         same.train(ROWS)
-    tied = Distiller(str(teacher_folder), whole, output=tmp_path / "b", **_settings(ce_weight=1.0))
+    tied = Distiller(str(teacher_folder), whole, output=tmp_path / "b", **small(ce_weight=1.0))
     history = tied.train(ROWS).history["validation"]
     assert history[0]["kl"] == pytest.approx(0.0, abs=1e-3)
     assert history[-1]["ce_answer"] < history[0]["ce_answer"]
 
 
-def test_a_chain_by_the_distiller(teacher_folder: Path, tmp_path: Path) -> None:
+def test_a_chain_by_the_distiller(small: Settings, teacher_folder: Path, tmp_path: Path) -> None:
     distiller = Distiller(
         str(teacher_folder),
         {"parameters_ratio": 0.7, "calibration_tokens": 64},
         output=tmp_path / "o",
         assistants=[{"parameters_ratio": 0.85}],
-        **_settings(),
+        **small(),
     )
     distiller.train(ROWS)
     assert len(_layers(tmp_path / "o" / "assistants" / "assistant-1")) == 3
@@ -265,5 +226,8 @@ def test_a_recipe_whose_student_starts_uncorrected_needs_a_correction() -> None:
         Recipe.from_dict(recipe)
     assert Recipe.from_dict({**recipe, "correct": {"method": "lora"}}).correct.teacher == "t"
     mixed = {**recipe, "correct": {"method": "lora"}, "evaluate": {"teacher": "other"}}
-    with pytest.raises(RecipeError, match=r"evaluate\.teacher is other, but correct\.teacher is t"):
+    with pytest.raises(RecipeError, match=r"evaluate\.teacher is other, but distill\.teacher is t"):
         Recipe.from_dict(mixed)
+    idle = {**recipe, "correct": {"method": "lora", "teacher": "other"}}
+    with pytest.raises(RecipeError, match=r"correct\.teacher is other, but distill is taught by t"):
+        Recipe.from_dict(idle)

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,33 +15,31 @@ import pytest
 import torch
 
 from potstill.core.files import digests_of
-from potstill.core.stage import Artifact, Context, Draft
+from potstill.core.stage import Artifact, Draft
 from potstill.distill import CORRECT, CorrectConfig, DistillConfig, StudentConfig
 from potstill.distill.batches import encode_rows
-from potstill.distill.correct import run
-from potstill.distill.run import run as distill
 from potstill.errors import TrainingError
 from potstill.models.corrected import corrected
 from potstill.models.load import load_model, load_tokenizer
 from potstill.records import Example
 
 Inputs = dict[str, Artifact]
-Drafts = Callable[[str], Draft]
+Corrections = Callable[..., CorrectConfig]
+Run = Callable[..., Draft]
 
 
-def _config(teacher: Path, **changes: Any) -> CorrectConfig:
-    settings: dict[str, Any] = {
-        "method": "full",
-        "teacher": str(teacher),
-        "epochs": 4,
-        "learning_rate": 3e-3,
-        "step_tokens": 200,
-        "micro_tokens": 120,
-        "sequence_tokens": 120,
-        "validations": 3,
-        "precision": "fp32",
-    }
-    return CorrectConfig(**(settings | changes))
+@pytest.fixture
+def correction_of(teacher_folder: Path, small: Callable[..., dict[str, Any]]) -> Corrections:
+    """correction_of(**changes) -> the config of a small correction of `teacher_folder`."""
+    settings = partial(
+        small,
+        method="full",
+        teacher=str(teacher_folder),
+        epochs=4,
+        learning_rate=3e-3,
+        validations=3,
+    )
+    return lambda **changes: CorrectConfig(**settings(**changes))
 
 
 def _cross_entropy(model: Any, tokenizer: Any, examples: list[Example], answers: bool) -> float:
@@ -64,16 +60,13 @@ def _cross_entropy(model: Any, tokenizer: Any, examples: list[Example], answers:
 def test_a_corrected_teacher_is_better_on_held_out_rows_as_it_is_saved(
     method: str,
     tokens: str,
+    correction_of: Corrections,
+    run_stage: Run,
     teacher_folder: Path,
     examples: list[Example],
-    stage_inputs: Inputs,
-    make_draft: Drafts,
-    context: Context,
 ) -> None:
-    draft = make_draft("draft")
     rate = 3e-3 if method == "full" else 1e-2
-    config = _config(teacher_folder, method=method, tokens=tokens, learning_rate=rate)
-    run(config, stage_inputs, draft, context)
+    draft = run_stage(correction_of(method=method, tokens=tokens, learning_rate=rate))
     found = json.loads((draft.data / "correction.json").read_text())
     assert found["kept"]
     assert found["loss_after"] < found["loss_before"]
@@ -89,15 +82,10 @@ def test_a_corrected_teacher_is_better_on_held_out_rows_as_it_is_saved(
 
 
 def test_a_correction_that_does_not_help_keeps_the_original(
-    teacher_folder: Path,
-    stage_inputs: Inputs,
-    make_draft: Drafts,
-    context: Context,
-    events_of: Callable[[], list[dict[str, Any]]],
+    correction_of: Corrections, run_stage: Run, events_of: Callable[[], list[dict[str, Any]]]
 ) -> None:
-    better, draft = make_draft("better"), make_draft("draft")
-    run(_config(teacher_folder, epochs=8), stage_inputs, better, context)
-    run(_config(better.data / "model", learning_rate=0.5), stage_inputs, draft, context)
+    better = run_stage(correction_of(epochs=8), "better")
+    draft = run_stage(correction_of(teacher=str(better.data / "model"), learning_rate=0.5))
     found = json.loads((draft.data / "correction.json").read_text())
     assert not found["kept"]
     assert not (draft.data / "model").exists()
@@ -125,22 +113,16 @@ assert "torch" not in sys.modules
 
 
 def test_distill_learns_from_the_corrected_teacher(
-    teacher_folder: Path, stage_inputs: Inputs, make_draft: Drafts, context: Context
+    correction_of: Corrections,
+    config_of: Callable[..., DistillConfig],
+    run_stage: Run,
+    teacher_folder: Path,
+    stage_inputs: Inputs,
 ) -> None:
-    correction = make_draft("corrected")
-    run(_config(teacher_folder), stage_inputs, correction, context)
+    correction = run_stage(correction_of(), "corrected")
     inputs = stage_inputs | {"correct": Artifact("correct", "key", correction.folder, "digest")}
-    draft = make_draft("draft")
-    config = DistillConfig(
-        teacher=str(teacher_folder),
-        student=StudentConfig(drop_layers=1, calibration_tokens=64),
-        epochs=0.5,
-        step_tokens=200,
-        micro_tokens=120,
-        sequence_tokens=120,
-        precision="fp32",
-    )
-    distill(config, inputs, draft, context)
+    student = StudentConfig(drop_layers=1, calibration_tokens=64)
+    draft = run_stage(config_of(student=student, epochs=0.5, validations=6), inputs=inputs)
     dropped = json.loads((draft.data / "surgery.json").read_text())["dropped"][0]
     kept = [layer for layer in range(4) if layer != dropped]
     teachers = load_model(correction.data / "model").model.layers
@@ -153,54 +135,29 @@ def test_distill_learns_from_the_corrected_teacher(
 
 
 def test_without_held_out_rows_it_says_so(
-    teacher_folder: Path, stage_inputs: Inputs, make_draft: Drafts, context: Context
+    correction_of: Corrections, run_stage: Run, stage_inputs: Inputs
 ) -> None:
     stage_inputs["curate"].path("validation.jsonl").write_text("")
     with pytest.raises(TrainingError, match="0 validation rows"):
-        run(_config(teacher_folder), stage_inputs, make_draft("draft"), context)
+        run_stage(correction_of())
 
 
 def test_errors_name_the_fields_of_its_own_section(
-    teacher_folder: Path, stage_inputs: Inputs, make_draft: Drafts, context: Context
+    correction_of: Corrections, run_stage: Run
 ) -> None:
-    config = _config(teacher_folder, sequence_tokens=16)
     with pytest.raises(TrainingError, match=r"longer than correct\.sequence_tokens"):
-        run(config, stage_inputs, make_draft("draft"), context)
-
-
-KILLED = """
-import sys
-from pathlib import Path
-from potstill.core.events import Emitter
-from potstill.core.stage import Artifact, Context, Draft
-from potstill.distill import CorrectConfig
-from potstill.distill.correct import run
-
-here = Path(sys.argv[1])
-config = CorrectConfig.model_validate_json(sys.argv[2])
-inputs = {"curate": Artifact("curate", "key", here / "curate", "digest")}
-run(config, inputs, Draft(here / sys.argv[3]),
-    Context(here, here, 7, 1, Emitter(here / f"{sys.argv[3]}.jsonl", "correct")))
-"""
+        run_stage(correction_of(sequence_tokens=16))
 
 
 def test_a_killed_correction_ends_as_an_undisturbed_one(
-    teacher_folder: Path,
-    stage_inputs: Inputs,
-    make_draft: Drafts,
-    context: Context,
-    tmp_path: Path,
+    correction_of: Corrections,
+    run_stage: Run,
+    kill_stage: Callable[..., None],
+    make_draft: Callable[[str], Draft],
 ) -> None:
-    config = _config(teacher_folder, epochs=6, checkpoint_minutes=1e-4, patience=0)
-    command = [sys.executable, "-c", KILLED, str(tmp_path), config.model_dump_json()]
-    calm, disturbed = make_draft("calm"), make_draft("disturbed")
-    run(config, stage_inputs, calm, context)
-    process = subprocess.Popen([*command, "disturbed"])
-    checkpoints = disturbed.work / "training"
-    while process.poll() is None and len(list(checkpoints.glob("checkpoint-*/complete.json"))) < 1:
-        time.sleep(0.01)
-    os.kill(process.pid, signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
-    run(config, stage_inputs, disturbed, context)
+    config = correction_of(epochs=6, checkpoint_minutes=1e-4, patience=0)
+    calm, disturbed = run_stage(config, "calm"), make_draft("disturbed")
+    kill_stage(config, disturbed, "training")
+    run_stage(config, "disturbed")
     assert digests_of(calm.data) == digests_of(disturbed.data)
     assert math.isfinite(json.loads((calm.data / "correction.json").read_text())["loss_after"])

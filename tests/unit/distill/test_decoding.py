@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
-from transformers import Gemma3ForCausalLM, Gemma3TextConfig, LlamaConfig, LlamaForCausalLM
 
 from potstill.distill import attention
 from potstill.distill.config import DistillConfig
@@ -17,32 +17,18 @@ from potstill.models.sampling import Draw
 
 WORDS, LIMIT = 97, 24
 ENDS = {5, 6}
-SIZES = {
-    "vocab_size": WORDS,
-    "hidden_size": 32,
-    "intermediate_size": 64,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "head_dim": 8,
-}
 
 
 @pytest.fixture(params=["llama", "windowed"])
-def model(request: pytest.FixtureRequest) -> Any:
+def model(request: pytest.FixtureRequest, random_model: Callable[..., Any]) -> Any:
     """A random model in fp32; one of them has layers that see eight tokens back alone."""
-    torch.manual_seed(0)
-    made: Any
+    sizes = {"vocab_size": WORDS, "intermediate_size": 64}
     if request.param == "llama":
-        made = LlamaForCausalLM(LlamaConfig(num_hidden_layers=3, **SIZES))
-    else:
-        config = Gemma3TextConfig(num_hidden_layers=4, sliding_window=8, **SIZES)
-        config.layer_types = ["sliding_attention", "full_attention"] * 2
-        made = Gemma3ForCausalLM(config)
-    with torch.no_grad():
-        for parameter in made.parameters():
-            if parameter.ndim > 1:
-                parameter.normal_(0.0, 0.3)
-    return made.eval()
+        return random_model(**sizes)
+    layers = ["sliding_attention", "full_attention"] * 2
+    return random_model(
+        "gemma3_text", num_hidden_layers=4, layer_types=layers, sliding_window=8, **sizes
+    )
 
 
 @pytest.fixture

@@ -178,7 +178,7 @@ def test_loss_gradient_and_held_out_figures_are_those_of_separate_rows(
         # Two micro-batches: a family must weigh the same whatever it stands beside.
         halves = [data.families[::2], data.families[1::2]]
         batches = [data.collate(half, OBJECTIVE.active, 0) for half in halves]
-        step = Step(tuple(batches), active_counts(rows, OBJECTIVE.active))
+        step = Step(tuple(batches), active_counts(rows, OBJECTIVE.active), data)
         trainer.config = trainer.config.model_copy(update={"term_gradients": False})
         loss = trainer.training_step(trainer.model, step)
         gradients = {name: one.grad for name, one in trainer.model.named_parameters()}

@@ -14,13 +14,12 @@ import torch
 
 from potstill.core.events import Emitter
 from potstill.core.keys import stage_key
-from potstill.core.stage import Artifact, Context, Draft
+from potstill.core.stage import Draft
 from potstill.distill import STAGE, Distiller
 from potstill.distill.batches import encode_rows
 from potstill.distill.config import DistillConfig
 from potstill.distill.distiller import Distilled
 from potstill.distill.precision import in_precision, mean_kl
-from potstill.distill.run import run
 from potstill.errors import MissingExtraError, ModelError
 from potstill.models import quantised
 from potstill.models.adapter_files import read_adapter
@@ -99,27 +98,19 @@ def test_a_compiled_qlora_student_learns_the_same(train: Train) -> None:
 
 
 def test_an_adapter_is_kept_and_merges_into_the_undistilled_student(
-    teacher_folder: Path,
-    stage_inputs: dict[str, Artifact],
-    make_draft: Callable[[str], Draft],
-    context: Context,
+    config_of: Callable[..., DistillConfig], run_stage: Callable[..., Draft], teacher_folder: Path
 ) -> None:
-    config = DistillConfig(
-        teacher=str(teacher_folder),
+    config = config_of(
         student={"drop_layers": 1, "calibration_tokens": 64, "method": "influence"},
-        epochs=2,
-        step_tokens=200,
-        sequence_tokens=120,
+        micro_tokens=4096,
         learning_rate=1e-2,
         ce_weight=0.01,
         validations=1,
-        precision="fp32",
         adapter="qlora",
         keep_adapter=True,
         teacher_precision="8bit",
     )
-    draft = make_draft("kept")
-    run(config, stage_inputs, draft, context)
+    draft = run_stage(config)
     base, folder = draft.data / "models" / "undistilled", draft.data / "adapters" / "distilled"
     assert {one.name for one in folder.parent.iterdir()} == {"distilled"}
     adapter = read_adapter(folder)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from torch import Tensor
 
-from potstill.core.stage import Artifact, Context, Draft
+from potstill.core.stage import Artifact, Draft
 from potstill.distill import DistillConfig, Distiller, StudentConfig, losses
 from potstill.distill.attention import use
 from potstill.distill.batches import Row, RowSet, active_counts, encode_rows
@@ -24,7 +25,6 @@ from potstill.distill.mixture import Mixture, Teachers
 from potstill.distill.objective import Objective
 from potstill.distill.panel import Panel, resolved
 from potstill.distill.plan import facts
-from potstill.distill.run import run
 from potstill.distill.signals import CacheFormat, LiveTeacher, open_cache
 from potstill.distill.teachers_config import TeacherConfig
 from potstill.distill.terms import TermLoss, Weights
@@ -33,6 +33,8 @@ from potstill.models.load import load_model, load_tokenizer
 from potstill.models.surgery import body_of, drop_layers
 from potstill.records import Example
 
+Configs = Callable[..., DistillConfig]
+Run = Callable[..., Draft]
 OBJECTIVE = Objective(
     kd_weight=0.8,
     divergence={"forward_kl": 0.5, "jsd": 0.5},
@@ -261,32 +263,18 @@ def two_documents(stage_inputs: dict[str, Artifact]) -> dict[str, Artifact]:
     return stage_inputs
 
 
-def _config(teacher: Path, teachers: list[dict[str, Any]], **changes: Any) -> DistillConfig:
-    settings: dict[str, Any] = {
-        "teacher": str(teacher),
-        "teachers": teachers,
-        "student": StudentConfig(drop_layers=1, calibration_tokens=64),
-        "epochs": 2,
-        "step_tokens": 200,
-        "micro_tokens": 120,
-        "sequence_tokens": 120,
-        "learning_rate": 3e-3,
-        "validations": 2,
-        "precision": "fp32",
-    }
-    return DistillConfig(**(settings | changes))
+@pytest.fixture
+def config_of(config_of: Configs) -> Configs:
+    student = StudentConfig(drop_layers=1, calibration_tokens=64)
+    return partial(config_of, student=student, learning_rate=3e-3)
 
 
 def test_one_entry_is_the_same_as_a_single_teacher_bit_by_bit(
-    teacher_folder: Path,
-    stage_inputs: dict[str, Artifact],
-    make_draft: Callable[[str], Draft],
-    context: Context,
+    config_of: Configs, run_stage: Run
 ) -> None:
     found = []
     for name, teachers in (("plain", []), ("listed", [{"weight": 0.3}])):
-        draft = make_draft(name)
-        run(_config(teacher_folder, teachers), stage_inputs, draft, context)
+        draft = run_stage(config_of(teachers=teachers), name)
         weights = draft.data / "models" / "distilled" / "model.safetensors"
         found.append((weights.read_bytes(), (draft.data / "history.json").read_bytes()))
     assert found[0] == found[1]
@@ -295,49 +283,40 @@ def test_one_entry_is_the_same_as_a_single_teacher_bit_by_bit(
 @pytest.mark.parametrize("signal", ["live", "hidden_bf16", "top_k", "sampled"])
 def test_a_run_with_two_teachers_of_their_own_documents(
     signal: str,
-    teacher_folder: Path,
-    second_folder: Path,
+    config_of: Configs,
+    run_stage: Run,
     two_documents: dict[str, Artifact],
-    make_draft: Callable[[str], Draft],
-    context: Context,
+    second_folder: Path,
 ) -> None:
-    draft = make_draft("draft")
     teachers = [{"documents": "*.pdf"}, {"teacher": str(second_folder), "documents": "wells/*"}]
-    config = _config(
-        teacher_folder,
-        teachers,
+    config = config_of(
+        teachers=teachers,
         signal=signal,
         signal_count=16,
         epochs=5,
         patience=0,
         ce_weight=0.01,
     )
-    run(config, two_documents, draft, context)
+    draft = run_stage(config, inputs=two_documents)
     history = json.loads((draft.data / "history.json").read_text())["distilled"]["validation"]
     assert history[-1]["kl"] < 0.9 * history[0]["kl"]
     assert json.loads((draft.data / "training.json").read_text())["signal"] == signal
 
 
 def test_shared_say_by_confidence_in_a_run(
-    teacher_folder: Path,
-    second_folder: Path,
-    two_documents: dict[str, Artifact],
-    make_draft: Callable[[str], Draft],
-    context: Context,
+    config_of: Configs, run_stage: Run, two_documents: dict[str, Artifact], second_folder: Path
 ) -> None:
-    draft = make_draft("draft")
     teachers = [{}, {"teacher": str(second_folder), "documents": ["wells/*"], "weight": 2}]
-    config = _config(teacher_folder, teachers, teacher_weighting="confidence", epochs=1)
-    run(config, two_documents, draft, context)
+    config = config_of(teachers=teachers, teacher_weighting="confidence", epochs=1)
+    draft = run_stage(config, inputs=two_documents)
     assert (draft.data / "models" / "distilled" / "model.safetensors").exists()
 
 
 def test_the_probe_finds_a_mixture_that_is_not_the_one_asked_for(
-    teacher_folder: Path,
-    second_folder: Path,
+    config_of: Configs,
+    run_stage: Run,
     two_documents: dict[str, Artifact],
-    make_draft: Callable[[str], Draft],
-    context: Context,
+    second_folder: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     real = Teachers._weights
@@ -345,18 +324,17 @@ def test_the_probe_finds_a_mixture_that_is_not_the_one_asked_for(
     for number, mistake in enumerate(mistakes):
         monkeypatch.setattr(Teachers, "_weights", mistake)
         teachers = [{}, {"teacher": str(second_folder), "weight": 3}]
-        config = _config(teacher_folder, teachers, signal="live", ce_weight=0.0)
+        config = config_of(teachers=teachers, signal="live", ce_weight=0.0)
         with pytest.raises(TrainingError, match=r"term kd is .* computed plainly it is"):
-            run(config, two_documents, make_draft(f"draft{number}"), context)
+            run_stage(config, f"draft{number}", two_documents)
 
 
 def test_weights_of_documents_are_shared_out_row_by_row(
-    teacher_folder: Path, second_folder: Path, tokenizer: Any, examples: list[Example]
+    config_of: Configs, second_folder: Path, tokenizer: Any, examples: list[Example]
 ) -> None:
     rows = encode_rows(examples, tokenizer, 500)
-    config = _config(
-        teacher_folder,
-        [{"weight": 3}, {"teacher": str(second_folder), "documents": "boiler*"}],
+    config = config_of(
+        teachers=[{"weight": 3}, {"teacher": str(second_folder), "documents": "boiler*"}],
     )
     assert Panel.of(config, tokenizer, rows, rows, {"d": "boiler.pdf"}) is not None
     panel = Panel(config.voices, {"d": "boiler.pdf"}, None)
@@ -366,23 +344,23 @@ def test_weights_of_documents_are_shared_out_row_by_row(
 
 
 def test_patterns_that_match_nothing_name_the_documents(
-    teacher_folder: Path, second_folder: Path, tokenizer: Any, examples: list[Example]
+    config_of: Configs, second_folder: Path, tokenizer: Any, examples: list[Example]
 ) -> None:
     rows = encode_rows(examples, tokenizer, 500)
     other = {"teacher": str(second_folder), "documents": "manual/*"}
-    config = _config(teacher_folder, [{}, other])
+    config = config_of(teachers=[{}, other])
     with pytest.raises(TrainingError, match=r"teachers\[1\].documents \(manual/\*\) matches no"):
         Panel.of(config, tokenizer, rows, rows, {"d": "boiler.pdf"})
     with pytest.raises(TrainingError, match=r"They are of boiler\.pdf\."):
         Panel.of(config, tokenizer, rows, rows, {"d": "boiler.pdf"})
     few = [Row("other", rows[0].ids, 1, document="x")]
-    config = _config(teacher_folder, [{"documents": "boiler.pdf"}])
+    config = config_of(teachers=[{"documents": "boiler.pdf"}])
     with pytest.raises(TrainingError, match=r"1 rows have no teacher: those of x"):
         Panel.of(config, tokenizer, [*rows, *few], rows, {"d": "boiler.pdf"})
 
 
 def test_teachers_of_different_words_are_refused(
-    teacher_folder: Path,
+    config_of: Configs,
     tokenizer: Any,
     examples: list[Example],
     make_student: Callable[..., Path],
@@ -390,7 +368,7 @@ def test_teachers_of_different_words_are_refused(
 ) -> None:
     rows = encode_rows(examples, tokenizer, 500)
     stranger = make_student(tmp_path / "stranger", text="zyx wvu " * 200, vocabulary=300)
-    config = _config(teacher_folder, [{}, {"teacher": str(stranger)}])
+    config = config_of(teachers=[{}, {"teacher": str(stranger)}])
     with pytest.raises(TrainingError, match="have different vocabularies"):
         Panel.of(config, tokenizer, rows, rows, {})
 
@@ -414,16 +392,16 @@ def test_settings_that_do_not_fit_are_refused(changes: dict[str, Any], said: str
 
 
 def test_all_teachers_are_in_the_key_and_the_corrected_one_takes_its_place(
-    teacher_folder: Path, second_folder: Path, tmp_path: Path
+    config_of: Configs, second_folder: Path, tmp_path: Path
 ) -> None:
-    config = _config(teacher_folder, [{}, {"teacher": str(second_folder)}])
+    config = config_of(teachers=[{}, {"teacher": str(second_folder)}])
     named = facts(config, tmp_path)
     assert list(named) == ["teacher", "teacher 2"]
     assert len(set(named.values())) == 2
     better = resolved(config, "corrected")
     assert better.teacher == "corrected"
     assert [one.teacher for one in better.voices] == ["corrected", str(second_folder)]
-    assert resolved(_config(teacher_folder, []), "corrected").teacher == "corrected"
-    swapped = _config(teacher_folder, [{"teacher": str(second_folder)}, {}])
+    assert resolved(config_of(teachers=[]), "corrected").teacher == "corrected"
+    swapped = config_of(teachers=[{"teacher": str(second_folder)}, {}])
     assert resolved(swapped, "corrected").teacher == str(second_folder)
     assert TeacherConfig(documents=("a/*", "b")).teaches("a/x/y")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,34 +13,29 @@ import pytest
 
 from potstill.core.files import read_json, read_records
 from potstill.core.keys import stage_key
-from potstill.core.stage import Artifact, Context, Draft
+from potstill.core.stage import Context, Draft
 from potstill.distill import STAGE, DistillConfig, StudentConfig
 from potstill.distill.advice import advise
 from potstill.distill.on_policy import OnPolicyConfig
 from potstill.distill.plan import estimate, facts
 from potstill.distill.rollouts import Rollout
-from potstill.distill.run import run
 from potstill.errors import InputError
 
+Configs = Callable[..., DistillConfig]
 OWN = {"share": 0.6, "max_new_tokens": 10, "refresh_steps": 2, "allow_endless": True}
 REPLAYED = {name: value for name, value in OWN.items() if name != "max_new_tokens"}
 
 
-def config_of(teacher: Path, **changes: Any) -> DistillConfig:
-    settings: dict[str, Any] = {
-        "teacher": str(teacher),
-        "student": StudentConfig(drop_layers=1, calibration_tokens=64),
-        "epochs": 2,
-        "step_tokens": 200,
-        "micro_tokens": 200,
-        "sequence_tokens": 120,
-        "learning_rate": 3e-3,
-        "validations": 2,
-        "patience": 0,
-        "precision": "fp32",
-        "signal": "live",
-    }
-    return DistillConfig(**(settings | changes))
+@pytest.fixture
+def config_of(config_of: Configs) -> Configs:
+    return partial(
+        config_of,
+        student=StudentConfig(drop_layers=1, calibration_tokens=64),
+        micro_tokens=200,
+        learning_rate=3e-3,
+        patience=0,
+        signal="live",
+    )
 
 
 def weights(draft: Draft, name: str) -> str:
@@ -48,14 +44,10 @@ def weights(draft: Draft, name: str) -> str:
 
 
 def test_a_run_keeps_its_rollouts_replays_them_and_leaves_the_comparison_alone(
-    teacher_folder: Path,
-    stage_inputs: dict[str, Artifact],
-    make_draft: Callable[[str], Draft],
-    context: Context,
+    config_of: Configs, run_stage: Callable[..., Draft], context: Context
 ) -> None:
-    plain, own, again = (make_draft(name) for name in ("plain", "own", "again"))
-    run(config_of(teacher_folder), stage_inputs, plain, context)
-    run(config_of(teacher_folder, on_policy=OWN), stage_inputs, own, context)
+    plain = run_stage(config_of(), "plain")
+    own = run_stage(config_of(on_policy=OWN), "own")
     assert weights(plain, "finetuned") == weights(own, "finetuned")
     assert weights(plain, "distilled") != weights(own, "distilled")
     told = read_json(own.data / "training.json")
@@ -66,8 +58,8 @@ def test_a_run_keeps_its_rollouts_replays_them_and_leaves_the_comparison_alone(
     assert not (plain.data / "rollouts.jsonl").exists()
     text = (own.data / "rollouts.jsonl").read_text()
     (context.project / "kept.jsonl").write_text(text)
-    replay = config_of(teacher_folder, on_policy={**REPLAYED, "replay": "kept.jsonl"})
-    run(replay, stage_inputs, again, context)  # relative to the project
+    replay = config_of(on_policy={**REPLAYED, "replay": "kept.jsonl"})  # relative to the project
+    again = run_stage(replay, "again")
     for name in ("distilled", "finetuned"):
         assert weights(own, name) == weights(again, name)
     assert (again.data / "rollouts.jsonl").read_text() == text
@@ -75,10 +67,10 @@ def test_a_run_keeps_its_rollouts_replays_them_and_leaves_the_comparison_alone(
     assert history[0] == history[1]
 
 
-def test_what_is_replayed_is_part_of_the_key(teacher_folder: Path, tmp_path: Path) -> None:
+def test_what_is_replayed_is_part_of_the_key(config_of: Configs, tmp_path: Path) -> None:
     project = tmp_path / "project"
     project.mkdir()
-    config = config_of(teacher_folder, on_policy={**REPLAYED, "replay": "kept.jsonl"})
+    config = config_of(on_policy={**REPLAYED, "replay": "kept.jsonl"})
     with pytest.raises(InputError, match=r"kept\.jsonl .* is no file"):
         facts(config, project)
     keys = []
@@ -87,10 +79,10 @@ def test_what_is_replayed_is_part_of_the_key(teacher_folder: Path, tmp_path: Pat
         keys.append(stage_key(STAGE, config, {}, facts(config, project), 1).value)
     assert keys[0] != keys[1]
     (tmp_path / "outside.jsonl").write_text("x")
-    outside = config_of(teacher_folder, on_policy={**REPLAYED, "replay": "../outside.jsonl"})
+    outside = config_of(on_policy={**REPLAYED, "replay": "../outside.jsonl"})
     with pytest.raises(InputError, match="outside of the project"):
         facts(outside, project)
-    assert set(facts(config_of(teacher_folder), project)) == {"teacher"}
+    assert set(facts(config_of(), project)) == {"teacher"}
 
 
 EARLIER = {
@@ -100,16 +92,18 @@ EARLIER = {
 }
 
 
-def test_the_signal_that_is_proposed_is_the_live_teacher(teacher_folder: Path) -> None:
+def test_the_signal_that_is_proposed_is_the_live_teacher(
+    config_of: Configs, teacher_folder: Path
+) -> None:
     for settings, proposed in (({}, "hidden_bf16"), (OWN, "live")):
-        config = config_of(teacher_folder, on_policy=settings, signal="auto")
+        config = config_of(on_policy=settings, signal="auto")
         found = {one.field: one.proposed for one in advise(config, EARLIER, teacher_folder)}
         assert found["distill.signal"] == proposed
 
 
-def test_the_estimate_knows_what_answers_cost(teacher_folder: Path) -> None:
+def test_the_estimate_knows_what_answers_cost(config_of: Configs, teacher_folder: Path) -> None:
     def found(**on_policy: Any) -> Any:
-        config = config_of(teacher_folder, signal="auto", on_policy=on_policy)
+        config = config_of(signal="auto", on_policy=on_policy)
         return estimate(config, EARLIER, teacher_folder)
 
     off, half, own = found(), found(share=0.4), found(share=0.8)

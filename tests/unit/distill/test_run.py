@@ -2,61 +2,45 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
 import shutil
-import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import pytest
 import torch
 
 from potstill.core.files import digests_of
-from potstill.core.stage import Artifact, Context, Draft
+from potstill.core.stage import Artifact, Draft
 from potstill.distill import DistillConfig, StudentConfig
-from potstill.distill.run import run
 from potstill.errors import TrainingError
 from potstill.models.load import load_model, load_tokenizer
 
+Configs = Callable[..., DistillConfig]
+Run = Callable[..., Draft]
 Events = Callable[[], list[dict[str, Any]]]
 
 
-def _config(teacher: Path, **changes: Any) -> DistillConfig:
-    settings: dict[str, Any] = {
-        "teacher": str(teacher),
-        "student": StudentConfig(drop_layers=1, calibration_tokens=64, refit=False),
-        "epochs": 6,
-        "step_tokens": 200,
-        "micro_tokens": 120,
-        "sequence_tokens": 120,
-        "learning_rate": 3e-3,
-        "ce_weight": 0.01,  # a random teacher disagrees with the rows
-        "validations": 3,
-        "patience": 0,
-        "precision": "fp32",
-    }
-    return DistillConfig(**(settings | changes))
-
-
-def _weights(folder: Path) -> str:
-    return hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
+@pytest.fixture
+def config_of(config_of: Configs) -> Configs:
+    return partial(
+        config_of,
+        student=StudentConfig(drop_layers=1, calibration_tokens=64, refit=False),
+        epochs=6,
+        learning_rate=3e-3,
+        ce_weight=0.01,  # a random teacher disagrees with the rows
+        validations=3,
+        patience=0,
+    )
 
 
 def test_the_stage_writes_three_models_and_the_distilled_one_is_nearest_to_the_teacher(
-    teacher_folder: Path,
-    stage_inputs: dict[str, Artifact],
-    make_draft: Callable[[str], Draft],
-    context: Context,
-    events_of: Events,
+    config_of: Configs, run_stage: Run, events_of: Events
 ) -> None:
-    draft = make_draft("draft")
-    run(_config(teacher_folder), stage_inputs, draft, context)
+    draft = run_stage(config_of())
 
     models = draft.data / "models"
     assert sorted(path.name for path in models.iterdir()) == [
@@ -104,15 +88,11 @@ def test_the_stage_writes_three_models_and_the_distilled_one_is_nearest_to_the_t
 
 
 def test_nothing_but_paths_and_text_of_the_run_differs_between_two_runs(
-    teacher_folder: Path,
-    stage_inputs: dict[str, Artifact],
-    make_draft: Callable[[str], Draft],
-    context: Context,
+    config_of: Configs, run_stage: Run
 ) -> None:
     results = []
     for name in ("one", "two"):
-        draft = make_draft(name)
-        run(_config(teacher_folder, epochs=2), stage_inputs, draft, context)
+        draft = run_stage(config_of(epochs=2), name)
         shutil.rmtree(draft.data / "tensorboard")
         results.append(digests_of(draft.data))
     assert results[0] == results[1]
@@ -125,18 +105,11 @@ def test_nothing_but_paths_and_text_of_the_run_differs_between_two_runs(
     [("hidden_bf16", 0.02), ("hidden_int8", 0.05), ("top_k", 0.3), ("sampled", 0.3)],
 )
 def test_signals_from_files_train_like_the_live_teacher(
-    teacher_folder: Path,
-    stage_inputs: dict[str, Artifact],
-    make_draft: Callable[[str], Draft],
-    context: Context,
-    signal_name: str,
-    tolerance: float,
+    config_of: Configs, run_stage: Run, signal_name: str, tolerance: float
 ) -> None:
     means, held_out = [], []
     for name in ("live", signal_name):
-        draft = make_draft(name)
-        config = _config(teacher_folder, epochs=3, signal=name, signal_count=64)
-        run(config, stage_inputs, draft, context)
+        draft = run_stage(config_of(epochs=3, signal=name, signal_count=64), name)
         assert json.loads((draft.data / "training.json").read_text())["signal"] == name
         assert (draft.work / "teacher-training").is_dir() == (name != "live")
         history = json.loads((draft.data / "history.json").read_text())["distilled"]
@@ -147,15 +120,10 @@ def test_signals_from_files_train_like_the_live_teacher(
 
 
 def test_auto_takes_a_file_where_rows_are_seen_again_and_it_is_small(
-    teacher_folder: Path,
-    stage_inputs: dict[str, Artifact],
-    make_draft: Callable[[str], Draft],
-    context: Context,
-    monkeypatch: pytest.MonkeyPatch,
+    config_of: Configs, run_stage: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def chosen(name: str, **settings: Any) -> str:
-        draft = make_draft(name)
-        run(_config(teacher_folder, **settings), stage_inputs, draft, context)
+        draft = run_stage(config_of(**settings), name)
         return str(json.loads((draft.data / "training.json").read_text())["signal"])
 
     assert chosen("once", epochs=1) == "live"
@@ -169,17 +137,9 @@ def test_auto_takes_a_file_where_rows_are_seen_again_and_it_is_small(
     [("auto", True, "packed"), ("packed", False, "packed"), ("buckets", True, "buckets")],
 )
 def test_both_layouts_train_the_same_rows(
-    teacher_folder: Path,
-    stage_inputs: dict[str, Artifact],
-    make_draft: Callable[[str], Draft],
-    context: Context,
-    batching: str,
-    share: bool,
-    layout: str,
+    config_of: Configs, run_stage: Run, batching: str, share: bool, layout: str
 ) -> None:
-    draft = make_draft("draft")
-    config = _config(teacher_folder, epochs=3, batching=batching, share_beginnings=share)
-    run(config, stage_inputs, draft, context)
+    draft = run_stage(config_of(epochs=3, batching=batching, share_beginnings=share))
     history = json.loads((draft.data / "history.json").read_text())["distilled"]
     counts = json.loads((draft.data / "training.json").read_text())
     assert counts["layout"] == layout
@@ -188,15 +148,9 @@ def test_both_layouts_train_the_same_rows(
     assert history["validation"][-1]["kl"] < history["validation"][0]["kl"]
 
 
-def test_the_student_gets_few_enough_parameters(
-    teacher_folder: Path,
-    stage_inputs: dict[str, Artifact],
-    make_draft: Callable[[str], Draft],
-    context: Context,
-) -> None:
-    draft = make_draft("ratio")
+def test_the_student_gets_few_enough_parameters(config_of: Configs, run_stage: Run) -> None:
     student = StudentConfig(parameters_ratio=0.7, calibration_tokens=64, method="influence")
-    run(_config(teacher_folder, student=student, epochs=1), stage_inputs, draft, context)
+    draft = run_stage(config_of(student=student, epochs=1))
     surgery = json.loads((draft.data / "surgery.json").read_text())
     sizes = surgery["parameters"]
     assert sizes["student"] <= 0.7 * sizes["teacher"]
@@ -204,14 +158,8 @@ def test_the_student_gets_few_enough_parameters(
     assert sizes["student"] + one_layer > 0.7 * sizes["teacher"]
 
 
-def test_adapters_are_merged_into_the_saved_model(
-    teacher_folder: Path,
-    stage_inputs: dict[str, Artifact],
-    make_draft: Callable[[str], Draft],
-    context: Context,
-) -> None:
-    draft = make_draft("lora")
-    run(_config(teacher_folder, adapter="lora", learning_rate=1e-2), stage_inputs, draft, context)
+def test_adapters_are_merged_into_the_saved_model(config_of: Configs, run_stage: Run) -> None:
+    draft = run_stage(config_of(adapter="lora", learning_rate=1e-2))
     folder = draft.data / "models" / "distilled"
     assert not (folder / "adapter_config.json").exists()
     distilled, undistilled = load_model(folder), load_model(draft.data / "models" / "undistilled")
@@ -225,14 +173,9 @@ def test_adapters_are_merged_into_the_saved_model(
 
 
 def test_frozen_embeddings_stay_as_they_are_and_passages_are_trained_too(
-    teacher_folder: Path,
-    stage_inputs: dict[str, Artifact],
-    make_draft: Callable[[str], Draft],
-    context: Context,
+    config_of: Configs, run_stage: Run
 ) -> None:
-    draft = make_draft("frozen")
-    config = _config(teacher_folder, freeze_embeddings=True, passages=True, epochs=2)
-    run(config, stage_inputs, draft, context)
+    draft = run_stage(config_of(freeze_embeddings=True, passages=True, epochs=2))
     models = draft.data / "models"
     ours = load_model(models / "distilled").state_dict()["model.embed_tokens.weight"]
     theirs = load_model(models / "undistilled").state_dict()["model.embed_tokens.weight"]
@@ -242,99 +185,58 @@ def test_frozen_embeddings_stay_as_they_are_and_passages_are_trained_too(
 
 
 def test_rows_that_are_too_long_are_counted_and_said(
-    teacher_folder: Path,
-    stage_inputs: dict[str, Artifact],
-    make_draft: Callable[[str], Draft],
-    context: Context,
-    events_of: Events,
+    config_of: Configs, run_stage: Run, stage_inputs: dict[str, Artifact], events_of: Events
 ) -> None:
-    draft = make_draft("short")
     train = stage_inputs["curate"].path("train.jsonl")
     row = json.loads(train.read_text().splitlines()[0])
     row["turns"][0]["content"] *= 5
     with train.open("a") as file:
         file.write(json.dumps(row) + "\n")
-    run(_config(teacher_folder, epochs=1), stage_inputs, draft, context)
+    draft = run_stage(config_of(epochs=1))
     assert json.loads((draft.data / "training.json").read_text())["truncated_rows"] == 1
     assert any("1 of 13 rows" in e["message"] for e in events_of() if e["kind"] == "warning")
 
 
 def test_no_validation_rows_is_one_clear_error(
-    teacher_folder: Path,
-    stage_inputs: dict[str, Artifact],
-    make_draft: Callable[[str], Draft],
-    context: Context,
+    config_of: Configs, run_stage: Run, stage_inputs: dict[str, Artifact]
 ) -> None:
     stage_inputs["curate"].path("validation.jsonl").write_text("")
     with pytest.raises(TrainingError, match="0 validation rows"):
-        run(_config(teacher_folder), stage_inputs, make_draft("empty"), context)
+        run_stage(config_of())
 
 
 def test_a_learning_rate_that_explodes_names_step_and_rows(
-    teacher_folder: Path,
-    stage_inputs: dict[str, Artifact],
-    make_draft: Callable[[str], Draft],
-    context: Context,
+    config_of: Configs, run_stage: Run
 ) -> None:
-    config = _config(teacher_folder, learning_rate=1.0, clip_norm=0, weight_decay=1.0, epochs=300)
+    config = config_of(learning_rate=1.0, clip_norm=0, weight_decay=1.0, epochs=300)
     config = config.model_copy(update={"learning_rate": 1e30})
     with pytest.raises(TrainingError, match=r"not a finite number at step \d+, rows row\d"):
-        run(config, stage_inputs, make_draft("explode"), context)
-
-
-DRIVER = """
-import json, sys, pathlib, torch
-from potstill.core.events import Emitter
-from potstill.core.stage import Artifact, Context, Draft
-from potstill.distill import DistillConfig
-from potstill.distill.run import run
-job = json.loads(sys.argv[1])
-inputs = {n: Artifact(n, "key", pathlib.Path(f), "digest") for n, f in job["inputs"].items()}
-draft = Draft(pathlib.Path(job["draft"]))
-here = pathlib.Path(job["draft"])
-run(DistillConfig.model_validate(job["config"]), inputs, draft,
-    Context(here, here, 7, 1, Emitter(here / "events.jsonl", "distill")))
-"""
+        run_stage(config)
 
 
 def test_killed_at_any_moment_the_stage_ends_in_the_same_bytes(
-    teacher_folder: Path,
-    stage_inputs: dict[str, Artifact],
+    config_of: Configs,
+    start_stage: Callable[..., Any],
     make_draft: Callable[[str], Draft],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    config = _config(teacher_folder, epochs=10, patience=2, checkpoint_minutes=1e-5)
-
-    def start(draft: Draft) -> subprocess.Popen[bytes]:
-        job = {
-            "inputs": {name: str(one.folder) for name, one in stage_inputs.items()},
-            "draft": str(draft.folder),
-            "config": config.model_dump(mode="json"),
-        }
-        return subprocess.Popen(
-            [sys.executable, "-c", DRIVER, json.dumps(job)],
-            env=os.environ | {"OMP_NUM_THREADS": "1"},
-            stderr=subprocess.PIPE,
-        )
-
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    config = config_of(epochs=10, patience=2, checkpoint_minutes=1e-5)
     whole = make_draft("whole")
     began = time.monotonic()
-    process = start(whole)
-    _, errors = process.communicate()
-    assert process.returncode == 0, errors.decode()
+    assert start_stage(config, whole).wait() == 0
     lasted = time.monotonic() - began
     broken = make_draft("broken")
     kills = 0
     for number in range(1, 5):
-        process = start(broken)
+        process = start_stage(config, broken)
         try:
             process.wait(lasted * (0.45 + 0.1 * number))
         except subprocess.TimeoutExpired:
             kills += 1
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
-    process = start(broken)
-    _, errors = process.communicate()
-    assert process.returncode == 0, errors.decode()
+        process.kill()
+        process.wait()
+    assert start_stage(config, broken).wait() == 0
     assert kills
     for draft in (whole, broken):
         shutil.rmtree(draft.data / "tensorboard")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,42 +14,33 @@ from pydantic import ValidationError
 
 from potstill.core.events import Emitter
 from potstill.core.files import digests_of
-from potstill.core.stage import Artifact, Context, Draft
+from potstill.core.stage import Draft
 from potstill.distill import DistillConfig, Distiller, StudentConfig
 from potstill.distill.lessons import Lessons
 from potstill.distill.plan import estimate, facts
-from potstill.distill.run import run
 from potstill.distill.signals import LiveTeacher
 from potstill.distill.stages_of_cut import shortened
 from potstill.distill.student import Start, make_student
 from potstill.errors import ModelError, TrainingError, UsageError
 from potstill.models import likeness
 from potstill.models.importance import shape_of
-from potstill.models.load import load_model
+from potstill.models.load import load_model, load_tokenizer
 from potstill.models.shape import FAMILIES
 from potstill.models.surgery import drop_layers, parameters_of
 
+Configs = Callable[..., DistillConfig]
 SMALL: dict[str, Any] = {"calibration_tokens": 64, "fit_tokens": 256, "candidates": 2}
 
 
-def _config(teacher: Path, student: dict[str, Any], **changes: Any) -> DistillConfig:
-    settings: dict[str, Any] = {
-        "teacher": str(teacher),
-        "student": student,
-        "epochs": 2,
-        "step_tokens": 200,
-        "micro_tokens": 120,
-        "sequence_tokens": 120,
-        "learning_rate": 5e-4,
-        "precision": "fp32",
-        "ce_weight": 0.01,  # a random teacher disagrees with the rows
-        "validations": 2,
-    }
-    return DistillConfig(**(settings | changes))
+@pytest.fixture
+def config_of(config_of: Configs) -> Configs:
+    # A random teacher disagrees with the rows.
+    return partial(config_of, learning_rate=5e-4, ce_weight=0.01)
 
 
 @pytest.fixture
 def start(
+    config_of: Configs,
     teacher_folder: Path,
     teacher: Any,
     tokenizer: Any,
@@ -63,7 +55,7 @@ def start(
         work.mkdir(exist_ok=True)
         events = Emitter(tmp_path / "events.jsonl", "distill")
         return make_student(
-            _config(teacher_folder, student),
+            config_of(student=student),
             LiveTeacher(teacher, torch.float32),
             Lessons(tokenizer, rows[:8], rows[8:], examples, 3, events),
             begins=str(teacher_folder),
@@ -182,28 +174,33 @@ def test_a_deep_cut_in_steps_goes_through_trained_models_and_on_after_a_kill(
     assert digests_of(Path(again.source)) == digests_of(Path(made.source))
 
 
-def test_between_cuts_the_tokens_are_a_share_and_pairs_of_layers_are_left_out() -> None:
+def test_between_cuts_the_tokens_are_a_share_and_pairs_of_layers_are_left_out(
+    config_of: Configs,
+) -> None:
     student = {"steps": 2, "step_share": 0.25}
-    config = _config(Path("t"), student, max_tokens=1000, hidden={"mse_weight": 1.0}, signal="live")
+    config = config_of(student=student, max_tokens=1000, hidden={"mse_weight": 1.0}, signal="live")
     between = shortened(config)
     assert (between.max_tokens, between.epochs) == (250, 0.5)
     assert not between.needs_live_teacher
-    assert shortened(_config(Path("t"), student)).max_tokens is None
+    assert shortened(config_of(student=student)).max_tokens is None
+
+
+@pytest.fixture
+def pretrained(teacher_folder: Path, tmp_path: Path) -> Path:
+    """A student of two layers in a folder, with its tokenizer."""
+    folder = tmp_path / "pretrained"
+    drop_layers(load_model(teacher_folder), [0, 2]).save_pretrained(folder)
+    load_tokenizer(teacher_folder).save_pretrained(folder)
+    return folder
 
 
 def test_the_stage_trains_a_pretrained_student_with_its_own_tokenizer(
-    teacher_folder: Path,
-    stage_inputs: dict[str, Artifact],
-    make_draft: Callable[[str], Draft],
-    context: Context,
-    tmp_path: Path,
+    config_of: Configs, run_stage: Callable[..., Draft], pretrained: Path, tmp_path: Path
 ) -> None:
-    folder = _pretrained(teacher_folder, tmp_path)
-    config = _config(teacher_folder, {"model": str(folder)}, epochs=1)
+    config = config_of(student={"model": str(pretrained)}, epochs=1)
     assert set(facts(config, tmp_path)) == {"teacher", "student"}
     assert facts(config, tmp_path)["student"] != facts(config, tmp_path)["teacher"]
-    draft = make_draft("draft")
-    run(config, stage_inputs, draft, context)
+    draft = run_stage(config)
     report = json.loads((draft.data / "surgery.json").read_text())
     assert report["method"] == "pretrained"
     assert report["parameters"]["student"] < report["parameters"]["teacher"]
@@ -212,7 +209,7 @@ def test_the_stage_trains_a_pretrained_student_with_its_own_tokenizer(
         assert load_model(saved).config.num_hidden_layers == 2
         assert (saved / "tokenizer.json").exists()
     undistilled = load_model(draft.data / "models" / "undistilled").state_dict()
-    for name, value in load_model(folder, torch.bfloat16).state_dict().items():
+    for name, value in load_model(pretrained, torch.bfloat16).state_dict().items():
         assert torch.equal(undistilled[name], value.float())
     earlier = {
         "ingest": {"chunks": 10.0, "chunk_tokens": 100.0},
@@ -222,34 +219,21 @@ def test_the_stage_trains_a_pretrained_student_with_its_own_tokenizer(
     assert estimate(config, earlier, tmp_path)["parameters"] == report["parameters"]["student"]
 
 
-def _pretrained(teacher_folder: Path, tmp_path: Path) -> Path:
-    from potstill.models.load import load_tokenizer
-
-    folder = tmp_path / "pretrained"
-    drop_layers(load_model(teacher_folder), [0, 2]).save_pretrained(folder)
-    load_tokenizer(teacher_folder).save_pretrained(folder)
-    return folder
-
-
 def test_a_distiller_takes_every_way_to_a_student(
-    teacher_folder: Path, examples: list[Any], tmp_path: Path
+    teacher_folder: Path,
+    pretrained: Path,
+    small: Callable[..., dict[str, Any]],
+    examples: list[Any],
+    tmp_path: Path,
 ) -> None:
-    settings: dict[str, Any] = {
-        "epochs": 1,
-        "step_tokens": 200,
-        "micro_tokens": 120,
-        "sequence_tokens": 120,
-        "precision": "fp32",
-        "validations": 1,
-    }
+    settings = small(epochs=1, validations=1)
     cut = {"axes": "width", "parameters_ratio": 0.7, "round_to": 16, **SMALL}
     made = Distiller(teacher_folder, cut, output=tmp_path / "cut", **settings).train(examples)
     assert made.model.config.num_hidden_layers == 4
     assert load_model(made.folder).config.intermediate_size == made.model.config.intermediate_size
     assert json.loads((tmp_path / "cut" / "surgery.json").read_text())["axes"] == "width"
-    folder = _pretrained(teacher_folder, tmp_path)
     given = Distiller(
-        teacher_folder, {"model": str(folder)}, output=tmp_path / "given", **settings
+        teacher_folder, {"model": str(pretrained)}, output=tmp_path / "given", **settings
     ).train(examples)
     assert given.model.config.num_hidden_layers == 2
 
@@ -287,14 +271,15 @@ def test_fields_that_contradict_each_other_are_refused_at_once(
     ],
 )
 def test_a_size_that_cannot_be_is_known_before_anything_is_computed(
-    teacher_folder: Path, student: dict[str, Any], what: str, tmp_path: Path
+    config_of: Configs, student: dict[str, Any], what: str, tmp_path: Path
 ) -> None:
     with pytest.raises(ModelError, match=what):
-        facts(_config(teacher_folder, student), tmp_path)
+        facts(config_of(student=student), tmp_path)
 
 
 def test_an_unknown_architecture_is_refused_for_widths_and_known_for_layers(
     start: Callable[..., Start],
+    config_of: Configs,
     teacher_folder: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -305,8 +290,8 @@ def test_an_unknown_architecture_is_refused_for_widths_and_known_for_layers(
     fields = json.loads((teacher_folder / "config.json").read_text()) | {"model_type": "granite"}
     (folder / "config.json").write_text(json.dumps(fields))
     with pytest.raises(ModelError, match="'granite' cannot be cut"):
-        facts(_config(folder, {"axes": "both"}), tmp_path)
-    assert "teacher" in facts(_config(folder, {"axes": "depth"}), tmp_path)
+        facts(config_of(teacher=str(folder), student={"axes": "both"}), tmp_path)
+    assert "teacher" in facts(config_of(teacher=str(folder), student={"axes": "depth"}), tmp_path)
     monkeypatch.delitem(FAMILIES, "llama")
     with pytest.raises(ModelError, match="'llama' cannot be cut"):
         start({"axes": "width"})
@@ -319,17 +304,12 @@ def test_an_unknown_architecture_is_refused_for_widths_and_known_for_layers(
 
 
 def test_a_pretrained_student_of_another_vocabulary_is_refused(
-    teacher_folder: Path,
-    stage_inputs: dict[str, Artifact],
-    make_draft: Callable[[str], Draft],
-    context: Context,
-    tmp_path: Path,
+    config_of: Configs, run_stage: Callable[..., Draft], pretrained: Path
 ) -> None:
-    folder = _pretrained(teacher_folder, tmp_path)
-    fields = json.loads((folder / "tokenizer.json").read_text())
+    fields = json.loads((pretrained / "tokenizer.json").read_text())
     words = fields["model"]["vocab"]
     first, second = sorted(words, key=lambda word: words[word])[-2:]
     words[first], words[second] = words[second], words[first]
-    (folder / "tokenizer.json").write_text(json.dumps(fields))
+    (pretrained / "tokenizer.json").write_text(json.dumps(fields))
     with pytest.raises(TrainingError, match="different vocabularies"):
-        run(_config(teacher_folder, {"model": str(folder)}), stage_inputs, make_draft("d"), context)
+        run_stage(config_of(student={"model": str(pretrained)}))

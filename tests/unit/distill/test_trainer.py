@@ -41,7 +41,7 @@ def step_of(data: RowSet, micros: Sequence[Sequence[int]], objective: Objective)
     """A step of rows that share nothing, cut into these micro-batches."""
     batches = [data.collate([(row,) for row in micro], objective.active, 0) for micro in micros]
     rows = [data.rows[row] for micro in micros for row in micro]
-    return Step(tuple(batches), active_counts(rows, objective.active))
+    return Step(tuple(batches), active_counts(rows, objective.active), data)
 
 
 def _trainer(

@@ -7,9 +7,10 @@ from typing import Any
 
 import torch
 
-from potstill.evaluate.answers import ReadPrompt, end_tokens, greedy_answers
+from potstill.evaluate.answers import ReadPrompt, greedy_answers
 from potstill.evaluate.forward import PrefixReader, head_of
 from potstill.evaluate.speed import measure_speed
+from potstill.models.sampling import end_tokens
 
 PROMPTS = [
     [256, 5, 6, 7, 8, 9, 10],

@@ -5,18 +5,14 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from potstill.core.events import Emitter
-from potstill.core.files import write_records
-from potstill.core.stage import Artifact, Context, Draft
 from potstill.errors import ModelError
-from potstill.evaluate import EvaluateConfig, speed
-from potstill.evaluate import run as stage
 from potstill.evaluate.apart import two_outcome_kl
 from potstill.evaluate.report import summary_table
 from potstill.models.align import Aligner
@@ -62,45 +58,20 @@ def models(
 
 
 @pytest.fixture
-def evaluate(tmp_path: Path, models: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
-    monkeypatch.setattr(speed, "_release_memory", lambda: None)
-
-    def run(folder: Path = models) -> Path:
-        for name in ("curate/data", "distill/data", "draft/data", "draft/work"):
-            (tmp_path / name).mkdir(parents=True)
-        write_records(tmp_path / "curate/data/test.jsonl", ROWS)
-        (tmp_path / "distill/data/models").symlink_to(folder)
-        inputs = {
-            part: Artifact(part, "key", tmp_path / part, "digest")
-            for part in ("curate", "correct", "distill")
-        }
-        config = EvaluateConfig(
-            teacher=str(folder / "teacher"),
-            answer_tokens=6,
-            speed_tokens=2,
-            speed_rounds=1,
-            batch_size=3,
-            resamples=200,
-        )
-        context = Context(tmp_path, tmp_path, 7, 1, Emitter(tmp_path / "events.jsonl", "evaluate"))
-        stage.run(config, inputs, Draft(tmp_path / "draft"), context)
-        return tmp_path / "draft" / "data"
-
-    return run
+def evaluate(bench: Any) -> Callable[[], Path]:
+    return partial(bench.run, ROWS, resamples=200)
 
 
 def test_figures_are_those_that_exist_and_equal_plain_ones(
-    evaluate: Callable[..., Path], models: Path, tokenizer: Any, pieces: Any
+    evaluate: Callable[[], Path], models: Path, tokenizer: Any, pieces: Any
 ) -> None:
     """Span KL, bits a byte and agreement again, span by span, in float64 from full logits."""
     from transformers import AutoModelForCausalLM
 
     data = evaluate()
     found = json.loads((data / "results.json").read_text())
-    metrics = {
-        "span_kl", "span_kl_answer", "agreement", "agreement_answer",
-        "bits_per_byte", "bits_per_byte_answer", "f1", "em",
-    }  # fmt: skip
+    tokens = ("span_kl", "agreement", "bits_per_byte")
+    metrics = {"f1", "em", *tokens, *(f"{name}_answer" for name in tokens)}
     for model in found["models"].values():
         assert set(model["metrics"]) == metrics
     of_teacher = found["models"]["teacher"]["metrics"]
@@ -155,7 +126,7 @@ def test_figures_are_those_that_exist_and_equal_plain_ones(
     assert "kl" not in line
 
 
-def test_the_table_names_what_was_measured(evaluate: Callable[..., Path]) -> None:
+def test_the_table_names_what_was_measured(evaluate: Callable[[], Path]) -> None:
     report = json.loads((evaluate() / "results.json").read_text())
     header, teacher, *_ = summary_table(report)
     assert header[3:7] == ["span KL", "agreement %", "bits/byte", "F1 %"]
@@ -164,7 +135,7 @@ def test_the_table_names_what_was_measured(evaluate: Callable[..., Path]) -> Non
 
 
 def test_students_of_two_tokenizers_are_one_clear_error(
-    evaluate: Callable[..., Path], models: Path, tmp_path: Path
+    bench_of: Callable[[Path, Path], Any], models: Path, tmp_path: Path
 ) -> None:
     mixed = tmp_path / "mixed"
     mixed.mkdir()
@@ -172,7 +143,7 @@ def test_students_of_two_tokenizers_are_one_clear_error(
         (mixed / name).symlink_to(models / name)
     (mixed / "finetuned").symlink_to(models / "teacher")
     with pytest.raises(ModelError, match="must share a tokenizer"):
-        evaluate(mixed)
+        bench_of(tmp_path / "b", mixed).run(ROWS)
 
 
 def test_two_outcome_kl_by_hand() -> None:
@@ -198,7 +169,7 @@ def test_every_model_reads_the_examples_in_its_own_tokens(
 
 
 def test_a_teacher_before_its_correction_has_the_teachers_tokens(
-    evaluate: Callable[..., Path], models: Path, tmp_path: Path
+    evaluate: Callable[[], Path], models: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "correct/data").mkdir(parents=True)
     (tmp_path / "correct/data/model").symlink_to(models / "teacher")

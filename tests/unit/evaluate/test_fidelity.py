@@ -141,17 +141,12 @@ def test_a_model_that_changes_its_logits_afterwards_is_refused(
             check_model(model, head_of(model, 258), IDS[0], "student")
 
 
-def test_a_model_that_caps_its_logits_is_measured_as_it_is(make_model: Callable[..., Any]) -> None:
-    from transformers import Gemma2Config, Gemma2ForCausalLM
-
-    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "head_dim": 8}
-    heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 258}
-    torch.manual_seed(1)
-    config = Gemma2Config(**sizes, **heads, final_logit_softcapping=2.0)
-    model = Gemma2ForCausalLM(config).eval()
+def test_a_model_that_caps_its_logits_is_measured_as_it_is(
+    random_model: Callable[..., Any],
+) -> None:
+    random = {"seed": 1, "spread": 0.4, "norms": 0.4}
+    model = random_model("gemma2", vocab_size=258, final_logit_softcapping=2.0, **random)
     with torch.inference_mode():
-        for parameter in model.parameters():
-            parameter.normal_(0.0, 0.4)
         head = head_of(model, 258)
         check_model(model, head, IDS[0], "student")
         hidden = PrefixReader(model).read(IDS[0], 0)[:-1]

@@ -260,10 +260,38 @@ def test_a_correction_is_told_whether_it_helped_or_not(tmp_path: Path) -> None:
     assert not any("before," in note for note in made["notes"])
     claim = made["verdict"]["claims"][-1]
     assert claim["text"] == "The corrected teacher is better than the teacher as it came"
-    assert len(claim["figures"]) == 1  # its KL to itself is no merit
+    assert [one.split(" 0.")[0] for one in claim["figures"]] == ["Perplexity"]
     opened = made["verdict"]["open"][-1]
     assert opened["text"] == "The corrected teacher is not told apart from the teacher as it came"
+    assert [one.split(" 50")[0] for one in opened["figures"]] == ["Answer F1", "Exact match"]
     assert [row[0] for row in summary_table(made) if "unc" in row[0]] == ["Teacher, uncorrected"]
+
+
+def test_a_teacher_is_no_judge_of_itself_whatever_the_tokenizers() -> None:
+    apart = ("span_kl", "agreement", "bits_per_byte", "f1", "em")
+    measured = {"metrics": dict.fromkeys(apart, figure(0.5))}
+    pair = {
+        name: difference(0.1, 0.3) if name == "agreement" else difference(-3, -1) for name in apart
+    }
+    report = {
+        "models": {"teacher": measured, "uncorrected": measured},
+        "differences": {"teacher_minus_uncorrected": pair},
+    }
+    better, worse = words.verdict(report)["claims"]
+    assert [one.split(" 0.")[0] for one in better["figures"]] == ["Bits a byte"]
+    assert [one.split(" 50")[0] for one in worse["figures"]] == ["Answer F1", "Exact match"]
+
+
+@pytest.mark.parametrize("compared", [True, False])
+def test_files_that_were_measured_on_fewer_rows_are_named(tmp_path: Path, compared: bool) -> None:
+    """Of a student with another tokenizer, exported files have no KL and no agreement."""
+    folders = make_artifacts(tmp_path / "a")
+    metrics = dict.fromkeys(("perplexity", "f1"), figure(0.5) | {"n": 2})
+    metrics |= {"kl": figure(0.5) | {"n": 3}} if compared else {"perplexity": figure(2) | {"n": 3}}
+    export = {"models": {"gguf-f16": {"parameters": 1000, "metrics": metrics}}}
+    write_json(folders["export"] / "export.json", export)
+    notes = build_report(tmp_path, folders, STAGES, RECIPE, MACHINE)["notes"]
+    assert "of which GGUF F16 3 (export.max_examples)" in notes[0]
 
 
 @pytest.mark.parametrize(

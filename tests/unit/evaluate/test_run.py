@@ -5,18 +5,16 @@ from __future__ import annotations
 import json
 import math
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from potstill.core.events import Emitter, read_events
-from potstill.core.files import write_records
-from potstill.core.stage import Artifact, Context, Draft
+from potstill.core.events import read_events
 from potstill.errors import InputError, ModelError
-from potstill.evaluate import STAGE, EvaluateConfig, speed
+from potstill.evaluate import STAGE, EvaluateConfig
 from potstill.evaluate import run as stage
 from potstill.records import Example, Provenance, Turn
 
@@ -31,40 +29,6 @@ def example(number: int, answer: str = "42 turns", extra: str = "") -> Example:
         answers=(answer,) if answer.strip() else (),
         provenance=Provenance(document="d", chunk="c"),
     )
-
-
-class Bench:
-    """A project folder with the two input artifacts and a draft to write to."""
-
-    def __init__(self, root: Path, models: Path) -> None:
-        self.root, self.models = root, models
-        self.diary = root / "events.jsonl"
-
-    def run(self, rows: Sequence[Example], name: str = "draft", **fields: Any) -> Path:
-        for folder in ("curate/data", "distill/data", f"{name}/data", f"{name}/work"):
-            (self.root / folder).mkdir(parents=True, exist_ok=True)
-        write_records(self.root / "curate/data/test.jsonl", rows)
-        target = self.root / "distill/data/models"
-        if not target.exists():
-            target.symlink_to(self.models)
-        inputs = {
-            part: Artifact(part, "key", self.root / part, "digest")
-            for part in ("curate", "correct", "distill")
-        }
-        config = EvaluateConfig(
-            teacher=str(self.models / "teacher"),
-            **{
-                "answer_tokens": 6,
-                "speed_tokens": 2,
-                "speed_rounds": 1,
-                "batch_size": 3,
-                "resamples": 300,
-                **fields,
-            },
-        )
-        context = Context(self.root, self.root, 7, 1, Emitter(self.diary, "evaluate"))
-        stage.run(config, inputs, Draft(self.root / name), context)
-        return self.root / name / "data"
 
 
 @pytest.fixture(scope="module")
@@ -87,13 +51,6 @@ def models(
     return root
 
 
-@pytest.fixture
-def bench(tmp_path: Path, models: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
-    # collecting all of torch's objects takes longer than these models; tested with the speed
-    monkeypatch.setattr(speed, "_release_memory", lambda: None)
-    return Bench(tmp_path, models)
-
-
 ROWS = [example(number, extra="Shared. " * (number % 2)) for number in range(6)]
 
 
@@ -109,7 +66,7 @@ def test_the_stage_describes_itself(models: Path) -> None:
     assert len(STAGE.facts(config, models)["teacher"]) == 64
 
 
-def test_results_hold_every_model_figure_and_difference(bench: Bench) -> None:
+def test_results_hold_every_model_figure_and_difference(bench: Any) -> None:
     data = bench.run(ROWS)
     found = results(data)
     assert list(found["models"]) == ["teacher", "undistilled", "finetuned", "distilled"]
@@ -146,7 +103,7 @@ def test_results_hold_every_model_figure_and_difference(bench: Bench) -> None:
 
 
 def test_token_figures_equal_a_plain_float64_computation(
-    bench: Bench, models: Path, tokenizer: Any
+    bench: Any, models: Path, tokenizer: Any
 ) -> None:
     """Perplexity and KL over all tokens, without chunks, shared prefixes or caches."""
     from transformers import AutoModelForCausalLM
@@ -170,7 +127,7 @@ def test_token_figures_equal_a_plain_float64_computation(
 
 
 def test_a_corrected_teacher_is_the_teacher_and_the_original_stands_beside_it(
-    bench: Bench, models: Path
+    bench: Any, models: Path
 ) -> None:
     (bench.root / "correct/data").mkdir(parents=True)
     (bench.root / "correct/data/model").symlink_to(models / "distilled")
@@ -183,7 +140,7 @@ def test_a_corrected_teacher_is_the_teacher_and_the_original_stands_beside_it(
     assert "perplexity" in found["differences"]["teacher_minus_uncorrected"]
 
 
-def test_predictions_hold_each_answer_once_per_example_and_model(bench: Bench) -> None:
+def test_predictions_hold_each_answer_once_per_example_and_model(bench: Any) -> None:
     data = bench.run(ROWS)
     lines = [json.loads(line) for line in (data / "predictions.jsonl").read_text().splitlines()]
     assert len(lines) == 6 * 4
@@ -196,7 +153,7 @@ def test_predictions_hold_each_answer_once_per_example_and_model(bench: Bench) -
     assert all(line["kl"] == 0 for line in lines if line["model"] == "teacher")
 
 
-def test_two_runs_and_any_row_order_give_the_same_digits(bench: Bench) -> None:
+def test_two_runs_and_any_row_order_give_the_same_digits(bench: Any) -> None:
     first = bench.run(ROWS)
     second = bench.run(ROWS[::-1], name="again")
     assert (first / "predictions.jsonl").read_bytes() == (second / "predictions.jsonl").read_bytes()
@@ -207,7 +164,7 @@ def test_two_runs_and_any_row_order_give_the_same_digits(bench: Bench) -> None:
 
 
 def test_a_killed_run_goes_on_and_ends_in_the_same_figures(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
+    bench: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = bench.run(ROWS)
     real, scanned = stage.scan, []
@@ -229,7 +186,7 @@ def test_a_killed_run_goes_on_and_ends_in_the_same_figures(
     ).read_bytes()
 
 
-def test_too_long_examples_are_set_aside_counted_and_announced(bench: Bench) -> None:
+def test_too_long_examples_are_set_aside_counted_and_announced(bench: Any) -> None:
     data = bench.run([*ROWS, example(9, extra="long " * 80)], max_tokens=200)
     assert results(data)["examples"] == {"evaluated": 6, "too_long": 1}
     rejected = [json.loads(line) for line in (data / "rejected.jsonl").read_text().splitlines()]
@@ -239,13 +196,13 @@ def test_too_long_examples_are_set_aside_counted_and_announced(bench: Bench) -> 
 
 
 def test_examples_that_leave_no_room_to_answer_in_the_models_window_are_set_aside(
-    bench: Bench,
+    bench: Any,
 ) -> None:
     data = bench.run([*ROWS, example(9, extra="x" * 940)], max_tokens=5000)  # the window is 1024
     assert results(data)["examples"] == {"evaluated": 6, "too_long": 1}
 
 
-def test_max_examples_takes_the_first_by_id(bench: Bench) -> None:
+def test_max_examples_takes_the_first_by_id(bench: Any) -> None:
     data = bench.run(ROWS[::-1], max_examples=2)
     ids = {json.loads(line)["id"] for line in (data / "predictions.jsonl").read_text().splitlines()}
     assert ids == {"row00", "row01"}
@@ -261,14 +218,18 @@ def test_max_examples_takes_the_first_by_id(bench: Bench) -> None:
     ],
 )
 def test_a_test_set_without_a_measurable_row_is_one_clear_error(
-    bench: Bench, rows: list[Example], message: str
+    bench: Any, rows: list[Example], message: str
 ) -> None:
     with pytest.raises(InputError, match=message):
         bench.run(rows, max_tokens=200)
 
 
 def test_a_diverged_student_is_one_clear_error(
-    bench: Bench, models: Path, make_model: Callable[..., Any], save_model: Any, tmp_path: Path
+    bench_of: Callable[[Path, Path], Any],
+    models: Path,
+    make_model: Callable[..., Any],
+    save_model: Any,
+    tmp_path: Path,
 ) -> None:
     broken = tmp_path / "broken"
     shutil.copytree(models, broken)
@@ -277,21 +238,25 @@ def test_a_diverged_student_is_one_clear_error(
         student.model.norm.weight.fill_(math.nan)
     save_model(student, broken / "distilled")
     with pytest.raises(ModelError, match="distilled model computes logits that are not finite"):
-        Bench(tmp_path / "b", broken).run(ROWS)
+        bench_of(tmp_path / "b", broken).run(ROWS)
 
 
-def test_a_missing_student_is_one_clear_error(models: Path, tmp_path: Path) -> None:
+def test_a_missing_student_is_one_clear_error(
+    bench_of: Callable[[Path, Path], Any], models: Path, tmp_path: Path
+) -> None:
     partial = tmp_path / "partial"
     shutil.copytree(models, partial)
     shutil.rmtree(partial / "finetuned")
     with pytest.raises(ModelError, match="no finetuned model"):
-        Bench(tmp_path / "b", partial).run(ROWS)
+        bench_of(tmp_path / "b", partial).run(ROWS)
 
 
-def test_a_student_with_another_template_is_refused(models: Path, tmp_path: Path) -> None:
+def test_a_student_with_another_template_is_refused(
+    bench_of: Callable[[Path, Path], Any], models: Path, tmp_path: Path
+) -> None:
     other = tmp_path / "other"
     shutil.copytree(models, other)
     template = other / "undistilled" / "chat_template.jinja"
     template.write_text(template.read_text().replace("<|im_start|>", "### "))
     with pytest.raises(ModelError, match="undistilled model and its teacher"):
-        Bench(tmp_path / "b", other).run(ROWS)
+        bench_of(tmp_path / "b", other).run(ROWS)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM
 
 from potstill.errors import ModelError
 from potstill.models import surgery, width
@@ -21,27 +21,15 @@ BATCHES = [
 
 
 @pytest.fixture(params=["llama", "qwen2", "gemma3_text"])
-def model(request: pytest.FixtureRequest) -> Any:
-    config = AutoConfig.for_model(
+def model(request: pytest.FixtureRequest, random_model: Callable[..., Any]) -> Any:
+    made = random_model(
         request.param,
-        vocab_size=50,
         hidden_size=24,
         intermediate_size=20,
         num_hidden_layers=4,
         num_attention_heads=6,
-        num_key_value_heads=2,
-        head_dim=8,
-        pad_token_id=0,
-        bos_token_id=1,
-        eos_token_id=2,
     )
-    torch.manual_seed(0)
-    made = AutoModelForCausalLM.from_config(config).double()
-    with torch.no_grad():
-        for name, parameter in made.named_parameters():
-            if "norm" not in name:
-                parameter.normal_(0, 0.3)
-    return made.eval().requires_grad_(False)
+    return made.double().requires_grad_(False)
 
 
 def _carved(model: Any, layers: Any = range(4), **sizes: int) -> tuple[Any, width.Parts]:

@@ -3,20 +3,13 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from transformers import (
-    AutoModelForCausalLM,
-    GPT2Config,
-    GPT2LMHeadModel,
-    LlamaConfig,
-    LlamaForCausalLM,
-    Qwen3Config,
-    Qwen3ForCausalLM,
-)
+from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
 
 from potstill.errors import ModelError
 from potstill.models import surgery
@@ -24,28 +17,14 @@ from potstill.models.targets import Target
 
 
 @pytest.fixture
-def model() -> Any:
+def model(random_model: Callable[..., Any]) -> Any:
     """Five layers; layer 1 changes nothing at all, and layer 3 very little."""
-    torch.manual_seed(0)
-    made = LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=50,
-            hidden_size=16,
-            intermediate_size=32,
-            num_hidden_layers=5,
-            num_attention_heads=2,
-            num_key_value_heads=1,
-            tie_word_embeddings=True,
-        )
-    )
+    made = random_model(spread=0.4, num_hidden_layers=5, tie_word_embeddings=True)
     with torch.no_grad():
-        for parameter in made.parameters():
-            if parameter.ndim > 1:
-                parameter.normal_(0.0, 0.4)
         for layer, factor in ((1, 0.0), (3, 0.02)):
             made.model.layers[layer].self_attn.o_proj.weight.mul_(factor)
             made.model.layers[layer].mlp.down_proj.weight.mul_(factor)
-    return made.eval()
+    return made
 
 
 BATCHES = [torch.arange(24).view(2, 12), torch.arange(20, 41).view(1, 21)]
@@ -121,20 +100,10 @@ def test_the_cut_model_equals_the_layers_that_are_left(model: Any, tmp_path: Pat
         assert torch.equal(again(ids).logits, near[0])
 
 
-def test_lists_with_one_entry_a_layer_follow() -> None:
-    config = Qwen3Config(
-        vocab_size=50,
-        hidden_size=16,
-        intermediate_size=32,
-        num_hidden_layers=4,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        head_dim=8,
-        use_sliding_window=True,
-        sliding_window=8,
-        max_window_layers=2,
-    )
-    model = Qwen3ForCausalLM(config).eval()
+def test_lists_with_one_entry_a_layer_follow(random_model: Callable[..., Any]) -> None:
+    windows = {"use_sliding_window": True, "sliding_window": 8, "max_window_layers": 2}
+    model = random_model("qwen3", num_hidden_layers=4, **windows)
+    config = model.config
     assert len(set(config.layer_types)) == 2
     expected = [config.layer_types[number] for number in (0, 2, 3)]
     ids = BATCHES[0]

@@ -74,23 +74,26 @@ class FakeRuns:
         (draft / "data").mkdir(parents=True, exist_ok=True)
         (draft / "work").mkdir(exist_ok=True)
         values = curve(recipe)
+        told = "spans" if recipe.distill.alignment.used else "kl"
         for place, (step, value) in enumerate(zip(STEPS, values, strict=True)):
             pulse()
-            self._metric(watch, "validation_kl", step, value, "distilled")
+            self._metric(watch, f"validation_{told}", step, value, "distilled")
             if self.kill_at == (len(self.calls), place):
                 os.kill(os.getpid(), signal.SIGKILL)
         ratio = recipe.distill.student.parameters_ratio
-        self._left(draft, values, round(1e6 * ratio))
-        self._metric(watch, "validation_kl", 0, 3.0, "finetuned")
+        self._left(draft, told, values, round(1e6 * ratio))
+        self._metric(watch, f"validation_{told}", 0, 3.0, "finetuned")
         raise AssertionError("a trial that needs the student alone must end here")
 
     def _metric(self, watch: Any, name: str, step: int, value: float, model: str) -> None:
         event = {"stage": "distill", "kind": "metric", "name": name, "value": value}
         watch({**event, "step": step, "model": model})
 
-    def _left(self, draft: Path, values: list[float], parameters: int) -> None:
+    def _left(self, draft: Path, told: str, values: list[float], parameters: int) -> None:
         validation = [
-            {"step": step, "kl": value, "kl_answer": value, "ce": value, "agreement": 1 / value}
+            {"step": step, "ce": value, "agreement": 1 / value}
+            | dict.fromkeys((told, f"{told}_answer"), value)
+            | ({"bits_per_byte": value / 2} if told == "spans" else {})
             for step, value in zip(STEPS, values, strict=True)
         ]
         best = STEPS[values.index(min(values))]

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import subprocess
 import sys
 import threading
 import time
+import warnings
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -62,6 +64,25 @@ def test_a_study_runs_its_trials_and_leaves_best_recipe_and_page(
     assert len(runs.calls) == 8
 
 
+def test_a_teacher_with_another_tokenizer_is_searched_by_the_figures_of_spans(
+    tmp_path: Path, fakes: ModuleType, runs: Any
+) -> None:
+    study = study_of(
+        fakes,
+        set=["distill.alignment.method=spans"],
+        objective={"validation_span_kl": "minimize"},
+        prune={"warmup_trials": 2, "warmup_validations": 0},
+    )
+    found = run_study(study, tmp_path)
+    assert found.complete
+    for trial in (one for one in found.trials if one.state == "complete"):
+        figures = trial.notes["figures"]
+        assert figures["validation_span_kl"] == trial.curve[-1][1]
+        assert figures["validation_bits_per_byte"] == trial.curve[-1][1] / 2
+        assert "validation_kl" not in figures
+    assert "Span KL to the teacher" in (found.folder / "report.html").read_text("utf-8")
+
+
 def test_suggestions_follow_the_seed_alone(tmp_path: Path, fakes: ModuleType, runs: Any) -> None:
     tried = []
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
@@ -95,6 +116,44 @@ def test_a_poor_trial_is_given_up_and_its_draft_deleted(
         assert trial.notes["draft"] not in drafts(tmp_path)
     assert found.best[0].state == "complete"
     assert "given up" in (found.folder / "report.html").read_text("utf-8")
+
+
+def test_a_draft_that_another_run_works_on_is_left_to_it(
+    tmp_path: Path, fakes: ModuleType, runs: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run that took a trial's draft over holds its lock while it goes on from there."""
+    monkeypatch.setattr("potstill.core.store.DISCARD_PATIENCE", 0.05)
+    store = pipeline.store_of(tmp_path)
+    search = {"distill.learning_rate": {"choices": [1e-5, 1e-4, 1e-3]}}  # the best one last
+    held: list[str] = []
+    taken = contextlib.ExitStack()
+
+    def take(event: dict[str, Any]) -> None:
+        if event["kind"] == "trial_finished" and not held:
+            held.append(event["notes"]["draft"])
+            taken.enter_context(store.locked("distill", held[0], 0))
+
+    with taken:
+        study = study_of(fakes, search=search, trials=12)
+        found = run_study(study, tmp_path, watch=take)
+        assert found.complete
+        assert held[0] != found.best[0].notes["draft"]
+        assert drafts(tmp_path) == sorted([held[0], found.best[0].notes["draft"]])
+
+
+def test_a_draft_that_was_there_before_the_trial_is_not_deleted(
+    tmp_path: Path, fakes: ModuleType, runs: Any
+) -> None:
+    """It is another study's best student, or that of a run that was interrupted."""
+    search = {"distill.learning_rate": {"choices": [1e-5, 1e-4, 1e-3]}}
+    rates = {"distill.learning_rate": {"choices": [1e-5, 1e-4]}}
+    first = run_study(study_of(fakes, name="first", search=rates, trials=8), tmp_path)
+    theirs = drafts(tmp_path)
+    assert theirs == [first.best[0].notes["draft"]]
+    found = run_study(study_of(fakes, search=search, trials=12), tmp_path)
+    best = found.best[0].notes["draft"]
+    assert best not in theirs
+    assert drafts(tmp_path) == sorted([*theirs, best])
 
 
 def test_warmup_validations_are_lived_through(tmp_path: Path, fakes: ModuleType, runs: Any) -> None:
@@ -150,7 +209,7 @@ def test_another_recipe_space_or_objective_is_another_study(
     for changes, name in (
         ({"set": ["distill.epochs=1"]}, "recipe.distill.epochs"),
         ({"search": wider}, "search.distill.learning_rate.high"),
-        ({"objective": {"validation_kl": "maximize"}}, "objective.validation_kl"),
+        ({"objective": {"validation_perplexity": "minimize"}}, "objective.validation_perplexity"),
     ):
         with pytest.raises(UsageError, match=name):
             run_study(study_of(fakes, **changes), tmp_path)
@@ -269,26 +328,69 @@ def test_parallel_trials_run_at_the_same_time_on_their_share_of_cores(
     assert threads == {3}
 
 
+def test_parallel_trials_correct_their_teachers_one_after_the_other(
+    tmp_path: Path, fakes: ModuleType, runs: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two trials with one `correct` key would wait for each other, and then stop the study."""
+    busy = threading.Lock()
+    corrected: list[float] = []
+
+    def staged(recipe: Any, *arguments: Any, until: str, **named: Any) -> Any:
+        if until == "correct":
+            assert busy.acquire(blocking=False), "two at once"
+            time.sleep(0.05)
+            corrected.append(recipe.correct.learning_rate)
+            busy.release()
+        if until == "distill":
+            assert recipe.correct.learning_rate in corrected
+        return runs(recipe, *arguments, until=until, **named)
+
+    monkeypatch.setattr(pipeline, "run", staged)
+    search = {
+        "correct.learning_rate": {"choices": [1e-5, 5e-5]},
+        "distill.learning_rate": {"low": 1e-4, "high": 1e-2, "log": True},
+    }
+    study = study_of(fakes, set=["correct.method=full"], search=search, parallel=2)
+    assert study.shared_stages == ["ingest", "generate", "curate"]
+    found = run_study(study, tmp_path)
+    assert [one.state for one in found.trials] == ["complete"] * 6
+    assert len(corrected) == 6
+
+
 def test_auto_takes_what_cores_and_memory_allow(
     fakes: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     from types import SimpleNamespace
 
-    from potstill.tune import search
+    from potstill.tune import slots
 
     def planned(*_: Any) -> Any:
         return [
-            SimpleNamespace(name=name, estimate={"memory_bytes": 4e9})
-            for name in ("distill", "evaluate")
+            SimpleNamespace(
+                name=name,
+                estimate={"memory_bytes": {"generate": 99e9, "correct": 8e9}.get(name, 4e9)},
+            )
+            for name in ("generate", "curate", "correct", "distill", "evaluate")
         ]
 
     monkeypatch.setattr(pipeline, "plan", planned)
-    monkeypatch.setattr(search, "usable_cores", lambda: 8)
-    for memory, slots in ((64e9, 6), (16e9, 3), (2e9, 1)):
-        monkeypatch.setattr(search, "memory_bytes", lambda memory=memory: int(memory))
-        assert search._slots(study_of(fakes, parallel="auto"), tmp_path, print) == slots
+    monkeypatch.setattr(slots, "usable_cores", lambda: 8)
+    for memory, most in ((64e9, 6), (16e9, 3), (2e9, 1)):
+        monkeypatch.setattr(slots, "memory_bytes", lambda memory=memory: int(memory))
+        assert slots.trials_at_once(study_of(fakes, parallel="auto"), tmp_path, print) == most
+    # A stage that all share is done before; one that each trial needs for itself counts.
+    own = study_of(
+        fakes,
+        set=["correct.method=full"],
+        search={"correct.learning_rate": {"low": 1e-6, "high": 1e-4}},
+        parallel="auto",
+    )
+    monkeypatch.setattr(slots, "memory_bytes", lambda: 32 * 10**9)
+    assert slots.trials_at_once(own, tmp_path, print) == 3
+    assert slots.trials_at_once(study_of(fakes, parallel="auto"), tmp_path, print) == 6
+    monkeypatch.setattr(slots, "memory_bytes", lambda: 2 * 10**9)
     said: Events = []
-    assert search._slots(study_of(fakes, parallel=9), tmp_path, said.append) == 9
+    assert slots.trials_at_once(study_of(fakes, parallel=9), tmp_path, said.append) == 9
     assert ["of memory" in one["message"] for one in said] == [True, False]
 
 
@@ -324,3 +426,14 @@ def test_a_second_process_is_refused_and_a_damaged_file_named(
     (folder / "study.db").write_bytes(b"no database at all, but long enough to be one" * 40)
     with pytest.raises(StoreError, match="cannot be read"):
         run_study(study_of(fakes), tmp_path)
+
+
+def test_equal_figures_say_nothing_of_importance_and_warn_of_nothing(
+    tmp_path: Path, fakes: ModuleType, runs: Any
+) -> None:
+    study = study_of(fakes, objective={"parameters": "minimize"}, trials=5)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = run_study(study, tmp_path)
+    assert len({one.figures["parameters"] for one in found.trials}) == 1
+    assert "Importance</h2>" not in (found.folder / "report.html").read_text("utf-8")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -9,13 +10,17 @@ import pytest
 import yaml
 
 from potstill.errors import RecipeError
+from potstill.recipe import Recipe
 from potstill.tune import Study, builtin_studies
+from potstill.tune.effect import check_objective
+from potstill.tune.figures import FIGURES
 
 STUDY = """\
 name: mine
 recipe: quickstart
 set:
   - distill.epochs=2
+  - distill.adapter=lora
 search:
   distill.learning_rate: {low: 1e-5, high: 1e-2, log: true}
   distill.lora.rank: {low: 4, high: 17, step: 4}
@@ -43,6 +48,15 @@ def test_every_builtin_study_is_valid_and_named_as_its_file(name: str) -> None:
     study = Study.load(name)
     assert study.config.name == name
     assert study.config.description
+
+
+def test_the_guides_example_and_its_figures_are_true() -> None:
+    guide = (Path(__file__).parents[3] / "docs" / "guides" / "tuning.md").read_text("utf-8")
+    example = guide.split("```yaml\n")[1].split("```")[0]
+    assert Study.from_dict(yaml.safe_load(example)).config.trials == 20
+    table = guide.split("## What can be looked for")[1].split("\n\n")[1]
+    first_cells = [line.split("|")[1] for line in table.splitlines()[2:]]
+    assert sorted(re.findall(r"`(\w+)`", " ".join(first_cells))) == sorted(FIGURES)
 
 
 def test_kinds_follow_the_recipes_own_fields(tmp_path: Path) -> None:
@@ -76,7 +90,7 @@ def test_a_recipe_beside_the_study_is_found(tmp_path: Path) -> None:
         (
             "distill.learning_rate:",
             "distill.learning_rat:",
-            "mine.yaml, line 6: search.distill.learning_rat: a recipe has no such field "
+            "mine.yaml, line 7: search.distill.learning_rat: a recipe has no such field "
             "(learning_rat). Did you mean learning_rate?",
         ),
         ("distill.lora.rank: {low: 4", "distill.lora.rank: {low: 4.5", "takes whole numbers"),
@@ -89,9 +103,25 @@ def test_a_recipe_beside_the_study_is_found(tmp_path: Path) -> None:
         ("low: 1e-5", "low: 1", "low (1) must be smaller than high (0.01)"),
         ("low: 1e-5, ", "", "it needs low and high, or choices"),
         ("[forward_kl, {", "[forward_kk, {", "the recipe refuses that"),
-        ("high: 1e-2", "high: 20", "mine.yaml, line 5: a trial could draw distill.learning_rate"),
+        ("high: 1e-2", "high: 20", "mine.yaml, line 6: a trial could draw distill.learning_rate"),
         ("validation_kl", "validation_kk", "Did you mean validation_kl?"),
-        ("minimize", "minimise", "mine.yaml, line 9: objective.validation_kl"),
+        ("minimize", "minimise", "mine.yaml, line 10: objective.validation_kl"),
+        ("minimize", "maximize", "mine.yaml, line 10: objective"),
+        ("minimize", "maximize", "a search for the worst validation_kl helps nobody; minimize it"),
+        ("  - distill.adapter=lora\n", "", "search.distill.lora.rank has no effect in any trial"),
+        ("distill.lora.rank: {low", "correct.lora.rank: {low", "correct.method is none"),
+        (
+            "distill.lora.rank: {low: 4",
+            "distill.kd_weight.start: {low: 1",
+            "distill.kd_weight.start cannot be set: distill.kd_weight is a value, not a section.",
+        ),
+        (
+            "distill.lora.rank: {low: 4, high: 17, step: 4}",
+            "distill.on_policy.share.end: {low: 0, high: 1}",
+            "Give distill.on_policy.share as a section in the recipe or under `set`.",
+        ),
+        ("validation_kl", "validation_span_kl", "line 10: objective.validation_span_kl cannot be"),
+        ("validation_kl", "span_kl", "it is of models that are compared span by span"),
         ("recipe: quickstart", "recipe: quickstarted", "Did you mean quickstart?"),
         ("search:", "trialz: 3\nsearch:", "there is no field trialz. Did you mean trials?"),
     ],
@@ -110,6 +140,57 @@ def test_fields_that_do_not_fit_together_are_found_in_the_corners(tmp_path: Path
     )
     with pytest.raises(RecipeError, match="micro_tokens must not be smaller"):
         load(tmp_path, text)
+
+
+@pytest.mark.parametrize(
+    ("student", "missing"),
+    [
+        # A student that is cut from its teacher has its tokenizer; spans are compared in training.
+        ("{}", {"validation_kl", "validation_kl_answer", "span_kl", "bits_per_byte"}),
+        ("{model: other}", {"validation_kl", "validation_kl_answer", "kl", "perplexity"}),
+    ],
+)
+def test_with_alignment_there_are_other_figures(student: str, missing: set[str]) -> None:
+    sets = ["distill.alignment.method=spans", f"distill.student={student}"]
+    recipe = Recipe.load("quickstart", sets)
+    found = set()
+    for name in FIGURES:
+        try:
+            check_objective([name], [recipe], {})
+        except RecipeError:
+            found.add(name)
+    answers = {f"{name}_answer" for name in ("kl", "span_kl") if name in missing}
+    assert found == missing | answers
+
+
+def test_a_study_with_alignment_is_told_which_figures_it_has(tmp_path: Path) -> None:
+    text = STUDY.replace("  - distill.epochs=2", "  - distill.alignment.method=spans")
+    with pytest.raises(RecipeError, match=r"line 10: objective\.validation_kl cannot") as caught:
+        load(tmp_path, text)
+    assert "validation_span_kl, " in caught.value.hint
+    assert "validation_kl" not in caught.value.hint
+    load(tmp_path, text.replace("validation_kl", "validation_span_kl"))
+
+
+def test_a_figure_that_some_trials_will_not_have_is_refused(tmp_path: Path) -> None:
+    some = "distill.alignment.method: {choices: [none, spans]}"
+    text = STUDY.replace("distill.lora.rank: {low: 4, high: 17, step: 4}", some)
+    for name in ("validation_kl", "validation_span_kl"):
+        with pytest.raises(RecipeError, match="cannot be measured in every trial"):
+            load(tmp_path, text.replace("validation_kl", name))
+    text = text.replace("validation_kl: minimize", "validation_agreement: maximize")
+    assert load(tmp_path, text).config.objective
+
+
+def test_a_part_that_some_trials_use_may_be_searched(tmp_path: Path) -> None:
+    text = STUDY.replace("  - distill.adapter=lora\n", "")
+    text = text.replace("search:\n", "search:\n  distill.adapter: {choices: [none, lora]}\n")
+    assert len(load(tmp_path, text).dimensions) == 4
+    schedule = STUDY.replace("  - distill.epochs=2", "  - 'distill.kd_weight={start: 1, end: 0.5}'")
+    old = "distill.lora.rank: {low: 4, high: 17, step: 4}"
+    study = load(tmp_path, schedule.replace(old, "distill.kd_weight.end: {low: 0.1, high: 1}"))
+    weight = study.recipe_of({"distill.kd_weight.end": 0.25}).distill.kd_weight
+    assert weight.end == 0.25
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,77 @@
+"""What a search can change and can measure at all, judged by the recipes at its extremes.
+
+In: the searched fields, the objective, recipes with the extreme values. Out: nothing, or one
+RecipeError that names file and line. Starts nothing, and loads no model.
+
+A field below a part of the recipe that is off in every trial changes no figure. A figure that the
+stages will not have in some trial would only be missed after its training.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+
+from potstill.core.fields import Places
+from potstill.errors import RecipeError
+from potstill.recipe import Recipe
+from potstill.tune.figures import FIGURES, Compared, Level
+
+SWITCHES: dict[str, tuple[str, Callable[[Recipe], bool]]] = {
+    "correct": ("correct.method is none", lambda recipe: recipe.correct.method != "none"),
+    "correct.lora": ("correct.method is not lora", lambda recipe: recipe.correct.method == "lora"),
+    "distill.lora": ("distill.adapter is none", lambda recipe: recipe.distill.adapter != "none"),
+    "distill.on_policy": (
+        "distill.on_policy.share is 0",
+        lambda recipe: recipe.distill.on_policy.used,
+    ),
+    "distill.hidden": ("both of its weights are 0", lambda recipe: recipe.distill.hidden.used),
+    "distill.attention": ("its weight is 0", lambda recipe: recipe.distill.attention.used),
+}
+"""Parts of a recipe that may be off: why they are, and whether they are on."""
+HOW: dict[Compared, str] = {
+    "tokens": "token by token, without distill.alignment",
+    "spans": "span by span, with distill.alignment",
+}
+
+
+def check_fields(searched: Iterable[str], recipes: Sequence[Recipe], places: Places) -> None:
+    """Errors: RecipeError for a field below a part that none of the recipes uses."""
+    for field in searched:
+        for part, (why, is_on) in SWITCHES.items():
+            if field.startswith(f"{part}.") and not any(map(is_on, recipes)):
+                where = places.get(("search", field), "study")
+                raise RecipeError(
+                    f"{where}: search.{field} has no effect in any trial: {why}.",
+                    "Switch it on in the recipe or under `set`, or search another field.",
+                )
+
+
+def check_objective(names: Iterable[str], recipes: Sequence[Recipe], places: Places) -> None:
+    """Errors: RecipeError for a figure that does not exist in some trials, by their recipes."""
+    for name in names:
+        figure = FIGURES[name]
+        ways = {_compared(recipe, figure.level) for recipe in recipes}
+        if figure.compared is None or ways == {figure.compared}:
+            continue
+        where = places.get(("objective", name), "study")
+        known = [
+            other
+            for other, one in FIGURES.items()
+            if one.level == figure.level and (one.compared is None or ways == {one.compared})
+        ]
+        raise RecipeError(
+            f"{where}: objective.{name} cannot be measured in every trial: it is of models that "
+            f"are compared {HOW[figure.compared]}.",
+            f"Known here: {', '.join(known)}.",
+        )
+
+
+def _compared(recipe: Recipe, level: Level) -> Compared:
+    """How the trial's figures of that level compare the student with its teacher.
+
+    Training compares spans where the recipe says so; evaluation where the tokenizers differ, and a
+    student that is cut from its teacher has its teacher's.
+    """
+    config = recipe.distill
+    cut = config.student.model is None
+    return "spans" if config.alignment.used and not (cut and level == "evaluate") else "tokens"
