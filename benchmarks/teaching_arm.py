@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import resource
+import shutil
 import sys
 import time
 from dataclasses import asdict
@@ -20,7 +21,7 @@ from typing import Any
 
 import torch
 
-from potstill.core.events import Emitter
+from potstill.core.events import Emitter, read_events
 from potstill.core.files import write_json
 from potstill.distill import DistillConfig, Distiller
 from potstill.distill.batches import encode_rows
@@ -47,8 +48,10 @@ def main() -> None:
         cut(spec, output)
         return
     facts: dict[str, Any] = {}
+    if spec["timed"] and output.exists():
+        shutil.rmtree(output)  # the seconds of half a training are none
     if spec["settings"] is not None:
-        began = time.perf_counter()
+        begun, began = output.exists(), time.perf_counter()
         trained = Distiller(
             spec["teacher"],
             spec["student"],
@@ -57,7 +60,8 @@ def main() -> None:
             **spec["settings"],
         ).train(spec["rows"], spec["validation"])
         facts = {
-            "seconds": time.perf_counter() - began,
+            "seconds": None if begun else time.perf_counter() - began,
+            "seconds_a_token": pace(output / "events.jsonl"),
             "steps": trained.trained.steps,
             "tokens": trained.trained.tokens,
             "stopped_early": trained.trained.stopped_early,
@@ -69,6 +73,14 @@ def main() -> None:
         model = Path(spec["student"])
     facts["peak_memory_bytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     write_json(output / "scores.json", facts | score(spec, model))
+
+
+def pace(events: Path) -> float:
+    """Seconds a token from the first step on, with all that is done between steps."""
+    found, _ = read_events(events)
+    steps = [one for one in found if one.get("unit") == "steps"]
+    first, last = steps[0], steps[-1]
+    return float((last["time"] - first["time"]) / (last["tokens"] - first["tokens"]))
 
 
 def cut(spec: dict[str, Any], output: Path) -> None:

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from potstill.core.events import Emitter
+from potstill.core.machine import describe
 from potstill.distill.batches import Row
 from potstill.distill.cut import cut, target_of, text_of
 from potstill.distill.student_config import StudentConfig
@@ -52,19 +53,19 @@ def measure(
     fitted, held_out = (_rows(some, tokenizer) for some in _split(articles))
     test = [torch.tensor([row.ids]) for row in held_out[1::2][:HELD_OUT_ROWS]]
     teacher = load_model(TEACHER).requires_grad_(False)
-    yield _figure("teacher, perplexity", perplexity(teacher, test), "", None, None, "as it is")
+    yield _figure("teacher, perplexity", perplexity(teacher, test), "", "as it is")
     for ratio in ratios:
         found: dict[str, float] = {}
         for name in ("even", *arms):
             student, how = _student(name, ratio, teacher, fitted, held_out[::2])
             how += f"; {parameters_of(student) / parameters_of(teacher):.1%} of the parameters"
             found[name] = kl(teacher, student, test, 1 << 20)
-            goal, holds = None, None
+            judged: dict[str, Any] = {}
             if name == DEFAULT and EARLIER in found:
-                goal, holds = found[EARLIER], found[name] <= found[EARLIER]
+                judged = {"goal": found[EARLIER], "holds": found[name] <= found[EARLIER]}
             label = f"start at {ratio:.0%}, {name}"
-            yield _figure(f"{label}, KL", found[name], "nats/token", goal, holds, how)
-            yield _figure(f"{label}, perplexity", perplexity(student, test), "", None, None, how)
+            yield _figure(f"{label}, KL", found[name], "nats/token", how, **judged)
+            yield _figure(f"{label}, perplexity", perplexity(student, test), "", how)
             del student
 
 
@@ -115,17 +116,10 @@ def _rows(articles: Sequence[Any], tokenizer: Any) -> list[Row]:
     return rows
 
 
-def _figure(
-    figure: str, value: float, unit: str, goal: float | None, holds: bool | None, how: str
-) -> dict[str, Any]:
-    return {
-        "figure": figure,
-        "value": round(value, 4),
-        "unit": unit,
-        "goal": goal,
-        "holds": holds,
-        "how": how,
-    }
+def _figure(figure: str, value: float, unit: str, how: str, **judged: Any) -> dict[str, Any]:
+    """judged: `goal` and `holds`, of what has a goal."""
+    line = {"figure": figure, "value": round(value, 4), "unit": unit, **judged}
+    return {**line, "how": how, "machine": describe()}
 
 
 def main() -> None:

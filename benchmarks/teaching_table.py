@@ -83,13 +83,9 @@ def difference(one: Scores, other: Scores, paragraphs: Sequence[str], name: str)
 
 def share(one: Scores, other: Scores, paragraphs: Sequence[str], name: str) -> Interval:
     """A figure of one arm over that of the other, resampled together."""
-    left, weights = columns(one, paragraphs, FIGURES[name])
+    left, _ = columns(one, paragraphs, FIGURES[name])
     right, _ = columns(other, paragraphs, FIGURES[name])
-    random = np.random.default_rng(SEED)
-    drawn = random.integers(0, len(left), (RESAMPLES, len(left)))
-    sums = [np.asarray(values)[drawn].sum(1) for values in (left, right)]
-    low, high = np.quantile(sums[0] / np.maximum(sums[1], 1e-9), [0.025, 0.975])
-    return Interval(sum(left) / sum(right), float(low), float(high), len(weights))
+    return bootstrap_ratio(left, right, SEED, RESAMPLES)
 
 
 def spread(scores: Scores, paragraphs: Sequence[str], name: str) -> tuple[float, float]:
@@ -112,17 +108,37 @@ def table(arms: Mapping[str, Scores], paragraphs: Sequence[str], names: Sequence
     """A Markdown table of some figures of all arms."""
     titles = [FIGURES[name].title for name in names]
     lines = [
-        f"| training | seeds | {' | '.join(titles)} | tokens | seconds | GB |",
-        f"|---|{'---|' * (len(names) + 4)}",
+        f"| training | seeds | {' | '.join(titles)} | KL of the seeds | tokens | seconds | GB |",
+        f"|---|{'---|' * (len(names) + 5)}",
     ]
     for arm, scores in arms.items():
         cells = [written(interval(scores, paragraphs, name), FIGURES[name]) for name in names]
         first = scores[0]
-        trained = [one["seconds"] for one in scores if "seconds" in one]
-        cells.append(f"{first['tokens'] / 1000:.0f}k" if trained else "")
+        least, most = spread(scores, paragraphs, "kl")
+        cells.append(f"{least:.3f} to {most:.3f}" if len(scores) > 1 else "")
+        trained = [one["seconds"] for one in scores if one.get("seconds")]
+        cells.append(f"{first['tokens'] / 1000:.0f}k" if "tokens" in first else "")
         cells.append(f"{statistics.median(trained):.0f}" if trained else "")
         cells.append(f"{max(one['peak_memory_bytes'] for one in scores) / 1e9:.1f}")
         lines.append(f"| {arm} | {len(scores)} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def differences(
+    arms: Mapping[str, Scores], base: str, paragraphs: Sequence[str], names: Sequence[str]
+) -> str:
+    """A Markdown table of all arms minus one, paired by paragraph; bold: apart from 0."""
+    titles = [FIGURES[name].title for name in names]
+    lines = [f"| minus {base} | {' | '.join(titles)} |", f"|---|{'---|' * len(names)}"]
+    for arm, scores in arms.items():
+        if arm == base:
+            continue
+        cells = []
+        for name in names:
+            found = difference(scores, arms[base], paragraphs, name)
+            text = written(found, FIGURES[name])
+            cells.append(f"**{text}**" if found.low > 0 or found.high < 0 else text)
+        lines.append(f"| {arm} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
