@@ -27,7 +27,7 @@ def show(
     as_json: JsonOption = False,
 ) -> None:
     """Say what an adapter is and which base it belongs to. Loads no weights."""
-    from potstill.models.adapter_sets import describe, read_adapter
+    from potstill.models.adapter_files import describe, read_adapter
 
     found = describe(read_adapter(folder))
     if as_json:

@@ -10,6 +10,7 @@ import errno
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -76,6 +77,20 @@ def write_atomic(path: Path, data: bytes | str) -> None:
         finally:
             part.unlink(missing_ok=True)
         fsync_folder(path.parent)
+
+
+@contextmanager
+def whole_folder(target: Path) -> Iterator[Path]:
+    """A new folder to fill, which becomes `target` at the end; half of one is written anew.
+
+    Errors: StoreError where the system refuses.
+    """
+    part = target.with_name(f"{target.name}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    with disk_errors(target, "write"):
+        part.mkdir(parents=True)
+        yield part
+        os.replace(part, target)
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -24,15 +24,13 @@ import torch
 from torch import Tensor
 
 from potstill.distill.batches import MicroBatch, Row, RowSet
-from potstill.distill.objective import ActiveTokens, Objective
+from potstill.distill.objective import Objective
+from potstill.distill.recording import EVERY
 from potstill.distill.signals import HiddenStates, Ranked, TeacherSignal, TopK
-from potstill.distill.sparse import top_k
-from potstill.models.align import Span, Words, same_bytes, words_of
+from potstill.distill.sparse import LOGITS_BYTES, top_k
+from potstill.models.align import Span, Words, same_bytes
 from potstill.models.output import OutputLayer, output_layer
 
-LOGITS_BYTES = 96 << 20
-"""Of the teacher's fp32 logits that exist at once."""
-EVERY = ActiveTokens(kd="all", ce=None)
 PADDING = 0
 
 
@@ -84,7 +82,7 @@ class AlignedTokens:
     def finite(self) -> bool:
         """Whether all that the teacher says are finite numbers."""
         some = self.next.states if isinstance(self.next, Ranked) else None
-        some = self.next.log_p if isinstance(self.next, TopK) else some
+        some = self.next.log_p.exp() if isinstance(self.next, TopK) else some  # log 0 is sound
         return all(bool(torch.isfinite(one).all()) for one in (self.log_p, some) if one is not None)
 
 
@@ -127,11 +125,8 @@ class CommonWords:
         return found
 
 
-def common_words(
-    student_tokenizer: Any, teacher_tokenizer: Any, student: Any, teacher: Any
-) -> CommonWords:
-    """Of two models with their tokenizers. Errors: ModelError of `words_of`."""
-    words = [words_of(one) for one in (student_tokenizer, teacher_tokenizer)]
+def common_words(words: tuple[Words, Words], student: Any, teacher: Any) -> CommonWords:
+    """Of two models. words: of their tokenizers, the student's first."""
     sizes = [
         min(len(known.text), output_layer(model).words)
         for known, model in zip(words, (student, teacher), strict=True)
@@ -164,12 +159,15 @@ class AlignedTeacher:
         self.settings, self.temperature = objective.alignment, objective.temperature
         self.answers_alone = objective.kd_tokens == "answer" and not measuring
         self.words, self.dtype = common.sizes[1], dtype
+        self._last: tuple[MicroBatch, MicroBatch] | None = None
         self.output = output.cut(self.words, dtype)
 
     def read(self, batch: MicroBatch) -> MicroBatch:
-        """The same families in the teacher's tokens."""
-        made = self.data.read_by_teacher.collate(batch.families, EVERY, PADDING)
-        return made.to(batch.input_ids.device)
+        """The same families in the teacher's tokens; of the last batch they are remembered."""
+        if self._last is None or self._last[0] is not batch:
+            made = self.data.read_by_teacher.collate(batch.families, EVERY, PADDING)
+            self._last = batch, made.to(batch.input_ids.device)
+        return self._last[1]
 
     @torch.no_grad()
     def tokens(self, rows: Sequence[Row], batch: MicroBatch) -> AlignedTokens:
@@ -252,17 +250,20 @@ class AlignedTeacher:
         return found[asked], likeliest
 
     def _words(self, states: Tensor, leads: Sequence[tuple[bytes, bytes]]) -> TopK:
-        """The likeliest common words of each state, by the student's ids, and all others' mass."""
-        count = min(self.settings.words, *(len(self.common.ids(one)[0]) for one in {*leads}))
+        """The likeliest common words of each state, by the student's ids, and all others' mass.
+
+        Where fewer words have the lead, fewer are told apart; the other rows' words stay.
+        """
+        count = self.settings.words
         device = states.device
         ids = torch.zeros(len(states), count, dtype=torch.int64, device=device)
-        log_p, tail = (
-            torch.zeros(len(states), count, device=device),
-            torch.zeros(len(states), device=device),
-        )
+        log_p = torch.full((len(states), count), -torch.inf, device=device)
+        tail = torch.zeros(len(states), device=device)
         for one in {*leads}:
             own = torch.tensor([n for n, lead in enumerate(leads) if lead == one], device=device)
             theirs, ours = (side.to(device) for side in self.common.ids(one))
+            if not len(theirs):
+                continue  # all is in the tail
             to_student = torch.full((self.words,), -1, dtype=torch.int64, device=device)
             to_student[theirs] = ours
             for part in torch.split(own, self._rows_at_once):
@@ -282,11 +283,10 @@ def source_of(signal: TeacherSignal | AlignedTeacher) -> TeacherSignal:
 
 def _firsts(values: Tensor, count: int) -> Tensor:
     """The places [U] at which each value below `count` stands first, in the values' order."""
-    order = torch.arange(len(values) - 1, -1, -1, device=values.device)
-    place = torch.full((count,), -1, dtype=torch.int64, device=values.device)
-    for number in order.tolist():
-        place[values[number]] = number
-    return place[place >= 0]
+    order = torch.arange(len(values), device=values.device)
+    place = torch.full((count,), len(values), dtype=torch.int64, device=values.device)
+    place.scatter_reduce_(0, values, order, "amin")
+    return place[place < len(values)]
 
 
 def _predictions(rows: Sequence[Row], batch: MicroBatch) -> list[dict[int, int]]:

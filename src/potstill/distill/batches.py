@@ -35,7 +35,7 @@ from potstill.distill.families import (
 )
 from potstill.distill.objective import ActiveTokens, Tokens
 from potstill.distill.teacher_rows import TeacherRows
-from potstill.models.chat import encode_example
+from potstill.models.chat import EncodedExample, encode_example
 from potstill.records import Chunk, Example
 
 Item = TypeVar("Item")
@@ -189,19 +189,21 @@ def evenly(rows: Sequence[Item], count: int) -> list[Item]:
 
 def encode_rows(examples: Iterable[Example], tokenizer: Any, max_tokens: int) -> list[Row]:
     """Encode examples as the student will see them; a longer row is cut and marked."""
-    rows = []
-    for example in examples:
-        encoded = encode_example(tokenizer, example.turns, max_tokens)
-        rows.append(
-            Row(
-                example.id,
-                tuple(encoded.ids),
-                encoded.answer_start,
-                encoded.truncated,
-                document=example.provenance.document,
-            )
-        )
-    return rows
+    return [
+        row_of(example, encode_example(tokenizer, example.turns, max_tokens))
+        for example in examples
+    ]
+
+
+def row_of(example: Example, encoded: EncodedExample) -> Row:
+    """The row of an example, as one tokenizer reads it."""
+    return Row(
+        example.id,
+        tuple(encoded.ids),
+        encoded.answer_start,
+        encoded.truncated,
+        document=example.provenance.document,
+    )
 
 
 def encode_passages(chunks: Iterable[Chunk], tokenizer: Any, max_tokens: int) -> list[Row]:

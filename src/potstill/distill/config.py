@@ -217,5 +217,5 @@ class DistillConfig(TrainingConfig, Objective):
             raise ValueError(
                 "on_policy.share: 1 leaves no row to the cross-entropy; set ce_weight: 0"
             )
-        if self.on_policy.batch_tokens < self.sequence_tokens:
+        if self.on_policy.replay is None and self.on_policy.batch_tokens < self.sequence_tokens:
             raise ValueError("on_policy.batch_tokens must not be smaller than sequence_tokens")

@@ -175,7 +175,7 @@ def _order(
         )
         order = [removal.layer for removal in removals]
     else:
-        order = sorted(range(len(influence)), key=lambda layer: (influence[layer], layer))[:count]
+        order = surgery.least_influential(influence, count)
     return order, {
         "method": settings.method,
         "influence": [round(value, 6) for value in influence],

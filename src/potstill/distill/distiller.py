@@ -46,6 +46,8 @@ from potstill.records import Example
 
 HELD_OUT = 10
 """Every tenth row is held out where no validation rows are given."""
+UNDISTILLED = "undistilled"
+"""Of the output: the base of a kept adapter, if it was cut."""
 
 
 @dataclass(frozen=True)
@@ -260,7 +262,15 @@ class Distiller:
             events=events,
             rollouts=self.output / "rollouts.jsonl" if self.config.on_policy.used else None,
             keep=self.output / "adapter" if self.config.keep_adapter else None,
+            base=self._base,
         )
+
+    @property
+    def _base(self) -> str | None:
+        """Where people find the student as it was before its training; None: with the caller."""
+        if self.student is None:
+            return f"{UNDISTILLED} beside this folder"
+        return str(self.student) if isinstance(self.student, str | Path) else None
 
     def _cut(
         self,
@@ -284,6 +294,8 @@ class Distiller:
             tensorboard=self.output / "tensorboard",
         )
         write_json(self.output / "surgery.json", start.report)
+        if self.config.keep_adapter:
+            save_model(start.load(), start.tokenizer, self.output / UNDISTILLED)
         return start.load()
 
     @staticmethod

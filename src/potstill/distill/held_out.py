@@ -12,13 +12,11 @@ from potstill.distill import losses
 from potstill.distill.aligned import AlignedTeacher
 from potstill.distill.batches import RowSet
 from potstill.distill.held_out_aligned import aligned_figures
-from potstill.distill.objective import ActiveTokens
-from potstill.distill.packing import split
+from potstill.distill.held_out_rows import batches_of, loss_of
 from potstill.distill.ranks import Ranks
 from potstill.distill.signals import TeacherSignal
 from potstill.distill.terms import TermLoss, Weights
 
-BATCH_TOKENS = 4096
 SUMMED = ("kl", "ce", "kd", "agreement", "student_entropy", "teacher_entropy")
 
 
@@ -47,10 +45,8 @@ def figures(
         dict.fromkeys(("", "_answer"), 0.0),
     )
     plain = loss.divergence is losses.forward_kl_rows and objective.temperature == 1.0
-    everything = ActiveTokens(kd="all", ce="answer")
     device = next(loss.student.parameters()).device
-    for micro in ranks.share(split(data, data.families, BATCH_TOKENS)):
-        batch = data.collate(micro, everything, padding).to(device)
+    for batch in batches_of(data, ranks, padding, device):
         counts = {"": batch.kd_counts, "_answer": batch.ce_counts}
         states, said = loss.states(batch), signal.tokens(data.rows, batch)
         ones = torch.ones_like(batch.kd_counts)
@@ -80,9 +76,6 @@ def figures(
         name: total / max(1.0, tokens["_answer" if name.endswith("_answer") else ""])
         for name, total in sums.items()
     }
-    value = weights.kd * means["kd_answer" if objective.kd_tokens == "answer" else "kd"]
-    value += weights.ce * means["ce_answer" if objective.ce_tokens == "answer" else "ce"]
-    if not weights.kd and not weights.ce:
-        value = means["kl"]
+    value = loss_of(objective, weights, means, "kl")
     shown = ("kl", "kl_answer", "ce", "ce_answer", "agreement", "student_entropy")
     return {"loss": value} | {name: means[name] for name in (*shown, "teacher_entropy")}

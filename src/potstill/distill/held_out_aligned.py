@@ -15,15 +15,11 @@ from potstill.distill import losses
 from potstill.distill.aligned import AlignedTeacher, AlignedTokens
 from potstill.distill.batches import MicroBatch, RowSet
 from potstill.distill.fused import CHUNK_BYTES
-from potstill.distill.objective import ActiveTokens
-from potstill.distill.packing import split
+from potstill.distill.held_out_rows import batches_of, loss_of
 from potstill.distill.ranks import Ranks
 from potstill.distill.spans import span_divergence, summed
 from potstill.distill.terms import TermLoss, Weights
 from potstill.models.output import output_layer
-
-BATCH_TOKENS = 4096
-EVERYTHING = ActiveTokens(kd="all", ce="answer")
 
 
 @torch.no_grad()
@@ -44,8 +40,8 @@ def aligned_figures(
     Each also over answers alone. `loss`: of the objective, with these weights.
     """
     sums: dict[str, float] = {}
-    for micro in ranks.share(split(data, data.families, BATCH_TOKENS)):
-        batch = data.collate(micro, EVERYTHING, padding).to(next(loss.student.parameters()).device)
+    device = next(loss.student.parameters()).device
+    for batch in batches_of(data, ranks, padding, device):
         states = loss.states(batch)
         said: AlignedTokens = signal.tokens(data.rows, batch)
         for name, value in _sums(loss, signal, batch, states, said, weights).items():
@@ -61,11 +57,7 @@ def aligned_figures(
         means[f"kd{where}"] = sums[f"kd{where}"] / spans
         means[f"ce{where}"] = sums[f"ce{where}"] / tokens
         means[f"bits_per_byte{where}"] = sums[f"nats{where}"] / size / math.log(2)
-    objective = loss.objective
-    value = weights.kd * means["kd_answer" if objective.kd_tokens == "answer" else "kd"]
-    value += weights.ce * means["ce_answer" if objective.ce_tokens == "answer" else "ce"]
-    if not weights.kd and not weights.ce:
-        value = means["spans"]
+    value = loss_of(loss.objective, weights, means, "spans")
     hidden = {"kd", "kd_answer"}
     return {"loss": value} | {name: mean for name, mean in means.items() if name not in hidden}
 

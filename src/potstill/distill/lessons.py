@@ -12,6 +12,7 @@ from typing import Any
 from potstill.core.events import Emitter
 from potstill.distill.batches import Row
 from potstill.distill.teacher_rows import TeacherRows
+from potstill.models.align import Words
 from potstill.records import Example
 
 
@@ -29,6 +30,8 @@ class Lessons:
     events: Emitter
     aligned: tuple[TeacherRows, TeacherRows] | None = None
     """Training and validation rows in the teacher's tokens, if the student's are others."""
+    words: tuple[Words, Words] | None = None
+    """The student's and the teacher's, where there is `aligned`."""
 
     @property
     def taught(self) -> Sequence[Row]:

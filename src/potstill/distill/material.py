@@ -105,7 +105,6 @@ def prepare(
         rows=rows,
         validation=validation,
         examples=lessons.examples,
-        active=config.active,
         teacher=live.model,
         student=student,
         teacher_tokenizer=tokenizer,
@@ -115,6 +114,7 @@ def prepare(
     if panel is not None:
         panel.check(live, [*rows, *validation], tokenizer, student)
     training, held_out = lay_out(config, live, student, (rows, validation), aligned, panel, events)
+    preflight.check_anything_active(training, config.active)
     plan = plan_steps(
         training,
         step_tokens=config.step_tokens,
@@ -160,8 +160,8 @@ def prepare(
         return AlignedTeacher(source, live.output, data, common, config, **told)
 
     common = None
-    if aligned is not None:
-        common = common_words(own_tokenizer, tokenizer, student, live.model)
+    if lessons.words is not None:
+        common = common_words(lessons.words, student, live.model)
     with explained(config, lambda: config.micro_tokens):
         form = _format(config, live, training, plan, seed)
         signal: Signal

@@ -17,7 +17,7 @@ import torch
 
 from potstill.core.events import Emitter
 from potstill.distill import decoding, preflight, rollouts
-from potstill.distill.batches import Micro, Row, RowSet
+from potstill.distill.batches import Micro, Row, RowSet, evenly
 from potstill.distill.config import DistillConfig
 from potstill.distill.memory import wants_memory
 from potstill.distill.rollouts import Asked, Kept, Refreshes, Rollout
@@ -226,9 +226,6 @@ def check(
     if settings.replay is not None:
         _replayed(config, rows, asked)
         return
-    if not weight_at(settings.share, 0, len(plan)):
-        return  # it has time to learn where to stop; each refresh is judged
-    chosen = [fit[place * len(fit) // TRIED] for place in range(TRIED)] if len(fit) > TRIED else fit
     write = Writer(
         student,
         rows,
@@ -239,10 +236,12 @@ def check(
         dtype=dtype,
         events=events,
     )
-    tried = [Asked(0, row, row) for row in chosen]
+    tried = [Asked(0, row, row) for row in evenly(fit, min(len(fit), TRIED))]
     found = write(tried, 0)
     _check_decoding(write, tried, found)
-    rollouts.check_ends(found, settings, least=len(found))
+    # Asked later, it has time to learn where to stop; each refresh is judged.
+    if weight_at(settings.share, 0, len(plan)):
+        rollouts.check_ends(found, settings, least=len(found))
 
 
 @torch.no_grad()

@@ -14,6 +14,9 @@ from potstill.core.files import file_digest
 from potstill.distill.schedules import Schedule, Weight, ever, highest, weight_at
 from potstill.errors import InputError
 
+DRAWING = ("temperature", "top_p", "max_new_tokens", "batch_tokens")
+"""Fields that say how answers are generated."""
+
 
 class OnPolicyConfig(BaseModel):
     """Rollouts: the student's own answers to the rows' prompts, judged by the live teacher."""
@@ -104,4 +107,10 @@ class OnPolicyConfig(BaseModel):
             raise ValueError("on_policy.share is a share of rows, from 0 to 1")
         if self.replay is not None and not self.used:
             raise ValueError("on_policy.replay does nothing while on_policy.share is 0")
+        given = [name for name in DRAWING if name in self.model_fields_set]
+        if self.replay is not None and given:
+            raise ValueError(
+                f"on_policy.replay generates no answers, so {', '.join(given)} cannot be given; "
+                "leave it out"
+            )
         return self

@@ -7,21 +7,28 @@ of models or losses.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from potstill.core.events import Emitter
-from potstill.distill.batches import Row, encode_passages, encode_rows
+from potstill.distill.batches import Row, encode_passages, encode_rows, row_of
 from potstill.distill.config import DistillConfig
 from potstill.distill.lessons import Lessons
 from potstill.distill.preflight import check_tokenizers
 from potstill.distill.teacher_rows import TeacherRows
-from potstill.models.align import Aligned, Aligner, Span
-from potstill.models.chat import ChangedWordsError, EncodedExample
+from potstill.models.align import Aligned, Aligner, Span, Words
+from potstill.models.chat import ChangedWordsError
 from potstill.records import Chunk, Example, Rejected
 
-NOT_ALIGNED = "not_aligned"
+TOO_FEW, NO_SPAN, CHANGED = "not_aligned", "no_span", "words_changed"
+REASONS = {
+    TOO_FEW: "less than {least_share:.0%} of their bytes are aligned between the two tokenizers",
+    NO_SPAN: "nothing that is predicted in them is aligned between the two tokenizers",
+    CHANGED: "a chat template changes their words",
+}
+"""Why a row is left out, by the reason it is rejected with."""
 
 
 @dataclass(frozen=True)
@@ -48,11 +55,20 @@ class Encoded:
     rejected: tuple[Rejected, ...] = ()
     share: float = 1.0
     """Of the training rows' bytes, those that are aligned."""
+    words: tuple[Words, Words] | None = None
+    """The student's and the teacher's, if they are aligned."""
 
     def lessons(self, tokenizer: Any, seed: int, events: Emitter) -> Lessons:
         """What trainings on these rows share. tokenizer: the teacher's."""
         return Lessons(
-            tokenizer, self.rows, self.validation, self.examples, seed, events, self.aligned
+            tokenizer,
+            self.rows,
+            self.validation,
+            self.examples,
+            seed,
+            events,
+            self.aligned,
+            self.words,
         )
 
     def report(self, least_share: float, events: Emitter) -> None:
@@ -62,11 +78,11 @@ class Encoded:
         events.metric("aligned_share", self.share)
         for one in self.rejected:
             events.emit("rejected", id=one.id, reason=one.reason, detail=one.detail)
-        if self.rejected:
-            events.warning(
-                f"{len(self.rejected)} rows are left out: less than {least_share:.0%} of their "
-                "bytes are aligned between the two tokenizers."
-            )
+        counts = Counter(one.reason for one in self.rejected)
+        for reason, why in REASONS.items():
+            if counts[reason]:
+                said = why.format(least_share=least_share)
+                events.warning(f"{counts[reason]} rows are left out: {said}.")
 
 
 def encode_all(
@@ -80,8 +96,8 @@ def encode_all(
 ) -> Encoded:
     """Encode training rows (examples, then passages) and held-out ones.
 
-    Errors: TrainingError if the tokenizers differ and nothing says how to align them; errors of
-    `encode_pairs`.
+    Errors: TrainingError if the tokenizers differ and nothing says how to align them; ModelError
+    for one whose tokens cannot be read as bytes; errors of `encode_pairs`.
     """
     limit = config.sequence_tokens
     if not config.alignment.used:
@@ -89,8 +105,11 @@ def encode_all(
         rows = encode_rows(examples, student_tokenizer, limit)
         rows += encode_passages(passages, student_tokenizer, limit)
         return Encoded(rows, encode_rows(unseen, student_tokenizer, limit), list(examples))
-    both = student_tokenizer, teacher_tokenizer, limit, config.alignment.least_share
-    training, validation = encode_pairs(examples, passages, *both), encode_pairs(unseen, (), *both)
+    aligner = Aligner(student_tokenizer, teacher_tokenizer)
+    training, validation = (
+        encode_pairs(aligner, *some, limit, config.alignment.least_share)
+        for some in ((examples, passages), (unseen, ()))
+    )
     gone = {one.id for one in training.rejected}
     return Encoded(
         training.rows,
@@ -99,23 +118,22 @@ def encode_all(
         (training.teacher, validation.teacher),
         (*training.rejected, *validation.rejected),
         training.share,
+        aligner.words,
     )
 
 
 def encode_pairs(
+    aligner: Aligner,
     examples: Iterable[Example],
     passages: Iterable[Chunk],
-    student_tokenizer: Any,
-    teacher_tokenizer: Any,
     max_tokens: int,
     least_share: float,
 ) -> Pairs:
-    """Encode examples, and then passages, for both sides. max_tokens: of a row, on either side.
+    """Encode examples, and then passages, for both sides, of which the student's is the first.
 
-    A row with less than `least_share` of its bytes aligned is rejected. Errors: ModelError for a
-    tokenizer whose tokens cannot be read as bytes, or a template that refuses a conversation.
+    max_tokens: of a row, on either side. A row with less than `least_share` of its bytes aligned is
+    rejected. Errors: ModelError for a template that refuses a conversation.
     """
-    aligner = Aligner(student_tokenizer, teacher_tokenizer)
     kept: list[tuple[Row, Row, tuple[Span, ...]]] = []
     rejected: list[Rejected] = []
     shares: list[Aligned] = []
@@ -127,20 +145,20 @@ def encode_pairs(
             shares.append(found[2])
         else:
             detail = f"{found[2].share:.1%} of {found[2].size} bytes aligned"
-            rejected.append(_reject(item, detail))
+            rejected.append(_reject(item, NO_SPAN if not spans else TOO_FEW, detail))
 
     for example in examples:
         try:
             encoded, aligned = aligner.example(example.turns, max_tokens)
         except ChangedWordsError as error:
-            rejected.append(_reject(example, str(error)))
+            rejected.append(_reject(example, CHANGED, str(error)))
             continue
-        rows = [_row(example.id, one) for one in encoded]
+        rows = [row_of(example, one) for one in encoded]
         take(example, (rows[0], rows[1], aligned))
     for chunk in passages:
         found = [
             row
-            for tokenizer in (student_tokenizer, teacher_tokenizer)
+            for tokenizer in aligner.tokenizers
             for row in encode_passages([chunk], tokenizer, max_tokens)
         ]
         if len(found) == 2:  # else it has no two tokens
@@ -154,10 +172,6 @@ def encode_pairs(
     )
 
 
-def _row(name: str, encoded: EncodedExample) -> Row:
-    return Row(name, tuple(encoded.ids), encoded.answer_start, encoded.truncated)
-
-
-def _reject(item: Example | Chunk, detail: str) -> Rejected:
+def _reject(item: Example | Chunk, reason: str, detail: str) -> Rejected:
     row = item.model_dump(mode="json")
-    return Rejected(id=item.id, stage="distill", reason=NOT_ALIGNED, detail=detail, row=row)
+    return Rejected(id=item.id, stage="distill", reason=reason, detail=detail, row=row)

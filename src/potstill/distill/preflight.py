@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from potstill.distill.alignment import different_vocabularies
-from potstill.distill.batches import MicroBatch, Row, active_counts, counted
+from potstill.distill.batches import MicroBatch, Row, RowSet, counted
 from potstill.distill.objective import ActiveTokens
 from potstill.errors import TrainingError
 from potstill.models.chat import encode_example
@@ -31,7 +31,6 @@ def check_models(
     rows: Sequence[Row],
     validation: Sequence[Row],
     examples: Sequence[Example],
-    active: ActiveTokens,
     teacher: Any,
     student: Any,
     teacher_tokenizer: Any,
@@ -49,14 +48,12 @@ def check_models(
         check_rows(teacher_rows, teacher_tokenizer, words, teacher)
         vocabulary = check_vocabulary(student_tokenizer, student)
         check_rows([*rows, *validation], student_tokenizer, vocabulary, student)
-        check_anything_active(rows, active)
         return vocabulary
     check_tokenizers(teacher_tokenizer, student_tokenizer)
     vocabulary = check_vocabulary(student_tokenizer, teacher, student)
     for example in examples[:SAMPLED_BATCHES]:
         check_prompts(example, teacher_tokenizer, student_tokenizer)
     check_rows([*rows, *validation], student_tokenizer, vocabulary, teacher, student)
-    check_anything_active(rows, active)
     return vocabulary
 
 
@@ -172,14 +169,16 @@ def check_rows(rows: Sequence[Row], tokenizer: Any, vocabulary: int, *models: An
         )
 
 
-def check_anything_active(rows: Sequence[Row], active: ActiveTokens) -> None:
-    """Each term that has a weight must have at least one token in the training rows."""
-    counts = active_counts(rows, active)
+def check_anything_active(data: RowSet, active: ActiveTokens) -> None:
+    """Each term that has a weight must have something to count in the training rows, by the very
+    counts that it is divided by."""
+    counts = data.active_counts(range(len(data.rows)), active)
     for term, tokens in vars(active).items():
         if tokens is not None and counts[term] <= 0:
             name = f"{term}_tokens" if term in ("kd", "ce") else f"{term}.tokens"
+            what = "span" if term == "kd" and data.teacher is not None else "token"
             raise TrainingError(
-                f"No token of any row is active for {name}: {tokens}; that term would be silent.",
+                f"No {what} of any row is active for {name}: {tokens}; that term would be silent.",
                 "Set it to all, or give rows with answers.",
             )
 

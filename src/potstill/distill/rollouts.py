@@ -151,10 +151,16 @@ def check_ends(rollouts: Sequence[Rollout], config: OnPolicyConfig, *, least: in
     when = rollouts[0].weights_step
     raise TrainingError(
         f"{cut} of {len(rollouts)} answers of the student after {when} steps have no end within "
-        f"distill.on_policy.max_new_tokens ({config.max_new_tokens}): it does not stop.",
+        f"{_limit(config)}: it does not stop.",
         "Raise max_new_tokens if answers are that long; let it learn from the data first, such as "
         "share: {start: 0, end: 1, begin: 0.3}; or set on_policy.allow_endless: true.",
     )
+
+
+def _limit(config: OnPolicyConfig) -> str:
+    if config.replay is not None:
+        return "the limit of the training that is replayed"
+    return f"distill.on_policy.max_new_tokens ({config.max_new_tokens})"
 
 
 class Kept:
@@ -250,8 +256,7 @@ class Refreshes:
             self._warned = True
             self.events.warning(
                 f"{cut} of {len(rollouts)} answers of the student were cut at "
-                f"distill.on_policy.max_new_tokens ({self.config.max_new_tokens}); they are "
-                "trained on as they are."
+                f"{_limit(self.config)}; they are trained on as they are."
             )
 
 

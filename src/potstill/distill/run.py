@@ -169,6 +169,7 @@ def _train_once(
         events=context.events,
         rollouts=draft.data / "rollouts.jsonl" if rollouts else None,
         keep=draft.data / "adapters" / name if config.keep_adapter and name == DISTILLED else None,
+        base=config.student.model or "models/undistilled of the same result",
     )
     write_json(mark, dataclasses.asdict(trained))
     save_model(student.to(torch.bfloat16), start.tokenizer, draft.data / "models" / name)

@@ -20,6 +20,7 @@ from typing import Any, Self
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from potstill.models.output import OutputLayer
@@ -56,9 +57,9 @@ class TopK(_Tokens):
     """The k likeliest words at a temperature T, likeliest first, and the mass of all others."""
 
     ids: Tensor
-    """[N, k] int64, distinct in a row."""
+    """[N, k] int64, distinct in a row; a place that is not used repeats the row's first word."""
     log_p: Tensor
-    """[N, k] fp32: log of softmax(logits / T)."""
+    """[N, k] fp32: log of softmax(logits / T); -inf in a place that is not used."""
     tail: Tensor
     """[N] fp32: log of the remaining mass; -inf if there is none."""
 
@@ -105,7 +106,7 @@ def exact_logits(output: OutputLayer, states: Tensor, vocabulary: int) -> Tensor
 def top_k(logits: Tensor, count: int, temperature: float, among: Tensor | None = None) -> TopK:
     """The `count` likeliest words of each token, and the log of what is left.
 
-    among: ids [C], C >= count, of the only words that may be told apart; None: all. The tail is
+    among: ids [C], C > 0, of the only words that may be told apart; None: all. The tail is
     summed from its own logits: 1 minus the others' sum would cancel to nothing.
     """
     logits = logits.float() / temperature
@@ -113,11 +114,15 @@ def top_k(logits: Tensor, count: int, temperature: float, among: Tensor | None =
     if among is None:
         found, ids = logits.topk(count, dim=-1)
     else:
-        found, places = logits[:, among].topk(count, dim=-1)
+        found, places = logits[:, among].topk(min(count, len(among)), dim=-1)
         ids = among[places]
     tail = logits.scatter_(-1, ids, -torch.inf).logsumexp(-1)
     total = torch.logaddexp(found.logsumexp(-1), tail)
-    return TopK(ids, found - total.unsqueeze(-1), tail - total)
+    log_p, unused = found - total.unsqueeze(-1), count - ids.shape[1]
+    if unused:
+        ids = torch.cat([ids, ids[:, :1].expand(-1, unused)], dim=1)
+        log_p = F.pad(log_p, (0, unused), value=-torch.inf)
+    return TopK(ids, log_p, tail - total)
 
 
 def sample(logits: Tensor, temperature: float, uniforms: Tensor) -> Samples:

@@ -123,11 +123,14 @@ def top_k_block(
     weighs single words), and the other words keep their gradient. logits: [n, V]; weights: [n, 1].
     """
     z = logits / temperature if temperature != 1.0 else logits
+    unused = teacher.ids == teacher.ids[:, :1]
+    unused[:, 0] = teacher.log_p[:, 0] == -torch.inf  # the likeliest: no word is told apart
     rest = z.scatter(-1, teacher.ids, -torch.inf)
     rest_sum = rest.logsumexp(-1, keepdim=True)
     log_p = torch.cat([teacher.log_p, teacher.tail.unsqueeze(-1)], -1).clamp_min(LEAST_LOG)
     with torch.set_grad_enabled(weights is not None):
-        outcomes = torch.cat([z.gather(-1, teacher.ids), rest_sum], -1).detach()
+        words = z.gather(-1, teacher.ids).masked_fill_(unused, -torch.inf)
+        outcomes = torch.cat([words, rest_sum], -1).detach()
         outcomes.requires_grad_(weights is not None)
         log_q = F.log_softmax(outcomes, dim=-1).clamp_min(LEAST_LOG)  # no word may be left
         values = divergence(log_q, log_p) * temperature**2
@@ -136,7 +139,8 @@ def top_k_block(
         (grad,) = torch.autograd.grad((values * weights[:, 0]).sum(), outcomes)
     grad = grad / temperature
     full = rest.sub_(rest_sum).exp_().mul_(grad[:, -1:])
-    return values.detach(), full.scatter_(-1, teacher.ids, grad[:, :-1])
+    full.scatter_(-1, teacher.ids, 0.0)
+    return values.detach(), full.scatter_add_(-1, teacher.ids, grad[:, :-1])
 
 
 def ranked_block(

@@ -69,6 +69,7 @@ def train_student(
     events: Emitter,
     rollouts: Path | None = None,
     keep: Path | None = None,
+    base: str | None = None,
 ) -> tuple[Any, Trained]:
     """Train `student` (in place) and return it with the weights of its best validation.
 
@@ -77,7 +78,7 @@ def train_student(
     a complete one there is gone on from, and the result is the same as without the interruption.
     rollouts: the file that is left of the answers that `config.on_policy` asks the student for;
     None: it is trained on the rows alone. keep: where the adapter goes before it is merged, if
-    there is one.
+    there is one; base: where people find the student as it was, if anywhere.
     Errors: TrainingError for a loss or gradient that is not finite, or a damaged checkpoint;
     ModelError for an adapter that cannot be attached, or says something else when merged.
     """
@@ -159,7 +160,7 @@ def train_student(
     attention.unuse(student)
     if config.adapter != "none":
         if keep is not None:
-            adapters.save_adapter(student, keep, config.adapter, config.teacher)
+            adapters.save_adapter(student, keep, config.adapter, base)
         student = adapters.merge(student, material.training.rows[0].ids[:MERGED_TOKENS])
     return student, Trained(
         steps=state.global_step,

@@ -11,25 +11,18 @@ adapter of another base is refused before its weights are loaded. Knows nothing 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from torch import Tensor
-from transformers import AutoConfig, AutoModelForCausalLM
+from torch import Tensor, nn
+from transformers import AutoConfig
 
-from potstill.core.files import read_json
 from potstill.errors import ModelError, StoreError
 from potstill.models import quantised
-from potstill.models.adapter_config import Precision
+from potstill.models.adapter_files import Adapter, read_adapter
 from potstill.models.adapters import (
-    BASE,
-    CONFIG,
-    WEIGHTS,
     logits_of,
     peft_asks_by_old_names,
     require_same,
@@ -37,79 +30,9 @@ from potstill.models.adapters import (
 )
 from potstill.models.load import load_model, load_tokenizer, model_folder
 from potstill.models.save import save_model
+from potstill.models.skeleton import skeleton
 
-PREFIX = "base_model.model."
-BEYOND = ("modules_to_save", "lora_bias", "trainable_token_indices", "alora_invocation_tokens")
-"""What PEFT can store beside the two matrices, and a merge by weights would lose."""
-
-
-@dataclass(frozen=True)
-class Adapter:
-    """An adapter on disk, read but for its weights."""
-
-    folder: Path
-    config: Mapping[str, Any]
-    """PEFT's."""
-    base: Mapping[str, Any]
-    """Which base it was trained on: `base`, `base_digest`, `base_precision`, `kind`; or empty."""
-    shapes: Mapping[str, tuple[int, int]]
-    """(out, in) of each linear layer that it changes, by name."""
-    parameters: int
-
-    @property
-    def is_dora(self) -> bool:
-        """Whether it also learns each row's length."""
-        return bool(self.config.get("use_dora"))
-
-    @property
-    def precision(self) -> Precision:
-        """Of the base's weights while it was trained."""
-        found: Precision = self.base.get("base_precision", "full")
-        return found
-
-
-def read_adapter(folder: Path | str) -> Adapter:
-    """Errors: ModelError for a folder that holds no whole LoRA adapter in safetensors."""
-    folder = Path(folder)
-    for name in (CONFIG, WEIGHTS):
-        if not (folder / name).is_file():
-            raise ModelError(
-                f"The folder {folder} holds no adapter: it has no {name}.",
-                f"Point to a folder that was saved by PEFT, with {CONFIG} and {WEIGHTS}; pickle "
-                "files (.bin) are not loaded.",
-            )
-    config = read_json(folder / CONFIG)
-    beyond = [name for name in BEYOND if config.get(name)]
-    if config.get("peft_type") != "LORA" or beyond:
-        what = f"has {', '.join(beyond)}" if beyond else f"is of type {config.get('peft_type')}"
-        raise ModelError(
-            f"The adapter {folder} {what}; only LoRA and DoRA on linear layers are known.",
-            "Merge it with PEFT itself.",
-        )
-    halves: dict[str, dict[str, tuple[int, ...]]] = {}
-    parameters = 0
-    try:
-        with safe_open(folder / WEIGHTS, framework="pt") as file:
-            for key in file.keys():  # noqa: SIM118
-                shape = tuple(file.get_slice(key).get_shape())
-                name, _, part = key.removeprefix(PREFIX).rpartition(".lora_")
-                halves.setdefault(name, {})[part.removesuffix(".weight")] = shape
-                parameters += torch.Size(shape).numel()
-    except (SafetensorError, OSError) as error:
-        raise ModelError(
-            f"{folder / WEIGHTS} is not a whole safetensors file: {error}.", "Copy it again."
-        ) from error
-    shapes = {}
-    for name, parts in halves.items():
-        first, second = parts.get("A"), parts.get("B")
-        if first is None or second is None or len(first) != 2 or first[0] != second[1]:
-            raise ModelError(
-                f"The adapter {folder} is not whole at {name}: it has {', '.join(parts)}.",
-                "Save it again; only adapters of linear layers are known.",
-            )
-        shapes[name] = (second[0], first[1])
-    base = read_json(folder / BASE) if (folder / BASE).is_file() else {}
-    return Adapter(folder, config, base, shapes, parameters)
+FITTING = "Use a bitsandbytes that fits this machine, or do it on another machine."
 
 
 class AdapterSet:
@@ -118,7 +41,7 @@ class AdapterSet:
     base: a model reference, or a loaded model, which is changed. adapters: folders by names of
     one's choice; the first is in use. A base whose adapters were trained on 4-bit weights (QLoRA)
     is rounded to NF4, as it was then, and held dequantised.
-    Errors: ModelError for an adapter of another base, or none at all.
+    Errors: ModelError for an adapter of another base, or none at all, or a name that cannot be.
     """
 
     def __init__(self, base: Any, adapters: Mapping[str, Path | str]) -> None:
@@ -126,9 +49,11 @@ class AdapterSet:
 
         if not adapters:
             raise ModelError("There is no adapter to attach.", "Name at least one folder.")
+        for name in adapters:
+            _check_name(name)
         self.adapters = {name: read_adapter(folder) for name, folder in adapters.items()}
         reference = isinstance(base, str | Path)
-        outline = _outline(base) if reference else base
+        outline = skeleton(model_folder(base)) if reference else base
         for adapter in self.adapters.values():
             _check_shapes(adapter, outline)
         precisions = {adapter.precision for adapter in self.adapters.values()}
@@ -138,12 +63,13 @@ class AdapterSet:
                 "no base is right for all.",
                 "Merge them one by one.",
             )
+        (precision,) = precisions
+        quantised.check(precision, "The base of a QLoRA adapter", way_out=FITTING)
         loaded = load_model(base) if reference else base.float()
         if any("base_digest" in adapter.base for adapter in self.adapters.values()):
             digest = weights_digest(loaded)
             for adapter in self.adapters.values():
                 _check_digest(adapter, digest)
-        (precision,) = precisions
         loaded.requires_grad_(False)
         quantised.dequantise(quantised.quantise(loaded, precision, torch.float32))
         with peft_asks_by_old_names():
@@ -176,6 +102,7 @@ class AdapterSet:
         update is no product of two matrices; `merged` takes it.
         """
         self._known(weights, self.adapters)
+        _check_name(name)
         if name in self.model.peft_config:
             raise ModelError(f"There is an adapter {name} already.", "Choose another name.")
         if any(self.adapters[one].is_dora for one in weights):
@@ -238,24 +165,6 @@ class AdapterSet:
             )
 
 
-def describe(adapter: Adapter) -> dict[str, Any]:
-    """What there is to say of it, in plain values; None is unknown."""
-    config = adapter.config
-    rank, alpha = config["r"], config["lora_alpha"]
-    return {
-        "kind": adapter.base.get("kind", "dora" if adapter.is_dora else "lora"),
-        "rank": rank,
-        "alpha": alpha,
-        "scaling": alpha / (math.sqrt(rank) if config.get("use_rslora") else rank),
-        "modules": sorted({name.rpartition(".")[2] for name in adapter.shapes}),
-        "layers": len(adapter.shapes),
-        "parameters": adapter.parameters,
-        "base": adapter.base.get("base") or config.get("base_model_name_or_path"),
-        "base_precision": adapter.base.get("base_precision"),
-        "base_digest": adapter.base.get("base_digest"),
-    }
-
-
 def merge_folders(base: Path | str, weights: Mapping[Path, float], output: Path, text: str) -> None:
     """Merge adapters into their base and save it in the base's own type, with its tokenizer.
 
@@ -264,9 +173,9 @@ def merge_folders(base: Path | str, weights: Mapping[Path, float], output: Path,
     """
     if output.exists():
         raise StoreError(f"{output} is there already.", "Choose another folder, or delete it.")
+    tokenizer = load_tokenizer(base)
     adapters = AdapterSet(base, {f"adapter{n}": folder for n, folder in enumerate(weights)})
     named = dict(zip(adapters.adapters, weights.values(), strict=True))
-    tokenizer = load_tokenizer(base)
     ids = tokenizer(text).input_ids
     alone = list(named.values()) == [1.0]
     before = logits_of(adapters.model, ids) if alone else None
@@ -277,11 +186,14 @@ def merge_folders(base: Path | str, weights: Mapping[Path, float], output: Path,
     save_model(model.to(kept or torch.float32), tokenizer, output)
 
 
-def _outline(source: Path | str) -> Any:
-    """The model without its weights: names and shapes alone."""
-    config = AutoConfig.from_pretrained(model_folder(source), local_files_only=True)
-    with torch.device("meta"):
-        return AutoModelForCausalLM.from_config(config)
+def _check_name(name: str) -> None:
+    """Errors: ModelError for what cannot be a module's name, which PEFT makes of it."""
+    try:
+        nn.ModuleDict({name: nn.Identity()})
+    except KeyError as error:
+        raise ModelError(
+            f"An adapter cannot be named {name!r}: {error.args[0]}.", "Choose another name."
+        ) from error
 
 
 def _check_shapes(adapter: Adapter, model: Any) -> None:

@@ -13,8 +13,6 @@ from __future__ import annotations
 
 import copy
 import hashlib
-import os
-import shutil
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -26,7 +24,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from potstill.core.files import disk_errors, write_json
+from potstill.core.files import whole_folder, write_json
 from potstill.errors import ModelError
 from potstill.models import quantised
 from potstill.models.adapter_config import AdapterKind, LoraConfig, Precision
@@ -59,10 +57,11 @@ def as_base(model: Any, kind: AdapterKind, *, remember: bool = False) -> Any:
 
 
 def check_targets(model: Any, settings: LoraConfig) -> None:
-    """Errors: ModelError unless each target module is the end of a linear layer's name."""
+    """Errors: ModelError unless each target module is the end of a linear layer's name, or if the
+    model has no linear layers at all."""
+    known = quantised.linear_layers(model)
     if settings.target_modules == "all-linear":
         return
-    known = quantised.linear_layers(model)
     ends = sorted({name.rpartition(".")[2] for name in known})
     unknown = [
         target
@@ -164,17 +163,14 @@ def _on_plain_layers(model: Any) -> Any:
     return plain.eval()
 
 
-def save_adapter(model: Any, folder: Path, kind: AdapterKind, base: str) -> None:
+def save_adapter(model: Any, folder: Path, kind: AdapterKind, base: str | None) -> None:
     """Write the adapter in PEFT's format, and which base it belongs to, there whole or not at all.
 
-    base: the name of the base, for people. A folder that is there already is left as it is.
+    base: where people find the base, if anywhere. A folder that is there already is left as it is.
     """
     if folder.is_dir():
         return
-    part = folder.with_name(f"{folder.name}.part")
-    shutil.rmtree(part, ignore_errors=True)
-    with disk_errors(folder, "write"):
-        part.mkdir(parents=True)
+    with whole_folder(folder) as part:
         save_file(_state(model), part / WEIGHTS, metadata={"format": "pt"})
         write_json(part / CONFIG, _config_of(model))
         write_json(
@@ -187,7 +183,6 @@ def save_adapter(model: Any, folder: Path, kind: AdapterKind, base: str) -> None
                 "kind": kind,
             },
         )
-        os.replace(part, folder)
 
 
 def _state(model: Any) -> dict[str, Tensor]:

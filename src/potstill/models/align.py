@@ -217,6 +217,9 @@ class _Side:
     covered: int
     """Bytes of the turn that the ids hold; fewer than `size` where they are cut off."""
     size: int
+    lost: bool
+    """Whether the tokenizer changed a text so far that it was not found again: what comes after is
+    held, and aligned with nothing."""
 
 
 def _sides(
@@ -224,7 +227,8 @@ def _sides(
 ) -> Iterator[_Side]:
     """One a turn."""
     text = rendered.text.encode()
-    reached = max((one for one in boundaries if one is not None), default=0)
+    lost = boundaries[-1] is None
+    reached = len(text) if boundaries[-1] is None else boundaries[-1]
     for start, end in rendered.contents:
         first, last = (len(rendered.text[:place].encode()) for place in (start, end))
         begins: dict[int, int] = {}
@@ -242,7 +246,7 @@ def _sides(
                     ends[right - first] = place + 1
                 elif left is not None and left < last and not text[last:right].strip():
                     ends[last - first] = place + 1
-        yield _Side(begins, ends, lead, max(0, min(last, reached) - first), last - first)
+        yield _Side(begins, ends, lead, max(0, min(last, reached) - first), last - first, lost)
 
 
 class Aligner:
@@ -289,7 +293,8 @@ def align_ids(
         ends = one.ends.keys() & other.ends.keys()
         common = sorted(ends)
         covered = min(one.covered, other.covered)
-        if covered < one.size:  # cut off: what comes after the last boundary may go on
+        lost = one.lost or other.lost
+        if covered < one.size and not lost:  # cut off: the last boundary's text may go on
             covered = max(ends, default=0)
         total += covered
         place = 0

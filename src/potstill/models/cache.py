@@ -1,7 +1,7 @@
 """The user's cache folder, and digests of files that are not hashed twice.
 
-In: paths. Out: `cache_folder()` and `file_sha256(path)`, remembered by path, size and time.
-Knows nothing of models or packages.
+In: paths, digests. Out: `cache_folder()`, where in it a converted GGUF is, and `file_sha256(path)`,
+remembered by path, size and time. Knows nothing of how models are fetched or converted.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from potstill.core.files import file_digest, write_atomic
 from potstill.errors import StoreError
 
 VARIABLE = "POTSTILL_CACHE"
+CONVERSION = 1  # bumped when a converted GGUF would come out differently
 SETTLED_SECONDS = 2.0  # a file changed later than this may change again within one clock tick
 
 
@@ -28,6 +29,11 @@ def cache_folder() -> Path:
     if named:
         return Path(named).expanduser().absolute()
     return Path(platformdirs.user_cache_dir("potstill"))
+
+
+def converted_folder(sha256: str) -> Path:
+    """Where the Hugging Face folder of a GGUF with that digest is, once it is made."""
+    return cache_folder() / "models" / f"{sha256[:32]}-v{CONVERSION}"
 
 
 def file_sha256(path: Path) -> str:

@@ -7,17 +7,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from potstill.errors import ModelError
-from potstill.models.output import output_layer
+from potstill.models.output import OutputLayer, output_layer, summed_kl
 from potstill.models.surgery import body_of
 
-CHUNK = 128
 MEASURED = 1024
 """Predictions at most; the output layer is the dear part of them."""
 
@@ -32,7 +31,7 @@ def kl(teacher: Any, student: Any, batches: Sequence[Tensor], measured: int = ME
     if not total:
         raise ModelError("There is no calibration text to compare the models on.")
     stride = math.ceil(total / measured)
-    outputs = [output_layer(model).detached() for model in (teacher, student)]
+    whole, output = (output_layer(model).detached() for model in (teacher, student))
     found, count, passed = 0.0, 0, 0
     for ids in batches:
         first = (stride - 1 - passed) % stride
@@ -43,11 +42,10 @@ def kl(teacher: Any, student: Any, batches: Sequence[Tensor], measured: int = ME
             ).last_hidden_state.flatten(0, 1)[first::stride]
             for model in (teacher, student)
         ]
-        for start in range(0, len(states[0]), CHUNK):
-            log_p, log_q = (
-                F.log_softmax(output.logits(some[start : start + CHUNK]).float(), dim=-1)
-                for output, some in zip(outputs, states, strict=True)
-            )
-            found += float(F.kl_div(log_q, log_p, reduction="sum", log_target=True))
+        found += summed_kl(partial(_said, whole, states[0]), output, states[1])
         count += len(states[0])
     return found / count
+
+
+def _said(output: OutputLayer, states: Tensor, some: slice) -> Tensor:
+    return output.log_probabilities(states[some])

@@ -29,7 +29,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GgufCo
 
 from potstill.core.files import disk_errors, fsync_folder, read_json, write_json
 from potstill.errors import ModelError
-from potstill.models.cache import cache_folder
+from potstill.models.cache import converted_folder
 from potstill.models.refs import Reference, digest, gguf_file, hub_snapshot, parse
 from potstill.models.tokens import (
     check_chat_template,
@@ -39,7 +39,6 @@ from potstill.models.tokens import (
 )
 from potstill.models.weights import check_weights_fill, first_line, opened, weight_files
 
-CONVERSION = 1  # bumped when a converted GGUF would come out differently
 CHECKED = "checked.json"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 Source = Reference | Path | str
@@ -141,8 +140,8 @@ def check_folder(folder: Path) -> None:
 
 def _converted(gguf: Path, sha256: str) -> Path:
     """The cached Hugging Face folder of a GGUF, made if it is not there, checked if it must be."""
-    models = cache_folder() / "models"
-    target = models / f"{sha256[:32]}-v{CONVERSION}"
+    target = converted_folder(sha256)
+    models = target.parent
     with disk_errors(models, "write to the cache folder"):
         models.mkdir(parents=True, exist_ok=True)
         with FileLock(models / f"{target.name}.lock"):

@@ -6,13 +6,18 @@ that others can multiply chunk by chunk. Knows nothing of losses or data.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from potstill.errors import ModelError
+
+KL_TOKENS = 128
+"""Of which a divergence holds the logits at once."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +67,24 @@ class OutputLayer:
         """[N, d] of any dtype -> [N, V] in the weight's."""
         products = hidden.to(self.weight.dtype) @ self.weight.T
         return self.shape(products if self.bias is None else products + self.bias)
+
+    def log_probabilities(self, hidden: Tensor) -> Tensor:
+        """[N, d] of any dtype -> [N, V] in fp32."""
+        return F.log_softmax(self.logits(hidden).float(), dim=-1)
+
+
+def summed_kl(log_p: Callable[[slice], Tensor], output: OutputLayer, states: Tensor) -> float:
+    """KL(p || what the layer makes of the states), in nats, summed over tokens.
+
+    states: [N, d]; log_p(some): those tokens' log probabilities [n, V] in fp32. Few logits exist at
+    once.
+    """
+    total = 0.0
+    for start in range(0, len(states), KL_TOKENS):
+        some = slice(start, start + KL_TOKENS)
+        log_q = output.log_probabilities(states[some])
+        total += float(F.kl_div(log_q, log_p(some), reduction="sum", log_target=True))
+    return total
 
 
 def output_layer(model: Any) -> OutputLayer:

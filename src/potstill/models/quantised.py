@@ -11,13 +11,12 @@ Both multiply with the dequantised weight, in the type of the activations.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers.pytorch_utils import Conv1D
 
 from potstill.core.extras import require
 from potstill.errors import ModelError
@@ -25,6 +24,10 @@ from potstill.models.adapter_config import Precision
 
 LEVELS = 127
 """int8 from -127 to 127, the same on both sides."""
+IN_RECIPES = (
+    "Use distill.teacher_precision: 8bit or full, and distill.adapter: lora; or a bitsandbytes "
+    "that fits this machine."
+)
 
 
 class Int8Linear(nn.Module):
@@ -60,9 +63,16 @@ class Int8Linear(nn.Module):
         return self
 
 
-def check(precision: Precision, purpose: str, device: torch.device | str = "cpu") -> None:
+def check(
+    precision: Precision,
+    purpose: str,
+    device: torch.device | str = "cpu",
+    *,
+    way_out: str = IN_RECIPES,
+) -> None:
     """Whether this machine can do it, tried on a small matrix.
 
+    way_out: what to do where it cannot.
     Errors: MissingExtraError if bitsandbytes is not there, ModelError if it does not work here.
     """
     if precision != "4bit":
@@ -73,28 +83,38 @@ def check(precision: Precision, purpose: str, device: torch.device | str = "cpu"
         packed, state = bnb.functional.quantize_4bit(weight, quant_type="nf4")
         off = (bnb.functional.dequantize_4bit(packed, state) - weight).abs().max()
     except (RuntimeError, OSError, ImportError, AttributeError, ValueError) as error:
-        raise _cannot(purpose, device, f"{type(error).__name__}: {error}") from error
+        why = f"{type(error).__name__}: {error}"
+        raise _cannot(purpose, device, why, way_out) from error
     if not off < 0.2:  # half of NF4's widest gap is 0.14
-        raise _cannot(purpose, device, f"a weight came back {float(off):.2g} off")
+        raise _cannot(purpose, device, f"a weight came back {float(off):.2g} off", way_out)
 
 
-def _cannot(purpose: str, device: torch.device | str, why: str) -> ModelError:
+def _cannot(purpose: str, device: torch.device | str, why: str, way_out: str) -> ModelError:
     return ModelError(
         f"{purpose} needs 4-bit weights, which bitsandbytes cannot do on this machine ({device}): "
         f"{why}.",
-        "Use distill.teacher_precision: 8bit or full, and distill.adapter: lora; or a bitsandbytes "
-        "that fits this machine.",
+        way_out,
     )
 
 
 def linear_layers(model: Any) -> dict[str, nn.Module]:
-    """The linear layers by name, in whatever precision; the output layer is none of them."""
+    """The linear layers by name, in whatever precision; the output layer is none of them.
+
+    Errors: ModelError if there are none.
+    """
     output = model.get_output_embeddings()
-    return {
+    found: dict[str, nn.Module] = {
         name: module
         for name, module in model.named_modules()
-        if isinstance(module, nn.Linear | Int8Linear | Conv1D) and module is not output
+        if isinstance(module, nn.Linear | Int8Linear) and module is not output
     }
+    if not found:
+        raise ModelError(
+            f"{type(model).__name__} is not made of linear layers [out, in], so it takes neither "
+            "adapters nor fewer bits.",
+            "GPT-2's layers are of another kind (Conv1D); use a model of a later family.",
+        )
+    return found
 
 
 def is_quantised(model: Any) -> bool:
@@ -160,22 +180,6 @@ def weights_in(parameter: Any) -> int:
     """How many weights a parameter stands for; two 4-bit ones are packed into a byte."""
     state = getattr(parameter, "quant_state", None)
     return int(parameter.numel() if state is None else state.shape.numel())
-
-
-def bytes_of(model: Any) -> int:
-    """Of the model's weights and scales in memory."""
-    return sum(one.numel() * one.element_size() for one in _tensors(model))
-
-
-def _tensors(model: Any) -> Iterator[Tensor]:
-    yield from model.parameters()
-    yield from model.buffers()
-    for parameter in model.parameters():
-        state = getattr(parameter, "quant_state", None)
-        if state is not None:
-            yield state.absmax
-            if state.nested:
-                yield state.state2.absmax
 
 
 def _kind(module: Any) -> Precision:

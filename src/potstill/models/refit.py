@@ -25,8 +25,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from potstill.errors import ModelError
 from potstill.models.surgery import Calls, body_of, calls_of, states_of
-from potstill.models.width import Parts
+from potstill.models.width import Parts, rows_of
 
 RIDGE = 0.05
 """Pull towards the weights as they were, relative to the inputs' mean square."""
@@ -54,7 +55,8 @@ def refit(
 ) -> Any:
     """Change `small`'s projections in place, and return it. batches: token ids [B, L] each.
 
-    Both models in evaluation mode and float32 (or float64).
+    Both models in evaluation mode and float32 (or float64). Errors: ModelError for states that are
+    not finite.
     """
     body, lean = body_of(whole), body_of(small)
     channels = torch.tensor(parts.channels, device=whole.device)
@@ -154,7 +156,13 @@ class _Fit:
         self.missing += missing.T @ read
 
     def solve(self, ridge: float) -> None:
-        """Add the best change to the weights."""
+        """Add the best change to the weights. Errors: ModelError for states that are not finite."""
+        if not (torch.isfinite(self.squares).all() and torch.isfinite(self.missing).all()):
+            raise ModelError(
+                "The model's states on the calibration text are not finite, so nothing is fitted "
+                "to them.",
+                "Its weights may be damaged: copy them again.",
+            )
         pull = ridge * float(self.squares.diagonal().mean())
         if pull <= 0:
             return  # nothing ever comes in
@@ -167,11 +175,7 @@ class _Fit:
 def _rows(parts: Parts, place: int, small: Any) -> dict[str, Tensor]:
     """Which outputs of the whole model's projections the smaller one's are."""
     size = int(small.config.get_text_config().head_dim)
-
-    def spread(heads: Sequence[int]) -> Tensor:
-        return (torch.tensor(heads).unsqueeze(1) * size + torch.arange(size)).flatten()
-
-    queries, keys = spread(parts.heads[place]), spread(parts.kv_heads[place])
+    queries, keys = (rows_of(heads, size) for heads in (parts.heads[place], parts.kv_heads[place]))
     neurons = torch.tensor(parts.neurons[place])
     return {
         "q_proj": queries,

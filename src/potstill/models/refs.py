@@ -115,13 +115,9 @@ def hub_commit(reference: Reference) -> str:
     if reference.revision and COMMIT.fullmatch(reference.revision):
         return reference.revision
     hub = require("huggingface_hub", "train", "A model of the hub")
-    try:
-        folder = hub.snapshot_download(
-            reference.name, revision=reference.revision, local_files_only=True
-        )
-        return Path(folder).name
-    except (OSError, ValueError):  # not cached here: the hub must be asked
-        pass
+    cached = cached_snapshot(reference)
+    if cached is not None:
+        return cached.name
     try:
         information = hub.HfApi().model_info(
             reference.name, revision=reference.revision, timeout=20
@@ -129,6 +125,20 @@ def hub_commit(reference: Reference) -> str:
     except Exception as error:
         raise _hub_error(reference, error) from error
     return str(information.sha)
+
+
+def cached_snapshot(reference: Reference) -> Path | None:
+    """The hub model's folder in the hub's own cache; None if it is not there. Fetches nothing."""
+    try:
+        import huggingface_hub
+
+        return Path(
+            huggingface_hub.snapshot_download(
+                reference.name, revision=reference.revision, local_files_only=True
+            )
+        )
+    except (ImportError, OSError, ValueError):
+        return None
 
 
 def hub_snapshot(reference: Reference) -> Path:

@@ -6,12 +6,10 @@ of training.
 
 from __future__ import annotations
 
-import os
-import shutil
 from pathlib import Path
 from typing import Any
 
-from potstill.core.files import disk_errors
+from potstill.core.files import whole_folder
 from potstill.models.load import quiet
 
 
@@ -23,11 +21,7 @@ def save_model(model: Any, tokenizer: Any, target: Path) -> None:
     """
     if target.is_dir():
         return
-    part = target.with_name(f"{target.name}.part")
-    shutil.rmtree(part, ignore_errors=True)
     model.config.use_cache = True  # training switched it off
-    with disk_errors(target, "write"), quiet():
-        target.parent.mkdir(parents=True, exist_ok=True)
+    with whole_folder(target) as part, quiet():
         model.to("cpu").save_pretrained(part)
         tokenizer.save_pretrained(part)
-        os.replace(part, target)

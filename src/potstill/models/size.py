@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from potstill.models.packages import pinned
-from potstill.models.refs import Reference, parse
+from potstill.models.refs import Reference, cached_snapshot, parse
 
 UNKNOWN = 1_000_000_000
 """What a plan reckons with for a hub model that is not cached here and whose name tells nothing."""
@@ -39,7 +39,7 @@ def parameters(reference: Reference | str) -> int | None:
     if reference.kind == "pypi":
         return pinned(reference.name, reference.revision).parameters
     if reference.kind == "hub":
-        folder = _hub_folder(reference)
+        folder = cached_snapshot(reference)
         return folder_parameters(folder) if folder else None
     assert reference.path is not None
     count = folder_parameters if reference.kind == "folder" else gguf_parameters
@@ -49,15 +49,18 @@ def parameters(reference: Reference | str) -> int | None:
 def folder_parameters(folder: Path) -> int | None:
     """The sum over the headers of a folder's safetensors files; None if none can be read.
 
-    A folder may hold its weights twice; the index, or the file that transformers reads, decides.
+    A folder may hold its weights twice: those count that transformers would load, a single file
+    before an index's shards.
     """
     try:
         index, single = folder / "model.safetensors.index.json", folder / "model.safetensors"
-        if index.exists():
+        if single.exists():
+            files = [single]
+        elif index.exists():
             names = set(json.loads(index.read_text("utf-8"))["weight_map"].values())
             files = [folder / name for name in sorted(names)]
         else:
-            files = [single] if single.exists() else sorted(folder.glob("*.safetensors"))
+            files = sorted(folder.glob("*.safetensors"))
         return sum(_safetensors(file) for file in files) or None
     except (ImportError, OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
@@ -69,7 +72,7 @@ def folder_config(text: str) -> dict[str, Any] | None:
     Errors: ModelError for a reference without sense.
     """
     reference = parse(text)
-    folder = _hub_folder(reference) if reference.kind == "hub" else reference.path
+    folder = cached_snapshot(reference) if reference.kind == "hub" else reference.path
     if folder is None:
         return None
     try:
@@ -89,19 +92,6 @@ def gguf_parameters(path: Path) -> int | None:
         return sum(int(tensor.n_elements) for tensor in GGUFReader(path).tensors)
     except (ImportError, OSError, ValueError, IndexError, KeyError, OverflowError):
         return None  # what the reader raises for a file that is cut short or is none
-
-
-def _hub_folder(reference: Reference) -> Path | None:
-    try:
-        import huggingface_hub
-
-        return Path(
-            huggingface_hub.snapshot_download(
-                reference.name, revision=reference.revision, local_files_only=True
-            )
-        )
-    except (ImportError, OSError, ValueError):
-        return None
 
 
 def _safetensors(path: Path) -> int:

@@ -22,7 +22,7 @@ from potstill.models.load import Source, load_errors, model_folder
 from potstill.models.surgery import body_of, drop_layers
 from potstill.models.weights import WeightFiles
 
-RESIDENT = "Load the whole model instead (distill.teacher_loading: resident)."
+RESIDENT = "A teacher can be loaded whole instead (distill.teacher_loading: resident)."
 LAYERS = "model.layers."
 """How the names of all tensors of decoder layers begin (`surgery.body_of`)."""
 
@@ -75,7 +75,10 @@ def skeleton(folder: Path) -> Any:
     with load_errors(folder):
         config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         if getattr(config, "quantization_config", None):
-            raise ModelError(f"The weights in {folder} are quantised, which is not read.", RESIDENT)
+            raise ModelError(
+                f"The weights in {folder} are quantised, which is not read piece by piece.",
+                f"Use the model as it was before it was quantised. {RESIDENT}",
+            )
         with init_empty_weights(include_buffers=False), no_init_weights():
             return AutoModelForCausalLM.from_config(
                 config, dtype=torch.float32, trust_remote_code=False

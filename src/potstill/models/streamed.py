@@ -1,9 +1,8 @@
 """A decoder whose layers are read from their files when they are computed, one at a time.
 
 In: a model reference. Out: a transformers model that has its embeddings, final norm and output
-layer as needed, and its decoder layers only while they run (`StreamedModel`); and a model cut
-from its files without the layers that it loses (`load_without`). Knows nothing of rows, files of
-signals or training.
+layer as needed, and its decoder layers only while they run (`StreamedModel`). Knows nothing of
+rows, files of signals or training.
 
 The model is built without weights, and its own `forward` is run: masks, positions and rotary
 embeddings are whatever the architecture makes of them. Only the layers' `forward` are changed:
@@ -65,17 +64,6 @@ class StreamedModel:
         for number, layer in enumerate(self.layers):
             layer.forward = _Layer(self, number, layer.forward)
         self.body.norm.forward = _Norm(self, self.body.norm.forward)
-
-    @property
-    def layer_bytes(self) -> int:
-        """Weights of the largest layer."""
-        sizes = [sum(one.nbytes for one in layer.parameters()) for layer in self.layers]
-        return int(max(sizes))
-
-    @property
-    def weight_bytes(self) -> int:
-        """Of the whole model, were it in memory."""
-        return sum(int(one.nbytes) for one in self.model.parameters())
 
     @contextmanager
     def hold(self, number: int) -> Iterator[None]:

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from potstill.errors import ModelError
-from potstill.models.output import OutputLayer, output_layer
+from potstill.models.output import OutputLayer, output_layer, summed_kl
 from potstill.models.quantised import weights_in
 from potstill.models.targets import Target
 
@@ -27,7 +27,6 @@ MEASURED_TOKENS = 384
 """Predictions on which a candidate's KL is measured; the output layer is the dear part of it."""
 CANDIDATES = 8
 """Layers that are tried in a round of the greedy choice, from the second round on."""
-KL_CHUNK = 128
 
 
 @dataclass(frozen=True)
@@ -110,9 +109,8 @@ def layer_influence(model: Any, batches: Iterable[Tensor]) -> list[float]:
 
 
 def least_influential(influence: Sequence[float], count: int) -> list[int]:
-    """The `count` layers with the least influence, ascending by number."""
-    order = sorted(range(len(influence)), key=lambda layer: (influence[layer], layer))
-    return sorted(order[:count])
+    """The `count` layers with the least influence, the least first."""
+    return sorted(range(len(influence)), key=lambda layer: (influence[layer], layer))[:count]
 
 
 def greedy_drops(
@@ -275,7 +273,7 @@ def _trace(body: Any, output: OutputLayer, batches: Sequence[Tensor]) -> list[_T
     for ids in batches:
         calls = calls_of(body, ids)
         measured = torch.arange(stride - 1, ids.numel(), stride, device=ids.device)
-        log_p = F.log_softmax(output.logits(calls.last.flatten(0, 1)[measured]).float(), dim=-1)
+        log_p = output.log_probabilities(calls.last.flatten(0, 1)[measured])
         traced.append(_Traced(calls.first_input, calls.arguments, measured, log_p))
     return traced
 
@@ -305,9 +303,6 @@ def _kl_without(
             if layer > removed:
                 states = states_of(body.layers[layer](states, **batch.arguments[layer]))
         last = body.norm(states).flatten(0, 1)[batch.measured]
-        for start in range(0, len(last), KL_CHUNK):
-            log_p = batch.log_p[start : start + KL_CHUNK]
-            log_q = F.log_softmax(output.logits(last[start : start + KL_CHUNK]).float(), dim=-1)
-            total += float(F.kl_div(log_q, log_p, reduction="sum", log_target=True))
+        total += summed_kl(batch.log_p.__getitem__, output, last)
         tokens += len(last)
     return total / max(1, tokens)

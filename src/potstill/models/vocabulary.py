@@ -9,8 +9,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from potstill.models.cache import cache_folder
-from potstill.models.refs import Reference, digest, parse
+from potstill.models.cache import converted_folder
+from potstill.models.refs import Reference, cached_snapshot, digest, parse
 
 
 def vocabulary_of(source: str) -> dict[str, int] | None:
@@ -37,6 +37,6 @@ def _file(reference: Reference) -> Path | None:
     if reference.kind == "folder":
         return reference.path / "tokenizer.json" if reference.path else None
     if reference.kind == "hub":
-        return None
-    converted = (cache_folder() / "models").glob(f"{digest(reference)[:32]}-v*/tokenizer.json")
-    return next(iter(sorted(converted)), None)
+        cached = cached_snapshot(reference)
+        return cached and cached / "tokenizer.json"
+    return converted_folder(digest(reference)) / "tokenizer.json"

@@ -55,10 +55,9 @@ class WeightFiles:
     def __init__(self, folder: Path, model: Any) -> None:
         """model: whole, though without weights. Errors: ModelError for missing shards or files
         that are cut short."""
-        single = folder / "model.safetensors"
         self.folder, self.model = folder, model
         self.places: dict[str, _Place] = {}
-        for file in [single] if single.is_file() else weight_files(folder):
+        for file in weight_files(folder):
             self.places.update(_places(file))
         self.sources: dict[str, list[tuple[str, str | None]]] = defaultdict(list)
         """Of each tensor of the model: what it is stored as, and the converter's pattern."""
@@ -214,7 +213,13 @@ def _in_fp32(tensor: Tensor) -> Tensor:
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The folder's safetensors files. Errors: ModelError if one is missing or there is none."""
+    """The safetensors files that transformers would load: a single one before an index's shards.
+
+    Errors: ModelError if one is missing or there is none.
+    """
+    single = folder / "model.safetensors"
+    if single.is_file():
+        return [single]
     index = folder / "model.safetensors.index.json"
     if index.is_file():
         names = sorted(set(read_json(index)["weight_map"].values()))

@@ -174,10 +174,10 @@ def _piece(
         weight = old[channels]
         return (1 + weight) * scale - 1 if unit_offset else weight * scale
     outputs, inputs = {
-        "q_proj": (_spread(parts.heads[place], before.head_dim), channels),
-        "k_proj": (_spread(parts.kv_heads[place], before.head_dim), channels),
-        "v_proj": (_spread(parts.kv_heads[place], before.head_dim), channels),
-        "o_proj": (channels, _spread(parts.heads[place], before.head_dim)),
+        "q_proj": (rows_of(parts.heads[place], before.head_dim), channels),
+        "k_proj": (rows_of(parts.kv_heads[place], before.head_dim), channels),
+        "v_proj": (rows_of(parts.kv_heads[place], before.head_dim), channels),
+        "o_proj": (channels, rows_of(parts.heads[place], before.head_dim)),
         "gate_proj": (torch.tensor(parts.neurons[place]), channels),
         "up_proj": (torch.tensor(parts.neurons[place]), channels),
         "down_proj": (channels, torch.tensor(parts.neurons[place])),
@@ -185,6 +185,6 @@ def _piece(
     return old[outputs] if kind == "bias" else old[outputs][:, inputs]
 
 
-def _spread(heads: Sequence[int], size: int) -> Tensor:
+def rows_of(heads: Sequence[int], size: int) -> Tensor:
     """The rows of these heads."""
     return (torch.tensor(heads).unsqueeze(1) * size + torch.arange(size)).flatten()

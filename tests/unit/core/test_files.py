@@ -52,3 +52,24 @@ def test_a_full_disk_is_said_in_words(full_disk: Path) -> None:
         files.disk_errors(full_disk, "write"),
     ):
         full_disk.write_text("x" * 10000)
+
+
+def test_a_folder_is_there_whole_or_not_at_all(tmp_path: Path) -> None:
+    target = tmp_path / "below" / "made"
+
+    def fill(text: str, *, breaks: bool) -> None:
+        with files.whole_folder(target) as part:
+            (part / f"{text}.txt").write_text(text)
+            if breaks:
+                raise RuntimeError("killed")
+
+    with pytest.raises(RuntimeError, match="killed"):
+        fill("half", breaks=True)
+    assert not target.exists()
+    fill("whole", breaks=False)
+    assert [one.name for one in target.iterdir()] == ["whole.txt"]
+    assert [one.name for one in target.parent.iterdir()] == ["made"]
+    blocked = tmp_path / "file"
+    blocked.write_text("a file where a folder should be")
+    with pytest.raises(StoreError, match="Cannot write"), files.whole_folder(blocked / "inner"):
+        pass

@@ -6,6 +6,7 @@ from __future__ import annotations
 import copy
 import json
 import math
+import unicodedata
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,7 @@ from potstill.distill.teaching import ranked_block
 from potstill.distill.terms import TermLoss, Weights
 from potstill.distill.trainer import Steps
 from potstill.errors import TrainingError, UsageError
+from potstill.models.align import words_of
 from potstill.models.load import load_model
 from potstill.models.vocabulary import vocabulary_of
 from potstill.records import Example
@@ -77,7 +79,8 @@ class Bench:
         self.student = student.requires_grad_(True)
         self.live = LiveTeacher(teacher, torch.float32)
         self.tokenizers = (student_tokenizer, teacher_tokenizer)
-        self.common = common_words(student_tokenizer, teacher_tokenizer, student, teacher)
+        words = words_of(student_tokenizer), words_of(teacher_tokenizer)
+        self.common = common_words(words, student, teacher)
 
     def encode(self, examples: list[Example], **fields: Any) -> Encoded:
         alignment = {"method": "spans", **fields}
@@ -361,7 +364,7 @@ def test_rows_that_cannot_be_aligned_are_rejected_with_a_reason(
     bench = Bench(speaker(tokenizer, 1), speaker(loud, 1), tokenizer, loud)
     encoded = bench.encode(examples)
     assert encoded.rows == []
-    assert {one.reason for one in encoded.rejected} == {"not_aligned"}
+    assert {one.reason for one in encoded.rejected} == {"words_changed"}
     assert "changes the words" in encoded.rejected[0].detail
     diary = tmp_path / "events.jsonl"
     encoded.report(0.99, Emitter(diary, "distill"))
@@ -510,3 +513,140 @@ def test_the_stage_refuses_other_tokenizers_before_a_model_is_loaded(
     config = aligned_config(other_folder, "none")
     with pytest.raises(TrainingError, match=r"distill\.alignment\.method"):
         run_stage(config)
+
+
+@pytest.fixture
+def strange_rows(make_row: Callable[..., Example]) -> list[Example]:
+    """Rows with answers in a form in which a tokenizer of NFC loses its way."""
+    text = unicodedata.normalize("NFD", "한국어문장은여기에있습니다그리고계속" * 2)
+    return [make_row(f"row{n}", f"The boiler holds {n}", "Why?", text, "c") for n in range(3)]
+
+
+def test_a_training_whose_aligned_rows_have_no_answer_span_is_refused(
+    tokenizer: Any,
+    make_pieces: Callable[..., Any],
+    speaker: Callable[..., Any],
+    teacher_folder: Path,
+    strange_rows: list[Example],
+    tmp_path: Path,
+) -> None:
+    """The answers of all rows are lost, and `least_share` lets them pass."""
+    pieces = make_pieces(form="NFC")
+    student = speaker(pieces, 5)
+    distiller = Distiller(
+        teacher_folder,
+        student,
+        output=tmp_path / "out",
+        student_tokenizer=pieces,
+        alignment={"method": "spans", "least_share": 0.0},
+        kd_tokens="answer",
+        **SETTINGS,
+    )
+    with pytest.raises(TrainingError, match="No span of any row is active for kd_tokens: answer"):
+        distiller.train(strange_rows, validation=strange_rows[:1])
+
+
+def test_rows_are_left_out_for_reasons_that_are_told_apart(
+    tokenizer: Any,
+    make_pieces: Callable[..., Any],
+    speaker: Callable[..., Any],
+    strange_rows: list[Example],
+    examples: list[Example],
+    tmp_path: Path,
+) -> None:
+    shouting = make_pieces(
+        "{% for m in messages %}{% if 'keeper' in m['content'] %}{{ m['content'] | upper }}"
+        "{% else %}{{ m['content'] }}{% endif %}<end_of_turn>{% endfor %}",
+        form="NFC",
+    )
+    bench = Bench(speaker(tokenizer, 1), speaker(shouting, 1), tokenizer, shouting)
+    encoded = bench.encode([*examples, *strange_rows])
+    diary = tmp_path / "events.jsonl"
+    encoded.report(0.99, Emitter(diary, "distill"))
+    events = [json.loads(line) for line in diary.read_text().splitlines()]
+    said = [event["message"] for event in events if event["kind"] == "warning"]
+    changed = sum("keeper" in example.turns[0].content for example in examples)
+    assert 0 < changed < len(examples)
+    assert said == [
+        "3 rows are left out: less than 99% of their bytes are aligned between the two tokenizers.",
+        f"{changed} rows are left out: a chat template changes their words.",
+    ]
+    assert len(encoded.rows) == len(examples) - changed
+
+
+def test_aligned_rows_keep_their_document(bench: Bench, examples: list[Example]) -> None:
+    encoded = bench.encode(examples)
+    assert encoded.aligned is not None
+    for row in (*encoded.rows, *encoded.aligned[0].rows):
+        assert row.document == "d"
+
+
+def test_vocabularies_are_read_once_for_an_aligned_training(
+    tokenizer: Any,
+    other_tokenizer: Any,
+    teacher_folder: Path,
+    other_folder: Path,
+    examples: list[Example],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It takes seconds for a large one."""
+    read = []
+
+    def counting(tokenizer: Any) -> Any:
+        read.append(tokenizer)
+        return words_of(tokenizer)
+
+    monkeypatch.setattr("potstill.models.align.words_of", counting)
+    Distiller(
+        teacher_folder,
+        other_folder,
+        output=tmp_path / "out",
+        alignment={"method": "words"},
+        **(SETTINGS | {"epochs": 1, "validations": 1}),
+    ).train(examples)
+    assert len(read) == 2
+
+
+def test_what_is_told_apart_does_not_depend_on_the_micro_batch(
+    bench: Bench, examples: list[Example]
+) -> None:
+    goal = objective("words")
+    signal = bench.loss(goal, bench.data(examples)).signal
+    assert isinstance(signal, AlignedTeacher)
+    words = sorted(signal.common.ids()[0].tolist())
+    plain, few = (b"", b""), (b"\n", b"\n")
+    some = torch.tensor(words[:3])
+    ids = signal.common.ids
+    signal.common.ids = lambda leads=plain: ids() if leads == plain else (some, some + 1)  # type: ignore[method-assign,assignment]
+    states = torch.randn(2, 32, generator=torch.Generator().manual_seed(0))
+    both = signal._words(states, [plain, few])
+    alone = [signal._words(states[n : n + 1], [lead]) for n, lead in enumerate((plain, few))]
+    for n, one in enumerate(alone):
+        for field in ("ids", "log_p", "tail"):
+            torch.testing.assert_close(getattr(both, field)[n], getattr(one, field)[0])
+    assert both.ids[0].unique().numel() == goal.alignment.words == 9
+    assert both.ids[1].unique().numel() == 3
+    assert both.log_p[1].exp().sum() + both.tail[1].exp() == pytest.approx(1.0)
+
+
+def test_a_batch_is_laid_out_once_for_the_teacher(
+    bench: Bench, examples: list[Example], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = bench.data(examples)
+    loss = bench.loss(objective("spans"), data)
+    assert data.teacher is not None
+    made = []
+    real = RowSet.collate
+
+    def counted(self: RowSet, *args: Any, **kwargs: Any) -> Any:
+        made.append(self.rows is data.read_by_teacher.rows)
+        return real(self, *args, **kwargs)
+
+    monkeypatch.setattr(RowSet, "collate", counted)
+    step = Steps(data, [[[one] for one in data.families]], loss.objective.active, 0, Ranks())[0]
+    made.clear()
+    for batch in step.batches:
+        loss(data.rows, batch, Weights.highest(loss.objective), step.totals)
+        assert loss.flops(batch) > 0
+    assert sum(made) == len(step.batches)

@@ -22,7 +22,8 @@ from potstill.distill.distiller import Distilled
 from potstill.distill.precision import in_precision, mean_kl
 from potstill.errors import MissingExtraError, ModelError
 from potstill.models import quantised
-from potstill.models.adapter_sets import AdapterSet, read_adapter
+from potstill.models.adapter_files import read_adapter
+from potstill.models.adapter_sets import AdapterSet
 from potstill.models.load import load_model
 
 Train = Callable[..., Distilled]
@@ -114,7 +115,7 @@ def test_an_adapter_is_kept_and_merges_into_the_undistilled_student(
     assert {one.name for one in folder.parent.iterdir()} == {"distilled"}
     adapter = read_adapter(folder)
     assert adapter.base["kind"] == "qlora"
-    assert adapter.base["base"] == str(teacher_folder)
+    assert adapter.base["base"] == "models/undistilled of the same result"
     assert "base_model_name_or_path" not in {k for k, v in adapter.config.items() if v == "t"}
     merged = AdapterSet(base, {"distilled": folder}).merged({"distilled": 1.0})
     found = load_model(draft.data / "models" / "distilled")
@@ -237,3 +238,20 @@ def test_unknown_layers_are_named_before_the_teacher_is_asked(
 def test_sharing_is_left_out_where_any_adapter_drops(train: Train) -> None:
     found = train("out", adapter="dora", lora={"dropout": 0.2}, epochs=1)
     assert found.trained.steps > 0
+
+
+def test_the_base_of_an_adapter_is_where_it_says(
+    train: Train, make_student: Any, tmp_path: Path
+) -> None:
+    cut = train("cut", adapter="lora", keep_adapter=True, epochs=1)
+    folder = tmp_path / "cut" / "adapter"
+    assert read_adapter(folder).base["base"] == "undistilled beside this folder"
+    merged = AdapterSet(folder.parent / "undistilled", {"a": folder}).merged({"a": 1.0})
+    name = "model.layers.0.mlp.up_proj.weight"
+    found = cut.model.state_dict()[name]
+    torch.testing.assert_close(merged.state_dict()[name], found, rtol=1e-5, atol=1e-6)
+    given = make_student(tmp_path / "given")
+    train("named", adapter="lora", keep_adapter=True, epochs=1, student={"model": str(given)})
+    assert read_adapter(tmp_path / "named" / "adapter").base["base"] == str(given)
+    assert not (tmp_path / "named" / "undistilled").exists()
+    assert not train("plain", epochs=1).folder.with_name("undistilled").exists()

@@ -23,6 +23,7 @@ from potstill.errors import InputError
 
 Configs = Callable[..., DistillConfig]
 OWN = {"share": 0.6, "max_new_tokens": 10, "refresh_steps": 2, "allow_endless": True}
+REPLAYED = {name: value for name, value in OWN.items() if name != "max_new_tokens"}
 
 
 @pytest.fixture
@@ -57,7 +58,7 @@ def test_a_run_keeps_its_rollouts_replays_them_and_leaves_the_comparison_alone(
     assert not (plain.data / "rollouts.jsonl").exists()
     text = (own.data / "rollouts.jsonl").read_text()
     (context.project / "kept.jsonl").write_text(text)
-    replay = config_of(on_policy={**OWN, "replay": "kept.jsonl"})  # relative to the project
+    replay = config_of(on_policy={**REPLAYED, "replay": "kept.jsonl"})  # relative to the project
     again = run_stage(replay, "again")
     for name in ("distilled", "finetuned"):
         assert weights(own, name) == weights(again, name)
@@ -69,7 +70,7 @@ def test_a_run_keeps_its_rollouts_replays_them_and_leaves_the_comparison_alone(
 def test_what_is_replayed_is_part_of_the_key(config_of: Configs, tmp_path: Path) -> None:
     project = tmp_path / "project"
     project.mkdir()
-    config = config_of(on_policy={**OWN, "replay": "kept.jsonl"})
+    config = config_of(on_policy={**REPLAYED, "replay": "kept.jsonl"})
     with pytest.raises(InputError, match=r"kept\.jsonl .* is no file"):
         facts(config, project)
     keys = []
@@ -78,7 +79,7 @@ def test_what_is_replayed_is_part_of_the_key(config_of: Configs, tmp_path: Path)
         keys.append(stage_key(STAGE, config, {}, facts(config, project), 1).value)
     assert keys[0] != keys[1]
     (tmp_path / "outside.jsonl").write_text("x")
-    outside = config_of(on_policy={**OWN, "replay": "../outside.jsonl"})
+    outside = config_of(on_policy={**REPLAYED, "replay": "../outside.jsonl"})
     with pytest.raises(InputError, match="outside of the project"):
         facts(outside, project)
     assert set(facts(config_of(), project)) == {"teacher"}

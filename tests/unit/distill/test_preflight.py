@@ -11,9 +11,11 @@ import pytest
 import torch
 
 from potstill.distill import preflight
-from potstill.distill.batches import MicroBatch, Row, collate
+from potstill.distill.batches import MicroBatch, Row, RowSet, collate
 from potstill.distill.objective import ActiveTokens
+from potstill.distill.teacher_rows import TeacherRows
 from potstill.errors import TrainingError
+from potstill.models.align import Span
 from potstill.models.surgery import drop_layers
 from potstill.records import Example
 
@@ -31,7 +33,6 @@ def check(teacher: Any, tokenizer: Any, rows: list[Row], examples: list[Example]
             "rows": rows,
             "validation": rows[:2],
             "examples": examples,
-            "active": BOTH,
             "teacher": teacher,
             "student": student,
             "teacher_tokenizer": tokenizer,
@@ -39,6 +40,7 @@ def check(teacher: Any, tokenizer: Any, rows: list[Row], examples: list[Example]
         }
         batches = planted.pop("batches", lambda number: collate(rows, [(number,)], BOTH, 0))
         vocabulary = preflight.check_models(**(sound | planted))
+        preflight.check_anything_active(RowSet.apart((sound | planted)["rows"]), BOTH)
         preflight.check_batches(rows, batches, len(rows), BOTH)
         return vocabulary
 
@@ -210,3 +212,19 @@ def test_a_batch_of_other_tokens(check: Check, rows: list[Row]) -> None:
 
     with pytest.raises(TrainingError, match="other tokens than the row"):
         _planted(plant, check, rows)
+
+
+def test_spans_of_which_none_is_an_answers_are_a_silent_term(rows: list[Row]) -> None:
+    """With alignment the divergence is a mean over spans, so these are what must be there."""
+    answers = ActiveTokens(kd="answer", ce="answer")
+    question = Span((1, 2), (1, 2), 3, answer=False)
+    answer = Span((2, 3), (2, 3), 3, answer=True)
+    for spans, silent in (((question, answer), False), ((question,), True), ((), True)):
+        data = RowSet(rows[:1], [(0,)], teacher=TeacherRows(rows[:1], [spans]))
+        if not silent:
+            preflight.check_anything_active(data, answers)
+            continue
+        with pytest.raises(TrainingError, match="No span of any row is active for kd_tokens"):
+            preflight.check_anything_active(data, answers)
+        if spans:
+            preflight.check_anything_active(data, ActiveTokens(kd="all", ce="answer"))

@@ -34,6 +34,7 @@ from potstill.records import Example
 
 Train = Callable[..., Distilled]
 OWN = {"share": 0.5, "max_new_tokens": 12, "refresh_steps": 3, "allow_endless": True}
+REPLAYED = {name: value for name, value in OWN.items() if name != "max_new_tokens"}
 
 
 @pytest.fixture
@@ -251,20 +252,20 @@ def test_a_replay_generates_nothing_and_ends_in_the_same_weights(
     first = train("first", on_policy=OWN)
     path = tmp_path / "first" / "rollouts.jsonl"
     monkeypatch.setattr(decoding, "answers", None)
-    again = train("again", on_policy={**OWN, "replay": str(path)})
+    again = train("again", on_policy={**REPLAYED, "replay": str(path)})
     assert same(first, again)
     assert written(tmp_path / "first") == written(tmp_path / "again")
     with pytest.raises(TrainingError, match="are missing"):
-        train("more", epochs=5, on_policy={**OWN, "replay": str(path)})
+        train("more", epochs=5, on_policy={**REPLAYED, "replay": str(path)})
     others = [one.model_copy(update={"prompt": "0"}) for one in written(tmp_path / "first")]
     write_records(tmp_path / "others.jsonl", others)
     with pytest.raises(TrainingError, match="has another prompt"):
-        train("others", on_policy={**OWN, "replay": str(tmp_path / "others.jsonl")})
+        train("others", on_policy={**REPLAYED, "replay": str(tmp_path / "others.jsonl")})
     with pytest.raises(InputError, match="is no file"):
-        train("none", on_policy={**OWN, "replay": str(tmp_path / "none.jsonl")})
+        train("none", on_policy={**REPLAYED, "replay": str(tmp_path / "none.jsonl")})
     (tmp_path / "torn.jsonl").write_text(path.read_text()[:-9])
     with pytest.raises(InputError, match="line"):
-        train("torn", on_policy={**OWN, "replay": str(tmp_path / "torn.jsonl")})
+        train("torn", on_policy={**REPLAYED, "replay": str(tmp_path / "torn.jsonl")})
 
 
 def test_a_replay_may_end_early_where_the_training_may(rows: list[Row], tmp_path: Path) -> None:
@@ -459,3 +460,28 @@ def test_a_model_that_decodes_otherwise_is_refused(
     monkeypatch.setattr(decoding, "answers", spoiled)
     with pytest.raises(TrainingError, match="draws other tokens"):
         train("spoiled", on_policy=OWN)
+
+
+@pytest.mark.parametrize("name", ["temperature", "top_p", "max_new_tokens", "batch_tokens"])
+def test_a_replay_takes_no_word_on_how_answers_are_drawn(name: str) -> None:
+    default = OnPolicyConfig.model_fields[name].default
+    settings = {"share": 0.5, "replay": "a.jsonl", name: default}
+    with pytest.raises(ValidationError, match=f"so {name} cannot be given"):
+        OnPolicyConfig(**settings)
+    OnPolicyConfig(share=0.5, **{name: default})
+
+
+def test_wrong_keys_and_values_are_found_though_answers_are_asked_for_later(
+    train: Train, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only the check before the first step reads the answers again."""
+    later = {**OWN, "share": {"start": 0.0, "end": 0.5}}
+    train("right", epochs=1, on_policy=later)
+    real = decoding._Layer.update
+
+    def wrong(self: Any, keys: Any, values: Any, *more: Any, **others: Any) -> Any:
+        return real(self, keys, -3 * values, *more, **others)
+
+    monkeypatch.setattr(decoding._Layer, "update", wrong)
+    with pytest.raises(TrainingError, match="draws other tokens with kept keys and values"):
+        train("wrong", on_policy=later)

@@ -314,3 +314,33 @@ def test_no_block_changes_the_logits_that_it_is_given() -> None:
     samples_block(student, drawn, 1.0, weights)
     for one, other in zip((student, teacher, weights), kept, strict=True):
         assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("name", ["forward_kl", "reverse_kl", "jsd", "adaptive_kl"])
+def test_places_that_are_not_used_change_nothing(name: DivergenceName) -> None:
+    torch.manual_seed(3)
+    student, theirs = torch.randn(5, 12), torch.randn(5, 12)
+    among = torch.tensor([7, 2, 9])
+    narrow, wide = (top_k(theirs.clone(), count, 1.5, among) for count in (3, 6))
+    assert wide.ids[:, 3:].eq(wide.ids[:, :1]).all()
+    assert wide.log_p[:, 3:].eq(-torch.inf).all()
+    found = [
+        top_k_block(student.clone(), top, losses.by_name(name), 1.5, torch.full((5, 1), 0.3))
+        for top in (narrow, wide)
+    ]
+    for one, other in zip(*found, strict=True):
+        assert one is not None
+        assert other is not None
+        torch.testing.assert_close(other, one, rtol=1e-5, atol=1e-7)
+
+
+def test_where_no_word_is_told_apart_there_is_no_difference() -> None:
+    none = TopK(
+        torch.zeros(2, 3, dtype=torch.int64), torch.full((2, 3), -torch.inf), torch.zeros(2)
+    )
+    value, gradient = top_k_block(
+        torch.randn(2, 8), none, losses.by_name("forward_kl"), 1.0, torch.ones(2, 1)
+    )
+    assert gradient is not None
+    assert not value.any()
+    assert not gradient.any()

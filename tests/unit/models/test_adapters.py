@@ -20,7 +20,8 @@ from potstill.cli import app
 from potstill.errors import ModelError, PotstillError, UsageError
 from potstill.models import adapters, quantised
 from potstill.models.adapter_config import AdapterKind, LoraConfig
-from potstill.models.adapter_sets import AdapterSet, read_adapter
+from potstill.models.adapter_files import read_adapter
+from potstill.models.adapter_sets import AdapterSet
 from potstill.models.load import load_model
 
 IDS = [3, 40, 7, 99, 120, 5, 64, 31]

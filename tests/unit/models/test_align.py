@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -221,3 +222,26 @@ def test_what_is_rendered_is_what_is_encoded(llama: Any, plain: Any, template: s
     for name in ("<bos>", "<eos>"):
         said = said.replace(name, "")
     assert rendered.text.startswith(said)
+
+
+@pytest.mark.parametrize("lost", ["answer", "question"])
+def test_text_in_which_a_tokenizer_loses_its_way_counts_as_not_aligned(
+    llama: Any, make_pieces: Callable[..., Any], lost: str
+) -> None:
+    """Not as text that was cut off, whose bytes nobody asks for."""
+    changed = make_pieces(form="NFC")
+    strange = unicodedata.normalize("NFD", "한국어문장은여기에있습니다그리고계속" * 6)
+    question, answer = f"The boiler {strange}", "unit 7"
+    if lost == "answer":
+        question, answer = "The boiler", f"unit 7 {strange}"
+    for one, other in ((llama, changed), (changed, llama)):
+        aligner = Aligner(one, other)
+        encoded, found = aligner.example(conversation(question, answer), LIMIT)
+        assert not any(side.truncated for side in encoded)
+        assert found.size == len(f"{question}{answer}".encode())
+        assert found.share < 0.1
+    # Cut by one side behind the place: what that side still holds is not aligned either.
+    limit = len(llama(strange).input_ids) // 2
+    encoded, found = Aligner(llama, changed).example(conversation(question, answer), limit)
+    assert encoded[0].truncated
+    assert found.share < 0.3

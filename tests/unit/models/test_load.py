@@ -13,6 +13,10 @@ import torch
 from potstill.errors import ModelError
 from potstill.models import load, native
 from potstill.models.load import load_model, load_tokenizer, model_folder
+from potstill.models.size import folder_parameters
+from potstill.models.skeleton import skeleton
+from potstill.models.surgery import parameters_of
+from potstill.models.weights import WeightFiles
 
 
 @pytest.fixture
@@ -158,6 +162,7 @@ def test_weights_that_do_not_fill_the_model_are_refused(copy: Path) -> None:
 def test_a_shard_that_the_index_names_and_is_not_there_is_refused(copy: Path) -> None:
     index = {"weight_map": {"a": "model-00001-of-00002.safetensors"}}
     (copy / "model.safetensors.index.json").write_text(json.dumps(index))
+    (copy / "model.safetensors").unlink()
     with pytest.raises(ModelError, match="lacks model-00001-of-00002"):
         load_model(copy)
 
@@ -167,3 +172,22 @@ def test_a_folder_without_tokenizer_is_refused(copy: Path) -> None:
         (copy / name).unlink()
     with pytest.raises(ModelError, match="tokenizer"):
         load_tokenizer(copy)
+
+
+def test_of_weights_that_are_there_twice_all_read_those_that_transformers_loads(copy: Path) -> None:
+    """The single file, as long as there is one."""
+    whole = load_model(copy)
+    shards = copy.with_name("shards")
+    other = load_model(copy)
+    with torch.no_grad():
+        other.model.norm.weight.add_(1)
+    other.save_pretrained(shards, max_shard_size="20KB")
+    for path in [*shards.glob("*.safetensors"), shards / "model.safetensors.index.json"]:
+        shutil.copy(path, copy)
+    (sorted(copy.glob("model-*.safetensors"))[0]).unlink()  # nobody asks for it
+    known = load_model(copy).state_dict()
+    assert torch.equal(known["model.norm.weight"], whole.model.norm.weight)
+    target = torch.empty_like(known["model.norm.weight"])
+    WeightFiles(copy, skeleton(copy)).read({"model.norm.weight": target})
+    assert torch.equal(target, whole.model.norm.weight)
+    assert folder_parameters(copy) == parameters_of(whole)

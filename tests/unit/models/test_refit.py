@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from potstill.errors import ModelError
 from potstill.models import surgery, width
 from potstill.models.importance import measure, shape_of
 from potstill.models.refit import refit
@@ -111,3 +112,11 @@ def test_the_fitted_model_is_nearer_to_the_whole_one(model: Any, cut: dict[str, 
     refit(model, fitted, parts, BATCHES, 0.03)
     assert _kl(model, fitted) < _kl(model, plain)
     assert surgery.parameters_of(fitted) == surgery.parameters_of(plain)
+
+
+def test_states_that_are_not_finite_are_one_error(model: Any) -> None:
+    small, parts = _carved(model, intermediate=12)
+    with torch.no_grad():
+        surgery.body_of(model).layers[1].mlp.up_proj.weight[0, 0] = torch.nan
+    with pytest.raises(ModelError, match="not finite, so nothing is fitted"):
+        refit(model, small, parts, BATCHES, 0.1)

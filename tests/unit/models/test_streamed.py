@@ -127,11 +127,6 @@ def test_only_the_running_layer_has_weights(make: Make) -> None:
             assert one.data_ptr() == places[name]
     assert there() == []
     assert streamed.model.get_input_embeddings().weight.device.type == "meta"
-    layer = sum(
-        one.numel() * 4 for one in load_model(streamed.files.folder).model.layers[0].parameters()
-    )
-    assert streamed.layer_bytes == layer
-    assert streamed.weight_bytes == 4 * surgery.parameters_of(load_model(streamed.files.folder))
 
 
 def test_influence_is_measured_as_on_the_resident_model(make: Make) -> None:
