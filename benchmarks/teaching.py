@@ -263,7 +263,8 @@ def compare(bench: Bench, seeds: int) -> None:
         own = statistics.median(one["seconds"] for one in arms[name])
         if abs(base / own - 1) > SAME_TIME:
             pace = statistics.median(one["seconds_a_token"] for one in arms[name])
-            tokens = max(1, round(TOKENS + (base - own) / pace))  # what comes before stays
+            tokens = round(TOKENS + (base - own) / pace)  # what comes before the first step stays
+            tokens = max(2 * COMMON["step_tokens"], tokens)
             arms[f"{name}{EQUAL}"] = [
                 bench.scores(name, arm, seed, max_tokens=tokens) for seed in range(seeds)
             ]

@@ -60,18 +60,20 @@ class Recipe(BaseModel):
                 "distill.student.start: uncorrected is for a teacher that is corrected; set "
                 "correct.method to full or lora"
             )
-        taught = [voice.teacher for voice in self.distill.voices]
-        if self.correct.method != "none" and self.correct.teacher not in taught:
-            raise ValueError(
-                f"correct.teacher is {self.correct.teacher}, but distill is taught by "
-                f"{', '.join(taught)}; the teacher that is corrected must be one that teaches"
-            )
+        first = self.distill.voices[0].teacher
+        if self.correct.method != "none":
+            for name, one in (("correct", self.correct.teacher), ("distill", self.distill.teacher)):
+                if one != first:
+                    raise ValueError(
+                        f"{name}.teacher is {one}, but the first teacher of distill is {first}; "
+                        "that one alone can be corrected"
+                    )
         for name in ("evaluate", "export"):
             other = getattr(self, name).teacher
-            if other != self.distill.teacher:
+            if other != first:
                 raise ValueError(
-                    f"{name}.teacher is {other}, but distill.teacher is {self.distill.teacher}; "
-                    "set teacher at the top, or both"
+                    f"{name}.teacher is {other}, but the first teacher of distill is {first}; "
+                    "set teacher at the top, or each of them"
                 )
         return self
 

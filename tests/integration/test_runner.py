@@ -189,6 +189,22 @@ def test_the_plan_reckons_with_what_is_there_and_with_what_stages_took_here(toys
     assert again[0].estimate["seconds"] == pytest.approx(2 * took["seconds"])
 
 
+def test_what_a_later_stage_cannot_read_is_told_before_the_first_one_runs(toys: Path) -> None:
+    import toy_count
+    import toy_double
+
+    def no_model(config: Any, project: Path) -> dict[str, str]:
+        raise InputError("There is no model.", "Name one.")
+
+    blind = dataclasses.replace(toy_double.STAGE, facts=no_model)
+    runner = Runner(Store(toys / "store"), toys, seed=1, threads=1)
+    steps = [Step(toy_count.STAGE, toy_count.Config()), Step(blind, toy_double.Config())]
+    events = toys / "events.jsonl"
+    with pytest.raises(InputError, match="There is no model"):
+        runner.run(steps, events, toys / "logs", lambda event: None, lambda artifact, was: None)
+    assert not events.exists()
+
+
 def test_an_estimate_that_fails_stops_neither_plan_nor_run(toys: Path) -> None:
     import toy_count
 

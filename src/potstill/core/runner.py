@@ -151,8 +151,11 @@ class Runner:
         """Run or reuse each step in order.
 
         `watch` sees every event; `finished(artifact, reused)` is called after each step.
-        Errors: the stage's own PotstillError, as its process reported it.
+        Errors: those of any step's facts, before the first one runs; the stage's own
+        PotstillError, as its process reported it.
         """
+        for step in steps:
+            step.stage.facts(step.config, self.project)  # before an earlier stage spends hours
         done: dict[str, Artifact] = {}
         figures: dict[str, Figures] = {}
         for step in steps:

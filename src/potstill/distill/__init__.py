@@ -62,7 +62,7 @@ CORRECT = Stage(
 
 STAGE = Stage(
     name="distill",
-    version=3,
+    version=4,
     config=DistillConfig,
     inputs=("curate", "ingest", "correct"),
     function="potstill.distill.run:run",

@@ -89,7 +89,7 @@ def _signal(
         return _proposed(field, now, "live", "each row is seen once, so a file would save nothing")
     free = SHARE_OF_DISK * free_disk_bytes(project)
     for kind, why in (
-        ("hidden_bf16", "rows are seen again; the file is exact and 1.4 times as fast"),
+        ("hidden_bf16", "rows are seen again; the file is exact up to bf16 and 1.4 times as fast"),
         ("hidden_int8", "rows are seen again; the exact file would not fit on the disk"),
         ("top_k", "rows are seen again; hidden states would not fit on the disk"),
     ):
@@ -100,8 +100,8 @@ def _signal(
         if size * rows <= free:
             return _proposed(field, now, kind, f"{why} ({size * rows / 1e6:,.0f} MB)")
     if config.teacher_loading == "streamed":
-        fits = set(config.shares) == {"forward_kl"} and not config.alignment.used
-        least = "sampled" if fits else "hidden_int8"
+        least = "sampled" if set(config.shares) == {"forward_kl"} else "top_k"
+        least = "hidden_int8" if config.alignment.used else least
         return _proposed(field, now, least, "the disk is short of any file; this is the smallest")
     return _proposed(field, now, "live", "there is no disk for a file of signals")
 
@@ -118,8 +118,10 @@ def _loading(config: DistillConfig, room: float) -> list[Advice]:
     if not streamed <= room < needed or why_resident(able, cuts=True) is not None:
         return []
     why = f"a teacher in memory and the training need about {needed / 1e9:.0f} of "
-    why += f"{room / 1e9:.0f} GB; with student: {{method: influence, refit: false}} it is read "
-    why += "layer by layer"
+    other = [name for name, value in chosen.items() if getattr(config.student, name) != value]
+    told = ", ".join(f"{name}: {chosen[name]}".replace("False", "false") for name in other)
+    how = f" with student: {{{told}}}" if told and config.student.model is None else ""
+    why += f"{room / 1e9:.0f} GB;{how} it is read layer by layer"
     now = "streamed" if is_streamed(config) else config.teacher_loading
     return [_proposed("distill.teacher_loading", now, "streamed", why)]
 
@@ -132,7 +134,7 @@ def _batch(
     micro = max(fitting[0] if fitting else MICRO_TOKENS[-1], config.sequence_tokens)
     step = int(min(max(tokens / STEPS, 2 * longest, 500), 16_384)) // 100 * 100
     sizes = f"about {memory_need(config, micro) / 1e9:.1f} of {room / 1e9:.0f} GB"
-    why = f"the largest of use that fits: {sizes}; it does not change the result"
+    why = f"the largest of use that fits: {sizes}; it changes no gradient"
     if not fitting:
         why = f"the smallest, which does not fit either: {sizes}"
     fits = memory_need(config, config.micro_tokens) <= room
@@ -148,20 +150,21 @@ def _batch(
 
 
 def _adapter(config: DistillConfig, room: float) -> list[Advice]:
-    """Only where training all weights does not fit."""
+    """Only where training all weights does not fit, and an adapter needs less."""
     smallest = max(MICRO_TOKENS[-1], config.sequence_tokens)
-    full = config.model_copy(update={"adapter": "none"})
-    if memory_need(full, smallest) <= room:
+    kinds = ["lora", "qlora"] if config.adapter == "none" else [config.adapter, "lora", "qlora"]
+    full, *needs = (
+        memory_need(config.model_copy(update={"adapter": kind}), smallest)
+        for kind in ["none", *kinds]
+    )
+    if full <= room or min(needs) == full:  # what the student is cut from may take the most
         return []
+    kind = next((one for one, need in zip(kinds, needs, strict=True) if need <= room), None)
     size = f"all weights of {student_parameters(config) / 1e6:,.0f} million would need "
-    size += f"{memory_need(full, smallest) / 1e9:.0f} GB"
-    kinds = ("lora", "qlora") if config.adapter == "none" else (config.adapter, "lora", "qlora")
-    fitting = [
-        kind
-        for kind in kinds
-        if memory_need(config.model_copy(update={"adapter": kind}), smallest) <= room
-    ]
-    kind = (fitting or ["lora"])[0]
+    size += f"{full / 1e9:.0f} GB"
+    if kind is None:
+        kind = kinds[needs.index(min(needs))]
+        size += f", and this {min(needs) / 1e9:.0f}, which does not fit either"
     return [_proposed("distill.adapter", config.adapter, kind, size)]
 
 

@@ -58,9 +58,7 @@ def through_assistants(
     teacher = outline(config.teacher)
     _check_sizes(config, teacher)
     whole = link = surgery.parameters_of(teacher)
-    # Rollouts that are replayed are the student's own.
-    on_policy = config.on_policy.model_copy(update={"replay": None})
-    now = config.model_copy(update={"assistants": (), "on_policy": on_policy})
+    now = config.model_copy(update={"assistants": ()})
     for number, assistant in enumerate(config.assistants, 1):
         name = f"assistant-{number}"
         own = _cut_to(now, assistant.parameters_ratio * whole / link).model_copy(
@@ -87,8 +85,7 @@ def through_assistants(
         panel, now = None, now.model_copy(update={"teacher": str(target), "teachers": ()})
     last = _cut_to(now, config.student.ratio * whole / link)
     # One teacher now, so there is nothing to weigh.
-    found = {"teacher_weighting": "fixed", "on_policy": config.on_policy}
-    return last.model_copy(update=found), None, trained
+    return last.model_copy(update={"teacher_weighting": "fixed"}), None, trained
 
 
 def _cut_to(config: DistillConfig, ratio: float) -> DistillConfig:

@@ -173,6 +173,11 @@ class DistillConfig(TrainingConfig, Objective):
                 "assistants stand between a teacher and a student that is cut from it; leave out "
                 "student.model, or the assistants"
             )
+        if self.assistants and self.on_policy.replay is not None:
+            raise ValueError(
+                "on_policy.replay holds answers of the student and none of its assistants; leave "
+                "out the assistants, or the replay"
+            )
         if self.assistants and self.student.size != "parameters_ratio":
             raise ValueError(
                 f"with assistants, give student.parameters_ratio, not {self.student.size}"

@@ -15,7 +15,7 @@ from pydantic import Field
 from potstill.core.costs import seconds
 from potstill.core.stage import Facts, Figures
 from potstill.distill.config import DistillConfig
-from potstill.distill.loading import BYTES_A_TOKEN, BYTES_A_WEIGHT
+from potstill.distill.loading import BYTES_A_TOKEN, BYTES_A_WEIGHT, LIBRARIES
 from potstill.distill.objective import Tokens
 from potstill.distill.plan import (
     READING_RATE,
@@ -84,7 +84,7 @@ def estimate(config: CorrectConfig, earlier: Mapping[str, Figures], project: Pat
         "parameters": teacher,
         "tokens": round(budget),
         "seconds": spent,
-        "memory_bytes": 8e8 + (weights + 4) * teacher + activations,
+        "memory_bytes": LIBRARIES + (weights + 4) * teacher + activations,
         # Checkpoints go when training is done.
         "disk_bytes": (2 * 12 + 2) * teacher,
     }

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from potstill.distill import loading
 from potstill.distill.config import DistillConfig
 from potstill.distill.correct_config import CorrectConfig
 from potstill.errors import UsageError
@@ -27,7 +28,8 @@ def check(
     tokenizer: Any,
     student_tokenizer: Any,
 ) -> None:
-    """Errors: UsageError for a model that lacks something, or a setting that would do nothing."""
+    """Errors: UsageError for a model that lacks something, or a setting that would do nothing;
+    TrainingError for a teacher that cannot be streamed."""
     referenced = isinstance(teacher, str | Path)
     if not referenced:
         _check_loaded_teacher(config, correct, student, tokenizer)
@@ -47,6 +49,7 @@ def check(
             "passages are chunks of documents, which rows do not have.",
             "Leave it out, or use a recipe.",
         )
+    loading.check(config, cuts=student is None and config.student.model is None)
     if student is not None and config.assistants:
         raise UsageError(
             "Between a teacher and a student that is given there are no assistants.",

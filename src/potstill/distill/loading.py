@@ -20,6 +20,7 @@ KEPT_BYTES = 4.6e4  # keys and values of a token while answers are generated, at
 TEACHER_BYTES = {"full": 4, "8bit": 2, "4bit": 1.5}  # of a weight, with embeddings in full
 LAYER_SHARE = 0.026  # of a small model's weights; larger ones have more layers
 PASS_TOKENS = 4096  # of a forward pass for a file of signals (recording.py)
+LIBRARIES = 1.2e9  # of the process besides models and batches
 GROUP_BYTES = 16 << 30
 """Of the states that lie on disk at once. Larger groups read the weights less often."""
 
@@ -110,10 +111,16 @@ def student_parameters(config: DistillConfig, teacher: float) -> float:
 
 
 def resident_bytes(config: DistillConfig, teacher: float, student: float, *, cuts: bool) -> float:
-    """The teacher, and beside it the student's training, or a copy that it is cut from before."""
+    """The teacher, and beside it the student's training, or a copy that it is cut from before.
+
+    Of several teachers, reckoned alike, all are there if they are asked at every step, else the
+    first and one other.
+    """
     held = TEACHER_BYTES[config.teacher_precision] * teacher
     if config.teacher_precision == "full":
         held = number_bytes(config) * teacher
+    live = config.signal == "live" or config.on_policy.used
+    held *= len(config.voices) if live else min(2, len(config.voices))
     training = training_bytes(config, student, config.micro_tokens)
     return held + max(training, cut_bytes(teacher, student) if cuts else 0.0)
 

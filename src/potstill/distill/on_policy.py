@@ -107,7 +107,8 @@ class OnPolicyConfig(BaseModel):
             raise ValueError("on_policy.share is a share of rows, from 0 to 1")
         if self.replay is not None and not self.used:
             raise ValueError("on_policy.replay does nothing while on_policy.share is 0")
-        given = [name for name in DRAWING if name in self.model_fields_set]
+        fields = type(self).model_fields
+        given = [name for name in DRAWING if getattr(self, name) != fields[name].default]
         if self.replay is not None and given:
             raise ValueError(
                 f"on_policy.replay generates no answers, so {', '.join(given)} cannot be given; "

@@ -34,7 +34,6 @@ CANDIDATES, ROUNDS = 8, 10  # of the greedy choice: layers tried in a round, rou
 FIT_PASSES = 8  # of the teacher over the text that a student is fitted to, about
 ANSWER_TOKENS = 20  # of a rollout, about: a student that learns from short answers writes such
 WRITING_RATE = 135e6 * 100  # 16 answers at once, one core
-LIBRARIES = 1.2e9  # of the process besides models and batches
 STREAMED_SHARE = 0.25  # of the teacher's weights that are in memory at once, at most
 
 
@@ -162,9 +161,9 @@ def memory_need(config: DistillConfig, micro_tokens: int) -> float:
     cuts = config.student.model is None
     if is_streamed(config):
         held = STREAMED_SHARE * loading.number_bytes(config) * teacher
-        return LIBRARIES + held + loading.training_bytes(config, largest, micro_tokens)
+        return loading.LIBRARIES + held + loading.training_bytes(config, largest, micro_tokens)
     sized = config.model_copy(update={"micro_tokens": micro_tokens})
-    return LIBRARIES + loading.resident_bytes(sized, teacher, largest, cuts=cuts)
+    return loading.LIBRARIES + loading.resident_bytes(sized, teacher, largest, cuts=cuts)
 
 
 def is_streamed(config: DistillConfig) -> bool:

@@ -149,11 +149,14 @@ def check_ends(rollouts: Sequence[Rollout], config: OnPolicyConfig, *, least: in
     if config.allow_endless or len(rollouts) < least or cut < ENDLESS * len(rollouts):
         return
     when = rollouts[0].weights_step
+    longer = "Raise max_new_tokens if answers are that long; "
+    if config.replay is not None:
+        longer = "Replay another training; "
     raise TrainingError(
         f"{cut} of {len(rollouts)} answers of the student after {when} steps have no end within "
         f"{_limit(config)}: it does not stop.",
-        "Raise max_new_tokens if answers are that long; let it learn from the data first, such as "
-        "share: {start: 0, end: 1, begin: 0.3}; or set on_policy.allow_endless: true.",
+        f"{longer}let it learn from the data first, such as share: "
+        "{start: 0, end: 1, begin: 0.3}; or set on_policy.allow_endless: true.",
     )
 
 

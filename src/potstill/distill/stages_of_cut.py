@@ -1,9 +1,9 @@
 """Deep cuts in several steps of equal ratio, with a short distillation between them.
 
-In: the whole model, settings with `steps` above 1, rows. Out: the last model before the final cut,
-which has seen the teacher's words after each cut, and what was measured. Each step lies in a folder
-of its own in `work`, with the model that it started its training from, its checkpoints and its
-result, so that a kill costs no more than in any training.
+In: a model's reference, settings with `steps` above 1, rows. Out: the folder of the model to cut
+last, which has seen the teacher's words after each cut, and what was measured. Each step lies in a
+folder of its own in `work`, with the model that it started its training from, its checkpoints and
+its result, so that a kill costs no more than in any training.
 
 After Minitron (arXiv:2407.14679, section 4.2): several cuts with training between them lose less
 than one deep cut, as importance is measured anew on what the training made of the model.
@@ -114,6 +114,7 @@ def shortened(config: DistillConfig) -> DistillConfig:
             "hidden": HiddenConfig(),
             "attention": AttentionConfig(),
             "on_policy": OnPolicyConfig(),
+            "signal": "live" if config.on_policy.used else config.signal,
             "validations": 1,
         }
     )

@@ -15,7 +15,7 @@ __all__ = ["STAGE", "EvaluateConfig"]
 
 STAGE = Stage(
     name="evaluate",
-    version=1,
+    version=2,
     config=EvaluateConfig,
     inputs=("curate", "correct", "distill"),
     function="potstill.evaluate.run:run",

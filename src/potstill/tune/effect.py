@@ -12,7 +12,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 
 from potstill.core.fields import Places
-from potstill.errors import RecipeError
+from potstill.errors import ModelError, RecipeError
+from potstill.models.vocabulary import vocabulary_of
 from potstill.recipe import Recipe
 from potstill.tune.figures import FIGURES, Compared, Level
 
@@ -50,14 +51,14 @@ def check_objective(names: Iterable[str], recipes: Sequence[Recipe], places: Pla
     """Errors: RecipeError for a figure that does not exist in some trials, by their recipes."""
     for name in names:
         figure = FIGURES[name]
-        ways = {_compared(recipe, figure.level) for recipe in recipes}
-        if figure.compared is None or ways == {figure.compared}:
+        ways = {way for one in recipes if (way := _compared(one, figure.level)) is not None}
+        if figure.compared is None or ways <= {figure.compared}:
             continue
         where = places.get(("objective", name), "study")
         known = [
             other
             for other, one in FIGURES.items()
-            if one.level == figure.level and (one.compared is None or ways == {one.compared})
+            if one.level == figure.level and (one.compared is None or ways <= {one.compared})
         ]
         raise RecipeError(
             f"{where}: objective.{name} cannot be measured in every trial: it is of models that "
@@ -66,12 +67,23 @@ def check_objective(names: Iterable[str], recipes: Sequence[Recipe], places: Pla
         )
 
 
-def _compared(recipe: Recipe, level: Level) -> Compared:
+def _compared(recipe: Recipe, level: Level) -> Compared | None:
     """How the trial's figures of that level compare the student with its teacher.
 
     Training compares spans where the recipe says so; evaluation where the tokenizers differ, and a
-    student that is cut from its teacher has its teacher's.
+    student that is cut from its teacher has its teacher's. None: not known before it is there.
     """
     config = recipe.distill
-    cut = config.student.model is None
-    return "spans" if config.alignment.used and not (cut and level == "evaluate") else "tokens"
+    if not config.alignment.used:
+        return "tokens"
+    if level != "evaluate":
+        return "spans"
+    if config.student.model is None:
+        return "tokens"
+    try:
+        both = [vocabulary_of(one) for one in (config.voices[0].teacher, config.student.model)]
+    except ModelError:
+        return None  # the stage that reads it says what is wrong
+    if None in both:
+        return None
+    return "tokens" if both[0] == both[1] else "spans"

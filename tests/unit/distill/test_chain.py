@@ -226,8 +226,16 @@ def test_a_recipe_whose_student_starts_uncorrected_needs_a_correction() -> None:
         Recipe.from_dict(recipe)
     assert Recipe.from_dict({**recipe, "correct": {"method": "lora"}}).correct.teacher == "t"
     mixed = {**recipe, "correct": {"method": "lora"}, "evaluate": {"teacher": "other"}}
-    with pytest.raises(RecipeError, match=r"evaluate\.teacher is other, but distill\.teacher is t"):
+    with pytest.raises(RecipeError, match=r"evaluate\.teacher is other, but the first teacher of"):
         Recipe.from_dict(mixed)
-    idle = {**recipe, "correct": {"method": "lora", "teacher": "other"}}
-    with pytest.raises(RecipeError, match=r"correct\.teacher is other, but distill is taught by t"):
-        Recipe.from_dict(idle)
+    for teachers in ([], [{"weight": 2}, {"teacher": "other"}]):
+        second = {
+            **recipe,
+            "correct": {"method": "lora", "teacher": "other"},
+            "distill": {"teachers": teachers},
+        }
+        with pytest.raises(RecipeError, match=r"correct\.teacher is other, but the first teacher"):
+            Recipe.from_dict(second)
+    foreign = {**recipe, "distill": {"teachers": [{"teacher": "other"}]}}
+    with pytest.raises(RecipeError, match=r"evaluate\.teacher is t, but the first teacher of dist"):
+        Recipe.from_dict(foreign)

@@ -462,13 +462,17 @@ def test_a_model_that_decodes_otherwise_is_refused(
         train("spoiled", on_policy=OWN)
 
 
-@pytest.mark.parametrize("name", ["temperature", "top_p", "max_new_tokens", "batch_tokens"])
-def test_a_replay_takes_no_word_on_how_answers_are_drawn(name: str) -> None:
-    default = OnPolicyConfig.model_fields[name].default
-    settings = {"share": 0.5, "replay": "a.jsonl", name: default}
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("temperature", 0.7), ("top_p", 0.9), ("max_new_tokens", 32), ("batch_tokens", 4096)],
+)
+def test_a_replay_takes_no_word_on_how_answers_are_drawn(name: str, value: float) -> None:
+    settings = {"share": 0.5, "replay": "a.jsonl"}
     with pytest.raises(ValidationError, match=f"so {name} cannot be given"):
-        OnPolicyConfig(**settings)
-    OnPolicyConfig(share=0.5, **{name: default})
+        OnPolicyConfig(**settings, **{name: value})
+    assert OnPolicyConfig(share=0.5, **{name: value}).used
+    written_out = OnPolicyConfig(**settings).model_dump(mode="json")
+    assert OnPolicyConfig(**written_out) == OnPolicyConfig(**settings)
 
 
 def test_wrong_keys_and_values_are_found_though_answers_are_asked_for_later(

