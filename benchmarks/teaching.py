@@ -86,6 +86,10 @@ ARMS: dict[str, Arm] = {
     "fine-tuned": Arm({"kd_weight": 0.0, "ce_weight": 1.0, "ce_tokens": "all"}),
     "fine-tuned on answers": Arm({"kd_weight": 0.0, "ce_weight": 1.0, "ce_tokens": "answer"}),
     BASE: Arm(KD),
+    "width": Arm(KD, start="width 75%"),
+    "depth and width": Arm(KD, start="both 75%"),
+    "undistilled width": Arm(None, start="width 75%", seeds=1),
+    "undistilled depth and width": Arm(None, start="both 75%", seeds=1),
     "reverse KL": Arm(KD | {"divergence": "reverse_kl"}),
     "JSD": Arm(KD | {"divergence": "jsd"}),
     "skew KL": Arm(KD | {"divergence": "skew_forward_kl"}),
@@ -95,10 +99,6 @@ ARMS: dict[str, Arm] = {
     "on-policy 0.5": Arm(KD | {"on_policy": ON_POLICY | {"share": 0.5}}),
     "on-policy 1": Arm({"ce_weight": 0.0, "on_policy": ON_POLICY | {"share": 1.0}}),
     "uncorrected teacher": Arm(KD, teacher="uncorrected"),
-    "width": Arm(KD, start="width 75%"),
-    "depth and width": Arm(KD, start="both 75%"),
-    "undistilled width": Arm(None, start="width 75%", seeds=1),
-    "undistilled depth and width": Arm(None, start="both 75%", seeds=1),
 }
 STARTS: dict[str, dict[str, Any]] = {
     "depth 75%": {"parameters_ratio": 0.75},
