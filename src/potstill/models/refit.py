@@ -47,6 +47,10 @@ class _Stream:
     """[B, L, hidden] of the whole model before the next kept layer."""
     small: Tensor
     """[B, L, fewer] of the smaller one there."""
+    attended: Tensor | None = None
+    """[B, L, hidden] that the next kept layer of the whole model gives its MLP's norm."""
+    ahead: Tensor | None = None
+    """[B, L, hidden] of the whole model behind that layer and the dropped ones after it."""
 
 
 @torch.no_grad()
@@ -72,14 +76,29 @@ def refit(
     for place, (number, following) in enumerate(zip(parts.layers, after, strict=True)):
         layer, lean_layer = body.layers[number], lean.layers[place]
         rows = _rows(parts, place, small)
+        for stream in streams:
+            _look_ahead(body, number, following, stream)
         for part, names in READERS:
             if fewer:
                 _fit_readers(layer, lean_layer, part, names, number, streams, rows, ridge)
-            _fit_writer(body, lean_layer, part, number, following, streams, channels, ridge)
+            _fit_writer(layer, lean_layer, part, number, streams, channels, ridge)
         for stream in streams:
-            stream.whole = _run(body, range(number, following), stream.whole, stream.calls)
+            assert stream.ahead is not None
+            stream.whole = stream.ahead
             stream.small = states_of(lean_layer(stream.small, **stream.calls.arguments[number]))
     return small
+
+
+def _look_ahead(body: Any, number: int, following: int, stream: _Stream) -> None:
+    """Run the whole model to the next kept layer, once for all that is asked of it here."""
+    found: list[Tensor] = []
+    norm = body.layers[number].post_attention_layernorm
+    handle = norm.register_forward_pre_hook(lambda _, args: found.append(args[0]))
+    try:
+        stream.ahead = _run(body, range(number, following), stream.whole, stream.calls)
+    finally:
+        handle.remove()
+    (stream.attended,) = found
 
 
 def _fit_readers(
@@ -98,8 +117,8 @@ def _fit_readers(
     fits = [_Fit(one) for one in ours]
     for stream in streams:
         arguments = stream.calls.arguments[number]
-        read = _input_of(lean, ours[0], stream.small, arguments)
-        given = _input_of(layer, theirs[0], stream.whole, arguments)
+        (read,) = _inputs_of(lean, [ours[0]], stream.small, arguments)
+        (given,) = _inputs_of(layer, [theirs[0]], stream.whole, arguments)
         for fit, name, their in zip(fits, names, theirs, strict=True):
             fit.add(read, their(given)[..., rows[name]])
     for fit in fits:
@@ -107,34 +126,35 @@ def _fit_readers(
 
 
 def _fit_writer(
-    body: Any,
+    layer: Any,
     lean: Any,
     part: str,
     number: int,
-    following: int,
     streams: Sequence[_Stream],
     channels: Tensor,
     ridge: float,
 ) -> None:
     """The projection that writes to the residual stream."""
-    layer = body.layers[number]
     name = "o_proj" if part == "self_attn" else "down_proj"
     ours, theirs = getattr(getattr(lean, part), name), getattr(getattr(layer, part), name)
     normed = hasattr(layer, "pre_feedforward_layernorm")  # what is written passes another norm
     fit = _Fit(ours)
     for stream in streams:
         arguments = stream.calls.arguments[number]
-        read = _input_of(lean, ours, stream.small, arguments)
+        assert stream.attended is not None
+        assert stream.ahead is not None
         if normed:
-            wanted = theirs(_input_of(layer, theirs, stream.whole, arguments))
-            fit.add(read, wanted[..., channels])
+            (read,) = _inputs_of(lean, [ours], stream.small, arguments)
+            (given,) = _inputs_of(layer, [theirs], stream.whole, arguments)
+            fit.add(read, theirs(given)[..., channels])
         elif part == "self_attn":
-            wanted = _input_of(layer, layer.post_attention_layernorm, stream.whole, arguments)
-            fit.add(read, wanted[..., channels] - stream.small)
+            (read,) = _inputs_of(lean, [ours], stream.small, arguments)
+            fit.add(read, stream.attended[..., channels] - stream.small)
         else:
-            wanted = _run(body, range(number, following), stream.whole, stream.calls)
-            before = _input_of(lean, lean.post_attention_layernorm, stream.small, arguments)
-            fit.add(read, wanted[..., channels] - before)
+            before, read = _inputs_of(
+                lean, [lean.post_attention_layernorm, ours], stream.small, arguments
+            )
+            fit.add(read, stream.ahead[..., channels] - before)
     fit.solve(ridge)
 
 
@@ -192,19 +212,23 @@ def _run(body: Any, layers: Sequence[int], states: Tensor, calls: Calls) -> Tens
     return states
 
 
-def _input_of(layer: Any, module: Any, states: Tensor, arguments: dict[str, Any]) -> Tensor:
-    """What `module` in `layer` is given when the layer is given `states`."""
+def _inputs_of(
+    layer: Any, modules: Sequence[Any], states: Tensor, arguments: dict[str, Any]
+) -> list[Tensor]:
+    """What modules in `layer`, in their order, are given when the layer is given `states`."""
     found: list[Tensor] = []
 
     def hook(_: Any, args: Any) -> None:
         found.append(args[0])
-        raise _Reached
+        if len(found) == len(modules):
+            raise _Reached
 
-    handle = module.register_forward_pre_hook(hook)
+    handles = [module.register_forward_pre_hook(hook) for module in modules]
     try:
         layer(states, **arguments)
     except _Reached:
         pass
     finally:
-        handle.remove()
-    return found[0]
+        for handle in handles:
+            handle.remove()
+    return found
