@@ -43,7 +43,7 @@ class CorrectConfig(TrainingConfig):
     teacher: str = Field("", description="Model reference of the teacher.")
     tokens: Tokens = Field("all", description="Tokens that the cross-entropy counts.")
     epochs: float = Field(1.0, gt=0, le=1000, description="Passes over the training rows.")
-    learning_rate: float = Field(5e-5, gt=0, le=1, description="AdamW's highest learning rate.")
+    learning_rate: float = Field(1e-4, gt=0, le=1, description="AdamW's highest learning rate.")
 
     @property
     def training(self) -> DistillConfig:
