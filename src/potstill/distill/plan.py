@@ -198,7 +198,8 @@ def estimate(config: DistillConfig, earlier: Mapping[str, Figures], project: Pat
     read = rows * len(config.voices) + 2 * config.validations * held_out
     spent += seconds(read * computed, READING_RATE / teacher)
     if settings.model is None:
-        tried = settings.calibration_tokens * CANDIDATES * ROUNDS * (settings.method == "greedy")
+        greedy = settings.method == "greedy" and settings.axes != "width"
+        tried = settings.calibration_tokens * CANDIDATES * ROUNDS * greedy
         shapes = settings.candidates if settings.axes != "depth" else 1
         fitted = FIT_PASSES * settings.fit_tokens * shapes * settings.refit
         cuts = settings.steps * (1 + len(config.assistants))

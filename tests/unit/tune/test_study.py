@@ -236,3 +236,9 @@ def test_the_definition_leaves_out_what_may_change(tmp_path: Path) -> None:
     other = STUDY.replace("distill.epochs=2", "distill.learning_rate=1e-4\n  - distill.epochs=2")
     assert load(tmp_path, other).definition == known  # it is searched anyway
     assert load(tmp_path, STUDY.replace("epochs=2", "epochs=3")).definition != known
+
+
+def test_figures_on_test_rows_are_those_of_answers_and_of_likeness() -> None:
+    judged = {name for name, one in FIGURES.items() if one.on_test_rows}
+    likeness = {"kl", "kl_answer", "span_kl", "span_kl_answer", "agreement"}
+    assert judged == likeness | {"perplexity", "bits_per_byte", "f1", "em"}
