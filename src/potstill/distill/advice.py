@@ -14,7 +14,6 @@ from typing import Any
 from potstill.core.machine import free_disk_bytes, memory_bytes
 from potstill.core.stage import Advice, Figures
 from potstill.distill.config import DistillConfig
-from potstill.distill.loading import why_resident
 from potstill.distill.plan import (
     budget_tokens,
     hidden_width,
@@ -25,6 +24,7 @@ from potstill.distill.plan import (
     student_parameters,
     teacher_parameters,
 )
+from potstill.distill.residence import why_resident
 
 SHARE_OF_MEMORY = 0.8
 """Of physical memory; the rest is the system's and the caches'."""

@@ -14,6 +14,7 @@ from pydantic import Field, model_validator
 from potstill.distill.chain_config import AssistantConfig
 from potstill.distill.objective import Objective
 from potstill.distill.on_policy import OnPolicyConfig
+from potstill.distill.residence import why_resident
 from potstill.distill.schedules import ever
 from potstill.distill.student_config import StudentConfig
 from potstill.distill.teachers_config import TeacherConfig
@@ -117,18 +118,11 @@ class DistillConfig(TrainingConfig, Objective):
                 f"signal: {self.signal} holds no layers of the teacher, which hidden and attention "
                 "need; use live"
             )
-        if self.teacher_loading == "streamed" and (
-            self.needs_live_teacher or self.signal == "live" or self.on_policy.used
-        ):
-            raise ValueError(
-                "teacher_loading: streamed computes the teacher's signals before the training; "
-                "signal: live, on_policy, hidden and attention need it at every step; use resident"
-            )
-        if self.teacher_loading == "streamed" and self.teacher_precision != "full":
-            raise ValueError(
-                f"teacher_precision: {self.teacher_precision} keeps the teacher in memory in fewer "
-                "bits, and teacher_loading: streamed reads it in full; choose one"
-            )
+        # Whether the student is cut from the teacher is not known here: `loading.check`.
+        reason = why_resident(self, cuts=False)
+        if self.teacher_loading == "streamed" and reason is not None:
+            what, way_out = reason
+            raise ValueError(f"{what}; teacher_loading: streamed does not. {way_out}")
         if self.signal == "sampled" and set(self.shares) != {"forward_kl"}:
             raise ValueError(
                 "signal: sampled is unbiased for divergence: forward_kl alone; use another signal"

@@ -21,10 +21,10 @@ from potstill.distill.loading import (
     is_streamed,
     resident_bytes,
     student_parameters,
-    why_resident,
 )
 from potstill.distill.material import pick_dtype
 from potstill.distill.precision import in_precision
+from potstill.distill.residence import why_resident
 from potstill.distill.signals import LiveTeacher
 from potstill.distill.streaming import StreamedTeacher
 from potstill.models import adapters, quantised

@@ -405,8 +405,12 @@ def test_what_needs_the_whole_teacher_is_refused_before_time_is_spent(
         {"hidden": {"mse_weight": 0.1}, "signal": "auto"},
         {"attention": {"weight": 0.1}, "signal": "auto"},
     ):
-        with pytest.raises(ValueError, match="teacher_loading: streamed computes"):
+        with pytest.raises(ValueError, match=r"at every step.*teacher_loading: streamed does not"):
             config_of(teacher_loading="streamed", **setting)
+    with pytest.raises(ValueError, match="teachers are in memory one beside"):
+        config_of(teacher_loading="streamed", teachers=[{}, {"weight": 2}])
+    with pytest.raises(ValueError, match="teacher_precision: 8bit keeps the teacher in memory"):
+        config_of(teacher_loading="streamed", teacher_precision="8bit")
     greedy = config_of(teacher_loading="streamed", student=StudentConfig(refit=False))
     with pytest.raises(TrainingError, match="greedy runs the teacher's layers") as error:
         opened(greedy, context)
