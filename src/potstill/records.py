@@ -36,6 +36,7 @@ class Document(Record):
     id: str = Field(description="Stable name: the digest of the source file, shortened.")
     source: str = Field(description="The file's path as the recipe names it.")
     title: str = ""
+    language: str = Field("", description="ISO 639-1 code of its language; empty: not known.")
     text: str = Field(min_length=1)
     pages: tuple[Page, ...] = ()
 
@@ -71,22 +72,29 @@ class Provenance(Record):
     """Where an example comes from; enough to walk back to the sentence in the document."""
 
     document: str
-    chunk: str
+    chunk: str = Field(description="Id of its chunk; empty: a ready-made row without a passage.")
     span: Span | None = Field(None, description="Where the answer stands in the chunk, if it does.")
     teacher: str = Field("", description="Model reference of the teacher that wrote it.")
     prompt: str = Field("", description="Name and version of the prompt template.")
     parent: str | None = Field(None, description="Id of the row this one is a variant of.")
+    variant: str = Field("", description="How it varies its parent: formal, casual, typo, ...")
 
 
 class Example(Record):
     """A training or test row: a conversation whose last turn is what the student learns to say."""
 
     id: str
-    kind: str = Field("qa", description="What sort of row: qa, conversation, ...")
+    kind: str = Field(
+        "qa",
+        description="What sort of row: qa, extractive, conversation, multiple_choice, "
+        "fill_in_the_blank, summary, refusal.",
+    )
     turns: tuple[Turn, ...] = Field(min_length=2)
     question: str = ""
     reasoning: str = Field("", description="The teacher's reason for the answer.")
     answers: tuple[str, ...] = Field((), description="Gold answers; the first is the one taught.")
+    options: tuple[str, ...] = Field((), description="The choices of a multiple-choice question.")
+    label: str = Field("", description="Its class, where the data has one; splits keep shares.")
     provenance: Provenance
 
 
