@@ -208,6 +208,7 @@ def test_what_hangs_is_sent_again(trouble: str) -> None:
         ((500, {}, "oops"), "oops"),
         ((401, {}, '{"error": "who are you?"}'), "wants a key"),
         ((429, {"Retry-After": "7200"}, "{}"), "120 minutes"),
+        ((400, {}, '{"error": "no such field"}'), "refuses every request"),
     ],
 )
 def test_a_useless_endpoint_is_one_early_error(trouble: Any, said: str) -> None:
