@@ -75,7 +75,7 @@ def test_a_run_with_a_local_model_for_the_rest(project: Path, small_recipe: dict
         asked = server.count
         again = pipeline.run(this, project, until="distill")
         assert server.count == asked
-    assert run.artifact("distill").path("model/model.safetensors").is_file()
+    assert run.artifact("distill").path("models/distilled/model.safetensors").is_file()
     examples = run.artifact("generate").path("examples.jsonl").read_text("utf-8")
     rows = [json.loads(line) for line in examples.splitlines()]
     assert {row["provenance"]["teacher"] for row in rows} == {"openai:big"}
