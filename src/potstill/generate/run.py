@@ -25,6 +25,7 @@ from potstill.generate.focus import Task, plan
 from potstill.generate.prompts import teacher_turns
 from potstill.generate.questions import UnusableError, normal, schema, to_example
 from potstill.inference.base import Reply, Request, TextModel
+from potstill.inference.budget import Meter
 from potstill.inference.open import engine_identity, open_model
 from potstill.inference.replay import ReplayModel
 from potstill.records import Chunk, Example, Rejected, short_id
@@ -54,7 +55,7 @@ def run(
     """Write the rows of all chunks. `opener` replaces the teacher (for tests).
 
     Errors: TeacherError if no reply is usable, InputError if the chunks hold nothing to ask about,
-    ModelError if the teacher cannot be opened.
+    ModelError if the teacher cannot be opened, BudgetError if it would cost more than it may.
     """
 
     def open_teacher() -> AbstractContextManager[TextModel]:
@@ -64,6 +65,8 @@ def run(
             threads=context.threads,
             parallel=config.parallel,
             context_tokens=config.context_tokens,
+            endpoint=config.endpoint,
+            warn=context.events.warning,
         )
 
     chunks = inputs["ingest"].path("chunks.jsonl")
@@ -73,9 +76,11 @@ def run(
             "The chunks hold no sentence or table row that could be asked about.",
             "Look at the ingest stage's chunks.jsonl, or lower generate.min_focus_words.",
         )
-    identity = engine_identity(config.teacher, config.backend)
-    teacher = ReplayModel(context.cache / "requests", identity, opener or open_teacher)
-    generation = Generation(config, teacher, context, total)
+    identity = engine_identity(config.teacher, config.backend, config.endpoint)
+    meter = Meter(config.budget, config.endpoint, draft.work / "spent.json")
+    opened = meter.metered(opener or open_teacher)
+    teacher = ReplayModel(context.cache / "requests", identity, opened)
+    generation = Generation(config, teacher, context, total, meter)
     with closing(teacher):
         rows = generation.rows(read_records(chunks, Chunk))
         write_records(draft.data / "examples.jsonl", rows)
@@ -85,15 +90,23 @@ def run(
     write_json(draft.data / "summary.json", generation.summary())
     context.events.metric("requests_sent", teacher.sent)
     context.events.metric("requests_replayed", teacher.replayed)
+    if meter.spent.money:
+        context.events.metric("cost", meter.spent.money)
 
 
 class Generation:
     """One pass over the chunks. Its counts are the same on every run of the same key."""
 
     def __init__(
-        self, config: GenerateConfig, teacher: TextModel, context: Context, total: int
+        self,
+        config: GenerateConfig,
+        teacher: TextModel,
+        context: Context,
+        total: int,
+        meter: Meter,
     ) -> None:
         self.config, self.teacher, self.context, self.total = config, teacher, context, total
+        self.meter = meter
         self.chunks = self.pairs = self.requests = self.done = 0
         self.prompt_tokens = self.completion_tokens = 0
         self.failures: Counter[str] = Counter()
@@ -159,7 +172,11 @@ class Generation:
         for position, reply in self.teacher.complete(requests):
             replies[position] = reply
             self.context.events.progress(
-                len(replies), len(requests), "requests", step=f"attempt {attempt + 1}"
+                len(replies),
+                len(requests),
+                "requests",
+                step=f"attempt {attempt + 1}",
+                **self.meter.figures(self.pairs, self.done + len(replies), self.total),
             )
         for position, one in enumerate(wanted):
             self._judge(one, replies[position], asked.setdefault(one.chunk.id, set()))
