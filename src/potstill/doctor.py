@@ -19,6 +19,7 @@ PURPOSES = {
     "documents": "read PDF and DOCX, cut them into chunks",
     "ocr": "read scanned pages",
     "llamacpp": "ask GGUF teachers, chat with the student, write GGUF",
+    "endpoint": "ask teachers behind an address",
     "train": "load, prune and distil models",
     "curate": "find near-duplicates",
     "report": "draw the report",

@@ -8,7 +8,8 @@
     │   └── TeacherError                        the teacher answered nothing usable
     ├── StoreError                exit code 5   a stored result is damaged or locked
     ├── MissingExtraError         exit code 6   an optional package is needed; the message names it
-    └── TrainingError             exit code 7   training cannot start or cannot go on
+    ├── TrainingError             exit code 7   training cannot start or cannot go on
+    └── BudgetError               exit code 8   the recipe's budget is spent; more of it goes on
 
 An error is one line that says what happened and where, and a hint that says what to do next.
 In: words. Out: `str(error)` for people, `exit_code` for shells. This file imports nothing.
@@ -81,6 +82,12 @@ class TrainingError(PotstillError):
     exit_code = 7
 
 
+class BudgetError(PotstillError):
+    """The recipe's budget is spent. What was paid for is kept."""
+
+    exit_code = 8
+
+
 def by_name(name: str) -> type[PotstillError]:
     """The error class of that name, so that a failure can cross a process border as text."""
     known: dict[str, type[PotstillError]] = {
@@ -94,6 +101,7 @@ def by_name(name: str) -> type[PotstillError]:
             StoreError,
             MissingExtraError,
             TrainingError,
+            BudgetError,
         )
     }
     return known.get(name, PotstillError)

@@ -23,6 +23,7 @@ from potstill.errors import RecipeError
 from potstill.evaluate import EvaluateConfig
 from potstill.export import ExportConfig
 from potstill.generate import GenerateConfig
+from potstill.inference.endpoint import is_endpoint
 from potstill.ingest import IngestConfig
 
 SCHEMA_HINT = "`potstill config schema` describes every field."
@@ -42,7 +43,8 @@ class Recipe(BaseModel):
     description: str = Field("", description="One sentence for people.")
     seed: int = Field(17, ge=0, lt=2**31, description="Seed of everything that is drawn by lot.")
     teacher: str = Field(
-        description="The teacher: a hub id, a folder, a GGUF file, or pypi:NAME. "
+        description="The teacher: a hub id, a folder, a GGUF file, or pypi:NAME (one behind an "
+        "address goes into generate.teacher). "
         "Fills the `teacher` of every section that does not name its own.",
     )
     ingest: IngestConfig = Field(description="Files -> documents -> chunks.")
@@ -55,6 +57,16 @@ class Recipe(BaseModel):
 
     @model_validator(mode="after")
     def _sections_fit(self) -> Recipe:
+        local = [("distill", one.teacher) for one in self.distill.voices]
+        names = ("ingest", "correct", "evaluate", "export")
+        local += [(name, getattr(self, name).teacher) for name in names]
+        for name, teacher in local:
+            if is_endpoint(teacher):
+                raise ValueError(
+                    f"{name}.teacher is {teacher}, which can write rows but lends no tokenizer, "
+                    "probabilities or weights: name a local model as teacher at the top, and "
+                    f"{teacher} as generate.teacher"
+                )
         if self.distill.student.start == "uncorrected" and self.correct.method == "none":
             raise ValueError(
                 "distill.student.start: uncorrected is for a teacher that is corrected; set "

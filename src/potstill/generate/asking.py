@@ -21,11 +21,10 @@ from potstill.generate.config import GenerateConfig
 from potstill.generate.jobs import STAGE, Failed, Job
 from potstill.generate.kinds import ChunkKind
 from potstill.generate.kinds.base import Outcome
-from potstill.generate.pace import Pace
 from potstill.generate.unusable import UnusableError
 from potstill.generate.words import normal
-from potstill.inference.base import Reply, Request
-from potstill.inference.replay import ReplayModel
+from potstill.inference.base import Reply, Request, TextModel
+from potstill.inference.budget import Meter
 from potstill.records import Example, Rejected, short_id
 
 BLOCK = 64  # things asked for whose replies are in memory at once, at least
@@ -49,9 +48,15 @@ class Generation:
     """One pass over all jobs. Its counts are the same on every run of the same key."""
 
     def __init__(
-        self, config: GenerateConfig, teacher: ReplayModel, context: Context, total: int
+        self,
+        config: GenerateConfig,
+        teacher: TextModel,
+        context: Context,
+        total: int,
+        meter: Meter,
     ) -> None:
         self.config, self.teacher, self.context, self.total = config, teacher, context, total
+        self.meter = meter
         self.pairs = self.requests = self.done = self.judged = 0
         self.prompt_tokens = self.completion_tokens = 0
         self.kinds: Counter[str] = Counter()
@@ -59,7 +64,6 @@ class Generation:
         self.rejected: list[Rejected] = []
         self.judgements: list[judging.Judgement] = []
         self.refusal = ""
-        self.pace = Pace(total)
         self._at, self._block = 0.0, 0  # jobs that lie behind, those of this block in part
         long = all(isinstance(kind, ChunkKind) for kind in config.kinds)
         self.give_up_after = GIVE_UP_AFTER_LONG if long else GIVE_UP_AFTER
@@ -120,12 +124,9 @@ class Generation:
     def replies(self, requests: list[Request], step: str) -> list[Reply]:
         """The replies in the order of the requests, with progress as they come."""
         replies: dict[int, Reply] = {}
-        sent = self.teacher.sent
         for position, reply in self.teacher.complete(requests):
             replies[position] = reply
-            fresh, sent = self.teacher.sent > sent, self.teacher.sent
             self._at = max(self._at, self.done + len(replies) / len(requests) * self._block)
-            self.pace.reply(reply.completion_tokens, fresh, self._at)
             self._progress(len(replies), len(requests), "requests", step=step)
         for reply in replies.values():
             self.prompt_tokens += reply.prompt_tokens
@@ -133,7 +134,7 @@ class Generation:
         return [replies[position] for position in range(len(requests))]
 
     def _progress(self, done: int, total: int, unit: str, **fields: Any) -> None:
-        figures = self.pace.figures(self._at)
+        figures = self.meter.figures(self.pairs, self._at, self.total)
         self.context.events.progress(done, total, unit, **fields, **figures)
 
     def _ask(
@@ -166,7 +167,6 @@ class Generation:
                 self.failures[made.failure.reason] += 1
                 one.rejected.append(one.job.rejected(made.failure, made.written, place))
         self.pairs += len(one.examples)
-        self.pace.rows(len(one.examples))
 
     def _new(self, outcome: Outcome, asked: set[str]) -> Outcome:
         """The outcome, unless its question was asked before in the same scope."""

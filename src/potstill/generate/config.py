@@ -16,6 +16,8 @@ from potstill.generate.focus import Kind
 from potstill.generate.judging import JudgePrompt
 from potstill.generate.kinds import AnyKind, ChunkKind, FocusKind
 from potstill.generate.paraphrase_config import ParaphraseConfig
+from potstill.inference.budget import BudgetConfig
+from potstill.inference.endpoint import EndpointConfig, mismatch
 
 PLACEHOLDER = re.compile(r"\{(\w+)\}")
 
@@ -105,10 +107,19 @@ class GenerateConfig(StageConfig):
     """How rows are made from chunks, and varied."""
 
     # A reply depends on its request alone (inference/llamacpp.py), not on how many run at once.
-    not_in_key: ClassVar[frozenset[str]] = frozenset({"parallel"})
+    # What a reply does depend on of its endpoint is a fact of the stage (plan.py).
+    not_in_key: ClassVar[frozenset[str]] = frozenset({"parallel", "endpoint", "budget"})
 
     teacher: str = Field(
-        "", description="Model reference of the teacher; empty: the recipe's teacher."
+        "",
+        description="Model reference of the teacher, or openai:MODEL for one behind an address; "
+        "empty: the recipe's teacher.",
+    )
+    endpoint: EndpointConfig | None = Field(
+        None, description="The address of a teacher openai:MODEL, its keys and limits."
+    )
+    budget: BudgetConfig = Field(
+        default_factory=lambda: BudgetConfig(), description="The most that the teacher may cost."
     )
     backend: Literal["auto", "llamacpp", "transformers", "fake"] = Field(
         "auto",
@@ -189,6 +200,8 @@ class GenerateConfig(StageConfig):
             raise ValueError("with temperature 0 every attempt is the same; set attempts to 1")
         if focus and self.max_tokens >= self.context_tokens:
             raise ValueError("context_tokens must leave room for a prompt besides max_tokens")
+        if reason := mismatch(self.teacher, self.endpoint, self.backend):
+            raise ValueError(reason)
         return self
 
     @model_validator(mode="after")

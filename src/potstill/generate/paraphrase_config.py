@@ -10,6 +10,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from potstill.generate.kinds.base import PLACEHOLDER
+from potstill.inference.endpoint import EndpointConfig, mismatch
 
 TONES = {
     "formal": "formal and exact, as in a letter to an office",
@@ -66,12 +67,24 @@ class ParaphraseConfig(BaseModel):
     teacher: str = Field(
         "", description="Model reference of who writes it; empty: generate's teacher and engine."
     )
+    endpoint: EndpointConfig | None = Field(
+        None, description="The address of a teacher openai:MODEL that is named here."
+    )
     backend: Literal["auto", "llamacpp", "transformers", "fake"] = Field(
         "auto", description="Engine of a teacher that is named here."
     )
     temperature: float = Field(0.7, ge=0, le=2, description="Sampling temperature; 0 is greedy.")
     max_tokens: int = Field(200, ge=16, le=8192, description="Longest reply, in tokens.")
     prompt: ParaphrasePrompt = Field(ParaphrasePrompt(), description="How the teacher is asked.")
+
+    @model_validator(mode="after")
+    def teacher_fits(self) -> ParaphraseConfig:
+        """An address without a model, or the other way round, would ask nobody."""
+        if self.endpoint is not None and not self.teacher:
+            raise ValueError("endpoint is given without a teacher: name it, as openai:MODEL")
+        if reason := mismatch(self.teacher, self.endpoint, self.backend):
+            raise ValueError(reason)
+        return self
 
     @property
     def wanted(self) -> str:

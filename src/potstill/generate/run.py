@@ -25,6 +25,8 @@ from potstill.generate.kinds import ChunkKind
 from potstill.generate.paraphrase_config import ParaphraseConfig
 from potstill.generate.paraphrases import Paraphrasing, can_vary
 from potstill.inference.base import TextModel
+from potstill.inference.budget import Meter
+from potstill.inference.endpoint import EndpointConfig
 from potstill.inference.open import engine_identity, open_model
 from potstill.inference.replay import ReplayModel
 from potstill.records import Chunk, Example
@@ -42,7 +44,8 @@ def run(
     """Write the rows of all chunks. `opener` replaces every teacher (for tests).
 
     Errors: TeacherError if no reply is usable, InputError if there is neither a row nor anything to
-    ask about, ModelError if a teacher cannot be opened.
+    ask about, ModelError if a teacher cannot be opened, BudgetError if it would cost more than
+    it may.
     """
     ready, chunks = inputs["ingest"].path("rows.jsonl"), inputs["ingest"].path("chunks.jsonl")
     passed, total = count_lines(ready), _total(config, chunks, context.seed)
@@ -52,8 +55,10 @@ def run(
             "Look at the ingest stage's chunks.jsonl, or lower generate.min_focus_words.",
         )
     examples = draft.data / "examples.jsonl"
-    teacher = _remembering(config, config.teacher, config.backend, context, opener)
-    generation = Generation(config, teacher, context, total)
+    meter = Meter(config.budget, config.endpoint, draft.work / "spent.json")
+    engines = Engines(config, context, meter, opener)
+    teacher = engines.main()
+    generation = Generation(config, teacher, context, total, meter)
     with closing(teacher):
         made = _generated(config, generation, chunks, context.seed)
         write_records(examples, chain(read_records(ready, Example), made))
@@ -64,7 +69,7 @@ def run(
     sent, replayed = teacher.sent, teacher.replayed
     judgements, rejected = generation.judgements, generation.rejected
     if config.paraphrases:
-        varying = Variants(config, context, opener)
+        varying = Variants(config, context, engines)
         write_records(examples, varying.after(examples))
         rejected = rejected + varying.rejected
         write_records(draft.data / "rejected.jsonl", rejected)
@@ -76,6 +81,8 @@ def run(
     write_json(draft.data / "summary.json", summary)
     context.events.metric("requests_sent", sent)
     context.events.metric("requests_replayed", replayed)
+    if meter.spent.money:
+        context.events.metric("cost", meter.spent.money)
 
 
 def _generated(
@@ -99,8 +106,8 @@ def _total(config: GenerateConfig, chunks: Path, seed: int) -> int:
 class Variants:
     """All paraphrases of all rows, one teacher and tone after another."""
 
-    def __init__(self, config: GenerateConfig, context: Context, opener: Opener | None) -> None:
-        self.config, self.context, self.opener = config, context, opener
+    def __init__(self, config: GenerateConfig, context: Context, engines: Engines) -> None:
+        self.config, self.context, self.engines = config, context, engines
         self.done: list[Paraphrasing] = []
         self.sent = self.replayed = 0
 
@@ -110,8 +117,8 @@ class Variants:
         total = sum(can_vary(row) for row in read_records(examples, Example))
         taken: dict[str, set[str]] = {}
         for one in self.config.paraphrases:
-            teacher = _paraphraser(self.config, one, self.context, self.opener)
-            work = Paraphrasing(self.config, one, teacher, self.context, total)
+            teacher = self.engines.of(one)
+            work = Paraphrasing(self.config, one, teacher, self.context, total, self.engines.meter)
             self.done.append(work)
             with closing(teacher):
                 rows = (row for row in read_records(examples, Example) if can_vary(row))
@@ -144,31 +151,40 @@ class Variants:
         ]
 
 
-def _paraphraser(
-    config: GenerateConfig, one: ParaphraseConfig, context: Context, opener: Opener | None
-) -> ReplayModel:
-    if not one.teacher:
-        return _remembering(config, config.teacher, config.backend, context, opener)
-    return _remembering(config, one.teacher, one.backend, context, opener)
+class Engines:
+    """Opens teachers, each behind the memory of its replies and one meter for all of them."""
 
+    def __init__(
+        self, config: GenerateConfig, context: Context, meter: Meter, opener: Opener | None
+    ) -> None:
+        self.config, self.context, self.meter, self.opener = config, context, meter, opener
 
-def _remembering(
-    config: GenerateConfig,
-    reference: str,
-    backend: Any,
-    context: Context,
-    opener: Opener | None,
-) -> ReplayModel:
-    """That model behind the memory of its replies; it is opened at the first new request."""
+    def main(self) -> ReplayModel:
+        """The teacher of the rows."""
+        return self._open(self.config.teacher, self.config.backend, self.config.endpoint)
 
-    def open_teacher() -> AbstractContextManager[TextModel]:
-        return open_model(
-            reference,
-            backend,
-            threads=context.threads,
-            parallel=config.parallel,
-            context_tokens=config.context_tokens,
-        )
+    def of(self, one: ParaphraseConfig) -> ReplayModel:
+        """The teacher of a paraphrase; the meter counts its prices from here on."""
+        if not one.teacher:
+            self.meter.endpoint = self.config.endpoint
+            return self.main()
+        self.meter.endpoint = one.endpoint
+        return self._open(one.teacher, one.backend, one.endpoint)
 
-    identity = engine_identity(reference, backend)
-    return ReplayModel(context.cache / "requests", identity, opener or open_teacher)
+    def _open(self, reference: str, backend: Any, endpoint: EndpointConfig | None) -> ReplayModel:
+        """Opened at the first request that is new."""
+
+        def open_teacher() -> AbstractContextManager[TextModel]:
+            return open_model(
+                reference,
+                backend,
+                threads=self.context.threads,
+                parallel=self.config.parallel,
+                context_tokens=self.config.context_tokens,
+                endpoint=endpoint,
+                warn=self.context.events.warning,
+            )
+
+        identity = engine_identity(reference, backend, endpoint)
+        opened = self.meter.metered(self.opener or open_teacher)
+        return ReplayModel(self.context.cache / "requests", identity, opened)

