@@ -1,7 +1,8 @@
 """Chunks and ready-made rows in, training rows out, written by the teacher: the second stage.
 
-In: ingest's rows.jsonl and chunks.jsonl. Out: examples.jsonl, rejected.jsonl, summary.json. Light: engines are
-imported by `run.py` only. `student_turn` is how the student will be asked, for whoever asks it.
+In: ingest's rows.jsonl and chunks.jsonl. Out: examples.jsonl, rejected.jsonl, summary.json.
+Light: engines are imported by `run.py` only. `student_turn` is how the student will be asked, for
+whoever asks it.
 """
 
 from __future__ import annotations

@@ -13,6 +13,7 @@ import re
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal
 
 from potstill.core.extras import require
@@ -24,8 +25,12 @@ from potstill.records import Span
 How = Literal["exact", "normal", "fuzzy", "overlap"]
 # A sentence ends at these signs before white space, or at a line that ends a block or table row.
 BORDER = re.compile(
-    r"(?<=[.!?\u2026])[\"'\u201d\u2019)\]]*\s+(?=[^\sa-z])|(?<=[\u3002\uff01\uff1f])|\n\s*\n|\n(?=.* \| )"
+    r"(?<=[.!?\u2026])[\"'\u201d\u2019)\]]*\s+(?=[^\sa-z])|(?<=[\u3002\uff01\uff1f])"
+    r"|\n\s*\n|\n(?=.* \| )"
 )
+NUMBERED = re.compile(
+    r"(?:\d{1,3}\.)+|[A-Za-z]\.|\(\w\)\.?"
+)  # what a heading or a list starts with
 LEAST_LIKE = 88.0  # of 100: a quotation in which about one letter in eight differs
 SHORTEST_FUZZY = 12  # characters; shorter texts are like too many things
 
@@ -43,13 +48,14 @@ def sentences(passage: str) -> list[Span]:
     """The sentences, table rows and headings of a passage, in order; white space is left out."""
     cuts = [0, *(found.end() for found in BORDER.finditer(passage)), len(passage)]
     spans: list[Span] = []
-    for start, end in zip(cuts, cuts[1:], strict=False):
+    for start, end in pairwise(cuts):
         part = passage[start:end]
         if not part.strip():
             continue
         first = start + len(part) - len(part.lstrip())
         last = start + len(part.rstrip())
-        if spans and ABBREVIATION.search(passage[spans[-1].start : spans[-1].end]):
+        before = passage[spans[-1].start : spans[-1].end] if spans else ""
+        if ABBREVIATION.search(before) or NUMBERED.fullmatch(before):
             spans[-1] = Span(start=spans[-1].start, end=last)
         else:
             spans.append(Span(start=first, end=last))

@@ -35,7 +35,10 @@ from potstill.records import Example, Rejected, Turn, short_id
 NOT_VARIED = ("summary", "conversation")  # their last question is no question by itself
 QUESTION_MARKS = ("?", "\uff1f", "\u061f", "\u037e")
 LENGTHS = (0.3, 3.0)  # of the original's, in signs
-CAPITAL = re.compile(r"(?<=[^.!?:\s] )[A-Z\u00c0-\u00de][\w'\u2019-]*|\b\w*\d\w*\b|\b[A-Z]{2,}\b")
+CAPITAL = re.compile(
+    r"(?<=[^.!?:\s] )[A-Z\u00c0-\u00de][\w-]*|\b(?=\w*\d)(?=\w*[A-Za-z])\w+\b|\b[A-Z]{2,}\b"
+)
+POSSESSIVE = re.compile("['\u2019]s?\\b")
 NOUNS_HAVE_CAPITALS = ("de",)
 SCHEMA = {
     "type": "object",
@@ -253,7 +256,8 @@ def check_meaning(parent: Example, question: str, language: str = "") -> None:
         raise UnusableError("changed_blank", question)
     if numbers(old) != numbers(question):
         raise UnusableError("changed_number", f"{old} / {question}")
-    if lost := sorted(_names(old, language) - set(normal(question).split())):
+    kept = set(normal(POSSESSIVE.sub(" ", question)).split())
+    if lost := sorted(_names(old, language) - kept):
         raise UnusableError("changed_name", f"{', '.join(lost)} is not in: {question}")
     inline = [one for one in parent.options if normal(one) in normal(old)]
     if any(normal(one) not in normal(question) for one in inline):

@@ -19,6 +19,7 @@ ENDINGS = (("ies", ("y",)), ("es", ("", "e")), ("s", ("",)), ("ed", ("", "e")), 
 # Scripts that put no space between words: there, pairs of signs stand for words.
 UNSPACED = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\u0e00-\u0e7f]+")
 SHORTEST_STEM = 4
+DOUBLED = re.compile(r"([bdfgklmnprt])\1$")  # trimmed: trimm, trim
 
 
 def normal(text: str) -> str:
@@ -89,7 +90,7 @@ def stem(word: str) -> str:
     """A word without what endings change, of any language with endings; figures stay whole."""
     if any(sign.isdigit() for sign in word) or len(word) <= SHORTEST_STEM:
         return word
-    return word[: max(SHORTEST_STEM, round(0.7 * len(word)))]
+    return DOUBLED.sub(r"\1", word[: max(SHORTEST_STEM, round(0.7 * len(word)))])
 
 
 def same_word(one: str, other: str) -> bool:

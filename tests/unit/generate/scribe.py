@@ -53,7 +53,8 @@ class Scribe(FakeModel):
     def in_other_words(self, request: Request) -> str:
         asked = next(turn for turn in request.messages if turn.role == "user").content
         question = asked.partition("Question: ")[2].partition("\n")[0]
-        return f"Please say: {question[:1].lower()}{question[1:]}"
+        start = "Please say" if "exact" in request.messages[1].content else "Tell me"
+        return f"{start}: {question[:1].lower()}{question[1:]}"
 
     def row(self, name: str, fact: tuple[str, str], schema: dict[str, Any]) -> dict[str, Any]:
         sentence, answer = fact

@@ -249,7 +249,7 @@ class ChunkKind(BaseModel):
         if f" {normal(answer)} " in f" {normal(question)} ":
             raise UnusableError("question_contains_answer", f"{question} / {answer}")
         for shot in self.template.shots:
-            if normal(question) and normal(question) in normal(json.dumps(shot.reply)):
+            if normal(question) in {normal(one) for one in texts_in(shot.reply)}:
                 raise UnusableError("copied_example", question)
 
     def example(
@@ -310,6 +310,15 @@ class Outcome:
     example: Example | None
     failure: UnusableError | None = None
     written: str = ""
+
+
+def texts_in(value: Any) -> Iterator[str]:
+    """Every text in a JSON value."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict | list):
+        for inner in value.values() if isinstance(value, dict) else value:
+            yield from texts_in(inner)
 
 
 def whole(chunk: Chunk) -> Span:

@@ -91,7 +91,9 @@ class ConversationKind(ChunkKind):
     }
     ROW_TOKENS: ClassVar[int] = 80
 
-    kind: Literal["conversation"] = "conversation"
+    kind: Literal["conversation"] = Field(
+        "conversation", description="Conversations over several chunks."
+    )
     chunks: int = Field(3, ge=1, le=16, description="Neighbouring chunks that it is about.")
     turns: int = Field(3, ge=2, le=16, description="Questions of a conversation.")
     prompt: ConversationPrompt = Field(

@@ -75,7 +75,7 @@ class ExtractiveKind(ChunkKind):
     PROPERTIES: ClassVar[dict[str, Any]] = {"question": text(10, 250), "answer": text(1, 160)}
     ROW_TOKENS: ClassVar[int] = 40
 
-    kind: Literal["extractive"] = "extractive"
+    kind: Literal["extractive"] = Field("extractive", description="Answers copied from the chunk.")
     per_chunk: int = Field(8, ge=1, le=64, description="Most questions asked for from one chunk.")
     max_answer_words: int = Field(12, ge=1, le=100, description="Longest answer, in words.")
     prompt: ExtractivePrompt = Field(ExtractivePrompt(), description="How the teacher is asked.")

@@ -76,7 +76,9 @@ class FillInTheBlankKind(ChunkKind):
     PROPERTIES: ClassVar[dict[str, Any]] = {"sentence": text(15, 400), "answer": text(1, 120)}
     ROW_TOKENS: ClassVar[int] = 45
 
-    kind: Literal["fill_in_the_blank"] = "fill_in_the_blank"
+    kind: Literal["fill_in_the_blank"] = Field(
+        "fill_in_the_blank", description="Sentences with a blank."
+    )
     per_chunk: int = Field(5, ge=1, le=64, description="Most exercises asked for from one chunk.")
     prompt: BlankPrompt = Field(BlankPrompt(), description="How the teacher is asked.")
 

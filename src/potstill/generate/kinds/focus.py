@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 
 class FocusKind(BaseModel):
@@ -16,4 +16,6 @@ class FocusKind(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    kind: Literal["focus"] = "focus"
+    kind: Literal["focus"] = Field(
+        "focus", description="One question about each fact, for small teachers."
+    )

@@ -76,7 +76,9 @@ class MultipleChoiceKind(ChunkKind):
     ITEM: ClassVar[type[Item]] = Choice
     ROW_TOKENS: ClassVar[int] = 90
 
-    kind: Literal["multiple_choice"] = "multiple_choice"
+    kind: Literal["multiple_choice"] = Field(
+        "multiple_choice", description="One right answer among several."
+    )
     per_chunk: int = Field(5, ge=1, le=64, description="Most questions asked for from one chunk.")
     options: int = Field(
         4, ge=2, le=8, description="Choices of a question, the right one included."

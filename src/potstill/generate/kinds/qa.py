@@ -87,7 +87,7 @@ class QaKind(ChunkKind):
     }
     ROW_TOKENS: ClassVar[int] = 90
 
-    kind: Literal["qa"] = "qa"
+    kind: Literal["qa"] = Field("qa", description="Question-answer pairs with reasons.")
     per_chunk: int = Field(8, ge=1, le=64, description="Most pairs asked for from one chunk.")
     prompt: QaPrompt = Field(QaPrompt(), description="How the teacher is asked.")
 

@@ -71,7 +71,9 @@ class RefusalKind(ChunkKind):
     PROPERTIES: ClassVar[dict[str, Any]] = {"question": text(10, 250), "missing": text(2, 120)}
     ROW_TOKENS: ClassVar[int] = 40
 
-    kind: Literal["refusal"] = "refusal"
+    kind: Literal["refusal"] = Field(
+        "refusal", description="Questions that the chunk does not answer."
+    )
     per_chunk: int = Field(2, ge=1, le=64, description="Most questions asked for from one chunk.")
     answer: str = Field(
         "",

@@ -58,7 +58,7 @@ class SummaryKind(ChunkKind):
     PROPERTIES: ClassVar[dict[str, Any]] = {"summary": text(40, 4000)}
     ROW_TOKENS: ClassVar[int] = 100
 
-    kind: Literal["summary"] = "summary"
+    kind: Literal["summary"] = Field("summary", description="A summary of each chunk.")
     words: int = Field(60, ge=15, le=1000, description="Longest summary, in words.")
     prompt: SummaryPrompt = Field(SummaryPrompt(), description="How the teacher is asked.")
 
