@@ -182,6 +182,9 @@ class ChunkJob:
         outcomes = self.kind.rows(parsed.items, self.source, self.setting)
         for problem, written in parsed.refused:
             outcomes.append(Outcome(None, UnusableError("invalid_row", problem), written))
+        if cut_off:
+            lost = UnusableError("cut_off", "the reply was longer than max_tokens")
+            outcomes.append(Outcome(None, lost, reply.text[-LONGEST_TOLD:]))
         return outcomes
 
     def rejected(self, failure: UnusableError, written: str, place: int | None) -> Rejected:

@@ -319,6 +319,17 @@ def test_a_failed_reply_is_told_what_was_wrong_with_it() -> None:
     assert one.request(1, refused).messages == first.messages
 
 
+def test_a_reply_that_was_cut_off_keeps_its_whole_rows_and_says_so() -> None:
+    one = job("qa")
+    pair = json.dumps({"question": "How long does Maud trim?", "answer": "12 minutes"})
+    text = f'{{"pairs": [{pair}, {{"question": "And who rings the'
+    row, lost = one.read(Reply(text, "length", 10, 10, 0.0))
+    assert row.example is not None
+    assert lost.failure is not None
+    assert lost.failure.reason == "cut_off"
+    assert lost.written.endswith("who rings the")
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_another_language_is_asked_for_and_the_student_is_asked_in_it(kind: str) -> None:
     one = job(kind, language="de", min_support=0.0)
