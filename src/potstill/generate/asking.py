@@ -118,7 +118,8 @@ class Generation:
         return TeacherError(
             f"The teacher {self.config.teacher} answered nothing usable in {self.requests} "
             f"requests ({counted}).",
-            "Try another teacher, or change generate.prompt; the run's events list the replies.",
+            "Try another teacher, or change its prompt (generate.prompt, or that of the kind); the "
+            "run's events list the replies.",
         )
 
     def replies(self, requests: list[Request], step: str) -> list[Reply]:

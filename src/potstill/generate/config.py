@@ -5,21 +5,19 @@ In: fields. Out: a validated, immutable config. Knows no model and no file.
 
 from __future__ import annotations
 
-import re
 from typing import Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from potstill.core.stage import StageConfig
 from potstill.generate import languages, wording
+from potstill.generate.filling import PLACEHOLDER
 from potstill.generate.focus import Kind
 from potstill.generate.judging import JudgePrompt
 from potstill.generate.kinds import AnyKind, ChunkKind, FocusKind
 from potstill.generate.paraphrase_config import ParaphraseConfig
 from potstill.inference.budget import BudgetConfig
 from potstill.inference.endpoint import EndpointConfig, mismatch
-
-PLACEHOLDER = re.compile(r"\{(\w+)\}")
 
 
 class Shot(BaseModel):

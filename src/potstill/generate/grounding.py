@@ -19,7 +19,15 @@ from typing import Literal
 from potstill.core.extras import require
 from potstill.generate.focus import ABBREVIATION
 from potstill.generate.unusable import UnusableError
-from potstill.generate.words import UNSPACED, normal, numbers, same_word, telling
+from potstill.generate.words import (
+    TRUTH,
+    UNSPACED,
+    normal,
+    numbers,
+    same_word,
+    spelt,
+    telling,
+)
 from potstill.records import Span
 
 How = Literal["exact", "normal", "fuzzy", "overlap"]
@@ -146,14 +154,16 @@ def support(
         near = locate(passage, evidence)
         if near is None:
             raise UnusableError("evidence_not_in_passage", evidence)
-    if strange := sorted(numbers(answer) - numbers(passage)):
+    if strange := sorted(numbers(answer) - numbers(passage) - spelt(passage)):
         raise UnusableError("unsupported_number", f"{', '.join(strange)} in: {answer}")
     parts = sentences(passage)
     place = _place(parts, near.span) if near else _best(passage, parts, question, answer)
     window = Span(
         start=parts[max(0, place[0] - 1)].start, end=parts[min(len(parts) - 1, place[1] + 1)].end
     )
-    got = share(telling(answer), telling(passage[window.start : window.end]))
+    # Yes, or "it is": then what was asked must stand there.
+    said = [word for word in telling(answer) if word not in TRUTH] or telling(question)
+    got = share(said, telling(passage[window.start : window.end]))
     if got < least:
         raise UnusableError("unsupported", f"{got:.0%} of the words of: {answer}")
     rests = Span(start=parts[place[0]].start, end=parts[place[1]].end)

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from potstill.generate.kinds.base import PLACEHOLDER, fill
+from potstill.generate.filling import PLACEHOLDER, fill
 from potstill.generate.repair import Item, Shape, parse
 from potstill.generate.unusable import UnusableError
 from potstill.inference.base import Reply, Request

@@ -9,7 +9,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from potstill.generate.kinds.base import PLACEHOLDER
+from potstill.generate.filling import PLACEHOLDER
 from potstill.inference.endpoint import EndpointConfig, mismatch
 
 TONES = {

@@ -19,9 +19,9 @@ from potstill.core.stage import Context
 from potstill.generate import judging
 from potstill.generate.asking import BLOCK, BLOCKS_A_SLOT, emit_rejected
 from potstill.generate.config import GenerateConfig
+from potstill.generate.filling import fill
 from potstill.generate.grounding import share
 from potstill.generate.jobs import AGAIN, LONGEST_TOLD, STAGE, Failed, request_seed
-from potstill.generate.kinds.base import fill
 from potstill.generate.kinds.fill_in_the_blank import ANY_BLANK
 from potstill.generate.paraphrase_config import ParaphraseConfig
 from potstill.generate.repair import Item, Shape, parse

@@ -18,6 +18,17 @@ THOUSANDS = re.compile(r"[ ,\u2019'\u202f\u00a0](?=\d{3}(?!\d))")
 ENDINGS = (("ies", ("y",)), ("es", ("", "e")), ("s", ("",)), ("ed", ("", "e")), ("ing", ("", "e")))
 # Scripts that put no space between words: there, pairs of signs stand for words.
 UNSPACED = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\u0e00-\u0e7f]+")
+SPELT = {
+    word: str(number)
+    for number, word in enumerate(
+        "two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen "
+        "sixteen seventeen eighteen nineteen twenty".split(),
+        2,
+    )
+}
+TRUTH = frozenset(
+    "yes no true false ja nein wahr falsch oui non vrai faux s\u00ed si s\u00ec".split()
+)
 SHORTEST_STEM = 4
 DOUBLED = re.compile(r"([bdfgklmnprt])\1$")  # trimmed: trimm, trim
 
@@ -62,9 +73,12 @@ def repeats(text: str) -> bool:
 
 
 def tokens(text: str) -> list[str]:
-    """Words in order, of any script; where no space parts them, every two neighbouring signs."""
+    """Words in order, of any script; where no space parts them, every two neighbouring signs.
+
+    Numbers in words are figures: twelve is 12.
+    """
     found: list[str] = []
-    for word in normal(text).split():
+    for word in (SPELT.get(one, one) for one in normal(text).split()):
         at = 0
         for run in UNSPACED.finditer(word):
             found += [word[at : run.start()]] if run.start() > at else []
@@ -108,3 +122,8 @@ def same_word(one: str, other: str) -> bool:
 def numbers(text: str) -> set[str]:
     """The figures of a text, in one way of writing: 1,200 and 1 200 are 1200, 3,5 is 3.5."""
     return {THOUSANDS.sub("", found).replace(",", ".") for found in NUMBER.findall(text)}
+
+
+def spelt(text: str) -> set[str]:
+    """The numbers that a text has in words."""
+    return {SPELT[word] for word in normal(text).split() if word in SPELT}

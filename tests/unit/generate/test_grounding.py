@@ -92,6 +92,18 @@ def test_of_equal_places_the_one_in_the_sentence_is_taken() -> None:
     [
         ("How much does the lamp burn?", "46 litres", "", "46 litres"),
         (
+            "Does the lamp of Skerry Point burn for 11 nights?",
+            "Yes",
+            "",
+            "The lamp of Skerry Point burns 46 litres of\nthorn-oil in eleven nights.",
+        ),
+        (
+            "For how many nights?",
+            "11 nights",
+            "",
+            "The lamp of Skerry Point burns 46 litres of\nthorn-oil in eleven nights.",
+        ),
+        (
             "Why does Dr. Lind trim it?",
             "Because its wick is so short",
             "Lind trims it at dusk, because the wick is short.",

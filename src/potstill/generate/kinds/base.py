@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -17,13 +16,13 @@ from typing import Any, ClassVar
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from potstill.generate import languages
+from potstill.generate.filling import fill
 from potstill.generate.grounding import Found, support
 from potstill.generate.repair import Item
 from potstill.generate.unusable import UnusableError
 from potstill.generate.words import normal
 from potstill.records import Chunk, Example, Provenance, Span, Turn, short_id
 
-PLACEHOLDER = re.compile(r"\{(\w+)\}")
 SYSTEM_RULES = (
     "Use only what the passage says; never use other knowledge. Each question must make sense to "
     'somebody who does not see the passage: name what it is about, and do not write "the passage", '
@@ -33,11 +32,6 @@ SHOT_PASSAGE = (
     "The ferry Blue Marlin leaves Port Sena at 7:15 every weekday. It carries 48 passengers and 4 "
     "cars. In winter the last crossing is at 16:40, because the channel has no lights."
 )
-
-
-def fill(template: str, **values: str) -> str:
-    """Replace {name} by its value in one pass, so that values are never filled in again."""
-    return PLACEHOLDER.sub(lambda found: values.get(found[1], found[0]), template)
 
 
 def text(least: int, most: int) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
+from potstill.generate.filling import fill
 from potstill.generate.kinds.base import (
     SHOT_PASSAGE,
     SYSTEM_RULES,
@@ -17,7 +18,6 @@ from potstill.generate.kinds.base import (
     Setting,
     Source,
     Template,
-    fill,
     text,
 )
 from potstill.generate.repair import Item

@@ -6,6 +6,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
+from potstill.generate.filling import fill
 from potstill.generate.grounding import Found, share
 from potstill.generate.kinds.base import (
     SYSTEM_RULES,
@@ -14,13 +15,12 @@ from potstill.generate.kinds.base import (
     Setting,
     Source,
     Template,
-    fill,
     text,
     whole,
 )
 from potstill.generate.repair import Item
 from potstill.generate.unusable import UnusableError
-from potstill.generate.words import normal, numbers, telling, tokens
+from potstill.generate.words import normal, numbers, spelt, telling, tokens
 from potstill.records import Example
 
 FEWEST_WORDS = 8
@@ -77,7 +77,7 @@ class SummaryKind(ChunkKind):
             raise UnusableError("summary_too_long", f"{length} words; {self.words} were asked for")
         if normal(said) in normal(passage):
             raise UnusableError("summary_is_a_copy", said)
-        if strange := sorted(numbers(said) - numbers(passage)):
+        if strange := sorted(numbers(said) - numbers(passage) - spelt(passage)):
             raise UnusableError("unsupported_number", f"{', '.join(strange)} in: {said}")
         got = share(telling(said), telling(passage))
         if got < setting.least_support:
