@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from itertools import islice
 from typing import Any
 
 from potstill.core.stage import Context
@@ -27,8 +26,7 @@ from potstill.inference.base import Reply, Request, TextModel
 from potstill.inference.budget import Meter
 from potstill.records import Example, Rejected, short_id
 
-BLOCK = 64  # things asked for whose replies are in memory at once, at least
-BLOCKS_A_SLOT = 4  # and so many for each request that runs at once: a block ends with its slowest
+FIRST_BLOCK = 64  # things asked for before the teacher may be found to be of no use
 LONGEST_SHOWN = 400  # characters of a refused reply in the run's events; its row has all of it
 GIVE_UP_AFTER = 200  # requests without one usable reply: more would only cost time
 GIVE_UP_AFTER_LONG = 48  # the same where each request reads a whole chunk
@@ -73,8 +71,7 @@ class Generation:
 
         Errors: TeacherError when the teacher is clearly of no use.
         """
-        size = max(BLOCK, BLOCKS_A_SLOT * self.config.parallel)
-        while block := list(islice(jobs, size)):
+        for block in blocks(jobs, FIRST_BLOCK, self.config.block):
             wanted = [Wanted(job) for job in block]
             self._block = len(block)
             asked: dict[str, set[str]] = {}
@@ -221,6 +218,20 @@ class Generation:
             for rejected in one.rejected:
                 self.rejected.append(rejected)
                 emit_rejected(self.context, rejected)
+
+
+def blocks(jobs: Iterator[Job], first: int, size: int) -> Iterator[list[Job]]:
+    """Runs of at least `first`, then at least `size` jobs. A scope is never divided: which of two equal questions stays
+    must not depend on where a block ends."""
+    block: list[Job] = []
+    least = first
+    for job in jobs:
+        if len(block) >= least and job.scope != block[-1].scope:
+            yield block
+            block, least = [], size
+        block.append(job)
+    if block:
+        yield block
 
 
 def emit_rejected(context: Context, rejected: Rejected) -> None:

@@ -179,6 +179,14 @@ class GenerateConfig(StageConfig):
         default_factory=lambda: PromptConfig(), description="How teacher and student are asked."
     )
 
+    @property
+    def block(self) -> int:
+        """Things asked for at a time: a block waits for its slowest reply, so it is long beside
+        what runs at once."""
+        keys = self.endpoint.limits if self.endpoint is not None else ()
+        at_once = sum(one.concurrency or 1 for one in keys) or self.parallel
+        return max(64, 16 * at_once)
+
     @model_validator(mode="before")
     @classmethod
     def asked_in_its_language(cls, values: Any) -> Any:

@@ -17,7 +17,7 @@ from pydantic import Field
 
 from potstill.core.stage import Context
 from potstill.generate import judging
-from potstill.generate.asking import BLOCK, BLOCKS_A_SLOT, emit_rejected
+from potstill.generate.asking import emit_rejected
 from potstill.generate.config import GenerateConfig
 from potstill.generate.filling import fill
 from potstill.generate.grounding import share
@@ -97,8 +97,7 @@ class Paraphrasing:
 
     def variants(self, rows: Iterator[Example], taken: dict[str, set[str]]) -> Iterator[Example]:
         """Variants in the order of the rows. taken: row id -> its variants so far, added to."""
-        size = max(BLOCK, BLOCKS_A_SLOT * self.config.parallel)
-        while block := list(islice(rows, size)):
+        while block := list(islice(rows, self.config.block)):
             self._block = len(block)
             wanted = [Varied(row, taken=taken.setdefault(row.id, set())) for row in block]
             for attempt in range(self.config.attempts):

@@ -22,6 +22,8 @@ from potstill.core.events import read_events
 from potstill.core.files import read_json, read_records
 from potstill.errors import BudgetError, InputError, TeacherError
 from potstill.generate import STAGE, GenerateConfig
+from potstill.generate.asking import blocks
+from potstill.generate.jobs import jobs_of
 from potstill.generate.judging import Judgement
 from potstill.inference.base import Reply, Request
 from potstill.records import Example, Provenance, Turn
@@ -98,6 +100,17 @@ def test_the_bytes_do_not_depend_on_the_order_of_the_replies(tmp_path: Path) -> 
     shuffled.run(config(paraphrases=TONES, judge="teacher", parallel=3), model=Late())
     assert ordered.digests == shuffled.digests
     assert "judgements.jsonl" in ordered.digests
+
+
+def test_a_block_never_divides_what_may_not_repeat(tmp_path: Path) -> None:
+    focus = config(kinds=[{"kind": "focus"}])
+    every = list(jobs_of(focus, 0, [chunk(n) for n in range(9)], 1))
+    for size in (1, 2, 5, 7, 100):
+        cut = list(blocks(iter(every), 3, size))
+        assert [job for block in cut for job in block] == every
+        scopes = [{job.scope for job in block} for block in cut]
+        assert len(set.union(*scopes)) == sum(map(len, scopes))
+        assert all(len(block) >= size for block in cut[1:-1])
 
 
 def test_every_part_of_a_reply_is_a_row_or_rejected_with_what_was_written(tmp_path: Path) -> None:
