@@ -221,8 +221,8 @@ class Generation:
 
 
 def blocks(jobs: Iterator[Job], first: int, size: int) -> Iterator[list[Job]]:
-    """Runs of at least `first`, then at least `size` jobs. A scope is never divided: which of two equal questions stays
-    must not depend on where a block ends."""
+    """Runs of at least `first`, then at least `size` jobs. A scope is never divided: which of two
+    equal questions stays must not depend on where a block ends."""
     block: list[Job] = []
     least = first
     for job in jobs:

@@ -367,12 +367,23 @@ def test_a_recipe_may_replace_any_words_and_rows_say_so() -> None:
         ([{"kind": "qa", "prompt": {"ask": "Write!"}}], "passage"),
         ([{"kind": "qa", "prompt": {"student": "{passage}"}}], "question"),
         ([{"kind": "qa", "max_tokens": 9000}], "context_tokens"),
+        ([{"kind": "multiple_choice", "prompt": {"student": "{question}"}}], "options"),
         ([{"kind": "conversation", "turns": 1}], "greater than or equal to 2"),
     ],
 )
 def test_kinds_that_cannot_work_are_refused(kinds: list[dict[str, Any]], words: str) -> None:
     with pytest.raises(ValidationError, match=words):
         config(*kinds)
+
+
+def test_worked_examples_are_asked_for_with_their_own_numbers() -> None:
+    talk = job("conversation", turns=5).request(0, None).messages
+    assert "conversation of 2 turns" in talk[1].content
+    assert "conversation of 5 turns" in talk[-1].content
+    choice = job("multiple_choice", options=6).request(0, None).messages
+    assert "Write 1 multiple-choice" in choice[1].content
+    assert "3 distractors" in choice[1].content
+    assert "5 distractors" in choice[-1].content
 
 
 def test_every_schema_names_all_its_fields_in_the_order_of_the_item() -> None:

@@ -179,6 +179,11 @@ class ChunkKind(BaseModel):
         """What `ask` may name besides {passage}."""
         return {"count": str(self.most)}
 
+    def numbers_of(self, shot: ChunkShot) -> dict[str, str]:
+        """The same numbers, as a worked example has them."""
+        rows = shot.reply.get(self.LIST, ())
+        return {name: str(len(rows)) for name in self.numbers if name in ("count", "turns")}
+
     @property
     def properties(self) -> dict[str, Any]:
         """JSON Schemas of a row's fields, in the order in which the teacher writes them."""
@@ -208,9 +213,7 @@ class ChunkKind(BaseModel):
         system = fill(template.system, language=languages.name(setting.language), **values)
         turns = [Turn(role="system", content=system)] if system else []
         for shot in template.shots:
-            rows = shot.reply.get(self.LIST)
-            shown = values | ({"count": str(len(rows))} if isinstance(rows, list) else {})
-            asked = fill(template.ask, passage=shot.passage, **shown)
+            asked = fill(template.ask, passage=shot.passage, **values | self.numbers_of(shot))
             reply = json.dumps(shot.reply, ensure_ascii=False)
             turns += [Turn(role="user", content=asked), Turn(role="assistant", content=reply)]
         asked = fill(template.ask, passage=source.text, **values)
@@ -259,7 +262,6 @@ class ChunkKind(BaseModel):
         reasoning: str = "",
         options: tuple[str, ...] = (),
         earlier: tuple[Turn, ...] = (),
-        passage: bool = True,
     ) -> Example:
         """A row of that kind; `use`: the words the student is asked in; `earlier`: turns before
         the last question, of which the first then shows the passage."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from potstill.generate.kinds.base import (
     SHOT_PASSAGE,
@@ -94,6 +94,19 @@ class MultipleChoiceKind(ChunkKind):
     def numbers(self) -> dict[str, str]:
         """What `ask` may name besides {passage}."""
         return {"count": str(self.per_chunk), "wrong": str(self.options - 1)}
+
+    @model_validator(mode="after")
+    def shows_its_options(self) -> MultipleChoiceKind:
+        """A student who does not see the choices cannot choose."""
+        if self.prompt.student and "{options}" not in self.prompt.student:
+            raise ValueError("prompt.student must contain {options}")
+        return self
+
+    def numbers_of(self, shot: ChunkShot) -> dict[str, str]:
+        """The same numbers, as a worked example has them."""
+        rows = shot.reply.get(self.LIST, [])
+        wrong = {str(len(row.get("distractors", ()))) for row in rows}
+        return super().numbers_of(shot) | ({"wrong": wrong.pop()} if len(wrong) == 1 else {})
 
     @property
     def properties(self) -> dict[str, Any]:
