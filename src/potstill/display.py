@@ -29,6 +29,11 @@ FIGURES = (
     "tokens_per_second",
     "rows_per_second",
 )
+PACES: tuple[tuple[str, str], ...] = (
+    ("rows_per_second", "{} rows/s"),
+    ("tokens_per_second", "{} tokens/s"),
+    ("cost", "cost {}"),
+)
 
 
 def number(value: float) -> str:
@@ -135,7 +140,11 @@ class Display:
         count = f"{number(int(event['done']))}/{number(event['total'])} {event['unit']}"
         if "page" in event:
             count += f", page {number(event['page'])}/{number(event['pages'])}"
-        figures = "  ".join(f"{name} {value}" for name, value in self._figures.items())
+        shown = [f"{name} {value}" for name, value in self._figures.items()]
+        shown += [words.format(number(event[name])) for name, words in PACES if name in event]
+        if "seconds_left" in event:
+            shown.append(f"{duration(event['seconds_left'])} left")
+        figures = "  ".join(shown)
         if not self.live:
             now = time.monotonic()
             if event["done"] >= event["total"] or now - self._last_line >= QUIET_SECONDS:

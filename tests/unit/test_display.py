@@ -45,6 +45,15 @@ def test_progress_counts_whole_things_and_names_the_page() -> None:
     assert line == "ingest    a.pdf 0/1 files, page 4/10"
 
 
+def test_progress_says_how_fast_how_dear_and_how_long() -> None:
+    event = {"stage": "generate", "kind": "progress", "done": 9, "total": 9, "unit": "requests"}
+    pace = {"rows_per_second": 2.5, "tokens_per_second": 151.0, "cost": 0.0123, "seconds_left": 75}
+    (line,) = told({**event, **pace})
+    assert line == (
+        "generate  generate 9/9 requests  2.5 rows/s  151 tokens/s  cost 0.0123  1 min 15 s left"
+    )
+
+
 def test_a_plan_leaves_out_costs_that_nobody_has_and_takes_the_largest_memory() -> None:
     steps = [
         PlannedStep("ingest", "run", "never run here", {"seconds": 5, "memory_bytes": 6e8}, "k"),

@@ -135,8 +135,8 @@ class Meter:
         return BudgetError(
             f"The budget of {cap:,} {name} is spent: one more request could pass it. So far "
             f"{had.requests:,} requests, {had.tokens:,} tokens{money}.",
-            f"Raise budget.{name} and run again: it goes on from here, and no finished request is "
-            "paid twice.",
+            f"Raise generate.budget.{name} and run again: it goes on from here, and no finished "
+            "request is paid twice.",
         )
 
     def figures(self, rows: int, done: float, total: float) -> dict[str, float]:

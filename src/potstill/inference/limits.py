@@ -25,6 +25,8 @@ class Entry:
 
     time: float
     amount: float
+    counts: bool = True
+    """Whether it was sent within the last minute."""
 
 
 class Limit:
@@ -66,7 +68,7 @@ class Limit:
         if self.per_minute is None or amount == entry.amount:
             return
         self._level = min(self._full, self._level + entry.amount - amount)
-        if self._sent and entry.time >= self._sent[0].time:  # it still counts
+        if entry.counts:
             self._sum += amount - entry.amount
         entry.amount = amount
 
@@ -74,7 +76,9 @@ class Limit:
         self._level = min(self._full, self._level + max(0.0, now - self._filled) * self._rate)
         self._filled = max(now, self._filled)
         while self._sent and self._sent[0].time <= now - WINDOW:
-            self._sum -= self._sent.popleft().amount
+            old = self._sent.popleft()
+            old.counts = False
+            self._sum -= old.amount
         if not self._sent:
             self._sum = 0.0
 

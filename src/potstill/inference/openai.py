@@ -260,15 +260,15 @@ class _Thoughts:
         self._held += piece
         text = self._held.lstrip()
         if self._state == "start":
-            if "<think>".startswith(text[:7]) and len(text) < 7:
+            if len(text) < len("<think>") and "<think>".startswith(text):
                 return ""
             self._state = "thinking" if text.startswith("<think>") else "reply"
         if self._state == "thinking":
             _, end, text = text.partition("</think>")
-            if not end:
+            text = text.lstrip()
+            if not end or not text:
                 return ""
             self._state = "reply"
-            text = text.lstrip()
         return text
 
 

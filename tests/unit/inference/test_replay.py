@@ -136,3 +136,32 @@ def test_closing_twice_is_harmless_and_an_unused_model_is_never_opened(tmp_path:
     replay.close()
     replay.close()
     assert model.opened == 0
+
+
+def test_what_another_process_was_answered_is_not_asked_again(tmp_path: Path) -> None:
+    here, there = Counting(), Counting()
+    one, two = (ReplayModel(tmp_path, "m", model.open) for model in (here, there))
+    asked = [request(str(n)) for n in range(6)]
+    replies = one.complete(asked)
+    next(replies)  # the first is answered here, and the others are still to be sent
+    theirs = dict(two.complete(asked[:4]))
+    mine = dict(replies)
+    assert {n: mine[n] for n in (1, 2, 3)} == {n: theirs[n] for n in (1, 2, 3)}
+    assert sorted([*mine, 0]) == list(range(6))
+    assert (len(here.asked), len(there.asked)) == (3, 3)
+    assert (one.sent, one.replayed, two.sent, two.replayed) == (3, 3, 3, 1)
+    one.close()
+    two.close()
+
+
+def test_a_line_that_another_process_left_torn_costs_that_line_only(tmp_path: Path) -> None:
+    one = ReplayModel(tmp_path, "m", Counting().open)
+    list(one.complete([request("a")]))
+    with one.path.open("ab") as file:
+        file.write(b'{"key": "killed in the mid')
+    list(one.complete([request("b")]))
+    one.close()
+    again = ReplayModel(tmp_path, "m", Counting().open)
+    list(again.complete([request("a"), request("b")]))
+    assert again.replayed == 2
+    again.close()
