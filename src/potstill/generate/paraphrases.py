@@ -9,6 +9,7 @@ Knows no engine. Where variants may go (only into training) is curation's to kee
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import islice
@@ -16,8 +17,9 @@ from itertools import islice
 from pydantic import Field
 
 from potstill.core.stage import Context
+from potstill.errors import TeacherError
 from potstill.generate import judging
-from potstill.generate.asking import emit_rejected
+from potstill.generate.asking import FIRST_BLOCK, GIVE_UP_AFTER, emit_rejected
 from potstill.generate.config import GenerateConfig
 from potstill.generate.filling import fill
 from potstill.generate.grounding import share
@@ -97,12 +99,14 @@ class Paraphrasing:
 
     def variants(self, rows: Iterator[Example], taken: dict[str, set[str]]) -> Iterator[Example]:
         """Variants in the order of the rows. taken: row id -> its variants so far, added to."""
-        while block := list(islice(rows, self.config.block)):
+        while block := list(islice(rows, self.config.block if self.done else FIRST_BLOCK)):
             self._block = len(block)
             wanted = [Varied(row, taken=taken.setdefault(row.id, set())) for row in block]
             for attempt in range(self.config.attempts):
                 if missing := [one for one in wanted if one.variant is None]:
                     self._ask(missing, attempt)
+                if self.made == 0 and self.requests >= GIVE_UP_AFTER and not _any(wanted):
+                    raise self._useless(wanted)
             if self.config.judge == "teacher":
                 self._judge([one for one in wanted if one.variant is not None])
             self.done += len(wanted)
@@ -115,6 +119,15 @@ class Paraphrasing:
                     self.rejected.append(one.rejected)
                     emit_rejected(self.context, one.rejected)
             self._progress(self.done)
+
+    def _useless(self, wanted: list[Varied]) -> TeacherError:
+        reasons = Counter(one.rejected.reason for one in wanted if one.rejected is not None)
+        counted = ", ".join(f"{reason} {count}" for reason, count in reasons.most_common(3))
+        return TeacherError(
+            f"The teacher {self.name} gave no usable paraphrase ({self.one.tone}) in "
+            f"{self.requests} requests ({counted}).",
+            "Name another teacher in generate.paraphrases, or change its prompt.",
+        )
 
     def _progress(self, done: float) -> None:
         self.context.events.progress(
@@ -238,6 +251,10 @@ class Paraphrasing:
                 "reply": reply.text,
             },
         )
+
+
+def _any(wanted: list[Varied]) -> bool:
+    return any(one.variant is not None for one in wanted)
 
 
 def check_meaning(parent: Example, question: str, language: str = "") -> None:

@@ -14,6 +14,7 @@ from scribe import Scribe
 
 from potstill.core.events import Emitter
 from potstill.core.stage import Context
+from potstill.errors import TeacherError
 from potstill.generate.config import GenerateConfig
 from potstill.generate.paraphrases import Paraphrasing, can_vary, check_meaning
 from potstill.generate.unusable import UnusableError
@@ -118,6 +119,14 @@ def test_a_good_teacher_loses_nothing(tmp_path: Path) -> None:
     assert len(variants) == 100
     assert work.rejected == []
     assert [one.provenance.parent for one in variants] == [one.id for one in rows]
+
+
+def test_a_useless_paraphraser_is_one_error_before_all_rows_are_tried(tmp_path: Path) -> None:
+    rows = [row(f"How much does lamp {n} of Skerry Point burn?") for n in range(400)]
+    model = Says("Sorry.")
+    with pytest.raises(TeacherError, match=r"no usable paraphrase \(formal\).*invalid_reply 64"):
+        vary(tmp_path, rows, model, attempts=4)
+    assert len(model.asked) == 256
 
 
 @pytest.mark.parametrize(
