@@ -386,6 +386,18 @@ def test_worked_examples_are_asked_for_with_their_own_numbers() -> None:
     assert "5 distractors" in choice[-1].content
 
 
+def test_no_schema_has_a_length_that_llamacpp_refuses() -> None:
+    def lengths(value: Any) -> list[int]:
+        if isinstance(value, dict):
+            own = [value["maxLength"]] if isinstance(value.get("maxLength"), int) else []
+            return own + [one for inner in value.values() for one in lengths(inner)]
+        return []
+
+    for kind in (*KINDS, "conversation"):
+        assert max(lengths(job(kind).kind.reply_schema())) < 2000
+    assert lengths(job("summary", words=900).kind.reply_schema()) == []
+
+
 def test_every_schema_names_all_its_fields_in_the_order_of_the_item() -> None:
     for kind in (*KINDS, "conversation"):
         one = config({"kind": kind}).kinds[0]

@@ -34,9 +34,10 @@ SHOT_PASSAGE = (
 )
 
 
-def text(least: int, most: int) -> dict[str, Any]:
-    """JSON Schema of a text of `least` to `most` characters."""
-    return {"type": "string", "minLength": least, "maxLength": most}
+def text(least: int, most: int | None) -> dict[str, Any]:
+    """JSON Schema of a text of `least` to `most` characters; None: any number."""
+    schema = {"type": "string", "minLength": least}
+    return schema if most is None else {**schema, "maxLength": most}
 
 
 class ChunkShot(BaseModel):

@@ -24,6 +24,7 @@ from potstill.generate.words import normal, numbers, spelt, telling, tokens
 from potstill.records import Example
 
 FEWEST_WORDS = 8
+LETTERS_A_WORD = 12  # at most, on the whole
 TOO_LONG = 1.3
 """So many times the words that were asked for are too many."""
 
@@ -55,7 +56,6 @@ class SummaryKind(ChunkKind):
 
     LIST: ClassVar[str] = ""
     ITEM: ClassVar[type[Item]] = Summary
-    PROPERTIES: ClassVar[dict[str, Any]] = {"summary": text(40, 4000)}
     ROW_TOKENS: ClassVar[int] = 100
 
     kind: Literal["summary"] = Field("summary", description="A summary of each chunk.")
@@ -66,6 +66,13 @@ class SummaryKind(ChunkKind):
     def numbers(self) -> dict[str, str]:
         """What `ask` may name besides {passage}."""
         return {"words": str(self.words)}
+
+    @property
+    def properties(self) -> dict[str, Any]:
+        """JSON Schemas of a row's fields."""
+        most = LETTERS_A_WORD * self.words
+        # llama.cpp takes no text whose length may go to 2000.
+        return {"summary": text(40, most if most < 2000 else None)}
 
     def row(self, item: Summary, source: Source, setting: Setting) -> Example:
         """A summary that is shorter than its passage and says nothing else."""
