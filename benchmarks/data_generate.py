@@ -1,9 +1,10 @@
 """Measures generation: against transformers one request after another, and against bare llama.cpp.
 
-    python benchmarks/data_generate.py [--rounds 2] [--requests 32] [--one-by-one 5]
+    python benchmarks/data_generate.py [--rounds 3] [--requests 20] [--one-by-one 2]
 
 The teacher is SmolLM2-135M-Instruct, the requests are those of the quickstart's stage over its
-handbook (one fact each, the reply forced into a JSON Schema). In each round the sides take turns:
+handbook (one fact each, the reply forced into a JSON Schema). In each round the sides
+take turns, in the other order each time:
 - potstill: the whole stage, from chunks to written rows, each reply checked;
 - bare: llama.cpp's own batch loop with its default settings and as many slots, given the same
   requests with the same schemas by threads that do nothing else;
@@ -26,6 +27,7 @@ import threading
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +36,7 @@ from potstill.core.files import write_records
 from potstill.core.machine import describe, usable_cores
 from potstill.core.stage import Artifact, Context, Draft
 from potstill.generate import GenerateConfig
+from potstill.generate.jobs import jobs_of
 from potstill.generate.kinds.qa import Pair
 from potstill.generate.repair import Shape, parse
 from potstill.generate.run import run
@@ -65,17 +68,14 @@ def note(words: str) -> None:
 
 
 class Noting:
-    """A model that remembers what it was asked and what it said."""
+    """A model that remembers what it said."""
 
     def __init__(self, model: TextModel) -> None:
         self.model = model
-        self.requests: list[Request] = []
         self.replies: list[Reply] = []
 
     def complete(self, requests: Iterable[Request]) -> Iterator[tuple[int, Reply]]:
-        asked = list(requests)
-        self.requests += asked
-        for position, reply in self.model.complete(asked):
+        for position, reply in self.model.complete(requests):
             self.replies.append(reply)
             yield position, reply
 
@@ -107,7 +107,7 @@ def chunks(recipe: Recipe, wanted: int) -> list[Chunk]:
 
 
 def stage(config: GenerateConfig, pieces: list[Chunk], model: TextModel, seed: int) -> Noting:
-    """The whole stage over these chunks; returns what was asked and said."""
+    """The whole stage over these chunks; returns what was said."""
     noting = Noting(model)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -266,20 +266,24 @@ def throughput(arguments: argparse.Namespace) -> None:
     with open_model(config.teacher, context_tokens=config.context_tokens, **options) as model:
         for number in range(arguments.rounds):
             own = pieces[number * size : (number + 1) * size]
-            began = time.monotonic()
-            noting = stage(config, own, model, seed=number)
-            seconds = time.monotonic() - began
-            ours = sum(reply.completion_tokens for reply in noting.replies)
-            rates["potstill"].append(ours / seconds)
-            for reply in noting.replies:
-                replies += 1
-                cut += reply.finish_reason == "length"
-                malformed_replies += reply.finish_reason != "length" and not is_json(reply.text)
-            few = noting.requests[: arguments.one_by_one]
-            for name, work in (
-                ("bare", lambda: bare.tokens(noting.requests)),  # noqa: B023
-                ("transformers", lambda: peer.tokens(few)),  # noqa: B023
-            ):
+            requests = [job.request(0, None) for job in jobs_of(config, 0, own, number)]
+
+            def ours(own: list[Chunk] = own, seed: int = number) -> int:
+                nonlocal malformed_replies, replies, cut
+                asked = stage(config, own, model, seed)
+                for reply in asked.replies:
+                    replies += 1
+                    cut += reply.finish_reason == "length"
+                    whole = reply.finish_reason != "length"
+                    malformed_replies += whole and not is_json(reply.text)
+                return sum(reply.completion_tokens for reply in asked.replies)
+
+            sides = [
+                ("potstill", ours),
+                ("bare", partial(bare.tokens, requests)),
+                ("transformers", partial(peer.tokens, requests[: arguments.one_by_one])),
+            ]
+            for name, work in sides if number % 2 else reversed(sides):
                 tokens, seconds = timed(work)
                 rates[name].append(tokens / seconds)
             note("  " + ", ".join(f"{name} {one[-1]:.1f} tokens/s" for name, one in rates.items()))
@@ -371,9 +375,9 @@ def repairs() -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
-    parser.add_argument("--rounds", type=int, default=2)
-    parser.add_argument("--requests", type=int, default=30)
-    parser.add_argument("--one-by-one", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--requests", type=int, default=20)
+    parser.add_argument("--one-by-one", type=int, default=2)
     repairs()
     throughput(parser.parse_args())
 
