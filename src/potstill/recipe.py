@@ -58,7 +58,8 @@ class Recipe(BaseModel):
     @model_validator(mode="after")
     def _sections_fit(self) -> Recipe:
         local = [("distill", one.teacher) for one in self.distill.voices]
-        names = ("ingest", "correct", "evaluate", "export")
+        names = ["ingest", "evaluate", "export"]
+        names += ["correct"] if self.correct.method != "none" else []
         local += [(name, getattr(self, name).teacher) for name in names]
         for name, teacher in local:
             if is_endpoint(teacher):

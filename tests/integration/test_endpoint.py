@@ -38,8 +38,9 @@ def recipe(small: dict[str, Any], url: str, **generate: Any) -> Recipe:
         "price_per_million_input": 3.0,
         "price_per_million_output": 15.0,
     }
+    measured = small["evaluate"] | {"max_examples": 2, "quantisations": ["q8_0"]}
     section = {"teacher": "openai:big", "pairs_per_chunk": 3, "endpoint": endpoint} | generate
-    return Recipe.from_dict(small | {"generate": section})
+    return Recipe.from_dict(small | {"generate": section, "export": measured})
 
 
 def keyed(**more: Any) -> MockEndpoint:
@@ -167,7 +168,7 @@ def test_a_missing_key_is_told_before_anything_runs(
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"teacher": "openai:big"}, "ingest.teacher is openai:big"),
+        ({"teacher": "openai:big"}, "distill.teacher is openai:big"),
         ({"distill": {"teacher": "openai:big"}}, "distill.teacher is openai:big"),
         ({"generate": {"teacher": "openai:big"}}, "generate.endpoint.base_url"),
         ({"generate": {"teacher": "openai:", "endpoint": {"base_url": "http://h"}}}, "names no"),
@@ -184,6 +185,18 @@ def test_what_does_not_fit_is_one_error_in_the_recipe(
 ) -> None:
     with pytest.raises(RecipeError, match=said):
         Recipe.from_dict(small_recipe | change)
+
+
+def test_the_top_may_name_the_endpoint_if_the_other_stages_name_a_local_model(
+    small_recipe: dict[str, Any],
+) -> None:
+    local = {"teacher": small_recipe["teacher"]}
+    sections = ("ingest", "distill", "evaluate", "export")
+    change: dict[str, Any] = {name: small_recipe.get(name, {}) | local for name in sections}
+    change["generate"] = {"endpoint": {"base_url": "http://127.0.0.1:1/v1"}}
+    recipe = Recipe.from_dict(small_recipe | change | {"teacher": "openai:big"})
+    assert recipe.generate.teacher == "openai:big"
+    assert recipe.distill.teacher == local["teacher"]
 
 
 def test_killed_generation_repeats_no_more_than_was_in_flight(tmp_path: Path) -> None:

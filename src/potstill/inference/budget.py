@@ -83,6 +83,7 @@ class Meter:
         self._before = self.spent
         self._sizes = PromptSizes()
         self._aside: dict[int, Spent] = {}
+        self._names = 0
         self._lock = threading.Lock()
         self._began: float | None = None
         self._done_before = 0.0
@@ -99,19 +100,26 @@ class Meter:
 
         return open_metered
 
-    def set_aside(self, position: int, request: Request) -> bool:
-        """Keep back the most that a request can cost; False if the budget has not so much left."""
+    def set_aside(self, request: Request) -> int | None:
+        """Keep back the most that a request can cost; a name for it, or None if the budget has not
+        so much left."""
         prompt = self._sizes.tokens(request)
         most = Spent(1, prompt, request.max_tokens, self._price(prompt, request.max_tokens))
         with self._lock:
             if self._began is None:
                 self._began = time.monotonic()
             if self._over(sum(self._aside.values(), self.spent + most)) is not None:
-                return False
-            self._aside[position] = most
-        return True
+                return None
+            self._names += 1
+            self._aside[self._names] = most
+            return self._names
 
-    def settle(self, position: int, request: Request, reply: Reply) -> None:
+    def free(self, name: int) -> None:
+        """Nothing came of a request that something was set aside for."""
+        with self._lock:
+            self._aside.pop(name, None)
+
+    def settle(self, name: int, request: Request, reply: Reply) -> None:
         """A reply came: what it cost takes the place of what was set aside."""
         cost = Spent(
             1,
@@ -121,7 +129,7 @@ class Meter:
         )
         self._sizes.learn(request, reply.prompt_tokens)
         with self._lock:
-            self._aside.pop(position, None)
+            self._aside.pop(name, None)
             self.spent += cost
             self._write()
 
@@ -194,20 +202,24 @@ class MeteredModel:
         source = enumerate(requests)
         held = next(source, None)
         while held is not None:
-            sent: list[tuple[int, Request]] = []
+            sent: list[tuple[int, int, Request]] = []
 
-            def affordable(sent: list[tuple[int, Request]] = sent) -> Iterator[Request]:
+            def affordable(sent: list[tuple[int, int, Request]] = sent) -> Iterator[Request]:
                 nonlocal held
-                while held is not None and self.meter.set_aside(*held):
-                    sent.append(held)
+                while held is not None and (name := self.meter.set_aside(held[1])) is not None:
                     request = held[1]
+                    sent.append((name, *held))
                     held = next(source, None)
                     yield request
 
-            for index, reply in self.model.complete(affordable()):
-                position, request = sent[index]
-                self.meter.settle(position, request, reply)
-                yield position, reply
+            try:
+                for index, reply in self.model.complete(affordable()):
+                    name, position, request = sent[index]
+                    self.meter.settle(name, request, reply)
+                    yield position, reply
+            finally:
+                for name, _, _ in sent:
+                    self.meter.free(name)
             if held is not None and not sent:
                 raise self.meter.exhausted(held[1])
 

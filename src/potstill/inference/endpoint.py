@@ -16,7 +16,11 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
 
 PREFIX = "openai:"  # a model reference that names a model behind an address: openai:MODEL
 VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-OWN_FIELDS = frozenset({"messages", "model", "stream", "stream_options", "n", "response_format"})
+OWN_FIELDS = frozenset(
+    (
+        "messages model stream stream_options n response_format max_tokens max_completion_tokens"
+    ).split()
+)
 REPLY_SECONDS = 3.0  # what a plan reckons for one reply of a hosted model
 
 Structured = Literal["auto", "json_schema", "json_object", "prompt"]

@@ -28,6 +28,7 @@ from potstill.inference.keys import Key, KeyPool, Lease, backoff
 from potstill.inference.sizes import PromptSizes, text_tokens
 
 HOPELESS = 3  # failures, and no reply ever: nobody is there
+REFUSED = 20  # requests, and no reply ever: it is not about one of them
 GONE = 3  # requests given up in a row, by an endpoint that had answered
 PATIENCE = 900.0  # seconds without a reply, while every key is told to wait
 LONGEST_WAIT = 600.0  # a longer one is for another day
@@ -63,7 +64,7 @@ class Traffic:
         self.sizes = PromptSizes()
         self._send, self._warn, self._clock, self._chance = send, warn, clock, chance
         self._open: dict[int, Lease] = {}
-        self._replies = self._failures = self._given_up = 0
+        self._replies = self._failures = self._refused = self._given_up = 0
         self._last_reply = clock()
         self._warned_of_usage = False
         self._wake = asyncio.Event()
@@ -218,6 +219,9 @@ class Traffic:
                 job.ready = now
                 return None
         if kind != "retry":
+            self._refused += 1
+            if not self._replies and self._refused >= REFUSED:
+                raise self._refuses_all(reason)
             return Reply(reason, "error", 0, 0, now - lease.sent)
         self.pool.overloaded(lease, now)
         self._failures += 1
@@ -265,6 +269,12 @@ class Traffic:
             f"{self.dialect.model} at {self.endpoint.base_url} cannot be asked: {reason}.",
             "Check generate.endpoint.base_url (it usually ends in /v1), the model's name after "
             "openai: in generate.teacher, and whether the server runs.",
+        )
+
+    def _refuses_all(self, reason: str) -> TeacherError:
+        return TeacherError(
+            f"{self.dialect.model} at {self.endpoint.base_url} refuses every request: {reason}.",
+            "Check generate.endpoint.structured and extra, and whether prompts of this length fit.",
         )
 
     def _stopped(self, what: str) -> TeacherError:

@@ -151,6 +151,14 @@ def test_replayed_requests_cost_nothing(tmp_path: Path) -> None:
         assert (meter.spent.money > 0) == (expected > 0)
 
 
+def test_what_is_abandoned_is_set_aside_no_more() -> None:
+    meter = Meter(BudgetConfig(requests=12))
+    replies = MeteredModel(ReadsAhead(), meter).complete(requests(50))
+    next(replies)
+    replies.close()  # type: ignore[attr-defined]
+    assert len(spend(meter, 11)) == 11
+
+
 def test_engines_in_threads_and_the_meter_agree() -> None:
     class Threaded(FakeModel):
         def complete(self, requests: Iterable[Request]) -> Iterator[tuple[int, Reply]]:

@@ -16,7 +16,7 @@ from mock_endpoint import Limits, MockEndpoint
 
 from potstill.errors import ModelError, TeacherError
 from potstill.inference import keys as keys_module
-from potstill.inference import traffic
+from potstill.inference import openai, traffic
 from potstill.inference.base import Reply, Request, TextModel
 from potstill.inference.endpoint import EndpointConfig
 from potstill.inference.fake import FakeModel
@@ -62,10 +62,11 @@ def opened(url: str, **fields: Any) -> Iterator[Client]:
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two keys in the environment, and short waits."""
+    """Two keys in the environment, short waits, and a body that is soon too long."""
     monkeypatch.setenv("KEY_A", SECRET)
     monkeypatch.setenv("KEY_B", OTHER)
     monkeypatch.setattr(keys_module, "BACKOFF_SECONDS", 0.02)
+    monkeypatch.setattr(openai, "LONGEST_BODY", 2**20)
 
 
 def test_replies_are_those_of_the_model_for_each_request() -> None:
@@ -207,6 +208,7 @@ def test_what_hangs_is_sent_again(trouble: str) -> None:
         ((500, {}, "oops"), "oops"),
         ((401, {}, '{"error": "who are you?"}'), "wants a key"),
         ((429, {"Retry-After": "7200"}, "{}"), "120 minutes"),
+        ((400, {}, '{"error": "no such field"}'), "refuses every request"),
     ],
 )
 def test_a_useless_endpoint_is_one_early_error(trouble: Any, said: str) -> None:
