@@ -79,7 +79,11 @@ def can_vary(row: Example) -> bool:
 
 
 class Paraphrasing:
-    """One teacher and tone, over all rows."""
+    """One teacher and tone, over all rows.
+
+    before: work that the meter counted before this (things asked for, rows made), so that the pace
+    is that of the whole stage.
+    """
 
     def __init__(
         self,
@@ -89,9 +93,10 @@ class Paraphrasing:
         context: Context,
         total: int,
         meter: Meter,
+        before: tuple[float, int] = (0.0, 0),
     ) -> None:
         self.config, self.one, self.teacher, self.context = config, one, teacher, context
-        self.meter = meter
+        self.meter, self.before = meter, before
         self.total, self.done, self.made, self.requests, self._block = total, 0, 0, 0, 0
         self.rejected: list[Rejected] = []
         self.judgements: list[judging.Judgement] = []
@@ -130,12 +135,13 @@ class Paraphrasing:
         )
 
     def _progress(self, done: float) -> None:
+        asked, made = self.before
         self.context.events.progress(
             round(done),
             self.total,
             "rows",
             step=f"paraphrases, {self.one.tone}",
-            **self.meter.figures(self.made, done, self.total),
+            **self.meter.figures(made + self.made, asked + done, asked + self.total),
         )
 
     def _ask(self, wanted: list[Varied], attempt: int) -> None:

@@ -69,7 +69,7 @@ def run(
     sent, replayed = teacher.sent, teacher.replayed
     judgements, rejected = generation.judgements, generation.rejected
     if config.paraphrases:
-        varying = Variants(config, context, engines)
+        varying = Variants(config, context, engines, (float(total), generation.pairs))
         write_records(examples, varying.after(examples))
         rejected = rejected + varying.rejected
         write_records(draft.data / "rejected.jsonl", rejected)
@@ -106,8 +106,15 @@ def _total(config: GenerateConfig, chunks: Path, seed: int) -> int:
 class Variants:
     """All paraphrases of all rows, one teacher and tone after another."""
 
-    def __init__(self, config: GenerateConfig, context: Context, engines: Engines) -> None:
+    def __init__(
+        self,
+        config: GenerateConfig,
+        context: Context,
+        engines: Engines,
+        before: tuple[float, int],
+    ) -> None:
         self.config, self.context, self.engines = config, context, engines
+        self.before = before
         self.done: list[Paraphrasing] = []
         self.sent = self.replayed = 0
 
@@ -125,6 +132,14 @@ class Variants:
                 yield from work.variants(rows, taken)
             self.sent += teacher.sent
             self.replayed += teacher.replayed
+
+    def _before(self) -> tuple[float, int]:
+        """What was asked for and made before the next teacher and tone."""
+        asked, made = self.before
+        return (
+            asked + sum(work.total for work in self.done),
+            made + sum(work.made for work in self.done),
+        )
 
     @property
     def rejected(self) -> list[Any]:
