@@ -158,17 +158,17 @@ def support(
         raise UnusableError("unsupported_number", f"{', '.join(strange)} in: {answer}")
     parts = sentences(passage)
     place = _place(parts, near.span) if near else _best(passage, parts, question, answer)
-    window = Span(
-        start=parts[max(0, place[0] - 1)].start, end=parts[min(len(parts) - 1, place[1] + 1)].end
-    )
+    rests = Span(start=parts[place[0]].start, end=parts[place[1]].end)
+    truth = normal(answer) in TRUTH
+    if not truth and (stands := locate_answer(passage, answer, rests)):
+        return stands
+    first, last = max(0, place[0] - 1), min(len(parts) - 1, place[1] + 1)
+    window = passage[parts[first].start : parts[last].end]
     # Yes, or "it is": then what was asked must stand there.
     said = [word for word in telling(answer) if word not in TRUTH] or telling(question)
-    got = share(said, telling(passage[window.start : window.end]))
+    got = share(said, telling(window))
     if got < least:
         raise UnusableError("unsupported", f"{got:.0%} of the words of: {answer}")
-    rests = Span(start=parts[place[0]].start, end=parts[place[1]].end)
-    if stands := locate_answer(passage, answer, rests):
-        return stands
     return near if near else Found(rests, "overlap", got)
 
 
