@@ -127,7 +127,7 @@ def pool(count: int) -> None:
 def kills(count: int) -> None:
     """Generation that is killed again and again."""
     with tempfile.TemporaryDirectory() as folder:
-        outcome = kill_generation(Path(folder), kills=count, chunks=200)
+        outcome = kill_generation(Path(folder), kills=count, chunks=120)
     how = (
         f"SIGKILL at {outcome.kills} points of a generation of {outcome.requests} requests, 4 at "
         "once; digests of all files against a calm run's"

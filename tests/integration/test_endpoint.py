@@ -207,7 +207,7 @@ def test_killed_generation_repeats_no_more_than_was_in_flight(tmp_path: Path) ->
 
 @pytest.mark.slow
 def test_fifty_kills_change_nothing(tmp_path: Path) -> None:
-    outcome = kill_generation(tmp_path, kills=50, chunks=300)
+    outcome = kill_generation(tmp_path, kills=50, chunks=120)
     assert outcome.kills == 50
     assert outcome.same
     assert outcome.answered_again <= outcome.sent_again <= outcome.allowed

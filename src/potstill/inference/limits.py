@@ -3,8 +3,8 @@
 In: amounts (requests or tokens) with the time at which they are sent. Out: seconds to wait.
 Pure: the time is handed in. Knows no endpoint and no key.
 
-Two rules at once. A token bucket paces what is sent, so that it flows evenly and no more than a
-second's worth goes at once: endpoints cut a limit of 600 a minute into 10 a second as they like. A
+Two rules at once. A token bucket paces what is sent, so that it flows evenly and no more than two
+seconds' worth go at once: endpoints cut a limit of 600 a minute into 10 a second as they like. A
 sliding window makes it strict: in no minute, wherever it begins, is the limit passed, which the
 bucket alone does not promise for requests of different size. The window is a second longer than a
 minute, as much as one request may take longer to arrive than a later one; that costs 1.6%.
@@ -17,6 +17,7 @@ from dataclasses import dataclass
 
 SLACK = 1.0
 WINDOW = 60.0 + SLACK
+BURST_SECONDS = 2.0  # so much is caught up with after a pause
 
 
 @dataclass
@@ -36,7 +37,7 @@ class Limit:
         self.per_minute = per_minute
         rate = (per_minute or 0.0) / WINDOW
         self._rate = rate
-        self._full = max(1.0, rate * SLACK)
+        self._full = max(1.0, rate * BURST_SECONDS)
         self._level = self._full
         self._filled = now
         self._sent: deque[Entry] = deque()
@@ -67,13 +68,15 @@ class Limit:
         """It turned out to be `amount`: a reply is shorter than it might have been."""
         if self.per_minute is None or amount == entry.amount:
             return
-        self._level = min(self._full, self._level + entry.amount - amount)
+        self._level += entry.amount - amount
         if entry.counts:
             self._sum += amount - entry.amount
         entry.amount = amount
 
     def _pass(self, now: float) -> None:
-        self._level = min(self._full, self._level + max(0.0, now - self._filled) * self._rate)
+        # What was given back may fill the bucket beyond its rim: it was never used.
+        earned = max(0.0, now - self._filled) * self._rate
+        self._level = max(self._level, min(self._full, self._level + earned))
         self._filled = max(now, self._filled)
         while self._sent and self._sent[0].time <= now - WINDOW:
             old = self._sent.popleft()

@@ -58,7 +58,7 @@ def test_a_busy_client_uses_the_limit(per_minute: int) -> None:
 
 def test_what_is_sent_flows_evenly() -> None:
     times = [time for time, _ in flood(Limit(600), [1.0] * 600)]
-    assert sum(time < 1.0 for time in times) <= 20  # a second's worth at once, and what it earns
+    assert sum(time < 1.0 for time in times) <= 30  # two seconds' worth, and what a third earns
     assert all(later - time < 0.2 for time, later in pairwise(times))
 
 
