@@ -1,7 +1,8 @@
 """How any model is asked for text: the words of the question, of the reply, and the port itself.
 
 In: `Request`s. Out: `Reply`s, in the order in which they finish. The engines behind the port are
-`llamacpp.py`, `transformers.py` and `fake.py`; `replay.py` remembers replies; `open.py` chooses.
+`llamacpp.py`, `transformers.py`, `openai.py` and `fake.py`; `replay.py` remembers replies,
+`budget.py` counts what they cost, `open.py` chooses.
 Knows nothing of documents, questions or files. Imports nothing heavy.
 """
 

@@ -16,7 +16,8 @@ import random
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator
-from contextlib import asynccontextmanager
+from concurrent.futures import Future
+from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
@@ -73,17 +74,11 @@ class EndpointModel:
                 done.put(None)
 
         running = asyncio.run_coroutine_threadsafe(work(), loop)
-        item = None
-        try:
-            while (item := done.get()) is not None:
+        with _abandoned(running, done):
+            for item in iter(done.get, None):
                 yield item
                 loop.call_soon_threadsafe(traffic.taken)
-            running.result()
-        finally:
-            if item is not None:  # abandoned: wait until nothing of it runs any more
-                running.cancel()
-                while item is not None:
-                    item = done.get()
+        running.result()
 
     def stream(self, request: Request) -> Iterator[str]:
         """Pieces of one reply. Errors: TeacherError if the endpoint refuses or breaks off."""
@@ -100,16 +95,9 @@ class EndpointModel:
                 pieces.put(None)
 
         running = asyncio.run_coroutine_threadsafe(work(), loop)
-        piece: str | None = None
-        try:
-            while (piece := pieces.get()) is not None:
-                yield piece
-            running.result()
-        finally:
-            if piece is not None:
-                running.cancel()
-                while piece is not None:
-                    piece = pieces.get()
+        with _abandoned(running, pieces):
+            yield from iter(pieces.get, None)
+        running.result()
 
     def count_tokens(self, text: str) -> int:
         """About how many: the tokenizer is not here."""
@@ -197,12 +185,7 @@ class EndpointModel:
         """Send one body once."""
         try:
             async with self._answered(body, key) as answer:
-                content = bytearray()
-                async for part in answer.aiter_bytes():
-                    content += part
-                    if len(content) > LONGEST_BODY:
-                        return Failure("retry", "its answer has no end")
-                return read(answer.status_code, answer.headers, bytes(content), time.time())
+                return await _read(answer)
         except _NoAnswerError as error:
             return Failure("retry", str(error))
 
@@ -217,8 +200,7 @@ class EndpointModel:
                 self._dialect.body(request, stream=True), lease.key
             ) as answer:
                 if answer.status_code != 200:
-                    body = await answer.aread()
-                    failure = read(answer.status_code, answer.headers, body, time.time())
+                    failure = await _read(answer)
                     reason = failure.reason if isinstance(failure, Failure) else "no stream"
                 else:
                     async for line in answer.aiter_lines():
@@ -240,6 +222,28 @@ class EndpointModel:
         assert self._traffic is not None
         tokens = self._traffic.sizes.tokens(request) + request.max_tokens
         return self.pool.lease(tokens, time.monotonic())
+
+
+@contextmanager
+def _abandoned(running: Future[None], waiting: queue.SimpleQueue[Any]) -> Iterator[None]:
+    """If the block is left before its end, wait until nothing of what it read runs any more."""
+    try:
+        yield
+    except BaseException:
+        running.cancel()
+        with suppress(queue.Empty):
+            while waiting.get(timeout=CLOSE_SECONDS) is not None:
+                pass
+        raise
+
+
+async def _read(answer: Any) -> Answer | Failure:
+    content = bytearray()
+    async for part in answer.aiter_bytes():
+        content += part
+        if len(content) > LONGEST_BODY:
+            return Failure("retry", "its answer has no end")
+    return read(answer.status_code, answer.headers, bytes(content), time.time())
 
 
 class _NoAnswerError(Exception):
