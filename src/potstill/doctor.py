@@ -21,6 +21,7 @@ PURPOSES = {
     "llamacpp": "ask GGUF teachers, chat with the student, write GGUF",
     "endpoint": "ask teachers behind an address",
     "train": "load, prune and distil models",
+    "generate": "mend teachers' replies, find what they quote",
     "curate": "find near-duplicates",
     "report": "draw the report",
     "quantised": "hold teachers in 4 bits, train adapters on 4-bit weights",

@@ -73,6 +73,7 @@ class Provenance(Record):
 
     document: str
     chunk: str = Field(description="Id of its chunk; empty: a ready-made row without a passage.")
+    also: tuple[str, ...] = Field((), description="Ids of other chunks that the row shows.")
     span: Span | None = Field(None, description="Where the answer stands in the chunk, if it does.")
     teacher: str = Field("", description="Model reference of the teacher that wrote it.")
     prompt: str = Field("", description="Name and version of the prompt template.")

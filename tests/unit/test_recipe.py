@@ -175,6 +175,18 @@ def test_every_field_of_the_recipe_is_described() -> None:
     assert [one for place, part in places.items() for one in undescribed(part, place)] == []
 
 
+def test_a_mistake_in_a_list_of_sections_names_what_is_known_there(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(
+        "name: x\nteacher: t\ningest: {sources: [a.md]}\n"
+        "generate: {kinds: [{kind: summary}, {kind: qa, per_chunks: 8}]}\n"
+    )
+    with pytest.raises(RecipeError, match=r"kinds\.1\.qa\.per_chunks.*Did you mean per_chunk\?"):
+        Recipe.load(path)
+    with pytest.raises(RecipeError, match="Known here: max_tokens, kind"):
+        Recipe.load(path, ["generate.kinds=[{kind: summary, colour: red}]"])
+
+
 def test_builtin_recipes_explain_themselves() -> None:
     for path in builtin_recipes().values():
         text = path.read_text("utf-8")

@@ -37,6 +37,7 @@ EXTRAS: dict[str, dict[str, str]] = {
         "numpy": "numpy",
         "jinja2": "jinja2",
     },
+    "generate": {"json_repair": "json-repair", "rapidfuzz": "rapidfuzz"},
     "endpoint": {"httpx2": "httpx2"},
     "curate": {"rensa": "rensa"},
     "report": {"jinja2": "jinja2", "numpy": "numpy"},

@@ -7,6 +7,7 @@ each, and `RecipeError`s for what is wrong. Knows nothing of which fields there 
 from __future__ import annotations
 
 import difflib
+import typing
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -113,7 +114,8 @@ def explain(
     if first["type"] == "extra_forbidden":
         known = fields_at(kind, place[:-1])
         message = f"{where}: there is no field {field}."
-        hint = nearest(place[-1], known) or f"Known here: {', '.join(known)}."
+        listed = f"Known here: {', '.join(known)}." if known else schema_hint
+        hint = nearest(place[-1], known) or listed
     elif first["type"] == "missing":
         message = f"{where}: the field {field} is missing."
         hint = f"Add it; {schema_hint}"
@@ -131,13 +133,34 @@ def explain(
 
 
 def fields_at(kind: type[BaseModel], place: Sequence[str]) -> list[str]:
-    """Names of the fields in the section at `place`; none if there is no such section."""
-    for name in place:
-        inner = kind.model_fields[name].annotation if name in kind.model_fields else None
-        if not (isinstance(inner, type) and issubclass(inner, BaseModel)):
+    """Names of the fields in the section at `place`; none if there is no such section.
+
+    A place in a list is its number; where a list holds several kinds of sections, the name that
+    tells them apart follows.
+    """
+    rest = list(place)
+    while rest:
+        field = kind.model_fields.get(rest.pop(0))
+        found = _sections_in(field.annotation) if field is not None else []
+        while rest and rest[0].isdigit():
+            rest.pop(0)
+        if len(found) > 1 and rest:
+            name = rest.pop(0)
+            found = [one for one in found if name in _defaults(one)]
+        if len(found) != 1:
             return []
-        kind = inner
+        kind = found[0]
     return list(kind.model_fields)
+
+
+def _sections_in(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [one for part in typing.get_args(annotation) for one in _sections_in(part)]
+
+
+def _defaults(kind: type[BaseModel]) -> list[Any]:
+    return [field.default for field in kind.model_fields.values()]
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

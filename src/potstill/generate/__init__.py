@@ -1,7 +1,8 @@
-"""Chunks in, question-answer rows out, written by the teacher: the second stage.
+"""Chunks and ready-made rows in, training rows out, written by the teacher: the second stage.
 
-In: ingest's chunks.jsonl. Out: examples.jsonl, rejected.jsonl, summary.json. Light: engines are
-imported by `run.py` only. `student_turn` is how the student will be asked, for whoever asks it.
+In: ingest's rows.jsonl and chunks.jsonl. Out: examples.jsonl, rejected.jsonl, summary.json.
+Light: engines are imported by `run.py` only. `student_turn` is how the student will be asked, for
+whoever asks it.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ __all__ = ["STAGE", "GenerateConfig", "PromptConfig", "student_turn"]
 
 STAGE = Stage(
     name="generate",
-    version=1,
+    version=2,
     config=GenerateConfig,
     inputs=("ingest",),
     function="potstill.generate.run:run",

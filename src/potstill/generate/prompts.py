@@ -8,15 +8,11 @@ from __future__ import annotations
 
 import json
 
-from potstill.generate.config import PLACEHOLDER, PromptConfig, Shot
+from potstill.generate.config import PromptConfig, Shot
+from potstill.generate.filling import fill
 from potstill.records import Turn
 
 FIELDS = ("question", "reasoning", "answer")
-
-
-def fill(template: str, **values: str) -> str:
-    """Replace {name} by its value in one pass, so that values are never filled in again."""
-    return PLACEHOLDER.sub(lambda found: values.get(found[1], found[0]), template)
 
 
 def teacher_turns(prompt: PromptConfig, passage: str, focus: str, answer: str) -> tuple[Turn, ...]:

@@ -7,19 +7,17 @@ Pure functions. Knows no engine and no file.
 from __future__ import annotations
 
 import re
-import unicodedata
-from collections.abc import Iterable
-from itertools import pairwise
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from potstill.generate.config import PromptConfig
-from potstill.generate.focus import ASKING, LIGHT, Task
+from potstill.generate.focus import Task
 from potstill.generate.prompts import student_turn
+from potstill.generate.unusable import UnusableError
+from potstill.generate.words import content_words, foreign_words, normal, repeats
 from potstill.records import Chunk, Example, Provenance, Span, Turn, short_id
 
-WORDS = re.compile(r"[^\W_]+(?:['\u2019.,/-][^\W_]+)*")
 QUESTION_CHARACTERS = (10, 140)  # fewest and most after the opening
 REASONING_CHARACTERS = 140
 CLAUSE = re.compile(
@@ -40,14 +38,6 @@ class Pair(BaseModel):
     question: str
     reasoning: str
     answer: str
-
-
-class UnusableError(Exception):
-    """Why a reply is not taken: `reason` for counting, `detail` for people."""
-
-    def __init__(self, reason: str, detail: str = "") -> None:
-        super().__init__(reason, detail)
-        self.reason, self.detail = reason, detail
 
 
 def schema(prompt: PromptConfig, task: Task, in_place: bool) -> dict[str, Any]:
@@ -149,21 +139,6 @@ def question_words(task: Task) -> tuple[str, ...]:
     return (f"how many {unit}",)
 
 
-def forms(word: str) -> list[str]:
-    """A word and what it may become in a question: carries -> carry, stored -> store."""
-    found = [word]
-    if word.islower():
-        for ending, others in ENDINGS:
-            if word.endswith(ending) and len(word) > len(ending) + 1:
-                found += [word[: -len(ending)] + other for other in others]
-    elif word[1:].islower():
-        found.append(word.lower())
-    return found
-
-
-ENDINGS = (("ies", ("y",)), ("es", ("", "e")), ("s", ("",)), ("ed", ("", "e")), ("ing", ("", "e")))
-
-
 def escape(text: str) -> str:
     """Text as a regular expression for it; JSON Schema engines refuse needless escapes.
 
@@ -242,30 +217,3 @@ def find_span(text: str, focus: str, answer: str) -> Span | None:
 
 def _loose(text: str) -> str:
     return r"\s+".join(re.escape(word) for word in text.split())
-
-
-def normal(text: str) -> str:
-    """Lower case, compatibility forms folded, only words and figures, single spaces."""
-    folded = unicodedata.normalize("NFKC", text).casefold()
-    return " ".join(WORDS.findall(folded))
-
-
-def content_words(text: str) -> set[str]:
-    """The words that carry meaning, in their simplest form."""
-    return {
-        min(forms(word), key=len) for word in normal(text).split() if word not in LIGHT | ASKING
-    }
-
-
-def foreign_words(question: str, passage: str, vocabulary: Iterable[str]) -> list[str]:
-    """Words of a question that neither its passage nor the vocabulary has, in any form."""
-    known = {form for word in normal(passage).split() for form in forms(word)}
-    known.update(form for word in vocabulary for form in forms(word))
-    return [word for word in normal(question).split() if known.isdisjoint(forms(word))]
-
-
-def repeats(text: str) -> bool:
-    """The same three words twice, or a word twice in a row."""
-    words = normal(text).split()
-    threes = list(zip(words, words[1:], words[2:], strict=False))
-    return len(set(threes)) < len(threes) or any(one == two for one, two in pairwise(words))

@@ -97,7 +97,7 @@ class Results:
 
     def __enter__(self) -> Results:
         with ExitStack() as files:
-            for name in ("documents", "chunks", "rejected"):
+            for name in ("documents", "chunks", "rows", "contexts", "rejected"):
                 path = self.draft.data / f"{name}.jsonl"
                 with disk_errors(path, "write"):
                     self._open[name] = files.enter_context(path.open("w", encoding="utf-8"))

@@ -23,7 +23,8 @@ from potstill.core.stage import Artifact, Context
 from potstill.core.store import Store
 from potstill.errors import InputError, PotstillError, RecipeError, TeacherError
 from potstill.generate import STAGE, GenerateConfig
-from potstill.generate.run import request_seed, run, tasks
+from potstill.generate.jobs import request_seed, tasks
+from potstill.generate.run import run
 from potstill.inference.base import Reply, Request, TextModel
 from potstill.inference.fake import FakeModel
 from potstill.records import Chunk, Example, Rejected, short_id
@@ -50,9 +51,16 @@ def config(**fields: Any) -> GenerateConfig:
 class Stage:
     """Folders of one stage run, below `root`."""
 
-    def __init__(self, root: Path, chunks: Sequence[Chunk], cache: Path | None = None) -> None:
+    def __init__(
+        self,
+        root: Path,
+        chunks: Sequence[Chunk],
+        cache: Path | None = None,
+        rows: Sequence[Example] = (),
+    ) -> None:
         self.root, self.cache = root, cache or root / "cache"
         write_records(root / "ingest" / "data" / "chunks.jsonl", chunks)
+        write_records(root / "ingest" / "data" / "rows.jsonl", rows)
         self.draft = Store(root / "store").draft("generate", "k")
         self.events = Emitter(root / "events.jsonl", "generate")
 

@@ -1,0 +1,323 @@
+"""What all kinds that read a whole chunk share: the prompt, the request, the reading of a reply.
+
+In: chunks. Out: `Request`s for the teacher; of its reply the Examples, and what is wrong with the
+rest of it. A kind says only what one row looks like (`schema of an item`) and when it is good
+(`row`). Knows no engine and no file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from potstill.generate import languages
+from potstill.generate.filling import fill
+from potstill.generate.grounding import Found, support
+from potstill.generate.repair import Item
+from potstill.generate.unusable import UnusableError
+from potstill.generate.words import normal
+from potstill.records import Chunk, Example, Provenance, Span, Turn, short_id
+
+SYSTEM_RULES = (
+    "Use only what the passage says; never use other knowledge. Each question must make sense to "
+    'somebody who does not see the passage: name what it is about, and do not write "the passage", '
+    '"the text" or "the author". Write in {language}. Answer with one JSON object and nothing else.'
+)
+SHOT_PASSAGE = (
+    "The ferry Blue Marlin leaves Port Sena at 7:15 every weekday. It carries 48 passengers and 4 "
+    "cars. In winter the last crossing is at 16:40, because the channel has no lights."
+)
+
+
+def text(least: int, most: int | None) -> dict[str, Any]:
+    """JSON Schema of a text of `least` to `most` characters; None: any number."""
+    schema = {"type": "string", "minLength": least}
+    return schema if most is None else {**schema, "maxLength": most}
+
+
+class ChunkShot(BaseModel):
+    """A worked example: a passage, and the reply that was wanted for it."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    passage: str = Field(min_length=1, description="A short passage.")
+    reply: dict[str, Any] = Field(description="The reply as JSON, of the kind's own form.")
+
+
+class Template(BaseModel):
+    """How the teacher is asked for one kind of row. Replace any part of it."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str = Field(min_length=1, description="Name that rows are marked with.")
+    version: int = Field(1, ge=1, description="Raise it when you change the words.")
+    system: str = Field(description="System turn. {language} is the language to write in.")
+    ask: str = Field(description="User turn. {passage} and the kind's numbers.")
+    shots: tuple[ChunkShot, ...] = Field((), description="Worked examples, as turns before it.")
+    student: str = Field(
+        "",
+        description="What the student will be asked: {passage}, {question}, and {options} of a "
+        "choice. Empty: the words for it in generate.language.",
+    )
+
+    @model_validator(mode="after")
+    def holds_the_passage(self) -> Template:
+        """Without it every prompt would be the same."""
+        if "{passage}" not in self.ask:
+            raise ValueError("ask must contain {passage}")
+        if self.student and "{question}" not in self.student:
+            raise ValueError("student must contain {question}")
+        return self
+
+    @property
+    def label(self) -> str:
+        """Name and version, and a digest of the words where they are not this program's own."""
+        own = type(self).model_fields
+        changed = [n for n in ("system", "ask", "shots") if getattr(self, n) != own[n].default]
+        same_name = (self.name, self.version) == (own["name"].default, own["version"].default)
+        if not (changed and same_name):
+            return f"{self.name}@{self.version}"
+        words = json.dumps([str(getattr(self, name)) for name in changed])
+        return f"{self.name}@{self.version}+{hashlib.sha256(words.encode()).hexdigest()[:6]}"
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What the rows of all kinds have in common."""
+
+    teacher: str
+    student: str
+    """How the student is asked a question about a passage."""
+    language: str = ""
+    least_support: float = 0.6
+
+    def words(self, use: str) -> str:
+        """How the student is asked, in the language of the rows."""
+        return self.student if use == "answer" else languages.words(self.language, use)
+
+
+@dataclass(frozen=True)
+class Source:
+    """The chunks that one request is about, neighbours of one document."""
+
+    chunks: tuple[Chunk, ...]
+
+    @property
+    def id(self) -> str:
+        """Stable name of this choice of chunks."""
+        return short_id(*(chunk.id for chunk in self.chunks))
+
+    @property
+    def text(self) -> str:
+        """Their text, what overlaps once."""
+        parts = [self.chunks[0].text]
+        for before, chunk in zip(self.chunks, self.chunks[1:], strict=False):
+            parts.append(chunk.text[max(0, before.end - chunk.start) :].lstrip())
+        return "\n\n".join(part for part in parts if part)
+
+    def ground(self, question: str, answer: str, evidence: str, least: float) -> Grounded:
+        """The chunk and span an answer rests on. Errors: UnusableError of the likeliest chunk."""
+        problem: UnusableError | None = None
+        for chunk in self.chunks:
+            try:
+                return Grounded(chunk, support(chunk.text, question, answer, evidence, least))
+            except UnusableError as failure:
+                if problem is None or problem.reason == "evidence_not_in_passage":
+                    problem = failure
+        assert problem is not None
+        raise problem
+
+
+@dataclass(frozen=True)
+class Grounded:
+    """Where an answer stands."""
+
+    chunk: Chunk
+    found: Found
+
+
+class ChunkKind(BaseModel):
+    """A kind of row that is made from whole chunks. Subclasses name their fields and words."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    LIST: ClassVar[str]
+    """Name of the list in the reply; empty: the reply is one row."""
+    ITEM: ClassVar[type[Item]]
+    PROPERTIES: ClassVar[dict[str, Any]] = {}
+    ROW_TOKENS: ClassVar[int] = 60
+    """Tokens of one row of a reply, about; for `plan`."""
+
+    max_tokens: int = Field(1536, ge=16, le=32768, description="Longest reply, in tokens.")
+
+    @property
+    def template(self) -> Template:
+        """The kind's prompt."""
+        found: Template = self.prompt  # type: ignore[attr-defined]
+        return found
+
+    @property
+    def most(self) -> int:
+        """Rows of one reply, at most."""
+        return 1
+
+    @property
+    def rows_a_request(self) -> float:
+        """Rows of one reply, about; for `plan`."""
+        return float(self.most)
+
+    @property
+    def chunks_a_request(self) -> int:
+        """Chunks that one request reads."""
+        return 1
+
+    @property
+    def numbers(self) -> dict[str, str]:
+        """What `ask` may name besides {passage}."""
+        return {"count": str(self.most)}
+
+    def numbers_of(self, shot: ChunkShot) -> dict[str, str]:
+        """The same numbers, as a worked example has them."""
+        rows = shot.reply.get(self.LIST, ())
+        return {name: str(len(rows)) for name in self.numbers if name in ("count", "turns")}
+
+    @property
+    def properties(self) -> dict[str, Any]:
+        """JSON Schemas of a row's fields, in the order in which the teacher writes them."""
+        return self.PROPERTIES
+
+    def reply_schema(self) -> dict[str, Any]:
+        """JSON Schema of a reply, for engines that can force it."""
+        row = {
+            "type": "object",
+            "properties": self.properties,
+            "required": list(self.properties),
+            "additionalProperties": False,
+        }
+        if not self.LIST:
+            return row
+        rows = {"type": "array", "items": row, "minItems": 1, "maxItems": self.most}
+        return {
+            "type": "object",
+            "properties": {self.LIST: rows},
+            "required": [self.LIST],
+            "additionalProperties": False,
+        }
+
+    def conversation(self, source: Source, setting: Setting) -> tuple[Turn, ...]:
+        """The conversation whose next turn is the reply."""
+        template, values = self.template, self.numbers
+        system = fill(template.system, language=languages.name(setting.language), **values)
+        turns = [Turn(role="system", content=system)] if system else []
+        for shot in template.shots:
+            asked = fill(template.ask, passage=shot.passage, **values | self.numbers_of(shot))
+            reply = json.dumps(shot.reply, ensure_ascii=False)
+            turns += [Turn(role="user", content=asked), Turn(role="assistant", content=reply)]
+        asked = fill(template.ask, passage=source.text, **values)
+        return (*turns, Turn(role="user", content=asked))
+
+    def sources(self, chunks: Iterable[Chunk]) -> Iterator[Source]:
+        """What is asked about, in the order of the chunks."""
+        return (Source((chunk,)) for chunk in chunks)
+
+    def row(self, item: Any, source: Source, setting: Setting) -> Example:
+        """The row that a part of a reply makes. Errors: UnusableError says why it makes none."""
+        raise NotImplementedError
+
+    def rows(self, items: tuple[Any, ...], source: Source, setting: Setting) -> list[Outcome]:
+        """A row or a reason for each part of a reply."""
+        outcomes: list[Outcome] = []
+        for item in items:
+            try:
+                outcomes.append(Outcome(self.row(item, source, setting)))
+            except UnusableError as failure:
+                outcomes.append(Outcome(None, failure, item.model_dump_json()))
+        return outcomes
+
+    def check_question(self, question: str, answer: str, ends: bool = True) -> None:
+        """What no question may be. Errors: UnusableError."""
+        if ends and not question.rstrip().endswith(("?", "\uff1f", "\u061f", "\u037e")):
+            raise UnusableError("not_a_question", question)
+        if not normal(answer):
+            raise UnusableError("empty_answer", question)
+        if f" {normal(answer)} " in f" {normal(question)} ":
+            raise UnusableError("question_contains_answer", f"{question} / {answer}")
+        for shot in self.template.shots:
+            if normal(question) in {normal(one) for one in texts_in(shot.reply)}:
+                raise UnusableError("copied_example", question)
+
+    def example(
+        self,
+        kind: str,
+        source: Source,
+        setting: Setting,
+        *,
+        question: str,
+        answer: str,
+        use: str,
+        grounded: Grounded | None,
+        reasoning: str = "",
+        options: tuple[str, ...] = (),
+        earlier: tuple[Turn, ...] = (),
+    ) -> Example:
+        """A row of that kind; `use`: the words the student is asked in; `earlier`: turns before
+        the last question, of which the first then shows the passage."""
+        template = self.template.student or setting.words(use)
+        lettered = "\n".join(
+            f"{letter}. {one}" for letter, one in zip(LETTERS, options, strict=False)
+        )
+        asked = question
+        if not earlier:
+            asked = fill(template, passage=source.text, question=question, options=lettered)
+        chunk = grounded.chunk if grounded else source.chunks[0]
+        return Example(
+            id=short_id(source.id, self.template.label, question, answer),
+            kind=kind,
+            turns=(
+                *earlier,
+                Turn(role="user", content=asked),
+                Turn(role="assistant", content=answer),
+            ),
+            question=question,
+            reasoning=reasoning,
+            answers=(answer,),
+            options=options,
+            provenance=Provenance(
+                document=chunk.document,
+                chunk=chunk.id,
+                also=tuple(one.id for one in source.chunks if one.id != chunk.id),
+                span=grounded.found.span if grounded else None,
+                teacher=setting.teacher,
+                prompt=self.template.label,
+            ),
+        )
+
+
+LETTERS = "ABCDEFGH"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A row, or why there is none and what the teacher wrote instead."""
+
+    example: Example | None
+    failure: UnusableError | None = None
+    written: str = ""
+
+
+def texts_in(value: Any) -> Iterator[str]:
+    """Every text in a JSON value."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict | list):
+        for inner in value.values() if isinstance(value, dict) else value:
+            yield from texts_in(inner)
+
+
+def whole(chunk: Chunk) -> Span:
+    """All of a chunk, as a span."""
+    return Span(start=0, end=len(chunk.text))
