@@ -36,6 +36,11 @@ class IngestConfig(StageConfig):
     overlap_tokens: int = Field(
         500, ge=0, description="Most tokens that a chunk repeats of the one before it."
     )
+    keep_sections: bool = Field(
+        True,
+        description="End a chunk before a section that does not fit into it any more, if it is "
+        "half full by then. If false, chunks are filled to the last sentence that fits.",
+    )
     min_chunk_tokens: int = Field(
         16, ge=1, description="A document's chunks that are shorter than this are set aside."
     )

@@ -18,7 +18,7 @@ import time
 from collections import deque
 from pathlib import Path
 from queue import Empty, SimpleQueue
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 from potstill.core.machine import resident_bytes
 from potstill.errors import PotstillError, by_name
@@ -45,6 +45,8 @@ class Desks:
 
     `tokenizer`: a tokenizer.json. `threads`: for all of them together.
     """
+
+    command: ClassVar[tuple[str, ...]] = (sys.executable, "-m", "potstill.ingest.worker")
 
     def __init__(
         self, config: IngestConfig, work: Path, tokenizer: Path, processes: int, threads: int
@@ -94,7 +96,7 @@ class Desks:
             if free is None:
                 if len(self._workers) >= self.most:
                     return
-                free = _Worker(self.job, self._heard)
+                free = _Worker(self.command, self.job, self._heard)
                 self._workers.append(free)
             free.take(self._pile.popleft())
 
@@ -131,6 +133,7 @@ class Desks:
     def _gone(self, worker: _Worker) -> None:
         """A worker has ended: its file is to blame, if it had one."""
         code = worker.process.wait()
+        worker.end()
         if worker in self._workers:
             self._workers.remove(worker)
         if not worker.ready and worker.verdict is None:
@@ -190,11 +193,14 @@ class _Worker:
     """One process, and the thread that listens to it."""
 
     def __init__(
-        self, job: dict[str, Any], heard: SimpleQueue[tuple[_Worker, dict[str, Any] | None]]
+        self,
+        command: tuple[str, ...],
+        job: dict[str, Any],
+        heard: SimpleQueue[tuple[_Worker, dict[str, Any] | None]],
     ) -> None:
         threads = str(job["threads"])
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "potstill.ingest.worker"],
+            command,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env={**os.environ, "OMP_NUM_THREADS": threads, "TOKENIZERS_PARALLELISM": "false"},

@@ -72,7 +72,7 @@ def row_of(raw: RawRow, columns: Columns, config: RowsConfig, identity: str) -> 
         right = chosen(fields.get(columns.answer), answers.texts[0], options, config.first_option)
         answers = Answers((right,))
     prompt = config.prompt
-    shown = prompt.choices.format(question=asked, options=listed(options)) if options else asked
+    shown = _filled(prompt.choices, question=asked, options=listed(options)) if options else asked
     words = prompt.passage if passage else prompt.question
     example = Example(
         id=_identity(raw, columns, identity),

@@ -181,10 +181,8 @@ def _items(items: Any, depth: int, level: int) -> Iterator[str]:
             continue
         inner = [child for child in item if child.tag in LISTS and _visible(child)]
         for child in inner:
-            tail = child.tail or ""
+            item.append(_text_element(f" {child.tail or ''}"))
             item.remove(child)
-            if tail.strip():
-                item.append(_text_element(tail))
         mark = f"{number}." if items.tag == "ol" else "-"
         if text := _line(item, depth + 1):
             yield f"{'  ' * level}{mark} {text}"

@@ -193,7 +193,9 @@ def _document(task: Task, reading: Reading) -> Document:
 
 def chunks_of(document: Document, config: IngestConfig, count: TokenCounter) -> list[Chunk]:
     """The document's chunks in order; each knows its characters and its pages."""
-    spans = chunk_spans(document.text, count, config.chunk_tokens, config.overlap_tokens)
+    spans = chunk_spans(
+        document.text, count, config.chunk_tokens, config.overlap_tokens, config.keep_sections
+    )
     chunks = []
     for start, end in spans:
         text = document.text[start:end]
@@ -232,7 +234,7 @@ def _read_rows(
         None if kind in STREAMED else config.max_file_bytes,
     )
     file = open_rows(task.path, kind)
-    with closing(file.rows), _Once() as passages, _Once() as ids:  # type: ignore[type-var]
+    with closing(file), _Once() as passages, _Once() as ids:
         for number, (raw, row) in enumerate(_usable(task, file, config, part)):
             if number % SIGN_EVERY == 0:
                 on_sign(file.position(), file.size, "row")

@@ -19,7 +19,7 @@ from PIL import Image, ImageOps
 from potstill.ingest.content import Fragment, OnPage, PagePicture, PageText, Reading, UnusableError
 from potstill.ingest.layout import page_texts
 
-FORMATS = ("PNG", "JPEG", "MPO", "TIFF", "WEBP", "BMP")
+FORMATS = ("PNG", "JPEG", "TIFF", "WEBP", "BMP")
 POINTS_PER_INCH = 72.0
 SCANNED = 1500
 """A picture with a side of so many pixels and no resolution of its own is taken for an A4 page."""

@@ -52,6 +52,13 @@ class RowFile:
     size: int
     columns: list[str] = field(default_factory=list)
     """The columns that every row has; empty where each row brings its own keys."""
+    stream: Any = None
+    """What the rows come from, if it must be closed."""
+
+    def close(self) -> None:
+        """Close the file, whether or not its rows were read."""
+        if self.stream is not None:
+            self.stream.close()
 
 
 def open_rows(path: Path, kind: str) -> RowFile:
@@ -77,18 +84,17 @@ def _json_lines(path: Path) -> RowFile:
     file = TextIOWrapper(raw, encoding=encoding, errors="surrogateescape", newline="\n")
 
     def rows() -> Iterator[RawRow]:
-        with file:
-            number = 0
-            while line := file.readline(LONGEST_LINE):
-                number += 1
-                if len(line) == LONGEST_LINE:
-                    while line and not line.endswith("\n"):
-                        line = file.readline(LONGEST_LINE)
-                    yield _bad(number, "too_long", "the line has more than 16 million characters")
-                elif line.strip():
-                    yield _parsed(number, line)
+        number = 0
+        while line := file.readline(LONGEST_LINE):
+            number += 1
+            if len(line) == LONGEST_LINE:
+                while line and not line.endswith("\n"):
+                    line = file.readline(LONGEST_LINE)
+                yield _bad(number, "too_long", "the line has more than 16 million characters")
+            elif line.strip():
+                yield _parsed(number, line)
 
-    return RowFile(rows(), raw.tell, path.stat().st_size)
+    return RowFile(rows(), raw.tell, path.stat().st_size, stream=file)
 
 
 def _parsed(number: int, line: str) -> RawRow:
@@ -188,21 +194,21 @@ def _parquet(path: Path) -> RowFile:
 
     def rows() -> Iterator[RawRow]:
         nonlocal place
-        with file:
-            batches = file.iter_batches(batch_size=BATCH, use_threads=False)
-            while True:
-                try:
-                    batch = next(batches, None)
-                    if batch is None:
-                        return
-                    found = batch.to_pylist()
-                except trouble as error:
-                    raise _damaged(error) from error
-                for row in found:
-                    place += 1
-                    yield RawRow(place, row)
+        batches = file.iter_batches(batch_size=BATCH, use_threads=False)
+        while True:
+            try:
+                batch = next(batches, None)
+                found = [] if batch is None else batch.to_pylist()
+            except trouble as error:
+                raise _damaged(error) from error
+            if batch is None:
+                return
+            for row in found:
+                place += 1
+                yield RawRow(place, row)
 
-    return RowFile(rows(), lambda: place, file.metadata.num_rows, list(file.schema_arrow.names))
+    names = list(file.schema_arrow.names)
+    return RowFile(rows(), lambda: place, file.metadata.num_rows, names, stream=file)
 
 
 def _damaged(error: BaseException) -> UnusableError:

@@ -133,11 +133,11 @@ def open_table(path: Path, delimiter: str) -> RowFile:
         raise UnusableError("wrong_columns", f"the column {twice[0]!r} is there twice")
 
     def rows() -> Iterator[RawRow]:
-        with file:
-            for number, cells, problem in records:
-                yield _row(number, header, cells, problem)
+        for number, cells, problem in records:
+            yield _row(number, header, cells, problem)
 
-    return RowFile(rows(), raw.tell, path.stat().st_size, [name for name in header if name])
+    named = [name for name in header if name]
+    return RowFile(rows(), raw.tell, path.stat().st_size, named, stream=file)
 
 
 def _row(number: int, header: list[str], cells: list[str], problem: UnusableError | None) -> RawRow:
