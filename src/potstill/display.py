@@ -110,7 +110,7 @@ class Display:
         made = [
             f"{number(count)} {name.replace('_', ' ')}"
             for name, count in event.get("counts", {}).items()
-            if name in MADE
+            if name in MADE and count
         ]
         self._line(
             event["stage"],

@@ -115,6 +115,7 @@ class Desks:
             raise by_name(fields["error"])(fields["message"], fields.get("hint", ""))
         if "ready" in said:
             worker.ready = True
+            worker.began = worker.last_sign  # what it took to start is no file's fault
         elif worker.task is None or worker.verdict is not None:
             return  # it had been given up already
         elif "unit" in said:

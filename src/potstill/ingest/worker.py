@@ -36,6 +36,7 @@ def main() -> int:
     # Libraries print what they like; the answers have a stream of their own.
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
+    _die_with_parent()
     _no_core_dump()
     tasks: SimpleQueue[str] = SimpleQueue()
     threading.Thread(target=_listen, args=(tasks,), daemon=True).start()
@@ -122,6 +123,15 @@ def _listen(tasks: SimpleQueue[str]) -> None:
     for line in sys.stdin:
         tasks.put(line)
     os._exit(143)
+
+
+def _die_with_parent() -> None:
+    """A library that hangs may keep `_listen` from its turn; Linux ends the process all the same."""
+    if sys.platform == "linux":
+        import ctypes
+
+        set_death_signal = 1
+        ctypes.CDLL(None).prctl(set_death_signal, signal.SIGKILL)
 
 
 def _no_core_dump() -> None:
