@@ -109,7 +109,7 @@ def _filled(template: str, **words: str) -> str:
 def _text(fields: Mapping[str, Any], name: str, strip: bool = True) -> str:
     """A cell as text. Errors: UnusableError for a list, for too much, for broken characters."""
     value = fields.get(name) if name else None
-    if value is None:
+    if value is None or value != value:  # what pandas writes where there is nothing is not a number
         return ""
     if not isinstance(value, str | int | float):
         raise UnusableError("not_text", f"the column {name} holds no text")
@@ -161,7 +161,7 @@ def _gathered(values: Iterable[Any], starts: list[Any]) -> Answers:
             value = str(value).lower()
         elif isinstance(value, float) and value.is_integer():
             value = int(value)
-        if value is None:
+        if value is None or value != value:
             continue
         if not isinstance(value, str | int | float):
             raise UnusableError("not_text", "the answer is neither text nor a list of texts")

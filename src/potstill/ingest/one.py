@@ -26,7 +26,7 @@ from potstill.ingest.config import IngestConfig
 from potstill.ingest.content import Reading, UnusableError
 from potstill.ingest.examples import Row, row_of
 from potstill.ingest.language import language_of
-from potstill.ingest.readers import LONGEST_TITLE, check_file, read_file
+from potstill.ingest.readers import LONGEST_TITLE, check_file, read_file, unreadable
 from potstill.ingest.row_files import KINDS as ROW_KINDS
 from potstill.ingest.row_files import STREAMED, RawRow, RowFile, open_rows
 from potstill.ingest.seen import SeenPages
@@ -233,7 +233,8 @@ def _read_rows(
         "a Parquet file" if kind == "Parquet" else "text",
         None if kind in STREAMED else config.max_file_bytes,
     )
-    file = open_rows(task.path, kind)
+    with unreadable():
+        file = open_rows(task.path, kind)
     with closing(file), _Once() as passages, _Once() as ids:
         for number, (raw, row) in enumerate(_usable(task, file, config, part)):
             if number % SIGN_EVERY == 0:

@@ -126,7 +126,7 @@ def _listen(tasks: SimpleQueue[str]) -> None:
 
 
 def _die_with_parent() -> None:
-    """A library that hangs may keep `_listen` from its turn; Linux ends the process all the same."""
+    """A library that hangs may keep `_listen` from its turn; on Linux the process ends even so."""
     if sys.platform == "linux":
         import ctypes
 

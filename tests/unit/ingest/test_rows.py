@@ -224,6 +224,19 @@ def test_a_large_table_is_read_in_flat_memory(tmp_path: Path) -> None:
 # --- JSON, JSON Lines, Parquet, SQuAD -------------------------------------------------------------
 
 
+def test_what_is_not_a_number_is_nothing(project: Path, run_ingest: Ingest) -> None:
+    nothing = float("nan")
+    name = lines(
+        project,
+        {"question": "How?", "answer": "So.", "context": nothing},
+        {"question": nothing, "answer": "x"},
+        {"question": "Who?", "answer": nothing},
+    )
+    outcome = run_ingest(name)
+    assert only(outcome)["provenance"]["chunk"] == ""
+    assert outcome.reasons == ["empty_question", "empty_answer"]
+
+
 def test_json_lines_bring_their_own_keys(project: Path, run_ingest: Ingest) -> None:
     name = lines(
         project,
