@@ -63,16 +63,16 @@ class _Packer:
 
     def pack(self) -> list[Span]:
         spans: list[Span] = []
-        first = 0
+        first = new = 0
         while first < len(self.pieces):
             last = self._fill(first)
             if self.keep_sections:
-                last = self._before_section(first, last)
+                last = self._before_section(first, last, new)
             last = self._without_headings(first, last)
             spans.append((self.pieces[first][0], self.pieces[last][1]))
             if last + 1 == len(self.pieces):
                 break
-            first = self._next(first, last)
+            first, new = self._next(first, last), last + 1
         return spans
 
     def _cut(self) -> list[Span]:
@@ -126,8 +126,11 @@ class _Packer:
                 bad = middle
         return good
 
-    def _before_section(self, first: int, last: int) -> int:
-        """`last`, or the piece before the section that would be broken off."""
+    def _before_section(self, first: int, last: int, new: int) -> int:
+        """`last`, or the piece before the section that would be broken off.
+
+        `new`: the first piece that no earlier chunk has; it stays in this one.
+        """
         if last + 1 == len(self.pieces) or self.headings[last + 1]:
             return last
         begins = last
@@ -135,7 +138,7 @@ class _Packer:
             begins -= 1
         while begins > first and self.headings[begins - 1]:
             begins -= 1
-        if begins <= first:
+        if begins <= max(first, new):
             return last
         enough = self._tokens(first, begins - 1) >= SECTION_FILL * self.chunk_tokens
         moves = enough and self._fits(begins, last + 1)
