@@ -22,7 +22,7 @@ from potstill.ingest.cleaning import LIST_ITEM, SENTENCE_END
 
 TokenCounter = Callable[[str], int]
 Span = tuple[int, int]
-REMEMBERED = 4096
+REMEMBERED = 256  # texts of nearly a chunk each; what is asked again is asked soon
 BLOCK = re.compile(r"\S(?:.*?\S)??(?=\s*\n\s*\n|\s*\Z)", re.DOTALL)
 LONGEST_HEADING = 80
 SMALLEST_PIECE = 16
