@@ -9,6 +9,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -106,13 +107,15 @@ class Display:
         rejected = ""
         if self._rejected:
             reasons = ", ".join(f"{name} {count}" for name, count in self._rejected.most_common(3))
-            rejected = f"; {self._rejected.total()} rejected ({reasons})"
+            rejected = f"; {number(self._rejected.total())} rejected ({reasons})"
+            if event.get("folder"):
+                rejected += f", listed in {_from_here(event['folder'])}/data/rejected.jsonl"
         self._clear()
         took = duration(event["seconds"])
         made = [
             f"{number(count)} {name.replace('_', ' ')}"
             for name, count in event.get("counts", {}).items()
-            if name in MADE
+            if name in MADE and count
         ]
         self._line(
             event["stage"],
@@ -128,7 +131,7 @@ class Display:
         self._line(event["stage"], f"[yellow]note:[/] {escape(event['message'])}")
 
     def _on_rejected(self, event: dict[str, Any]) -> None:
-        self._rejected[event["reason"]] += 1
+        self._rejected[event["reason"]] += event.get("count", 1)
 
     def _on_metric(self, event: dict[str, Any]) -> None:
         if event["name"] in FIGURES and isinstance(event["value"], int | float):
@@ -167,6 +170,12 @@ class Display:
         for task in self._tasks.values():
             self.progress.remove_task(task)
         self._tasks, self._figures, self._rejected = {}, {}, Counter()
+
+
+def _from_here(folder: str) -> str:
+    """A path as short as it stays right in this terminal."""
+    path, here = Path(folder), Path.cwd()
+    return escape(str(path.relative_to(here) if path.is_relative_to(here) else path))
 
 
 @contextmanager

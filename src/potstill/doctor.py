@@ -16,8 +16,8 @@ from typing import Literal
 from potstill.core import extras, machine
 
 PURPOSES = {
-    "documents": "read PDF and DOCX, cut them into chunks",
-    "ocr": "read scanned pages",
+    "documents": "read documents and tables, cut documents into chunks",
+    "ocr": "read scanned pages and pictures",
     "llamacpp": "ask GGUF teachers, chat with the student, write GGUF",
     "endpoint": "ask teachers behind an address",
     "train": "load, prune and distil models",

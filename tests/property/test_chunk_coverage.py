@@ -51,17 +51,23 @@ def without(text: str, spans: list[tuple[int, int]]) -> str:
     return "".join(c for position, c in enumerate(text) if position not in covered)
 
 
-@given(TEXTS, st.integers(8, 60), st.floats(0, 0.9), st.sampled_from([count, count_bytes]))
+@given(
+    TEXTS,
+    st.integers(8, 60),
+    st.floats(0, 0.9),
+    st.sampled_from([count, count_bytes]),
+    st.booleans(),
+)
 @settings(max_examples=150, deadline=None)
-@example("a" * 300, 20, 0.5, count_bytes)
-@example("🙂🙂🙂🙂🙂🙂", 17, 0.12, count_bytes)
-@example("Heading\n\n" * 40, 8, 0.5, count)
+@example("a" * 300, 20, 0.5, count_bytes, True)
+@example("🙂🙂🙂🙂🙂🙂", 17, 0.12, count_bytes, True)
+@example("Heading\n\n" * 40, 8, 0.5, count, True)
 def test_chunks_cover_the_text_within_their_limits(
-    text: str, size: int, share: float, counter: object
+    text: str, size: int, share: float, counter: object, sections: bool
 ) -> None:
     assert callable(counter)
     overlap = int(size * share)
-    spans = chunk_spans(text, counter, size, overlap)
+    spans = chunk_spans(text, counter, size, overlap, sections)
     assert not without(text, spans).strip()
     for start, end in spans:
         assert 0 <= start < end <= len(text)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -26,16 +27,19 @@ def test_a_finished_stage_says_what_it_made_and_why_rows_were_rejected() -> None
             {"stage": "ingest", "kind": "rejected", "reason": one}
             for one in ("empty", "a", "empty")
         ],
+        {"stage": "ingest", "kind": "rejected", "reason": "a", "count": 1200},
         {
             "stage": "ingest",
             "kind": "finished",
             "seconds": 75.2,
             "peak_memory_bytes": 4.2e8,
             "counts": {"chunks": 37, "chunk_tokens": 190.5},
+            "folder": str(Path.cwd() / "store" / "ingest" / "key"),
         },
     )
     assert lines[-1] == (
-        "ingest    done in 1 min 15 s, peak 420 MB; 37 chunks; 3 rejected (empty 2, a 1)"
+        "ingest    done in 1 min 15 s, peak 420 MB; 37 chunks; 1,203 rejected (a 1201, empty 2), "
+        "listed in store/ingest/key/data/rejected.jsonl"
     )
 
 

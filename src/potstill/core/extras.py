@@ -17,6 +17,10 @@ EXTRAS: dict[str, dict[str, str]] = {
     "documents": {
         "pypdfium2": "pypdfium2",
         "docx": "python-docx",
+        "pptx": "python-pptx",
+        "lxml": "lxml",
+        "pyarrow": "pyarrow",
+        "py3langid": "py3langid",
         "semchunk": "semchunk",
         "charset_normalizer": "charset-normalizer",
     },

@@ -77,6 +77,24 @@ def peak_memory_bytes() -> int:
     return max(resource.getrusage(kind).ru_maxrss for kind in kinds) * unit
 
 
+def resident_bytes(process: int) -> int:
+    """Memory that another process holds now; 0 where the system does not say (or it has ended).
+
+    Read from /proc on Linux, elsewhere by psutil where it is installed.
+    """
+    try:
+        pages = Path(f"/proc/{process}/statm").read_text().split()[1]
+        return int(pages) * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, IndexError, ValueError):
+        pass
+    try:
+        import psutil
+
+        return int(psutil.Process(process).memory_info().rss)
+    except Exception:  # not installed, or its own errors for a process that is gone
+        return 0
+
+
 def processor_seconds() -> float:
     """Processor time so far of this process and of those it has waited for, all cores summed."""
     used = os.times()

@@ -118,6 +118,7 @@ def run_job(job: dict[str, Any], events: Emitter) -> None:
             "finished",
             key=key,
             digest=artifact.digest,
+            folder=str(artifact.folder),
             seconds=seconds,
             peak_memory_bytes=manifest["peak_memory_bytes"],
             counts=manifest["counts"],

@@ -1,7 +1,8 @@
-"""Files in, documents and chunks out: the first stage.
+"""Files in; documents, chunks and ready-made rows out: the first stage.
 
-In: paths below the project, or `sample:` names. Out: documents.jsonl, chunks.jsonl and
-rejected.jsonl. Light: what reads PDFs, Word files and images is imported by `run.py` only.
+In: paths below the project, or `sample:` names. Out: documents.jsonl and chunks.jsonl, rows.jsonl
+and contexts.jsonl, rejected.jsonl. Light: what reads PDFs, Word files, tables and images is
+imported by the processes that read them only.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ __all__ = ["STAGE", "IngestConfig"]
 
 STAGE = Stage(
     name="ingest",
-    version=1,
+    version=2,
     config=IngestConfig,
     inputs=(),
     function="potstill.ingest.run:run",

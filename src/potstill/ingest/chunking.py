@@ -5,7 +5,8 @@ Paragraphs and tables are the pieces; semchunk cuts those that are too long (at 
 sentences, words). This file packs the pieces into overlapping windows and guarantees that
     every chunk holds at most `chunk_tokens` tokens, neighbours share at most `overlap_tokens`,
     and together the spans cover every character of the text that is not white space.
-A heading goes with what it heads wherever the two fit into one chunk.
+A heading goes with what it heads wherever the two fit into one chunk. Where sections are kept, a
+chunk that would break one off in the middle ends before that section, if it is half full by then.
 Knows no document, no model.
 """
 
@@ -21,22 +22,29 @@ from potstill.ingest.cleaning import LIST_ITEM, SENTENCE_END
 
 TokenCounter = Callable[[str], int]
 Span = tuple[int, int]
-REMEMBERED = 4096
+REMEMBERED = 256  # texts of nearly a chunk each; what is asked again is asked soon
 BLOCK = re.compile(r"\S(?:.*?\S)??(?=\s*\n\s*\n|\s*\Z)", re.DOTALL)
 LONGEST_HEADING = 80
 SMALLEST_PIECE = 16
+MARKED_HEADING = re.compile(r"#{1,6}\s+\S[^\n]*$")
+SECTION_FILL = 0.5
+"""A chunk ends at a section's beginning only if it is so full; others would get too small."""
 
 
 def chunk_spans(
-    text: str, count: TokenCounter, chunk_tokens: int, overlap_tokens: int = 0
+    text: str,
+    count: TokenCounter,
+    chunk_tokens: int,
+    overlap_tokens: int = 0,
+    keep_sections: bool = True,
 ) -> list[Span]:
     """Spans of `text`, in order, none inside another. `overlap_tokens` < `chunk_tokens`.
 
     A single character that alone has more tokens than `chunk_tokens` is the one thing that can
     exceed it; with 32 tokens or more that does not happen with byte-level tokenizers.
     """
-    packer = _Packer(text, lru_cache(REMEMBERED)(count), chunk_tokens, overlap_tokens)
-    return packer.pack()
+    remembered = lru_cache(REMEMBERED)(count)
+    return _Packer(text, remembered, chunk_tokens, overlap_tokens, keep_sections).pack()
 
 
 @dataclass
@@ -47,6 +55,7 @@ class _Packer:
     count: TokenCounter
     chunk_tokens: int
     overlap_tokens: int
+    keep_sections: bool
 
     def __post_init__(self) -> None:
         self.pieces = list(self._cut())
@@ -54,13 +63,16 @@ class _Packer:
 
     def pack(self) -> list[Span]:
         spans: list[Span] = []
-        first = 0
+        first = new = 0
         while first < len(self.pieces):
-            last = self._without_headings(first, self._fill(first))
+            last = self._fill(first)
+            if self.keep_sections:
+                last = self._before_section(first, last, new)
+            last = self._without_headings(first, last)
             spans.append((self.pieces[first][0], self.pieces[last][1]))
             if last + 1 == len(self.pieces):
                 break
-            first = self._next(first, last)
+            first, new = self._next(first, last), last + 1
         return spans
 
     def _cut(self) -> list[Span]:
@@ -80,6 +92,8 @@ class _Packer:
         """A short line of its own that is neither a sentence nor part of a list or table."""
         start, end = span
         words = self.text[start:end]
+        if MARKED_HEADING.match(words):
+            return True
         alone = (
             self.text[end : end + 2] == "\n\n" and self.text[max(0, start - 2) : start].isspace()
         )
@@ -111,6 +125,24 @@ class _Packer:
             else:
                 bad = middle
         return good
+
+    def _before_section(self, first: int, last: int, new: int) -> int:
+        """`last`, or the piece before the section that would be broken off.
+
+        `new`: the first piece that no earlier chunk has; it stays in this one.
+        """
+        if last + 1 == len(self.pieces) or self.headings[last + 1]:
+            return last
+        begins = last
+        while begins > first and not self.headings[begins]:
+            begins -= 1
+        while begins > first and self.headings[begins - 1]:
+            begins -= 1
+        if begins <= max(first, new):
+            return last
+        enough = self._tokens(first, begins - 1) >= SECTION_FILL * self.chunk_tokens
+        moves = enough and self._fits(begins, last + 1)
+        return begins - 1 if moves else last
 
     def _without_headings(self, first: int, last: int) -> int:
         """`last`, or the piece before the headings that would end the chunk."""

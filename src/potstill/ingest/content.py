@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
 
+MACROS = "carries macros; only its text is read, and no macro is run"
 Method = Literal["text", "ocr"]
 OnPage = Callable[[int, int], None]
 """Called with (pages done, pages in all)."""
@@ -71,3 +72,5 @@ class Reading:
     title: str
     pages: list[PageText]
     lost_pages: list[tuple[int, UnusableError]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    """What a person should know of the file besides, each a whole sentence's end."""

@@ -178,9 +178,13 @@ def _characters(textpage: Any) -> Iterator[tuple[str, int, tuple[float, float, f
     document's own words can decide about it. A line end comes as "\\n".
     """
     box = pdfium.FS_RECTF()
+    box_reference = ctypes.byref(box)
+    handle = textpage.raw  # the innermost loop of all: what can be looked up before it, is
+    code_of, box_of = pdfium.FPDFText_GetUnicode, pdfium.FPDFText_GetLooseCharBox
+    angle_of = pdfium.FPDFText_GetCharAngle
     pending = 0
     for index in range(textpage.count_chars()):
-        code = pdfium.FPDFText_GetUnicode(textpage, index)
+        code = code_of(handle, index)
         if 0xD800 <= code < 0xDC00:  # first half of a character beyond the basic plane
             pending = code
             continue
@@ -189,13 +193,13 @@ def _characters(textpage: Any) -> Iterator[tuple[str, int, tuple[float, float, f
         pending = 0
         if code in (0, 10):
             continue
-        pdfium.FPDFText_GetLooseCharBox(textpage, index, ctypes.byref(box))
+        box_of(handle, index, box_reference)
         place = (box.left, box.top, box.right, box.bottom)
-        angle = pdfium.FPDFText_GetCharAngle(textpage, index)
+        angle = angle_of(handle, index)
         turns = round(angle / 1.5707963267948966) % 4 if angle > 0 else 0
         if code == 13:
             yield "\n", turns, place
-        elif pdfium.FPDFText_IsHyphen(textpage, index) == 1 and code in (2, 0xFFFE):
+        elif code in (2, 0xFFFE) and pdfium.FPDFText_IsHyphen(handle, index) == 1:
             yield "-", turns, place
             yield "\n", turns, place
         else:

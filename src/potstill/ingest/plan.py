@@ -8,30 +8,51 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from potstill.core.costs import seconds
 from potstill.core.extras import installed_version
-from potstill.core.files import file_digest, read_records
+from potstill.core.files import count_lines, file_digest, read_records
+from potstill.core.machine import usable_cores
 from potstill.core.stage import Facts, Figures
 from potstill.errors import RecipeError
 from potstill.ingest.config import IngestConfig
+from potstill.ingest.row_files import KINDS as ROW_KINDS
+from potstill.ingest.row_files import STREAMED
 from potstill.ingest.sources import SourceFile, find_sources
 from potstill.records import Chunk
 
-READERS = ("pypdfium2", "python-docx", "charset-normalizer", "semchunk")
-BYTES_PER_TOKEN = {".pdf": 4, ".docx": 9}  # compressed, with fonts; plain text has four, too
+READERS = (
+    "pypdfium2",
+    "python-docx",
+    "python-pptx",
+    "lxml",
+    "pyarrow",
+    "py3langid",
+    "charset-normalizer",
+    "semchunk",
+)
+# Files' bytes per token of text: compressed, with fonts; plain text has four, too.
+BYTES_PER_TOKEN = {".pdf": 4, ".docx": 9, ".docm": 9, ".epub": 3, ".html": 8, ".htm": 8}
+SLIDES = (".pptx", ".pptm")
+BYTES_PER_SLIDE_TOKEN = 60  # mostly pictures
+PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp", ".bmp")
+PAGE_TOKENS, PAGE_SECONDS = 450, 4.0
 PLAIN_BYTES_PER_TOKEN = 4
+BYTES_PER_ROW = 400.0  # a question, an answer and perhaps a passage; nobody knows before
+ROWS_PER_SECOND = 8_000
 CHUNK_FILL = 0.75  # chunks end at sections and sentences, so most are not full
 TOKENS_PER_SECOND = 20_000  # reading and cutting; OCR takes longer, and nobody knows before
 START_SECONDS = 8
+PROCESS_BYTES = 2e8
 
 
 def facts(config: IngestConfig, project: Path) -> Facts:
     """Digests of every source, of the teacher and of the libraries that shape the text.
 
     Errors: InputError for a source that is missing or outside the project, ModelError for the
-    teacher, RecipeError when there is none.
+    teacher, RecipeError when there is none, MissingExtraError without the OCR program asked for.
     """
     from potstill.models.refs import digest, parse
 
@@ -43,44 +64,92 @@ def facts(config: IngestConfig, project: Path) -> Facts:
     files = find_sources(config.sources, project)
     parts = {f"source {file.name}": source_digest(file, config.max_file_bytes) for file in files}
     parts["tokenizer"] = digest(parse(config.teacher))
-    readers = READERS if config.ocr == "never" else (*READERS, "rapidocr")
-    parts["readers"] = ", ".join(f"{name} {installed_version(name)}" for name in readers)
+    readers = [f"{name} {installed_version(name)}" for name in READERS]
+    if config.ocr != "never":
+        readers.append(_ocr_engine(config))
+    parts["readers"] = ", ".join(readers)
     return parts
+
+
+def _ocr_engine(config: IngestConfig) -> str:
+    if config.ocr_engine == "rapidocr":
+        return f"rapidocr {installed_version('rapidocr')}"
+    from potstill.ingest.tesseract import version
+
+    return version()
+
+
+@dataclass
+class _Sizes:
+    """What the files' sizes let expect."""
+
+    tokens: float = 0.0
+    rows: float = 0.0
+    row_bytes: float = 0.0
+    pictures: int = 0
 
 
 def estimate(config: IngestConfig, earlier: Mapping[str, Figures], project: Path) -> Figures:
     """What the sizes of the files let expect."""
     files = find_sources(config.sources, project)
-    sizes = [(file.path.stat().st_size, _bytes_per_token(file)) for file in files]
-    tokens = sum(size / part for size, part in sizes if size <= config.max_file_bytes)
+    sizes = _Sizes()
+    for file in files:
+        _add(sizes, file, config)
     length = CHUNK_FILL * config.chunk_tokens
     forward = max(length - config.overlap_tokens, length / 4)
-    chunks = max(1, math.ceil(tokens / forward))
+    cores = usable_cores()
+    processes = max(1, min(config.processes or cores, len(files), cores))
+    one_core = (
+        seconds(sizes.tokens, TOKENS_PER_SECOND)
+        + seconds(sizes.rows, ROWS_PER_SECOND)
+        + sizes.pictures * PAGE_SECONDS
+    )
     return {
         "files": len(files),
-        "chunks": chunks,
-        "chunk_tokens": min(tokens, length),
-        "seconds": START_SECONDS + seconds(tokens, TOKENS_PER_SECOND),
-        "memory_bytes": 6e8,
-        "disk_bytes": 10 * tokens,
+        "chunks": max(0 if sizes.rows else 1, math.ceil(sizes.tokens / forward)),
+        "chunk_tokens": min(sizes.tokens, length),
+        "rows": math.ceil(sizes.rows),
+        "seconds": START_SECONDS + one_core / processes,
+        "memory_bytes": 6e8 + processes * PROCESS_BYTES,
+        "disk_bytes": 10 * sizes.tokens + 4 * sizes.row_bytes,
     }
+
+
+def _add(sizes: _Sizes, file: SourceFile, config: IngestConfig) -> None:
+    suffix = file.path.suffix.lower()
+    size = file.path.stat().st_size
+    kind = ROW_KINDS.get(suffix)
+    if size > config.max_file_bytes and kind not in STREAMED:
+        return
+    if kind is not None:
+        sizes.rows += size / BYTES_PER_ROW
+        sizes.row_bytes += size
+    elif suffix in PICTURES:
+        sizes.pictures += 1
+        sizes.tokens += PAGE_TOKENS
+    elif suffix in SLIDES:
+        sizes.tokens += size / BYTES_PER_SLIDE_TOKEN
+    else:
+        sizes.tokens += size / BYTES_PER_TOKEN.get(suffix, PLAIN_BYTES_PER_TOKEN)
 
 
 def counts(data: Path) -> Figures:
     """What a finished ingestion gave."""
     tokens = [chunk.tokens for chunk in read_records(data / "chunks.jsonl", Chunk)]
-    return {"chunks": len(tokens), "chunk_tokens": sum(tokens) / max(1, len(tokens))}
-
-
-def _bytes_per_token(file: SourceFile) -> float:
-    return BYTES_PER_TOKEN.get(file.path.suffix.lower(), PLAIN_BYTES_PER_TOKEN)
+    return {
+        "chunks": len(tokens),
+        "chunk_tokens": sum(tokens) / max(1, len(tokens)),
+        "rows": count_lines(data / "rows.jsonl"),
+        "rejected": count_lines(data / "rejected.jsonl"),
+    }
 
 
 def source_digest(file: SourceFile, max_bytes: int) -> str:
     """SHA-256 of the content; a file that ingestion will refuse unread is named by its reason."""
     try:
         size = file.path.stat().st_size
-        if size > max_bytes:
+        streamed = ROW_KINDS.get(file.path.suffix.lower()) in STREAMED
+        if size > max_bytes and not streamed:
             return f"too large: {size} bytes"
         return file_digest(file.path)
     except OSError as error:

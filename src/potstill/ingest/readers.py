@@ -1,13 +1,15 @@
 """One door for all file formats: look at what a file really is, then read it.
 
-In: a path and a `PageReader`'s settings. Out: a `Reading`, or `UnusableError` with the reason.
-PDF, DOCX, Markdown and plain text. Knows neither the project nor the stage.
+In: a path and the config's limits. Out: a `Reading`, or `UnusableError` with the reason.
+Documents only; files of ready-made rows have their own readers (`rows.py`). Knows neither the
+project nor the stage.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +17,10 @@ from potstill.core.extras import require
 from potstill.ingest.cleaning import one_line, plain_blocks
 from potstill.ingest.config import IngestConfig
 from potstill.ingest.content import Fragment, OnPage, PageText, Reading, UnusableError
+from potstill.ingest.encodings import PURPOSE, decode, wide
+from potstill.ingest.row_files import KINDS as ROW_KINDS
 
 SeePage = Callable[[Any, int], list[Fragment]]
-PURPOSE = "Reading documents"
 HEAD = 4096
 # What a file's first bytes say it is.
 MAGIC: tuple[tuple[bytes, str], ...] = (
@@ -26,6 +29,7 @@ MAGIC: tuple[tuple[bytes, str], ...] = (
     (b"GIF8", "a GIF picture"),
     (b"II*\x00", "a TIFF picture"),
     (b"MM\x00*", "a TIFF picture"),
+    (b"PAR1", "a Parquet file"),
     (b"PK\x03\x04", "a zip archive"),
     (b"PK\x05\x06", "an empty zip archive"),
     (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "an old or password-protected Office file"),
@@ -38,11 +42,40 @@ MAGIC: tuple[tuple[bytes, str], ...] = (
 KINDS = {
     ".pdf": "PDF",
     ".docx": "Word",
+    ".docm": "Word",
+    ".pptx": "slides",
+    ".pptm": "slides",
+    ".epub": "EPUB",
+    ".html": "HTML",
+    ".htm": "HTML",
+    ".xhtml": "HTML",
     ".md": "Markdown",
     ".markdown": "Markdown",
     ".txt": "text",
     ".text": "text",
+    ".png": "picture",
+    ".jpg": "picture",
+    ".jpeg": "picture",
+    ".tif": "picture",
+    ".tiff": "picture",
+    ".webp": "picture",
+    ".bmp": "picture",
 }
+"""What files of a name are read as."""
+CONTENT = {
+    "PDF": ("a PDF",),
+    "Word": ("a zip archive",),
+    "slides": ("a zip archive",),
+    "EPUB": ("a zip archive",),
+    "picture": (
+        "a PNG picture",
+        "a JPEG picture",
+        "a TIFF picture",
+        "a WebP picture",
+        "a BMP picture",
+    ),
+}
+"""What the first bytes of such a file must say; of all others, that it is text."""
 HEADING = re.compile(r"^#\s+(.+)|^(.+)\n=+$", re.MULTILINE)
 LONGEST_TITLE = 150
 
@@ -54,28 +87,42 @@ def read_file(path: Path, config: IngestConfig, see: SeePage, on_page: OnPage) -
     """
     kind = KINDS.get(path.suffix.lower())
     if kind is None:
-        known = ", ".join(sorted(KINDS))
+        known = ", ".join(sorted({*KINDS, *ROW_KINDS}))
         raise UnusableError(
             "unsupported_type",
             f"files named {path.suffix or 'without a suffix'} are not read; potstill reads {known}",
         )
-    try:
+    check_file(path, CONTENT.get(kind, ("text",)), config.max_file_bytes)
+    with unreadable():
+        return _read(kind, path, config, see, on_page)
+
+
+def check_file(path: Path, contents: str | tuple[str, ...], most_bytes: int | None) -> None:
+    """Refuse a file that is empty, too large, or not what its name says.
+
+    `contents`: what it may be, in the words of `what_is`. Errors: UnusableError.
+    """
+    with unreadable():
         size = path.stat().st_size
         if size == 0:
             raise UnusableError("empty_file", "the file is empty (0 bytes)")
-        if size > config.max_file_bytes:
+        if most_bytes is not None and size > most_bytes:
             raise UnusableError(
                 "too_large",
                 f"the file has {size:,} bytes, and ingest.max_file_bytes allows "
-                f"{config.max_file_bytes:,}; split it or raise the limit",
+                f"{most_bytes:,}; split it or raise the limit",
             )
         with path.open("rb") as file:
             content = what_is(file.read(HEAD))
-        if content != {"PDF": "a PDF", "Word": "a zip archive"}.get(kind, "text"):
-            raise UnusableError(
-                "not_what_it_says", f"the file is named {path.suffix} but is {content}"
-            )
-        return _read(kind, path, config, see, on_page)
+    if content not in (contents if isinstance(contents, tuple) else (contents,)):
+        raise UnusableError("not_what_it_says", f"the file is named {path.suffix} but is {content}")
+
+
+@contextmanager
+def unreadable() -> Iterator[None]:
+    """A file that the system will not let us read is set aside like any other bad file."""
+    try:
+        yield
     except OSError as error:
         raise UnusableError("unreadable", f"the file cannot be read: {error.strerror}") from error
 
@@ -91,6 +138,26 @@ def _read(kind: str, path: Path, config: IngestConfig, see: SeePage, on_page: On
         from potstill.ingest.word import read_docx
 
         return read_docx(path)
+    if kind == "slides":
+        require("pptx", "documents", PURPOSE)
+        from potstill.ingest.slides import read_pptx
+
+        return read_pptx(path, config.max_pages, on_page)
+    if kind == "EPUB":
+        require("lxml", "documents", PURPOSE)
+        from potstill.ingest.epub import read_epub
+
+        return read_epub(path, config.max_pages)
+    if kind == "HTML":
+        require("lxml", "documents", PURPOSE)
+        from potstill.ingest.html import read_html
+
+        return read_html(path)
+    if kind == "picture":
+        require("PIL", "ocr", "Reading pictures")
+        from potstill.ingest.pictures import read_picture
+
+        return read_picture(path, config.ocr, config.max_pages, see, on_page)
     return read_text(path)
 
 
@@ -101,7 +168,11 @@ def what_is(head: bytes) -> str:
     for magic, name in MAGIC:
         if head.startswith(magic):
             return name
-    if head.startswith((b"\xff\xfe", b"\xfe\xff", b"\xef\xbb\xbf")) or _wide(head):
+    if head.startswith(b"BM") and head[6:10] == bytes(4):  # BM alone may begin a text
+        return "a BMP picture"
+    if head.startswith(b"RIFF") and head[8:12] == b"WEBP":
+        return "a WebP picture"
+    if head.startswith((b"\xff\xfe", b"\xfe\xff", b"\xef\xbb\xbf")) or wide(head):
         return "text"
     odd = sum(byte < 9 or (13 < byte < 32 and byte != 27) for byte in head)
     return "binary data" if odd > 0.02 * len(head) else "text"
@@ -119,48 +190,3 @@ def read_text(path: Path) -> Reading:
     heading = HEADING.search(text[:HEAD])
     title = one_line(heading[1] or heading[2]) if heading else ""
     return Reading(title[:LONGEST_TITLE], [PageText(0, blocks)])
-
-
-def decode(data: bytes) -> str:
-    """Bytes as text: by the byte order mark, as UTF-8, as UTF-16 without a mark, else by guess.
-
-    Errors: UnusableError with the reason not_text.
-    """
-    for mark, encoding in (
-        (b"\xef\xbb\xbf", "utf-8-sig"),
-        (b"\xff\xfe\x00\x00", "utf-32"),
-        (b"\x00\x00\xfe\xff", "utf-32"),
-        (b"\xff\xfe", "utf-16"),
-        (b"\xfe\xff", "utf-16"),
-    ):
-        if data.startswith(mark):
-            return data.decode(encoding, errors="replace")
-    wide = _wide(data[:HEAD])
-    try:
-        return data.decode(wide or "utf-8")
-    except UnicodeDecodeError:
-        return _guessed(data)
-
-
-def _wide(head: bytes) -> str:
-    """The kind of UTF-16 that text without a mark seems to be, or ""."""
-    even, odd = head[0::2].count(0), head[1::2].count(0)
-    half = len(head) / 2
-    if half >= 2 and odd > 0.4 * half and even < 0.05 * half:
-        return "utf-16-le"
-    if half >= 2 and even > 0.4 * half and odd < 0.05 * half:
-        return "utf-16-be"
-    return ""
-
-
-def _guessed(data: bytes) -> str:
-    guesser = require("charset_normalizer", "documents", PURPOSE)
-    found = guesser.from_bytes(data)
-    best = found.best()
-    if best is None:
-        raise UnusableError("not_text", "no text encoding fits the file's bytes")
-    for other in found:  # many encodings fit a few accents alike; this one is by far the commonest
-        alike = other.chaos <= best.chaos and other.coherence >= best.coherence
-        if alike and "cp1252" in (other.encoding, *other.could_be_from_charset):
-            return data.decode("cp1252", errors="replace")
-    return str(best)

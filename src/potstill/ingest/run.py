@@ -1,40 +1,38 @@
-"""The ingest stage: every source file becomes a Document and its Chunks, or a reason why not.
+"""The ingest stage: every source file becomes records, or a reason why not.
 
-In: an IngestConfig. Out: documents.jsonl, chunks.jsonl, rejected.jsonl in the draft's data.
-One document is in memory at a time. OCR is the slow part, so each page that was recognised is
-kept in the draft's work folder, and a killed run does not read it twice. A file that fails does
-not stop the others; only when no file is left does the stage fail.
+In: an IngestConfig. Out: in the draft's data documents.jsonl and chunks.jsonl (what the teacher is
+asked about), rows.jsonl and contexts.jsonl (ready-made rows and their passages), rejected.jsonl.
+Files are read by processes of their own (`desk.py`), and their records put together here in the
+order of the sources, so that the number of processes does not show. What a file gave is kept in
+the draft's work folder: a killed run reads no file twice, and looks at no page twice.
 """
 
 from __future__ import annotations
 
-import json
 import os
+import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
-from dataclasses import astuple
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel
-
-from potstill.core.extras import require
-from potstill.core.files import disk_errors, file_digest, read_json, write_atomic
+from potstill.core.files import disk_errors, file_digest, write_atomic
 from potstill.core.stage import Artifact, Context, Draft
 from potstill.errors import InputError
-from potstill.ingest.chunking import TokenCounter, chunk_spans
-from potstill.ingest.cleaning import assemble, vocabulary
 from potstill.ingest.config import IngestConfig
-from potstill.ingest.content import Fragment, OnPage, Reading, UnusableError
-from potstill.ingest.readers import LONGEST_TITLE, read_file
+from potstill.ingest.content import UnusableError
+from potstill.ingest.desk import Desk, Desks
+from potstill.ingest.one import NAMES, STAGE, Task, summary_of
+from potstill.ingest.readers import unreadable
+from potstill.ingest.row_files import KINDS as ROW_KINDS
+from potstill.ingest.row_files import STREAMED
 from potstill.ingest.sources import SourceFile, find_sources
-from potstill.records import Chunk, Document, Rejected, short_id
+from potstill.records import Rejected, short_id
 
-STAGE = "ingest"
-POINTS_PER_INCH = 72.0
 REMEDY = "Replace the file, or name other documents in ingest.sources."
-LONGEST_SIDE = 4000  # pixels; a poster is drawn at a lower resolution
+AHEAD = 4
+"""So many files a process are read before their turn has come, and no more."""
 
 
 def run(
@@ -43,64 +41,117 @@ def run(
     """Run the stage with the teacher's tokenizer as the measure of chunks."""
     from potstill.models.load import load_tokenizer
 
-    tokenizer = load_tokenizer(config.teacher)
+    tokenizer = draft.work / "tokenizer.json"
+    write_atomic(tokenizer, load_tokenizer(config.teacher).backend_tokenizer.to_str())
+    files = len(find_sources(config.sources, context.project))
+    processes = max(1, min(config.processes or context.threads, files))
+    with Desks(config, draft.work, tokenizer, processes, context.threads) as desks:
+        ingest(config, draft, context, desks, AHEAD * processes)
 
-    def count(text: str) -> int:
-        return len(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
 
-    ingest(config, draft, context, count)
-
-
-def ingest(config: IngestConfig, draft: Draft, context: Context, count: TokenCounter) -> None:
-    """Read every source of `config`; `count` gives the number of tokens of a text.
+def ingest(
+    config: IngestConfig, draft: Draft, context: Context, desk: Desk, ahead: int = AHEAD
+) -> None:
+    """Read every source of `config` at `desk`, up to `ahead` of them before their turn.
 
     Errors: InputError when a source is missing or no file can be used.
     """
     files = find_sources(config.sources, context.project)
-    pages = SeenPages(config, draft.work / "ocr", context.threads)
-    seen: dict[str, str] = {}
+    turns = _Turns(config, files, desk, ahead)
     problems: list[tuple[str, UnusableError]] = []
     with Results(draft, context) as results:
         for number, file in enumerate(files):
-            on_page = partial(_progress, context, file.name, number, len(files))
+            on_sign = partial(_progress, context, file.name, number, len(files))
             try:
-                document, chunks, lost = _read(config, count, file, seen, pages, on_page)
+                folder = turns.read(number, on_sign)
             except UnusableError as problem:
                 problems.append((file.name, problem))
-                results.reject(short_id("file", file.name), problem, source=file.name)
+                results.reject(file.name, problem)
             else:
-                results.write(document, chunks, config.min_chunk_tokens)
-                for page, trouble in lost:
-                    identity = short_id("page", document.id, str(page))
-                    results.reject(identity, trouble, source=file.name, page=page)
+                results.take(file.name, folder)
             context.events.progress(number + 1, len(files), "files", step=file.name)
-        if not results.documents:
-            raise _nothing_usable(problems)
-        context.events.metric("documents", results.documents)
-        context.events.metric("chunks", results.chunks)
+        if not results.counts["documents"] and not results.counts["rows"]:
+            raise _nothing_usable([*problems, *results.unusable])
+        for name in ("documents", "chunks", "rows"):
+            context.events.metric(name, results.counts[name])
 
 
-def _progress(context: Context, name: str, number: int, of: int, page: int, pages: int) -> None:
-    """A page is done: file `number` of `of` is that much further."""
-    done = number + page / (pages + 1)
-    context.events.progress(done, of, "files", step=name, page=page, pages=pages)
+def _progress(
+    context: Context, name: str, number: int, of: int, done: int, all_of_it: int, unit: str
+) -> None:
+    """Something of a file is done: file `number` of `of` is that much further."""
+    share = number + done / (all_of_it + 1)
+    pages = {"page": done, "pages": all_of_it} if unit == "page" else {}
+    context.events.progress(share, of, "files", step=name, **pages)
+
+
+class _Turns:
+    """Gives files to the desk before their turn, and takes what they gave in their order.
+
+    Of files with the same content the first that can be used is read; the others wait for it.
+    """
+
+    def __init__(
+        self, config: IngestConfig, files: list[SourceFile], desk: Desk, ahead: int
+    ) -> None:
+        self.config, self.files, self.desk, self.ahead = config, files, desk, ahead
+        self._tasks: list[Task | UnusableError] = []
+        self._first: dict[str, int] = {}
+        self._used: dict[str, str] = {}
+
+    def read(self, number: int, on_sign: Any) -> Path:
+        """The folder of records of file `number`. Errors: UnusableError."""
+        while len(self._tasks) < min(len(self.files), number + 1 + self.ahead):
+            self._prepare(len(self._tasks))
+        task = self._tasks[number]
+        if isinstance(task, UnusableError):
+            raise task
+        if task.identity and self._first[task.identity] != number:
+            if task.identity in self._used:
+                before = self._used[task.identity]
+                raise UnusableError("duplicate_file", f"the same content as {before}")
+            self.desk.start(task)
+        folder = self.desk.wait(task, on_sign)
+        if task.identity:
+            self._used[task.identity] = task.name
+        return folder
+
+    def _prepare(self, number: int) -> None:
+        file = self.files[number]
+        try:
+            with unreadable():
+                identity = "" if self._too_large(file) else file_digest(file.path)[:16]
+        except UnusableError as problem:
+            self._tasks.append(problem)
+            return
+        task = Task(file.name, file.path, identity)
+        self._tasks.append(task)
+        if not identity or self._first.setdefault(identity, number) == number:
+            self.desk.start(task)
+
+    def _too_large(self, file: SourceFile) -> bool:
+        """Whether the reader will refuse it by its size, so that it need not be hashed."""
+        if ROW_KINDS.get(file.path.suffix.lower()) in STREAMED:
+            return False
+        return file.path.stat().st_size > self.config.max_file_bytes
 
 
 class Results:
-    """The stage's three files, written as the records come."""
+    """The stage's files, put together from what each source gave."""
 
     def __init__(self, draft: Draft, context: Context) -> None:
         self.draft, self.events = draft, context.events
-        self.documents = self.chunks = 0
+        self.counts = dict.fromkeys(NAMES, 0)
+        self.unusable: list[tuple[str, UnusableError]] = []
         self._files = ExitStack()
         self._open: dict[str, Any] = {}
 
     def __enter__(self) -> Results:
         with ExitStack() as files:
-            for name in ("documents", "chunks", "rows", "contexts", "rejected"):
+            for name in NAMES:
                 path = self.draft.data / f"{name}.jsonl"
                 with disk_errors(path, "write"):
-                    self._open[name] = files.enter_context(path.open("w", encoding="utf-8"))
+                    self._open[name] = files.enter_context(path.open("wb"))
             self._files = files.pop_all()
         return self
 
@@ -110,132 +161,46 @@ class Results:
                 file.flush()
                 os.fsync(file.fileno())
 
-    def write(self, document: Document, chunks: list[Chunk], least: int) -> None:
-        """A document and its chunks; a chunk below `least` tokens is set aside with its reason."""
-        self._line("documents", document)
-        self.documents += 1
-        for chunk in chunks:
-            if chunk.tokens < least:
-                detail = f"{chunk.tokens} tokens; ingest.min_chunk_tokens asks for {least}"
-                problem = UnusableError("short_chunk", detail)
-                self.reject(chunk.id, problem, **chunk.model_dump(mode="json"))
-            else:
-                self._line("chunks", chunk)
-                self.chunks += 1
+    def take(self, name: str, folder: Path) -> None:
+        """All records of one source, and what the run's diary should say of it."""
+        summary = summary_of(folder)
+        for kind in NAMES:
+            source, target = folder / f"{kind}.jsonl", self.draft.data / f"{kind}.jsonl"
+            with disk_errors(target, "write"), source.open("rb") as part:
+                shutil.copyfileobj(part, self._open[kind], 1 << 20)
+            self.counts[kind] += summary["counts"][kind]
+        for event in _rejects(name, summary):
+            self.events.emit("rejected", **event)
+        for note in summary["notes"]:
+            self.events.emit("warning", message=f"{name} {note}.")
+        if not summary["counts"]["documents"] and not summary["counts"]["rows"]:
+            first = summary["named"][0]
+            words = first["detail"].removeprefix(f"{name}, ")
+            self.unusable.append((name, UnusableError(first["reason"], words)))
 
-    def reject(self, identity: str, problem: UnusableError, **row: Any) -> None:
-        """Something that does not go on, in the file and in the run's diary."""
-        self._line(
-            "rejected",
-            Rejected(
-                id=identity, stage=STAGE, reason=problem.reason, detail=problem.detail, row=row
-            ),
+    def reject(self, name: str, problem: UnusableError) -> None:
+        """A source that cannot be used, in the file and in the run's diary."""
+        identity = short_id("file", name)
+        reason, detail = problem.reason, problem.detail
+        record = Rejected(
+            id=identity, stage=STAGE, reason=reason, detail=detail, row={"source": name}
         )
-        where = row["source"] + (f", page {row['page']}" if "page" in row else "")
-        self.events.emit(
-            "rejected", id=identity, reason=problem.reason, detail=f"{where}: {problem.detail}"
-        )
-
-    def _line(self, name: str, record: BaseModel) -> None:
-        with disk_errors(self.draft.data / f"{name}.jsonl", "write"):
-            self._open[name].write(record.model_dump_json() + "\n")
+        with disk_errors(self.draft.data / "rejected.jsonl", "write"):
+            self._open["rejected"].write((record.model_dump_json() + "\n").encode())
+        self.counts["rejected"] += 1
+        self.events.emit("rejected", id=identity, reason=reason, detail=f"{name}: {detail}")
 
 
-def _read(
-    config: IngestConfig,
-    count: TokenCounter,
-    file: SourceFile,
-    seen: dict[str, str],
-    pages: SeenPages,
-    on_page: OnPage,
-) -> tuple[Document, list[Chunk], list[tuple[int, UnusableError]]]:
-    """One file's document and chunks. `seen`: digest -> name of the files before it."""
-    with unreadable():
-        oversize = file.path.stat().st_size > config.max_file_bytes
-        identity = "" if oversize else file_digest(file.path)[:16]
-    if identity and identity in seen:
-        raise UnusableError("duplicate_file", f"the same content as {seen[identity]}")
-    pages.identity = identity
-    reading = read_file(file.path, config, pages.see, on_page)
-    document = _document(identity, file.name, reading)
-    chunks = chunks_of(document, config, count)
-    if all(chunk.tokens < config.min_chunk_tokens for chunk in chunks):
-        raise UnusableError(
-            "too_short", f"the file holds only {count(document.text)} tokens of text"
-        )
-    seen[identity] = file.name
-    return document, chunks, reading.lost_pages
-
-
-@contextmanager
-def unreadable() -> Iterator[None]:
-    """A file that the system will not let us read is set aside like any other bad file."""
-    try:
-        yield
-    except OSError as error:
-        raise UnusableError("unreadable", f"the file cannot be read: {error.strerror}") from error
-
-
-def _document(identity: str, source: str, reading: Reading) -> Document:
-    blocks = [block for page in reading.pages for block in page.blocks]
-    words = vocabulary(line for block in blocks for line in block.split("\n"))
-    text, pages = assemble(reading.pages, words)
-    first = blocks[0].split("\n")[0].strip("#* ")
-    title = reading.title or (first if len(first) < LONGEST_TITLE else Path(source).stem)
-    return Document(id=identity, source=source, title=title, text=text, pages=pages)
-
-
-def chunks_of(document: Document, config: IngestConfig, count: TokenCounter) -> list[Chunk]:
-    """The document's chunks in order; each knows its characters and its pages."""
-    spans = chunk_spans(document.text, count, config.chunk_tokens, config.overlap_tokens)
-    chunks = []
-    for start, end in spans:
-        text = document.text[start:end]
-        chunks.append(
-            Chunk(
-                id=short_id(document.id, str(start), str(end)),
-                document=document.id,
-                source=document.source,
-                start=start,
-                end=end,
-                pages=tuple(
-                    page.number for page in document.pages if page.start < end and start < page.end
-                ),
-                tokens=count(text),
-                text=text,
-            )
-        )
-    return chunks
-
-
-class SeenPages:
-    """OCR of pages, each remembered in `folder` as soon as it is done.
-
-    `identity` names the file that is being read. The recogniser is loaded at the first page that
-    needs it, and serves all files.
-    """
-
-    def __init__(self, config: IngestConfig, folder: Path, threads: int) -> None:
-        self.config, self.folder, self.threads = config, folder, threads
-        self.identity = ""
-        self._recogniser: Any = None
-
-    def see(self, page: Any, number: int) -> list[Fragment]:
-        """The page's text lines. `page`: a pypdfium2 page. Errors: MissingExtraError."""
-        memory = self.folder / f"{self.identity}-{number}.json"
-        if memory.exists():
-            return [Fragment(*values) for values in read_json(memory)]
-        if self._recogniser is None:
-            require("numpy", "ocr", "Reading scanned pages")
-            from potstill.ingest.ocr import Recogniser
-
-            self._recogniser = Recogniser(self.threads)
-        dpi = min(float(self.config.ocr_dpi), LONGEST_SIDE * POINTS_PER_INCH / max(page.get_size()))
-        image = page.render(scale=dpi / POINTS_PER_INCH, maybe_alpha=False).to_numpy()
-        fragments: list[Fragment] = self._recogniser.fragments(image, dpi)
-        rows = [astuple(fragment) for fragment in fragments]
-        write_atomic(memory, json.dumps(rows, ensure_ascii=False))
-        return fragments
+def _rejects(name: str, summary: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """The first rejects one by one, all others as a number for each reason."""
+    left = dict(summary["reasons"])
+    for event in summary["named"]:
+        left[event["reason"]] -= 1
+        yield event
+    for reason, count in left.items():
+        if count:
+            detail = f"{name}: {count:,} more"
+            yield {"id": short_id("file", name), "reason": reason, "detail": detail, "count": count}
 
 
 def _nothing_usable(problems: list[tuple[str, UnusableError]]) -> InputError:

@@ -14,7 +14,9 @@ import pytest
 from potstill.core.events import Emitter, read_events
 from potstill.core.stage import Context, Draft
 from potstill.ingest import IngestConfig
+from potstill.ingest.one import NAMES, OnSign, Task, read_one
 from potstill.ingest.run import ingest
+from potstill.ingest.seen import SeenPages
 
 
 def count_words(text: str) -> int:
@@ -23,11 +25,30 @@ def count_words(text: str) -> int:
 
 
 @dataclass
+class DeskHere:
+    """Reads files in this process, so that a test can put things in its way."""
+
+    config: IngestConfig
+    work: Path
+
+    def __post_init__(self) -> None:
+        self.pages = SeenPages(self.config, self.work / "ocr", 1)
+
+    def start(self, task: Task) -> None:
+        pass
+
+    def wait(self, task: Task, on_sign: OnSign) -> Path:
+        return read_one(task, self.config, count_words, self.work, self.pages, on_sign)
+
+
+@dataclass
 class Outcome:
     """What a run of the stage left behind."""
 
     documents: list[dict[str, Any]]
     chunks: list[dict[str, Any]]
+    rows: list[dict[str, Any]]
+    contexts: list[dict[str, Any]]
     rejected: list[dict[str, Any]]
     events: list[dict[str, Any]]
     folder: Path
@@ -55,7 +76,7 @@ def run_ingest(tmp_path: Path) -> Ingest:
         fields = {"chunk_tokens": 64, "overlap_tokens": 0, "min_chunk_tokens": 4, **fields}
         config = IngestConfig(sources=list(sources), **fields)
         try:
-            ingest(config, Draft(folder), context, count_words)
+            ingest(config, Draft(folder), context, DeskHere(config, folder / "work"))
         finally:
             run.events = read_events(diary)[0]  # type: ignore[attr-defined]
         files = [
@@ -63,7 +84,7 @@ def run_ingest(tmp_path: Path) -> Ingest:
                 json.loads(line)
                 for line in (folder / "data" / f"{name}.jsonl").read_text("utf-8").splitlines()
             ]
-            for name in ("documents", "chunks", "rejected")
+            for name in NAMES
         ]
         return Outcome(*files, events=run.events, folder=folder)  # type: ignore[attr-defined]
 

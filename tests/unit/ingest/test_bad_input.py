@@ -154,7 +154,7 @@ def test_a_folder_without_a_usable_document_gives_the_first_reason_and_the_other
 ) -> None:
     (project / "docs").mkdir()
     (project / "docs" / "a.pdf").write_bytes(b"")
-    (project / "docs" / "b.png").write_bytes(PNG)
+    (project / "docs" / "b.xlsx").write_bytes(PNG)
     with pytest.raises(InputError, match="None of the 2 source files can be used") as caught:
         run_ingest("docs")
     assert "unsupported_type" in caught.value.hint

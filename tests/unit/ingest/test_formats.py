@@ -16,8 +16,9 @@ from docx.oxml.ns import nsdecls
 from reportlab.pdfgen.canvas import Canvas
 
 from potstill.ingest.content import Fragment, Reading, UnusableError
+from potstill.ingest.encodings import decode
 from potstill.ingest.pdf import read_pdf
-from potstill.ingest.readers import decode, read_text, what_is
+from potstill.ingest.readers import read_text, what_is
 from potstill.ingest.word import read_docx
 
 A4 = (595.0, 842.0)

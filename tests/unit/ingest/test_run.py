@@ -8,10 +8,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tests.unit.ingest.samples import epub, pptx
 
 from potstill.core.files import read_records
 from potstill.errors import MissingExtraError
 from potstill.ingest.content import Fragment
+from potstill.ingest.language import language_of
 from potstill.records import Chunk, Document, Rejected
 
 Ingest = Callable[..., Any]
@@ -132,3 +134,65 @@ def test_a_scan_without_the_ocr_extra_names_the_install_line(
     with pytest.raises(MissingExtraError, match="Reading scanned pages") as caught:
         run_ingest("sample:handbook-scan.pdf")
     assert 'pip install "potstill[ocr]"' in caught.value.hint
+
+
+def every_kind(project: Path) -> None:
+    """A file of each kind that gives a document."""
+    from potstill.sample import sample_path
+
+    text = sample_path("handbook.md").read_text("utf-8")[:9000]
+    (project / "a.md").write_text(text)
+    (project / "b.txt").write_text(text[3000:])
+    paragraphs = "".join(f"<p>{one}</p>" for one in text.split("\n\n") if "|" not in one)
+    (project / "c.html").write_text(f"<h1>Book</h1>{paragraphs}")
+    (project / "d.epub").write_bytes(epub(**{"OEBPS__two.xhtml": paragraphs.encode()}))
+    (project / "e.pptx").write_bytes(pptx(*text.split(". ")[:20]))
+
+
+@pytest.mark.parametrize("keep_sections", [True, False])
+def test_chunks_cover_what_every_reader_read(
+    run_ingest: Ingest, project: Path, keep_sections: bool
+) -> None:
+    every_kind(project)
+    sources = (".", "sample:handbook.pdf", "sample:handbook.docx")
+    outcome = run_ingest(*sources, chunk_tokens=120, overlap_tokens=30, keep_sections=keep_sections)
+    chunks = [*outcome.chunks, *(one["row"] for one in outcome.rejected)]
+    assert len(outcome.documents) == 7
+    assert {one["language"] for one in outcome.documents} == {"en"}
+    for document in outcome.documents:
+        text = document["text"]
+        left = list(text)
+        for chunk in chunks:
+            if chunk["document"] == document["id"]:
+                assert chunk["text"] == text[chunk["start"] : chunk["end"]]
+                left[chunk["start"] : chunk["end"]] = [""] * (chunk["end"] - chunk["start"])
+        assert "".join(left).strip() == ""
+
+
+def test_a_chunk_ends_before_a_section_that_does_not_fit(run_ingest: Ingest, project: Path) -> None:
+    sentence = "The valve is opened once a week by the stoker."
+    sections = [f"Section {number}\n\n" + f"{sentence}\n\n" * 4 for number in range(6)]
+    (project / "a.txt").write_text("\n\n".join(sections))
+    whole = run_ingest("a.txt", chunk_tokens=64)
+    assert [chunk["text"].split("\n")[0] for chunk in whole.chunks] == [
+        f"Section {number}" for number in range(6)
+    ]
+    filled = run_ingest("a.txt", chunk_tokens=64, keep_sections=False, draft="filled")
+    assert len(filled.chunks) < len(whole.chunks)
+    assert not filled.chunks[1]["text"].startswith("Section")
+
+
+@pytest.mark.parametrize(
+    ("text", "language"),
+    [
+        ("Das Ventil öffnet bei 93 Grad und lässt das heiße Wasser in den Teich.", "de"),
+        ("La soupape s'ouvre à 93 degrés et laisse couler l'eau chaude.", "fr"),
+        (
+            "バルブは九十三度で開き、熱い水を沈殿池に流します。係員は毎週、蒸留器の圧力を確認します。",
+            "ja",
+        ),
+        ("12 34 56 78 RV-31 A-7", ""),
+    ],
+)
+def test_the_language_is_noted_where_it_is_clear(text: str, language: str) -> None:
+    assert language_of(text) == language

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from potstill.errors import InputError, RecipeError
-from potstill.ingest import IngestConfig
+from potstill.errors import InputError, MissingExtraError, RecipeError
+from potstill.ingest import IngestConfig, tesseract
 from potstill.ingest.plan import estimate, facts, source_digest
 from potstill.ingest.sources import SourceFile, find_sources
 from potstill.models.refs import digest, parse
@@ -136,6 +136,35 @@ def test_a_plan_reckons_with_the_files_that_will_be_read(project: Path) -> None:
     assert estimate(overlapping, {}, project)["chunks"] < 70
     refused = config.model_copy(update={"max_file_bytes": 100})
     assert estimate(refused, {}, project)["chunks"] == 1
+
+
+def test_a_plan_reckons_with_rows_and_pictures(project: Path) -> None:
+    (project / "rows.csv").write_text("x" * 400_000)
+    config = IngestConfig(sources=["rows.csv"], chunk_tokens=400, overlap_tokens=0)
+    costs = estimate(config, {}, project)
+    assert costs["rows"] == 1000
+    assert costs["chunks"] == 0
+    assert costs["disk_bytes"] >= 4 * 400_000
+    limited = config.model_copy(update={"max_file_bytes": 1})  # a table is streamed all the same
+    assert estimate(limited, {}, project)["rows"] == 1000
+    (project / "page.png").write_bytes(bytes(100))
+    scanned = config.model_copy(update={"sources": ["page.png"]})
+    assert estimate(scanned, {}, project)["chunks"] == 2
+    assert estimate(scanned, {}, project)["seconds"] > 10
+
+
+def test_facts_name_the_ocr_program_and_say_if_it_is_missing(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = project / "model.gguf"
+    model.write_bytes(b"GGUF weights")
+    config = IngestConfig(sources=["docs"], teacher=str(model), ocr_engine="tesseract")
+    monkeypatch.setenv("PATH", "")
+    tesseract.version.cache_clear()
+    with pytest.raises(MissingExtraError, match="tesseract"):
+        facts(config, project)
+    never = config.model_copy(update={"ocr": "never"})
+    assert "python-pptx" in facts(never, project)["readers"]
 
 
 def test_facts_need_a_teacher(project: Path) -> None:
