@@ -37,7 +37,12 @@ EXTRAS: dict[str, dict[str, str]] = {
         "numpy": "numpy",
         "jinja2": "jinja2",
     },
-    "curate": {"rensa": "rensa"},
+    "curate": {
+        "rensa": "rensa",
+        "numpy": "numpy",
+        "jinja2": "jinja2",
+        "py3langid": "py3langid",
+    },
     "report": {"jinja2": "jinja2", "numpy": "numpy"},
     "quantised": {"bitsandbytes": "bitsandbytes"},
     "tune": {"optuna": "optuna"},

@@ -60,6 +60,8 @@ def ingest(config: IngestConfig, draft: Draft, context: Context, count: TokenCou
     pages = SeenPages(config, draft.work / "ocr", context.threads)
     seen: dict[str, str] = {}
     problems: list[tuple[str, UnusableError]] = []
+    for name in ("rows", "contexts"):
+        (draft.data / f"{name}.jsonl").touch()
     with Results(draft, context) as results:
         for number, file in enumerate(files):
             on_page = partial(_progress, context, file.name, number, len(files))
