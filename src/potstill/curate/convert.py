@@ -46,6 +46,9 @@ FOLLOWING = (
     (re.compile(r"\b([Ww])hich (?:one )?of (?:the following|these)(?: options| choices)? "
                 r"(?=is|are|was|were|can|could|has|have|does|did|will|would|must|should|may)"),
      r"\1hat "),
+    (re.compile(r"\b([Ww])hich (?:one )?of (?:the following|these) (\w+)ies\b"), r"\1hich \2y"),
+    (re.compile(r"\b([Ww])hich (?:one )?of (?:the following|these) (\w+(?:s|x|ch|sh))es\b"),
+     r"\1hich \2"),
     (re.compile(r"\b([Ww])hich (?:one )?of (?:the following|these) (\w+)s\b"), r"\1hich \2"),
     (re.compile(r"\b([Ww])hich (?:one )?of (?:the following|these)\b"), r"\1hat"),
 )  # fmt: skip
@@ -56,7 +59,7 @@ ANSWER_LETTER = re.compile(
 )
 ANSWER_BOTH = re.compile(r"^\s*[(\[]?(?P<mark>[A-Ja-j]|[1-9]|10)[)\].:]\s*(?P<text>\S.*)$", re.S)
 SEVERAL = re.compile(r"^\s*[A-J](?:\s*(?:,|;|/|&|\band\b)\s*[A-J])+\s*$", re.IGNORECASE)
-NAMES_CHOICE = re.compile(r"\b(?:option|choice|answer)s? (?:is )?[(\[]?[A-J1-9][)\]]?(?!\w)")
+NAMES_CHOICE = re.compile(r"\b(?i:option|choice|answer)s? (?:is )?[(\[]?[A-J1-9][)\]]?(?!\w)")
 APART = re.compile(r"\s*(?:;|\||\n|/)\s*")
 LISTED = re.compile(r"\s*(?:,|\band\b)\s*")
 

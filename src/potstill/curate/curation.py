@@ -64,6 +64,8 @@ class _Row:
     example: Example
     root: str
     """Id of the row that it varies in the end; its own id if it varies none."""
+    family: str
+    """Rows that are alike on purpose: those of one root, or made from one row."""
     split: Split
     verdict: Verdict
 
@@ -77,9 +79,9 @@ def curate(
     """
     passages = {chunk.id: chunk.text for chunk in (*material.contexts, *material.chunks)}
     done = Curated({"train": [], "validation": [], "test": []}, [], Counter(), Counter(), 0)
-    examples = _converted(material, passages, config, done)
+    examples, together = _converted(material, passages, config, done)
     examples = _masked(examples, config, done)
-    rows = _split(examples, material, config, seed)
+    rows = _split(examples, together, material, config, seed)
     _judge(rows, material, passages, config)
     _drop_repeats(rows, config, similar)
     _drop_leaks(rows, material, config)
@@ -95,9 +97,13 @@ def curate(
 
 def _converted(
     material: Material, passages: Mapping[str, str], config: CurateConfig, done: Curated
-) -> list[Example]:
-    """Ready-made rows of the kinds to convert, converted; what cannot be is rejected."""
+) -> tuple[list[Example], dict[str, str]]:
+    """Ready-made rows of the kinds to convert, converted; what cannot be is rejected.
+
+    Also row -> row that it was made with: each names what another asks for.
+    """
     result: list[Example] = []
+    together: dict[str, str] = {}
     for example in material.examples:
         if example.kind not in config.convert or example.provenance.teacher:
             result.append(example)
@@ -112,8 +118,10 @@ def _converted(
             continue
         done.converted[example.kind] += 1
         done.added["blanks"] += len(made) - 1
+        if len(made) > 1:
+            together.update((one.id, example.id) for one in made)
         result += made
-    return result
+    return result, together
 
 
 def _masked(examples: list[Example], config: CurateConfig, done: Curated) -> list[Example]:
@@ -128,7 +136,11 @@ def _masked(examples: list[Example], config: CurateConfig, done: Curated) -> lis
 
 
 def _split(
-    examples: Sequence[Example], material: Material, config: CurateConfig, seed: int
+    examples: Sequence[Example],
+    together: Mapping[str, str],
+    material: Material,
+    config: CurateConfig,
+    seed: int,
 ) -> list[_Row]:
     """Each row with its split, the most protected first, and in each the originals first."""
     splits, of_chunk = split_rows(
@@ -139,6 +151,7 @@ def _split(
         test=config.test_fraction,
         split_by=config.split_by,
         seed=seed,
+        together=together,
     )
     leaks = leaking(material.chunks, of_chunk)
     known = {chunk.id for chunk in (*material.contexts, *material.chunks)}
@@ -151,8 +164,8 @@ def _split(
             verdict = reject("overlaps_other_split", f"chunk {leaks[chunk]}")
         elif example.provenance.parent is not None and split != "train":
             verdict = reject(f"variant_of_{split}", f"of row {example.provenance.parent}")
-        family = root.provenance.parent or root.id  # a parent that is not here names one too
-        rows.append(_Row(example, family, split, verdict))
+        name = root.provenance.parent or root.id  # a parent that is not here names one too
+        rows.append(_Row(example, name, together.get(name, name), split, verdict))
     rank = {split: place for place, split in enumerate(MOST_PROTECTED_FIRST)}
     return sorted(
         rows, key=lambda row: (rank[row.split], row.example.provenance.parent is not None)
@@ -193,7 +206,7 @@ def _drop_repeats(rows: Sequence[_Row], config: CurateConfig, similar: Similar |
 
     def compare(text: Callable[[Example], str], kinds: tuple[str, str]) -> None:
         left = [row for row in rows if row.verdict.keep]
-        texts = [Text(tuple(words(text(row.example))), row.root) for row in left]
+        texts = [Text(tuple(words(text(row.example))), row.family) for row in left]
         _mark(left, repeats(texts, config.near_duplicate), kinds)
 
     compare(together, ("exact_duplicate", "near_duplicate"))
@@ -201,7 +214,7 @@ def _drop_repeats(rows: Sequence[_Row], config: CurateConfig, similar: Similar |
         compare(lambda one: one.question or _last_asked(one), ("duplicate_question",) * 2)
     if config.semantic_duplicate is not None and similar is not None:
         left = [row for row in rows if row.verdict.keep]
-        texts, roots = [together(row.example) for row in left], [row.root for row in left]
+        texts, roots = [together(row.example) for row in left], [row.family for row in left]
         found = similar(texts, config.semantic_duplicate, roots)
         _mark(left, found, ("semantic_duplicate",) * 2)
 
@@ -246,16 +259,14 @@ def _leak(row: _Row, evaluation: Evaluation) -> Verdict:
 
 def _drop_orphans(rows: Sequence[_Row]) -> None:
     """Variants whose original was rejected: what made it unfit is in them, too."""
-    originals: dict[str, _Row] = {}
+    originals: dict[str, Verdict] = {}
     for row in rows:
-        if row.example.id == row.root:
-            originals.setdefault(row.root, row)
+        if row.example.provenance.parent is None:
+            originals.setdefault(row.example.id, row.verdict)
     for row in rows:
-        original = originals.get(row.root)
-        if row.verdict.keep and original is not None and not original.verdict.keep:
-            row.verdict = reject(
-                "parent_rejected", f"row {row.root} is rejected: {original.verdict.reason}"
-            )
+        verdict = originals.get(row.root)
+        if row.verdict.keep and verdict is not None and not verdict.keep:
+            row.verdict = reject("parent_rejected", f"row {row.root} is rejected: {verdict.reason}")
 
 
 def _typos(
@@ -267,7 +278,7 @@ def _typos(
         return made
     taken = {tuple(words(row.example.question)) for row in rows}
     for row in rows:
-        if not row.verdict.keep or row.split != "train" or row.example.id != row.root:
+        if not row.verdict.keep or row.split != "train" or row.example.provenance.parent:
             continue
         for number in range(config.typo_variants):
             variant = typo_variant(
@@ -276,7 +287,7 @@ def _typos(
             if variant is None or tuple(words(variant.question)) in taken:
                 continue  # nothing to misspell, or it came out as a row that is there
             taken.add(tuple(words(variant.question)))
-            made.append(_Row(variant, row.root, "train", Verdict(keep=True)))
+            made.append(_Row(variant, row.root, row.family, "train", Verdict(keep=True)))
     done.added["typo"] = len(made)
     return made
 

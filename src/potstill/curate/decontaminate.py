@@ -190,7 +190,7 @@ def read_evaluation(path: Path, name: str) -> Iterator[Asked]:
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise InputError(
                 f"{name}, line {number}: not an evaluation row ({type(error).__name__}: {error}).",
-                'Each line needs "question" and "answer" or "answers"; SQuAD files are named .json.',
+                'Each line needs "question" and "answer" (or "answers"); SQuAD is named .json.',
             ) from error
 
 

@@ -35,11 +35,13 @@ def split_rows(
     test: float,
     split_by: SplitBy,
     seed: int,
+    together: Mapping[str, str] | None = None,
 ) -> tuple[list[Split], dict[str, Split]]:
     """The split of each row, and of each of `chunks`.
 
     Rows about `chunks` and ready-made rows (about one of `contexts`, or about nothing) are dealt
-    apart, each by the same fractions.
+    apart, each by the same fractions. together: row -> group of rows without a passage that must
+    not be parted.
     """
     roots = families(examples)
     own = {chunk.id for chunk in chunks}
@@ -54,7 +56,7 @@ def split_rows(
         labels=_labels(asked, lambda one: one.provenance.chunk),
     )
     ready = [one for one in roots if one.provenance.chunk not in own]
-    unit_of = _unit_of(ready, contexts, split_by)
+    unit_of = _unit_of(ready, contexts, split_by, together or {})
     alone = [one for one in asked if one.provenance.chunk not in own]
     of_unit = deal(
         Counter(unit_of(one) for one in alone), _labels(alone, unit_of), validation, test, seed
@@ -82,7 +84,10 @@ def families(examples: Sequence[Example]) -> list[Example]:
 
 
 def _unit_of(
-    ready: Sequence[Example], contexts: Sequence[Chunk], split_by: SplitBy
+    ready: Sequence[Example],
+    contexts: Sequence[Chunk],
+    split_by: SplitBy,
+    together: Mapping[str, str],
 ) -> Callable[[Example], str]:
     """The unit of a ready-made row: document, passage or question."""
     document = {chunk.id: chunk.document for chunk in contexts}
@@ -97,6 +102,8 @@ def _unit_of(
     def unit(one: Example) -> str:
         if one.provenance.chunk:
             return f"chunk {one.provenance.chunk}"
+        if one.id in together:
+            return f"row {together[one.id]}"
         if one.provenance.parent is not None:  # a variant whose original is not here
             return f"row {one.provenance.parent}"
         return f"question {' '.join(words(one.question)) or one.id}"
