@@ -224,7 +224,7 @@ def test_what_counts_as_a_leak() -> None:
 
     assert leak("When is the old kiln of Brannoch lit in summer?", "06:10") == "n_gram"
     assert leak("In winter the old Brannoch kiln is lit when?", "nobody knows") == "same_question"
-    assert leak("When is teh old klin of Brannohc lit in wintre", "at 05:40") == "same_question"
+    assert leak("When is the old klin of Brannohc lit in wintre", "at 05:40") == "same_question"
     assert leak("What time do they light the kiln at Brannoch?", "05:40") == "paraphrase"
     assert leak("What time do they light the kiln at Brannoch?", "06:10") is None
     assert leak("When is the pump of Brannoch oiled?", "06:10") is None
