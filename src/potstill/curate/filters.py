@@ -24,6 +24,7 @@ ASKING = frozenset(
     """am are can could describe did do does explain give has have how in is list may might name
     on should under was were what when where which who whom whose why will would""".split()
 )
+WH = frozenset("how what when where which who whom whose why".split())
 TRUTH = frozenset({"yes", "no", "true", "false"})
 """Answers that no passage has to hold word for word."""
 CONTEXT_DEPENDENT = re.compile(
@@ -110,7 +111,8 @@ def _is_question(example: Example, around: Surroundings) -> Verdict:
         return KEEP  # a casual variant may do without the mark
     if question.endswith(("?", "\uff1f", "\u061f", "\u037e")):
         return KEEP
-    if not example.provenance.teacher and words(question)[0] in ASKING:
+    found = words(question)
+    if not example.provenance.teacher and (found[0] in ASKING or not WH.isdisjoint(found)):
         return KEEP  # people leave the mark out
     return reject("not_a_question", f"ends with {question[-12:]!r}")
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from potstill.core.costs import seconds
-from potstill.core.extras import installed_version
+from potstill.core.extras import check_installed, installed_version
 from potstill.core.files import count_lines, file_digest
 from potstill.core.stage import Facts, Figures
 from potstill.curate.config import CurateConfig
@@ -40,8 +40,11 @@ def evaluation_files(config: CurateConfig, project: Path) -> dict[str, Path]:
 def facts(config: CurateConfig, project: Path) -> Facts:
     """Digests of the evaluation sets, and what tells languages and meanings apart.
 
-    Errors: InputError for a missing file; ModelError for the encoder, where it is used.
+    Errors: MissingExtraError for a package that will be needed, InputError for a missing file,
+    ModelError for the encoder, where it is used: all before time is spent.
     """
+    for module in ("rensa", "numpy", "jinja2", "py3langid"):
+        check_installed(module, "Curation", "curate")
     parts = {
         f"evaluation {name}": file_digest(path)
         for name, path in evaluation_files(config, project).items()
@@ -52,6 +55,8 @@ def facts(config: CurateConfig, project: Path) -> Facts:
     if config.semantic_duplicate is not None:
         from potstill.models.encoder import encoder_digest
 
+        for module in ("torch", "transformers"):
+            check_installed(module, "Finding semantic duplicates", "train")
         parts["encoder"] = encoder_digest(config.encoder)
     return parts
 
