@@ -169,6 +169,16 @@ def duplicates(count: int, planted: int) -> None:
             caught[kinds[copies[0]]] += 1
         else:
             others += 1
+    missed = set(kinds) - {
+        one
+        for (_, name, _), repeat in zip(rows, found, strict=True)
+        if repeat is not None
+        for one in (name, rows[repeat.of][1])
+        if one in kinds
+    }
+    for name in sorted(missed)[:9]:
+        copy = next(text for _, own, text in rows if own == name)
+        print("missed:", texts[pair[name]][0], "|", *copy, file=sys.stderr)
     print("found of each kind:", dict(caught), "of", dict(Counter(kinds.values())), file=sys.stderr)
     share, taken = caught.total() / planted, others / (count - planted)
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -5,9 +5,10 @@ repeats, if any. MinHash signatures in bands propose pairs (Broder, "On the rese
 containment of documents", 1997; Leskovec et al., "Mining of Massive Datasets", 3.4); the words
 themselves decide, so a proposal is never believed by itself. Knows nothing of splits or reasons.
 
-What is hashed are the letter triples of the telling words, so that a mistyped word still shares
-most of its own. What is compared are the words, slips set right (`text.py`), and all figures must
-be equal: "code H12" and "code H18" are two facts, however alike the sentences.
+What is hashed are pairs of each row's rarest words. Rows that share a template ("What is the weight
+of …?") then share little, while two rows that differ in a word and two slips still share a third of
+their pairs. What is compared are the words, slips set right (`text.py`), and all figures must be
+equal: "code H12" and "code H18" are two facts, however alike the sentences.
 """
 
 from __future__ import annotations
@@ -15,18 +16,24 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from typing import Any
 
 from potstill.core.extras import require
 from potstill.curate.text import figures, likeness, mended, most_likeness, telling
 
-PERMUTATIONS, BANDS = 128, 32  # bands of 4: a pair at Jaccard 0.65 is proposed with 0.998
+PERMUTATIONS, BANDS = 128, 64  # bands of 2: a pair at Jaccard 0.25 is proposed with 0.984
 SEED = 20_000_003  # of the hash functions; fixed, so that equal data gives equal results
+RAREST = 8  # words of a row whose pairs are hashed
+FEW_WORDS = 6  # rows with fewer have too few pairs: their words count by themselves, too
+COMPARED = 12  # words of a row that are compared before all are: its rarest
 BLOCK = 4096  # rows whose signatures are computed at once
-LEAST_ESTIMATE = 0.35  # of the letter triples' Jaccard, below which words are not compared
-CROWD = 64  # rows that share a band: more share a template, which says nothing of a pair
-NEAREST = 8  # rows at a crowd's beginning, and before each of it, that are proposed all the same
+LEAST_ESTIMATE = 0.08  # of the pairs' Jaccard, below which words are not compared
+CROWD = 32  # rows that share a band: more share a template, which says nothing of a pair
+NEAREST = 4  # rows at a crowd's beginning, and before each of it, that are proposed all the same
+AT_ONCE = 8  # bands whose pairs are collected before repeated ones are dropped
 PAIRS_AT_ONCE = 1 << 18
+MIX, MASK = 0x9E3779B97F4A7C15, (1 << 64) - 1  # spreads pairs over all numbers of 64 bits
 
 
 @dataclass(frozen=True)
@@ -97,7 +104,7 @@ def _near(
         seen.update(set(content[number]))
     numbers = {number: figures(texts[number].words) for number in distinct}
     found: dict[int, list[tuple[int, float]]] = {}
-    for one, other in _proposed(list(content.values())):
+    for one, other in _proposed(list(content.values()), seen, threshold):
         first, second = distinct[one], distinct[other]
         if numbers[first] != numbers[second] or texts[first].family == texts[second].family:
             continue
@@ -116,36 +123,70 @@ def alike(
     return likeness(mended(one, other, seen), other)
 
 
-def _proposed(content: Sequence[Sequence[str]]) -> list[tuple[int, int]]:
-    """Pairs (earlier, later) of places whose signatures are alike, in the order of the later."""
+def _proposed(
+    content: Sequence[Sequence[str]], seen: Mapping[str, int], threshold: float
+) -> list[tuple[int, int]]:
+    """Pairs (earlier, later) of places that may be alike, in the order of the later."""
     np: Any = require("numpy", "curate", "Finding near-duplicates")
     if len(content) < 2:
         return []
-    signatures = _signatures(content)
-    pairs = _pairs(signatures)
+    signatures = _signatures(content, seen)
+    codes = _pairs(signatures)
+    lengths = np.array([len(text) for text in content])
+    rarest = _rarest(content, seen)
     kept = []
-    for start in range(0, len(pairs), PAIRS_AT_ONCE):
-        block = pairs[start : start + PAIRS_AT_ONCE]
+    for start in range(0, len(codes), PAIRS_AT_ONCE):
+        some = codes[start : start + PAIRS_AT_ONCE]
+        block = np.stack([some % len(content), some // len(content)], axis=1)
         equal = (signatures[block[:, 0]] == signatures[block[:, 1]]).mean(axis=1)
-        kept.append(block[equal >= LEAST_ESTIMATE])
+        block = block[equal >= LEAST_ESTIMATE]
+        kept.append(block[_may_be_alike(rarest, lengths, block, threshold)])
     return [(one, other) for one, other in np.concatenate(kept).tolist()] if kept else []
 
 
-def _signatures(content: Sequence[Sequence[str]]) -> Any:
+def _rarest(content: Sequence[Sequence[str]], seen: Mapping[str, int]) -> Any:
+    """Codes of each text's rarest words: int32 [texts, COMPARED]; -1 where it has fewer."""
+    import numpy as np
+
+    codes = {word: place for place, word in enumerate(seen)}
+    result = np.full((len(content), COMPARED), -1, dtype=np.int32)
+    for place, text in enumerate(content):
+        own = sorted(set(text), key=lambda word: (seen[word], word))[:COMPARED]
+        result[place, : len(own)] = [codes[word] for word in own]
+    return result
+
+
+def _may_be_alike(rarest: Any, lengths: Any, pairs: Any, threshold: float) -> Any:
+    """Whether two texts share words enough, some of them misspelt, to reach the threshold.
+
+    Two texts of n and m words at Jaccard t share t / (1 + t) * (n + m) of them.
+    """
+    import numpy as np
+
+    one, other = rarest[pairs[:, 0]], rarest[pairs[:, 1]]
+    shared = np.zeros(len(pairs), dtype=np.int16)
+    for column in range(COMPARED):
+        mine = one[:, column, None]
+        shared += ((mine == other) & (mine >= 0)).any(axis=1)
+    n, m = lengths[pairs[:, 0]], lengths[pairs[:, 1]]
+    missing = np.maximum(n, m) - threshold / (1 + threshold) * (n + m)
+    slips = np.maximum(2, np.minimum(n, m) / 4)
+    known = np.minimum((one >= 0).sum(axis=1), (other >= 0).sum(axis=1))
+    return (shared >= known - missing - slips) & (np.minimum(n, m) >= threshold * np.maximum(n, m))
+
+
+def _signatures(content: Sequence[Sequence[str]], seen: Mapping[str, int]) -> Any:
     """MinHash signatures, one row a text: uint32 [texts, PERMUTATIONS]."""
     np: Any = require("numpy", "curate", "Finding near-duplicates")
     hasher = require("rensa", "curate", "Finding near-duplicates").RMinHash
-    known: dict[str, list[int]] = {}
+    vocabulary = list(seen)
+    codes = dict(zip(vocabulary, hasher.hash_token_sets([vocabulary])[0], strict=True))
     result = np.empty((len(content), PERMUTATIONS), dtype=np.uint32)
     for start in range(0, len(content), BLOCK):
         flat: list[int] = []
         ends = [0]
         for text in content[start : start + BLOCK]:
-            for word in text:
-                hashes = known.get(word)
-                if hashes is None:
-                    hashes = known[word] = hasher.hash_token_sets([triples(word)])[0]
-                flat += hashes
+            flat += _tokens(text, seen, codes)
             ends.append(len(flat))
         matrix = hasher.digest_matrix_from_flat_token_hashes(
             np.array(flat, dtype=np.uint64), np.array(ends, dtype=np.uint64), PERMUTATIONS, SEED
@@ -154,40 +195,53 @@ def _signatures(content: Sequence[Sequence[str]]) -> Any:
     return result
 
 
-def triples(word: str) -> list[str]:
-    """The letter triples of a word with its borders."""
-    framed = f"<{word}>"
-    return [framed[place : place + 3] for place in range(max(1, len(framed) - 2))]
+def _tokens(text: Sequence[str], seen: Mapping[str, int], codes: Mapping[str, int]) -> list[int]:
+    """What of a text is hashed: the pairs of its rarest words, each a number of 64 bits."""
+    rarest = sorted(set(text), key=lambda word: (seen[word], word))[:RAREST]
+    own = sorted(codes[word] for word in rarest)
+    pairs = [(one * MIX ^ other) & MASK for one, other in combinations(own, 2)]
+    return pairs + own if len(own) < FEW_WORDS else pairs
 
 
 def _pairs(signatures: Any) -> Any:
-    """Places that share a band, each pair once, sorted by the later one: int64 [pairs, 2]."""
+    """Places that share a band, each pair once, as sorted codes: later * count + earlier."""
     import numpy as np
 
-    count = len(signatures)
     mix = np.random.default_rng(SEED).integers(1, 1 << 63, PERMUTATIONS, dtype=np.uint64) | 1
     width = PERMUTATIONS // BANDS
     codes = np.empty(0, dtype=np.int64)
+    waiting: list[Any] = []
     for band in range(BANDS):
         columns = slice(band * width, (band + 1) * width)
         keys = (signatures[:, columns].astype(np.uint64) * mix[columns]).sum(axis=1)
         order = np.argsort(keys, kind="stable")
-        borders = np.flatnonzero(np.diff(keys[order])) + 1
-        starts = np.concatenate([[0], borders])
-        sizes = np.diff(np.concatenate([starts, [count]]))
-        new = [codes]
-        for step in range(1, int(min(sizes.max(), CROWD))):
-            # The member `step` places before, of every group that is large enough for one.
-            use = (sizes > step) & ((sizes <= CROWD) | (step <= NEAREST))
-            later = _places(starts[use] + step, sizes[use] - step)
-            new.append(order[later] * count + order[later - step])
-        crowds = sizes > CROWD
-        for start, size in zip(starts[crowds], sizes[crowds], strict=True):
-            first = order[start : start + NEAREST]
-            members = order[start + NEAREST : start + size]
-            new.append((members[:, None] * count + first[None, :]).ravel())
-        codes = np.unique(np.concatenate(new))
-    return np.stack([codes % count, codes // count], axis=1)
+        waiting += _in_band(order, np.flatnonzero(np.diff(keys[order])) + 1)
+        if band % AT_ONCE == AT_ONCE - 1:
+            codes = np.unique(np.concatenate([codes, *waiting]))
+            waiting = []
+    return codes
+
+
+def _in_band(order: Any, borders: Any) -> list[Any]:
+    """Codes (later * count + earlier) of the pairs in one band's groups, which begin at 0 and at
+    `borders` of `order`."""
+    import numpy as np
+
+    count = len(order)
+    starts = np.concatenate([[0], borders])
+    sizes = np.diff(np.concatenate([starts, [count]]))
+    found = []
+    for step in range(1, int(min(sizes.max(), CROWD))):
+        # The member `step` places before, of every group that is large enough for one.
+        use = (sizes > step) & ((sizes <= CROWD) | (step <= NEAREST))
+        later = _places(starts[use] + step, sizes[use] - step)
+        found.append(order[later] * count + order[later - step])
+    crowds = sizes > CROWD
+    for start, size in zip(starts[crowds], sizes[crowds], strict=True):
+        first = order[start : start + NEAREST]
+        members = order[start + NEAREST : start + size]
+        found.append((members[:, None] * count + first[None, :]).ravel())
+    return found
 
 
 def _places(starts: Any, sizes: Any) -> Any:

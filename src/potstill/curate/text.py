@@ -24,7 +24,9 @@ SMALL = frozenset(
     """a an the of in on at to for from by with is are was were be been do does did it its that
     this these those and as""".split()
 )
-SHORTEST_MISTYPED = 4  # of three letters, most changes make another word
+SHORTEST_MISTYPED = 4  # of three letters, most changes make another word,
+SHORTEST_SURE = 2  # unless that is seen so seldom, and the one it may be a slip of so often:
+SURE_RARE, SURE_FREQUENT = 2, 20
 RARE = 2  # a word seen so often at most may be a slip, however often the other one is seen
 RARE_SHARE = 0.05  # or one seen so much less often than the word it may be a slip of
 
@@ -49,12 +51,12 @@ def figures(found: Iterable[str]) -> frozenset[str]:
     return frozenset(word for word in found if has_digit(word))
 
 
-def one_slip_apart(one: str, other: str) -> bool:
+def one_slip_apart(one: str, other: str, shortest: int = SHORTEST_MISTYPED) -> bool:
     """Whether one keystroke (a letter more, less, another, or two swapped) makes one the other.
 
-    This is Damerau-Levenshtein distance 1, of words of four letters and more without digits.
+    This is Damerau-Levenshtein distance 1, of words of `shortest` letters and more without digits.
     """
-    if abs(len(one) - len(other)) > 1 or min(len(one), len(other)) < SHORTEST_MISTYPED:
+    if abs(len(one) - len(other)) > 1 or min(len(one), len(other)) < shortest:
         return False
     start = 0
     for left, right in zip(one, other, strict=False):
@@ -78,9 +80,10 @@ def is_slip(one: str, other: str, seen: Mapping[str, int]) -> bool:
     seen: word -> how often the data has it. Two words that are both frequent are two words,
     however alike: loader and leader.
     """
-    if not one_slip_apart(one, other):
-        return False
     rare, frequent = sorted((seen.get(one, 0), seen.get(other, 0)))
+    sure = rare <= SURE_RARE and frequent >= SURE_FREQUENT
+    if not one_slip_apart(one, other, SHORTEST_SURE if sure else SHORTEST_MISTYPED):
+        return False
     return rare <= max(RARE, RARE_SHARE * frequent)
 
 
