@@ -24,6 +24,7 @@ SMALL = frozenset(
     """a an the of in on at to for from by with is are was were be been do does did it its that
     this these those and as""".split()
 )
+ROMAN = frozenset("ii iii iv vi vii viii ix xi xii xiii".split())
 SHORTEST_MISTYPED = 4  # of three letters, most changes make another word,
 SHORTEST_SURE = 2  # unless that is seen so seldom, and the one it may be a slip of so often:
 SURE_RARE, SURE_FREQUENT = 2, 20
@@ -42,13 +43,17 @@ def telling(found: Sequence[str]) -> list[str]:
 
 
 def has_digit(word: str) -> bool:
-    """Whether the word is a figure or holds one: "H12" and "H18" are two facts."""
+    """Whether the word is a figure or holds one."""
     return any(sign.isdigit() for sign in word)
 
 
 def figures(found: Iterable[str]) -> frozenset[str]:
-    """The words that hold digits."""
-    return frozenset(word for word in found if has_digit(word))
+    """The words that number or letter things: H12, 400, type B, part IV. Two are two facts."""
+    return frozenset(word for word in found if has_digit(word) or word in ROMAN or _is_letter(word))
+
+
+def _is_letter(word: str) -> bool:
+    return len(word) == 1 and word.isascii() and word.isalpha() and word not in "ais"
 
 
 def one_slip_apart(one: str, other: str, shortest: int = SHORTEST_MISTYPED) -> bool:

@@ -22,7 +22,8 @@ def names(count: int, lot: Random) -> list[str]:
 
 def test_rows_of_one_template_are_told_apart_and_misspelt_copies_found() -> None:
     lot = Random(3)
-    asked = [f"What is the weight of the main pump in {one}?" for one in names(6 * CROWD, lot)]
+    pairs = zip(names(12 * CROWD, lot), names(12 * CROWD, lot)[::-1], strict=True)
+    asked = [f"Who made the main pump in {one}? The firm of {other}" for one, other in pairs]
     copies = {lot.randrange(len(asked)) for _ in range(40)}
     texts = [*asked, *(with_typos(asked[place], 0.1, lot) for place in sorted(copies))]
     found = repeats([Text(tuple(words(one)), str(n)) for n, one in enumerate(texts)], 0.8)
@@ -35,7 +36,7 @@ def test_rows_of_one_template_are_told_apart_and_misspelt_copies_found() -> None
 
 
 def test_a_crowd_of_copies_leaves_one() -> None:
-    text = "Who keeps the spare valves of the kiln in the old hut by the river"
+    text = "Which warden keeps spare valves beside Brannoch kiln during winter months"
     lot = Random(1)
     texts = [text, *(with_typos(text, 0.1, lot) for _ in range(5 * CROWD))]
     found = repeats([Text(tuple(words(one)), str(n)) for n, one in enumerate(texts)], 0.8)
@@ -78,6 +79,16 @@ def test_a_threshold_of_one_finds_equal_rows_alone() -> None:
 def test_what_one_keystroke_makes(one: str, other: str, apart: bool) -> None:
     assert one_slip_apart(one, other) is apart
     assert one_slip_apart(other, one) is apart
+
+
+def test_letters_and_numerals_name_things() -> None:
+    asked = [f"What does the large valve of type {one} in the north hall do?" for one in "BCD"]
+    asked += [
+        f"What does part {one} of the handbook for wardens say of it?" for one in ("II", "IV")
+    ]
+    assert (
+        repeats([Text(tuple(words(one)), str(n)) for n, one in enumerate(asked)], 0.7) == [None] * 5
+    )
 
 
 def test_two_frequent_words_are_two_words() -> None:
