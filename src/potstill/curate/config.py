@@ -41,8 +41,9 @@ class CurateConfig(StageConfig):
     language: str = Field(
         "auto",
         pattern="^(auto|any|[a-z]{2,3})$",
-        description="Rows clearly in another language are rejected. auto: the language of the "
-        "row's document, where that is known; any: all languages; else an ISO 639-1 code.",
+        description="Rows clearly in another language are rejected. auto: than most rows about the "
+        "same document, or documents of the same language; any: all languages stay; else an ISO "
+        "639-1 code.",
     )
     personal_data: Literal["keep", "mask", "drop"] = Field(
         "keep",

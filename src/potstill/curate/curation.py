@@ -23,6 +23,7 @@ from potstill.curate.convert import UnconvertibleError, convert
 from potstill.curate.decontaminate import Asked, Evaluation, asked
 from potstill.curate.dedup import Repeat, Text, repeats
 from potstill.curate.filters import Surroundings, answer_of, judge, reject
+from potstill.curate.language import expected_language, sure_language
 from potstill.curate.noise import typo_variant
 from potstill.curate.split import MOST_PROTECTED_FIRST, Split, families, leaking, split_rows
 from potstill.curate.text import words
@@ -109,7 +110,7 @@ def _converted(
             result.append(example)
             continue
         passage = passages.get(example.provenance.chunk, "")
-        language = _expected(example, material, config) or "en"
+        language = config.language if len(config.language) == 2 else _language(example) or "en"
         try:
             made = convert(example, passage, language)
         except UnconvertibleError as failure:
@@ -181,21 +182,35 @@ def _judge(
     def passage(chunk: str) -> str:
         return personal.masked(passages[chunk]) if masks else passages[chunk]
 
+    languages = {} if config.language == "any" else _languages(rows, material)
     for row in (one for one in rows if one.verdict.keep):
         chunk = row.example.provenance.chunk
-        around = Surroundings(
-            config,
-            passage(chunk) if chunk else None,
-            _expected(row.example, material, config),
-        )
+        found, expected = languages.get(id(row), ("", ""))
+        if config.language != "auto":
+            expected = config.language
+        around = Surroundings(config, passage(chunk) if chunk else None, expected, found)
         row.verdict = judge(row.example, around)
 
 
-def _expected(example: Example, material: Material, config: CurateConfig) -> str:
-    """The language that a row should be in; empty: any."""
-    if config.language == "auto":
-        return material.languages.get(example.provenance.document, "")
-    return "" if config.language == "any" else config.language
+def _languages(rows: Sequence[_Row], material: Material) -> dict[int, tuple[str, str]]:
+    """Of each row what it is in and, by the rows about documents like its own, should be in."""
+    found = {id(row): _language(row.example) for row in rows if row.verdict.keep}
+    of_group: dict[tuple[str, str, bool], Counter[str]] = {}
+    groups = {}
+    for row in (one for one in rows if one.verdict.keep):
+        source = row.example.provenance
+        known = material.languages.get(source.document, "")
+        group = (known, "" if known else source.document, bool(source.teacher))
+        groups[id(row)] = group
+        counts = of_group.setdefault(group, Counter())
+        if found[id(row)]:
+            counts[found[id(row)]] += 1
+    expected = {group: expected_language(counts, group[0]) for group, counts in of_group.items()}
+    return {name: (language, expected[groups[name]]) for name, language in found.items()}
+
+
+def _language(example: Example) -> str:
+    return sure_language(f"{example.question}\n{answer_of(example)}")
 
 
 def _drop_repeats(rows: Sequence[_Row], config: CurateConfig, similar: Similar | None) -> None:

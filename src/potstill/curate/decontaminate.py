@@ -172,7 +172,10 @@ def read_evaluation(path: Path, name: str) -> Iterator[Asked]:
 
     Errors: InputError names the file and the line that is neither.
     """
-    text = path.read_text("utf-8-sig")
+    try:
+        text = path.read_text("utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{name} cannot be read as text in UTF-8: {error}.") from error
     if path.suffix.lower() == ".json":
         yield from _squad(text, name)
         return

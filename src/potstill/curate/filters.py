@@ -13,7 +13,6 @@ from dataclasses import dataclass
 
 from potstill.curate import personal
 from potstill.curate.config import CurateConfig
-from potstill.curate.language import is_another
 from potstill.curate.text import COMMON, words
 from potstill.records import Example, Verdict
 
@@ -65,6 +64,8 @@ class Surroundings:
     """The text of its chunk; None for a row without a passage."""
     language: str = ""
     """What it should be written in; empty: any."""
+    found: str = ""
+    """What it clearly is written in; empty: not told."""
 
 
 Check = Callable[[Example, Surroundings], Verdict]
@@ -149,10 +150,8 @@ def _repeats(example: Example, around: Surroundings) -> Verdict:
 
 
 def _language(example: Example, around: Surroundings) -> Verdict:
-    if around.language:
-        text = f"{example.question}\n{answer_of(example)}"
-        if found := is_another(text, around.language):
-            return reject("other_language", f"{found} instead of {around.language}")
+    if around.found and around.language and around.found != around.language:
+        return reject("other_language", f"{around.found} instead of {around.language}")
     return KEEP
 
 

@@ -7,13 +7,16 @@ MB. Knows nothing of rows.
 
 from __future__ import annotations
 
+from collections import Counter
 from functools import cache
 from typing import Any
 
 from potstill.core.extras import require
 
 FEWEST_LETTERS = 30  # fewer say little
-SURE = 0.95  # probability of the other language before a text counts as being in it
+SURE = 0.95  # probability of a language before a text counts as being in it
+FEWEST_ROWS = 5  # whose languages say what the others should be in
+MOST = 0.6  # share of the rows that must agree
 
 
 @cache
@@ -33,7 +36,19 @@ def language_of(text: str) -> tuple[str, float]:
     return str(code), float(probability)
 
 
-def is_another(text: str, expected: str) -> str:
-    """The language that the text clearly is in instead of the expected one, else nothing."""
+def sure_language(text: str) -> str:
+    """The language that a text is clearly in; empty where that is not clear."""
     code, probability = language_of(text)
-    return code if code and code != expected and probability >= SURE else ""
+    return code if probability >= SURE else ""
+
+
+def expected_language(found: Counter[str], of_document: str) -> str:
+    """What rows about the same thing should be in; empty: any.
+
+    found: language -> rows that are clearly in it. The language of most, for a teacher may be asked
+    to write in another one than the documents'; with few rows, the documents'.
+    """
+    if found.total() < FEWEST_ROWS:
+        return of_document
+    code, count = found.most_common(1)[0]
+    return code if count >= MOST * found.total() else ""

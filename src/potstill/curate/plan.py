@@ -13,6 +13,7 @@ from potstill.core.extras import check_installed, installed_version
 from potstill.core.files import count_lines, file_digest
 from potstill.core.stage import Facts, Figures
 from potstill.curate.config import CurateConfig
+from potstill.curate.decontaminate import read_evaluation
 from potstill.errors import InputError
 
 ROWS_PER_SECOND = 1500
@@ -45,6 +46,9 @@ def facts(config: CurateConfig, project: Path) -> Facts:
     """
     for module in ("rensa", "numpy", "jinja2", "py3langid"):
         check_installed(module, "Curation", "curate")
+    for name, path in evaluation_files(config, project).items():
+        for _ in read_evaluation(path, name):
+            pass  # a line that cannot be read is an error now, not after generation
     parts = {
         f"evaluation {name}": file_digest(path)
         for name, path in evaluation_files(config, project).items()

@@ -59,7 +59,7 @@ def row(question: str, answer: str, name: str = "r", chunk_id: str = "c") -> Exa
         ("When lit?", "05:40", "question_too_short"),
         ("When " + "is it " * 40 + "lit?", "05:40", "question_too_long"),
         ("When is the kiln lit?", "kiln " + "valve K7 hours " * 50, "answer_too_long"),
-        ("Tell me when the kiln is lit.", "05:40", "not_a_question"),
+        ("They say the kiln is lit at dawn.", "05:40", "not_a_question"),
         ("As an AI model, when is the kiln lit?", "05:40", "leaked_instruction"),
         ("When is the kiln lit?", "05:40 <|im_end|>", "leaked_instruction"),
         ("When is the <b>kiln</b> lit?", "05:40", "markup"),

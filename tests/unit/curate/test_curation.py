@@ -13,6 +13,7 @@ from potstill.curate.curation import Curated, Material, curate
 from potstill.curate.decontaminate import Asked, Evaluation, read_evaluation
 from potstill.curate.dedup import Repeat
 from potstill.curate.filters import Surroundings, judge
+from potstill.curate.language import sure_language
 from potstill.curate.semantic import repeats_of
 from potstill.curate.split import split_rows
 from potstill.errors import InputError
@@ -353,8 +354,34 @@ def test_typo_variants_are_made_for_training_rows_alone() -> None:
 def test_filters_of_rows_without_a_passage(
     question: str, answer: str, language: str, reason: str
 ) -> None:
-    verdict = judge(row(question, answer, "r"), Surroundings(CurateConfig(), None, language))
+    found = sure_language(f"{question}\n{answer}")
+    around = Surroundings(CurateConfig(), None, language, found)
+    verdict = judge(row(question, answer, "r"), around)
     assert verdict.reason == reason
+
+
+def test_the_language_of_most_rows_is_the_one_expected() -> None:
+    asked = "Wer hütet die Ersatzventile des Ofens in der Halle von {}?"
+    german = [
+        row(
+            asked.format(place),
+            f"die alte Wärterin von {place}",
+            f"d{n}",
+            teacher="t",
+            document="d",
+        )
+        for n, place in enumerate(PLACES)
+    ]
+    english = row("Who keeps the spare valves of the kiln here?", "the old warden of it", "e",
+                  teacher="t", document="d")  # fmt: skip
+    rows = [*german, english]
+    for languages in ({}, {"d": "en"}, {"d": "de"}):
+        done = curate(Material([], rows, languages=languages), CurateConfig(near_duplicate=1), 3)
+        assert reasons(done) == {"e": "other_language"}
+    loose = CurateConfig(near_duplicate=1, language="any")
+    assert reasons(curate(Material([], rows), loose, 3)) == {}
+    strict = CurateConfig(near_duplicate=1, language="en")
+    assert set(reasons(curate(Material([], rows), strict, 3))) == {one.id for one in german}
 
 
 def test_words_of_prompts_may_stand_where_the_passage_has_them() -> None:
