@@ -9,7 +9,7 @@ done by rules, nothing by a model. Knows nothing of splits; `blanks.py` knows th
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from potstill.curate.blanks import BLANK, statement_question, true_or_false, without_blank
@@ -17,8 +17,11 @@ from potstill.curate.rewriting import asking_turn, with_turn
 from potstill.curate.text import words
 from potstill.records import Example, Span, short_id
 
-MARK = re.compile(
-    r"(?:(?<=\s)|^)(?:[(\[](?P<a>[A-Ja-j]|[1-9]|10)[)\]]|(?P<b>[A-Ja-j]|[1-9]|10)[).:](?=\s|\S\S))"
+SIGN = r"[A-Ja-j]|[1-9]|10|[ivx]{1,4}"
+MARK = re.compile(rf"(?:(?<=\s)|^)(?:[(\[](?P<a>{SIGN})[)\]]|(?P<b>{SIGN})[).:](?=\s|\S\S))")
+ROMAN = "i ii iii iv v vi vii viii ix x".split()
+SOLUTION = re.compile(
+    r"\s*\b(?:(?:correct|right) )?(?:answer|ans|key)\s*[:=.]\s*\S.*$", re.I | re.S
 )
 LETTERS = "abcdefghij"
 HEADING = re.compile(r"\s*\b(?:options|choices|answers)\s*:\s*$", re.IGNORECASE)
@@ -39,7 +42,7 @@ INSTRUCTION = re.compile(
     r"(?:the |one )?(?:correct|right|best|most suitable|appropriate)?\s*"
     r"(?:answer|option|choice|alternative|word|one)s?\b(?: (?:below|from the (?:list|options)))?"
     r"|fill in the (?:blank|gap|blanks|gaps)|complete the (?:sentence|statement)"
-    r"|multiple choice|question(?: \d+)?)\s*[.:]\s*",
+    r"|multiple choice|q(?:uestion)?(?: ?\d+)?)\s*[.:]\s*",
     re.IGNORECASE,
 )
 FOLLOWING = (
@@ -80,11 +83,14 @@ class Choices:
     options: tuple[str, ...]
 
 
-def convert(example: Example, passage: str = "", language: str = "en") -> list[Example]:
+def convert(
+    example: Example, passage: str = "", language: str = "en", *, from_zero: bool = False
+) -> list[Example]:
     """The plain questions of a multiple-choice or fill-in-the-blank row, the first with its id.
 
     passage: what the row is asked about, to find the answer's place in it. language: of the row;
-    questions in any are converted, sentences in English alone.
+    questions in any are converted, sentences in English alone. from_zero: the number 0 is the
+    first choice.
     Errors: UnconvertibleError with one of the reasons empty_answer, no_options,
     answer_not_an_option, several_right_options, answer_refers_to_options, asks_about_options,
     no_blank, blanks_do_not_match, no_question, no_rules_for_language.
@@ -94,7 +100,7 @@ def convert(example: Example, passage: str = "", language: str = "en") -> list[E
     stem, answers = example.question, example.answers
     if example.kind == "multiple_choice":
         choices = read_choices(example.question, example.options)
-        answer = right_choice(example.answers, choices.options)
+        answer = right_choice(example.answers, choices.options, from_zero)
         stem, answers = plain_stem(choices.stem), (answer,)
         truth = true_or_false(stem, choices.options, answer) if language == "en" else None
         if truth:
@@ -103,7 +109,7 @@ def convert(example: Example, passage: str = "", language: str = "en") -> list[E
         if not BLANK.search(stem):
             raise UnconvertibleError("no_blank", f"no blank in {stem!r}")
         if example.options:  # a word bank: the answer may be a letter of it
-            answers = (right_choice(answers, example.options),)
+            answers = (right_choice(answers, example.options, from_zero),)
         stem = INSTRUCTION.sub("", stem).strip()
     if not words(BLANK.sub("", stem)):
         raise UnconvertibleError("no_question", "nothing is left beside choices or blanks")
@@ -165,20 +171,19 @@ def read_choices(question: str, options: Sequence[str]) -> Choices:
 def _inline(question: str) -> Choices | None:
     """The choices that stand in a question: A) … B) …, from the first mark on, in order."""
     marks = list(MARK.finditer(question))
-    for first in marks:
+    for number, first in enumerate(marks):
         kind = _kind(first)
-        if kind is None or _rank(first) != 0 or not question[: first.start()].strip():
+        if _rank(first, kind) != 0 or not question[: first.start()].strip():
             continue
-        run, wanted = [], 0
-        for mark in marks[marks.index(first) :]:
-            if _kind(mark) == kind and _rank(mark) == wanted:
+        run = []
+        for mark in marks[number:]:
+            if _kind(mark, kind) == kind and _rank(mark, kind) == len(run):
                 run.append(mark)
-                wanted += 1
         if len(run) < 2:
             continue
         ends = [one.start() for one in run[1:]] + [len(question)]
         options = [
-            question[one.end() : end].strip().rstrip(",;").strip()
+            SOLUTION.sub("", question[one.end() : end]).strip().rstrip(",;").strip()
             for one, end in zip(run, ends, strict=True)
         ]
         if all(options):
@@ -186,16 +191,23 @@ def _inline(question: str) -> Choices | None:
     return None
 
 
-def _kind(mark: re.Match[str]) -> tuple[str, str] | None:
-    """What marks of one list share: case or digits, and the signs around them."""
+def _kind(mark: re.Match[str], like: tuple[str, str] | None = None) -> tuple[str, str]:
+    """What marks of one list share: numerals or case, and the signs around them.
+
+    like: the list's kind, where it is known; "i" is a letter after h, else a Roman one.
+    """
     sign = mark["a"] or mark["b"]
     case = "digit" if sign.isdigit() else "upper" if sign.isupper() else "lower"
+    if sign in ROMAN and not (like and like[0] == "lower"):
+        case = "roman"
     return case, mark[0].replace(sign, "")
 
 
-def _rank(mark: re.Match[str]) -> int:
+def _rank(mark: re.Match[str], kind: tuple[str, str]) -> int:
     sign = mark["a"] or mark["b"]
-    return int(sign) - 1 if sign.isdigit() else LETTERS.index(sign.lower())
+    if kind[0] == "roman":
+        return ROMAN.index(sign)
+    return int(sign) - 1 if sign.isdigit() else LETTERS.find(sign.lower())
 
 
 def _unmarked(option: str, place: int) -> str:
@@ -210,10 +222,10 @@ def _place(mark: str) -> int:
     return int(mark) - 1 if mark.isdigit() else LETTERS.index(mark.lower())
 
 
-def right_choice(answers: Sequence[str], options: Sequence[str]) -> str:
+def right_choice(answers: Sequence[str], options: Sequence[str], from_zero: bool = False) -> str:
     """The words of the right choice. Errors: UnconvertibleError names what is wrong."""
     plain = [_plain(option) for option in options]
-    found = [_choice(answer, plain) for answer in answers]
+    found = [_choice(answer, plain, from_zero) for answer in answers]
     if any(SEVERAL.match(answer) for answer in answers) and None in found:
         raise UnconvertibleError("several_right_options", " / ".join(answers))
     places = {place for place in found if place is not None}
@@ -229,13 +241,15 @@ def right_choice(answers: Sequence[str], options: Sequence[str]) -> str:
     return right
 
 
-def _choice(answer: str, plain: Sequence[str]) -> int | None:
+def _choice(answer: str, plain: Sequence[str], from_zero: bool) -> int | None:
     """Which choice an answer names: by its words, else by letter or number, else by both."""
     if _plain(answer) in plain:
         return plain.index(_plain(answer))
     mark = ANSWER_LETTER.match(answer)
-    if mark and 0 <= _place(mark["mark"]) < len(plain):
-        return _place(mark["mark"])
+    if mark:
+        place = _place(mark["mark"]) + (from_zero and mark["mark"].isdigit())
+        if 0 <= place < len(plain):
+            return place
     both = ANSWER_BOTH.match(answer)
     if both and _plain(both["text"]) in plain:
         return plain.index(_plain(both["text"]))
@@ -244,6 +258,15 @@ def _choice(answer: str, plain: Sequence[str]) -> int | None:
 
 def _plain(text: str) -> str:
     return " ".join(words(text)) or text.strip()
+
+
+def counts_from_zero(examples: Iterable[Example]) -> set[str]:
+    """The documents whose answers number the choices from 0: those in which a row says 0."""
+    return {
+        one.provenance.document
+        for one in examples
+        if one.options and "0" in one.answers and "0" not in one.options
+    }
 
 
 def plain_stem(stem: str) -> str:

@@ -19,7 +19,7 @@ from functools import cache
 
 from potstill.curate import personal
 from potstill.curate.config import CurateConfig
-from potstill.curate.convert import UnconvertibleError, convert
+from potstill.curate.convert import UnconvertibleError, convert, counts_from_zero
 from potstill.curate.decontaminate import Asked, Evaluation, asked
 from potstill.curate.dedup import Repeat, Text, repeats
 from potstill.curate.filters import Surroundings, answer_of, judge, reject
@@ -105,6 +105,7 @@ def _converted(
     """
     result: list[Example] = []
     together: dict[str, str] = {}
+    from_zero = counts_from_zero(material.examples)
     for example in material.examples:
         if example.kind not in config.convert or example.provenance.teacher:
             result.append(example)
@@ -112,7 +113,8 @@ def _converted(
         passage = passages.get(example.provenance.chunk, "")
         language = config.language if len(config.language) == 2 else _language(example) or "en"
         try:
-            made = convert(example, passage, language)
+            zero = example.provenance.document in from_zero
+            made = convert(example, passage, language, from_zero=zero)
         except UnconvertibleError as failure:
             verdict = reject(failure.reason, failure.detail)
             done.rejected.append(_rejected(_shown(example, config), verdict))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from potstill.curate.blanks import statement_question, without_blank
-from potstill.curate.convert import UnconvertibleError, convert
+from potstill.curate.convert import UnconvertibleError, convert, counts_from_zero
 from potstill.records import Example, Provenance, Turn
 
 PASSAGE = "The kiln of Brannoch is lit at 05:40. Mrs Achterberg keeps the spare valves."
@@ -40,6 +40,8 @@ def row(
         "What is the capital of France? Options: 1) Rome 2) Paris 3) Madrid",
         "What is the capital of France? [A] Rome [B] Paris",
         "What is the capital of France?\n1. Rome\n2. Paris",
+        "What is the capital of France? (i) Rome (ii) Paris (iii) Madrid",
+        "Q1: What is the capital of France?\n(A) Rome\n(B) Paris\nAnswer: B",
         "Choose the correct answer: What is the capital of France? A: Rome B: Paris",
     ],
 )
@@ -66,6 +68,16 @@ def test_a_choice_that_is_a_number_is_taken_by_its_words_first() -> None:
     assert made.answers == ("2",)
     (made,) = convert(row("How many valves are there?", "2", options=("10", "30", "20")))
     assert made.answers == ("30",)
+
+
+def test_numbers_may_count_from_zero_where_the_data_says_so() -> None:
+    options = ("Rome", "Paris", "Madrid")
+    first, second = (row("Which city is it?", said, options=options) for said in "01")
+    assert counts_from_zero([first, second]) == {"d"}
+    assert counts_from_zero([second]) == set()
+    assert convert(second, from_zero=True)[0].answers == ("Paris",)
+    assert convert(first, from_zero=True)[0].answers == ("Rome",)
+    assert convert(second)[0].answers == ("Rome",)
 
 
 def test_columns_that_are_repeated_in_the_question_leave_it() -> None:
