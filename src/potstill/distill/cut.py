@@ -5,7 +5,7 @@ values. Knows nothing of stages or of training.
 
 Depth alone works on every decoder with its layers in `model.model.layers`. Widths, and the fit of
 what is left, need a family of `models/shape.py`. Of the shapes that meet the target the likeliest
-few are made and compared on held-out rows.
+few are made, fitted on a little text and compared on held-out rows; the best is fitted on all.
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ from potstill.models.refit import refit
 from potstill.models.shape import FAMILIES, Shape
 from potstill.models.skeleton import load_without
 
+COMPARED_TOKENS = 4096
+"""Of the text to fit to, so many for each of several shapes that are compared."""
 ROUND_WORTH = 1.1
 """A shape whose rows quantise well is taken if its KL is at most so many times the best one's."""
 
@@ -46,6 +48,16 @@ class Cut:
 
     student: Any
     report: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class _Tried:
+    """A shape that was made, and what was measured of it."""
+
+    student: Any
+    shape: Shape
+    row: dict[str, Any]
+    parts: width.Parts
 
 
 def check(settings: StudentConfig, model: Any) -> None:
@@ -124,23 +136,28 @@ def cut(
     if not shapes:
         shapes = [replace(shape, layers=shape.layers - counts[0])]
     measured = importance.measure(model, text.fit)
-    best: tuple[Any, Shape, dict[str, Any]] | None = None
+    brief = text if len(shapes) == 1 else replace(text, fit=_thinned(text.fit, COMPARED_TOKENS))
+    best: _Tried | None = None
     tried = []
     for number, wanted in enumerate(shapes):
         events.progress(number, len(shapes), "shapes", step="surgery")
         dropped = order[: shape.layers - wanted.layers]
         kept = [layer for layer in range(shape.layers) if layer not in dropped]
         parts = width.choose(shape, wanted, measured, kept)
-        student, figures = _carve(settings, model, parts, measured, text)
+        student, figures = _carve(settings, model, parts, measured, brief)
         row = {**wanted.sizes(), **figures, "dropped": sorted(dropped)}
         tried.append(row)
-        if best is None or _better((wanted, row), best[1:], settings.round_to):
-            best = (student, wanted, row)
+        if best is None or _better((wanted, row), (best.shape, best.row), settings.round_to):
+            best = _Tried(student, wanted, row, parts)
         del student
-    events.progress(len(shapes), len(shapes), "shapes", step="surgery")
     assert best is not None
-    report |= {"tried": tried, **best[2]}
-    return Cut(best[0], report)
+    student, row = best.student, best.row
+    if settings.refit and len(brief.fit) < len(text.fit):
+        student, figures = _carve(settings, model, best.parts, measured, text)
+        row = row | figures
+    events.progress(len(shapes), len(shapes), "shapes", step="surgery")
+    report |= {"tried": tried, **row}
+    return Cut(student, report)
 
 
 def cut_streamed(
@@ -216,6 +233,12 @@ def _better(
 
 def _rounded(model: Any, student: Any, text: Text) -> float:
     return round(likeness.kl(model, student, text.unseen), 6)
+
+
+def _thinned(batches: Sequence[Tensor], tokens: int) -> list[Tensor]:
+    """Every so many of the batches, about `tokens` in all: they lie in the order of the rows."""
+    stride = max(1, round(sum(ids.numel() for ids in batches) / tokens))
+    return list(batches[::stride])
 
 
 def _spread(rows: Sequence[Row], tokens: int) -> list[Tensor]:

@@ -13,13 +13,14 @@ Y is what the whole model has at that place. For the last projections of attenti
 that add them to the residual stream as they are, Y is what is still missing there: the whole
 model's stream behind the place (and behind all dropped layers that follow) minus the smaller one's
 before it, so that each fit also makes up for what the earlier ones left. The layers of both are
-run in turn, so that only the states between two layers are held.
+run in turn, so that only the states between two layers are held, and each half of a layer once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -51,6 +52,8 @@ class _Stream:
     """[B, L, hidden] that the next kept layer of the whole model gives its MLP's norm."""
     ahead: Tensor | None = None
     """[B, L, hidden] of the whole model behind that layer and the dropped ones after it."""
+    written: dict[str, Tensor] = field(default_factory=dict)
+    """What the smaller one's attention and MLP of this layer write, as far as they are fitted."""
 
 
 @torch.no_grad()
@@ -85,7 +88,10 @@ def refit(
         for stream in streams:
             assert stream.ahead is not None
             stream.whole = stream.ahead
-            stream.small = states_of(lean_layer(stream.small, **stream.calls.arguments[number]))
+            with _known(lean_layer, stream):
+                given = stream.calls.arguments[number]
+                stream.small = states_of(lean_layer(stream.small, **given))
+            stream.written.clear()
     return small
 
 
@@ -117,7 +123,8 @@ def _fit_readers(
     fits = [_Fit(one) for one in ours]
     for stream in streams:
         arguments = stream.calls.arguments[number]
-        (read,) = _inputs_of(lean, [ours[0]], stream.small, arguments)
+        with _known(lean, stream):
+            (read,) = _inputs_of(lean, [ours[0]], stream.small, arguments)
         (given,) = _inputs_of(layer, [theirs[0]], stream.whole, arguments)
         for fit, name, their in zip(fits, names, theirs, strict=True):
             fit.add(read, their(given)[..., rows[name]])
@@ -138,24 +145,43 @@ def _fit_writer(
     name = "o_proj" if part == "self_attn" else "down_proj"
     ours, theirs = getattr(getattr(lean, part), name), getattr(getattr(layer, part), name)
     normed = hasattr(layer, "pre_feedforward_layernorm")  # what is written passes another norm
-    fit = _Fit(ours)
+    fit, reads = _Fit(ours), []
     for stream in streams:
         arguments = stream.calls.arguments[number]
         assert stream.attended is not None
         assert stream.ahead is not None
+        with _known(lean, stream):
+            before, read = _inputs_of(
+                lean,
+                [
+                    lean.input_layernorm if part == "self_attn" else lean.post_attention_layernorm,
+                    ours,
+                ],
+                stream.small,
+                arguments,
+            )
         if normed:
-            (read,) = _inputs_of(lean, [ours], stream.small, arguments)
             (given,) = _inputs_of(layer, [theirs], stream.whole, arguments)
             fit.add(read, theirs(given)[..., channels])
-        elif part == "self_attn":
-            (read,) = _inputs_of(lean, [ours], stream.small, arguments)
-            fit.add(read, stream.attended[..., channels] - stream.small)
         else:
-            before, read = _inputs_of(
-                lean, [lean.post_attention_layernorm, ours], stream.small, arguments
-            )
-            fit.add(read, stream.ahead[..., channels] - before)
+            reached = stream.attended if part == "self_attn" else stream.ahead
+            fit.add(read, reached[..., channels] - before)
+        reads.append(read)
     fit.solve(ridge)
+    for stream, read in zip(streams, reads, strict=True):
+        stream.written[part] = ours(read)
+
+
+@contextmanager
+def _known(layer: Any, stream: _Stream) -> Iterator[None]:
+    """Within it, the parts of `layer` whose output is known give that instead of computing it."""
+    with ExitStack() as undo:
+        for part, output in stream.written.items():
+            module = getattr(layer, part)
+            said = (output, None) if part == "self_attn" else output
+            module.forward = lambda *_, said=said, **__: said
+            undo.callback(delattr, module, "forward")
+        yield
 
 
 class _Fit:

@@ -25,6 +25,7 @@ from potstill.errors import ModelError, TrainingError, UsageError
 from potstill.models import likeness
 from potstill.models.importance import shape_of
 from potstill.models.load import load_model, load_tokenizer
+from potstill.models.refit import refit
 from potstill.models.shape import FAMILIES
 from potstill.models.surgery import drop_layers, parameters_of
 
@@ -116,6 +117,31 @@ def test_the_student_that_lies_ready_is_the_one_that_was_measured_and_is_made_on
     assert digests_of(Path(made.source)) == digests_of(Path(again.source))
     monkeypatch.setattr("potstill.distill.cut.cut", lambda *_, **__: pytest.fail("cut again"))
     assert start(settings).report == made.report
+
+
+def test_shapes_are_compared_after_a_short_fit_and_the_best_is_fitted_on_all(
+    start: Callable[..., Start], teacher: Any, rows: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = {"axes": "both", "parameters_ratio": 0.6, **SMALL, "calibration_tokens": 400}
+    at_once = start(settings).report
+    fitted: list[int] = []
+
+    def counting(whole: Any, small: Any, parts: Any, batches: Any) -> Any:
+        fitted.append(sum(ids.numel() for ids in batches))
+        return refit(whole, small, parts, batches)
+
+    monkeypatch.setattr("potstill.distill.cut.refit", counting)
+    monkeypatch.setattr("potstill.distill.cut.COMPARED_TOKENS", 100)
+    made = start(settings, "briefly")
+    assert len(fitted) == 3
+    assert fitted[0] == fitted[1] < fitted[2] == made.report["fit_tokens"]
+    (tried,) = (
+        one for one in at_once["tried"] if one["parameters"] == made.report["parameters"]["student"]
+    )
+    assert made.report["kl"] == tried["kl"]
+    assert made.report["kl"] != min(one["kl"] for one in made.report["tried"])
+    held_out = [torch.tensor([row.ids]) for row in rows[8:]]
+    assert likeness.kl(teacher, made.load(), held_out) == pytest.approx(tried["kl"], abs=1e-4)
 
 
 def test_the_likeness_is_the_mean_forward_kl(teacher: Any, rows: list[Any]) -> None:
