@@ -175,7 +175,7 @@ def _inline(question: str) -> Choices | None:
         kind = _kind(first)
         if _rank(first, kind) != 0 or not question[: first.start()].strip():
             continue
-        run = []
+        run: list[re.Match[str]] = []
         for mark in marks[number:]:
             if _kind(mark, kind) == kind and _rank(mark, kind) == len(run):
                 run.append(mark)

