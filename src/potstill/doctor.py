@@ -20,7 +20,7 @@ PURPOSES = {
     "ocr": "read scanned pages",
     "llamacpp": "ask GGUF teachers, chat with the student, write GGUF",
     "train": "load, prune and distil models",
-    "curate": "find near-duplicates",
+    "curate": "find duplicates and draw the data card",
     "report": "draw the report",
     "quantised": "hold teachers in 4 bits, train adapters on 4-bit weights",
     "tune": "search for the best settings",

@@ -260,6 +260,15 @@ def _plain(text: str) -> str:
     return " ".join(words(text)) or text.strip()
 
 
+def has_choices(example: Example) -> bool:
+    """Whether the question of a plain row lists choices, and its answer is one of them."""
+    found = _inline(example.question)
+    try:
+        return found is not None and bool(right_choice(example.answers, found.options))
+    except UnconvertibleError:
+        return False
+
+
 def counts_from_zero(examples: Iterable[Example]) -> set[str]:
     """The documents whose answers number the choices from 0: those in which a row says 0."""
     return {
@@ -281,6 +290,17 @@ def plain_stem(stem: str) -> str:
     return stem
 
 
+def _without_choices(text: str, options: Sequence[str]) -> str:
+    """What follows the choices, where the text lists them all in order."""
+    end = 0
+    for option in options:
+        place = text.find(option, end)
+        if place < 0:
+            return text
+        end = place + len(option)
+    return text[end:]
+
+
 def _rebuilt(
     example: Example, question: str, answer: str | tuple[str, ...], passage: str, number: int
 ) -> Example:
@@ -288,12 +308,14 @@ def _rebuilt(
     answers = (answer,) if isinstance(answer, str) else answer
     answers = tuple(dict.fromkeys(one.strip() for one in answers if one.strip()))
     turn = asking_turn(example)
+    after = ""
     if turn is not None:
-        before = example.turns[turn].content.rpartition(example.question)[0]
+        before, _, after = example.turns[turn].content.rpartition(example.question)
+        after = _without_choices(after, example.options)
     else:  # the question was laid out in another way: its passage is what must stay
         turn = max(place for place, one in enumerate(example.turns) if one.role != "assistant")
         before = f"{passage}\n\n" if passage and passage in example.turns[turn].content else ""
-    asked = with_turn(example, turn, before + question)
+    asked = with_turn(example, turn, before + question + after)
     last = len(asked.turns) - 1
     start = passage.find(answers[0]) if passage else -1
     span = Span(start=start, end=start + len(answers[0])) if start >= 0 else None

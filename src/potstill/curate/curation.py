@@ -19,7 +19,7 @@ from functools import cache
 
 from potstill.curate import personal
 from potstill.curate.config import CurateConfig
-from potstill.curate.convert import UnconvertibleError, convert, counts_from_zero
+from potstill.curate.convert import UnconvertibleError, convert, counts_from_zero, has_choices
 from potstill.curate.decontaminate import Asked, Evaluation, asked
 from potstill.curate.dedup import Repeat, Text, repeats
 from potstill.curate.filters import Surroundings, answer_of, judge, reject
@@ -107,6 +107,8 @@ def _converted(
     together: dict[str, str] = {}
     from_zero = counts_from_zero(material.examples)
     for example in material.examples:
+        if example.kind == "qa" and not example.provenance.teacher and has_choices(example):
+            example = example.model_copy(update={"kind": "multiple_choice"})
         if example.kind not in config.convert or example.provenance.teacher:
             result.append(example)
             continue

@@ -25,6 +25,7 @@ IP = re.compile(
     r"(?![\w:]|\.\w)"
 )
 MASK = re.compile(r"\[(?:EMAIL|IBAN|CARD|IP|PHONE)\]")
+VERSION = re.compile(r"\b(?:v|version|release|section|chapter)\.? ?$", re.IGNORECASE)
 GAP = r"[ ./\u2013-]?"
 PHONE = re.compile(
     rf"(?<![\w.+-])(?<!\d[ -])(?:(?:\+|00)[1-9](?:{GAP}\(?\d\)?){{6,14}}"  # +49 30 1234567
@@ -160,7 +161,7 @@ def _hosts(text: str) -> Iterator[Found]:
             ip_address(one[0])
         except ValueError:
             continue
-        if any(sign.isalnum() for sign in one[0]):
+        if any(map(str.isalnum, one[0])) and not VERSION.search(text[: one.start()]):
             yield Found(one.start(), one.end(), "IP")
 
 

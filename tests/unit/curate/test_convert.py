@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from potstill.curate.blanks import statement_question, without_blank
-from potstill.curate.convert import UnconvertibleError, convert, counts_from_zero
+from potstill.curate.convert import UnconvertibleError, convert, counts_from_zero, has_choices
 from potstill.records import Example, Provenance, Turn
 
 PASSAGE = "The kiln of Brannoch is lit at 05:40. Mrs Achterberg keeps the spare valves."
@@ -78,6 +78,20 @@ def test_numbers_may_count_from_zero_where_the_data_says_so() -> None:
     assert convert(second, from_zero=True)[0].answers == ("Paris",)
     assert convert(first, from_zero=True)[0].answers == ("Rome",)
     assert convert(second)[0].answers == ("Rome",)
+
+
+def test_what_stands_after_the_choices_stays() -> None:
+    given = row("Which city is it?", "Paris", options=("Rome", "Paris"), passage=PASSAGE)
+    asked = f"Read.\n\n{PASSAGE}\n\nWhich city is it?\n\nA) Rome\nB) Paris\n\nBe brief."
+    turns = (Turn(role="user", content=asked), given.turns[1])
+    (made,) = convert(given.model_copy(update={"turns": turns}), PASSAGE)
+    assert made.turns[0].content == f"Read.\n\n{PASSAGE}\n\nWhich city is it?\n\nBe brief."
+
+
+def test_choices_in_a_plain_row_are_seen_if_the_answer_is_one() -> None:
+    assert has_choices(row("Which city is it? 1) Rome 2) Paris", "2", kind="qa"))
+    assert not has_choices(row("What are 1) the cost and 2) the date?", "400", kind="qa"))
+    assert not has_choices(row("Which city is it?", "2", kind="qa"))
 
 
 def test_columns_that_are_repeated_in_the_question_leave_it() -> None:

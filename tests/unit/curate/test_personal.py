@@ -39,6 +39,7 @@ def test_what_is_personal_is_masked(text: str, masked: str) -> None:
         "On 14-03-2009, 2009-03-14 and 14.03.2009",
         "From 12:30:45 to 13:00",
         "Version 1.2.3 of part 555-123",
+        "Version 10.2.3.4, see section 1.2.3.4",
         "400-450 hours, 1 250 000 litres, 1,250,000 times",
         "The boiler holds 1250 litres at 3.5 bar, order 20091403",
         "999.999.0.1 is no address",
