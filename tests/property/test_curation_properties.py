@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from potstill.curate import CurateConfig, personal
 from potstill.curate.blanks import without_blank
-from potstill.curate.convert import UnconvertibleError, convert
+from potstill.curate.choices import UnconvertibleError
+from potstill.curate.convert import convert
 from potstill.curate.curation import Material, curate
 from potstill.curate.decontaminate import Asked, Evaluation
 from potstill.curate.dedup import Text, repeats

@@ -18,8 +18,9 @@ from dataclasses import dataclass, field
 from functools import cache
 
 from potstill.curate import personal
+from potstill.curate.choices import UnconvertibleError, counts_from_zero, has_choices
 from potstill.curate.config import CurateConfig
-from potstill.curate.convert import UnconvertibleError, convert, counts_from_zero, has_choices
+from potstill.curate.convert import convert
 from potstill.curate.decontaminate import Asked, Evaluation, asked
 from potstill.curate.dedup import Repeat, Text, repeats
 from potstill.curate.filters import Surroundings, answer_of, judge, reject

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from potstill.curate.blanks import statement_question, without_blank
-from potstill.curate.convert import UnconvertibleError, convert, counts_from_zero, has_choices
+from potstill.curate.choices import UnconvertibleError, counts_from_zero, has_choices
+from potstill.curate.convert import convert
 from potstill.records import Example, Provenance, Turn
 
 PASSAGE = "The kiln of Brannoch is lit at 05:40. Mrs Achterberg keeps the spare valves."
@@ -109,6 +110,7 @@ def test_columns_that_are_repeated_in_the_question_leave_it() -> None:
         ("Which of the following is the capital of France?", "What is the capital of France?"),
         ("Which of these cities is the capital?", "Which city is the capital?"),
         ("Which of the following branches is it?", "Which branch is it?"),
+        ("Which of these metals is liquid at noon?", "Which metal is liquid at noon?"),
     ],
 )
 def test_stems_that_are_no_question_become_one(stem: str, expected: str) -> None:
@@ -133,6 +135,9 @@ def test_true_or_false_becomes_yes_or_no() -> None:
         ("What is true?", "C", ("Rome", "Paris", "All of the above"), "answer_refers_to_options"),
         ("Which is NOT a city?", "C", ("Rome", "Paris", "Ox"), "asks_about_options"),
         ("Which of the following statements is true?", "A", ("x y", "z"), "asks_about_options"),
+        ("Which of these is a city?", "A", ("Rome", "Po"), "asks_about_options"),
+        ("Which of the following is not hot?", "A", ("Ice", "Sun"), "asks_about_options"),
+        ("Which of these can fly?", "A", ("Bats", "Cats"), "asks_about_options"),
         ("What is the capital?", " ", ("Rome", "Paris"), "empty_answer"),
         ("____", "A", ("Rome", "Paris"), "no_question"),
     ],
