@@ -233,7 +233,9 @@ def leaks(count: int, planted: int) -> None:
 def _crossing(done: Curated, origin: dict[str, str]) -> int:
     """Training rows that vary the same row as a held-out one does, or a held-out row itself."""
     held = {
-        origin.get(one.id, one.id) for split in ("validation", "test") for one in done.kept[split]
+        origin.get(one.id, one.id): one
+        for split in ("validation", "test")
+        for one in done.kept[split]
     }
     count = 0
     for one in done.kept["train"]:
@@ -241,7 +243,7 @@ def _crossing(done: Curated, origin: dict[str, str]) -> int:
         root = origin.get(one.id) or origin.get(first or "") or first or one.id
         if root in held:
             count += 1
-            print("crossed:", one.question, one.answers, file=sys.stderr)
+            print("crossed:", one.question, "|", held[root].question, file=sys.stderr)
     return count
 
 

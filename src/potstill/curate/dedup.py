@@ -20,15 +20,23 @@ from itertools import combinations
 from typing import Any
 
 from potstill.core.extras import require
-from potstill.curate.text import figures, likeness, mended, most_likeness, telling
+from potstill.curate.text import (
+    figures,
+    is_slip,
+    likeness,
+    mended,
+    most_likeness,
+    telling,
+    without_small_slips,
+)
 
 PERMUTATIONS, BANDS = 128, 64  # bands of 2: a pair at Jaccard 0.25 is proposed with 0.984
 SEED = 20_000_003  # of the hash functions; fixed, so that equal data gives equal results
 RAREST = 8  # words of a row whose pairs are hashed
 FEW_WORDS = 6  # rows with fewer have too few pairs: their words count by themselves, too
 COMPARED = 12  # words of a row that are compared before all are: its rarest
+ROUGHLY = 0.9  # of the threshold: words that are there twice are counted once at first
 BLOCK = 4096  # rows whose signatures are computed at once
-LEAST_ESTIMATE = 0.08  # of the pairs' Jaccard, below which words are not compared
 CROWD = 32  # rows that share a band: more share a template, which says nothing of a pair
 NEAREST = 4  # rows at a crowd's beginning, and before each of it, that are proposed all the same
 AT_ONCE = 8  # bands whose pairs are collected before repeated ones are dropped
@@ -117,10 +125,24 @@ def _near(
 def alike(
     one: Sequence[str], other: Sequence[str], seen: Mapping[str, int], threshold: float
 ) -> float:
-    """Their likeness with slips set right; 0 where the lengths alone rule the threshold out."""
+    """Their likeness with slips set right; 0 where a rough count rules the threshold out."""
     if most_likeness(one, other) < threshold:
         return 0.0
-    return likeness(mended(one, other, seen), other)
+
+    def slip(word: str, like: str) -> bool:
+        return is_slip(word, like, seen)
+
+    mine, theirs = set(one), set(other)
+    lacking = theirs - mine
+    shared = len(mine & theirs) + sum(any(slip(word, like) for like in lacking)
+                                      for word in mine - theirs)  # fmt: skip
+    droppable = abs(len(one) - len(other))  # small words, mistyped
+    most = shared / max(1, len(mine) + len(theirs) - droppable - shared)
+    if most < ROUGHLY * threshold:
+        return 0.0
+    right = mended(one, other, slip)
+    right, other = without_small_slips(right, other), without_small_slips(other, right)
+    return likeness(right, other)
 
 
 def _proposed(
@@ -130,16 +152,15 @@ def _proposed(
     np: Any = require("numpy", "curate", "Finding near-duplicates")
     if len(content) < 2:
         return []
-    signatures = _signatures(content, seen)
-    codes = _pairs(signatures)
+    codes = _pairs(_signatures(content, seen))
     lengths = np.array([len(text) for text in content])
     rarest = _rarest(content, seen)
+    numbers = np.array([hash(figures(text)) for text in content])
     kept = []
     for start in range(0, len(codes), PAIRS_AT_ONCE):
         some = codes[start : start + PAIRS_AT_ONCE]
         block = np.stack([some % len(content), some // len(content)], axis=1)
-        equal = (signatures[block[:, 0]] == signatures[block[:, 1]]).mean(axis=1)
-        block = block[equal >= LEAST_ESTIMATE]
+        block = block[numbers[block[:, 0]] == numbers[block[:, 1]]]
         kept.append(block[_may_be_alike(rarest, lengths, block, threshold)])
     return [(one, other) for one, other in np.concatenate(kept).tolist()] if kept else []
 

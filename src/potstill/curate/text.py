@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 # Chinese and Japanese write no spaces: each of their signs counts as a word.
 SIGNS = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff"
@@ -24,10 +24,12 @@ SMALL = frozenset(
     """a an the of in on at to for from by with is are was were be been do does did it its that
     this these those and as""".split()
 )
+LONGER_SMALL = sorted(word for word in SMALL if len(word) > 2)
+LONGEST_SMALL = max(map(len, SMALL))
 ROMAN = frozenset("ii iii iv vi vii viii ix xi xii xiii".split())
 SHORTEST_MISTYPED = 4  # of three letters, most changes make another word,
 SHORTEST_SURE = 2  # unless that is seen so seldom, and the one it may be a slip of so often:
-SURE_RARE, SURE_FREQUENT = 2, 20
+SURE_FREQUENT, SURE_SHARE = 20, 0.001
 RARE = 2  # a word seen so often at most may be a slip, however often the other one is seen
 RARE_SHARE = 0.05  # or one seen so much less often than the word it may be a slip of
 
@@ -63,6 +65,8 @@ def one_slip_apart(one: str, other: str, shortest: int = SHORTEST_MISTYPED) -> b
     """
     if abs(len(one) - len(other)) > 1 or min(len(one), len(other)) < shortest:
         return False
+    if one[0] != other[0] and one[-1] != other[-1]:
+        return False  # one keystroke leaves one of the ends; most pairs of words go here
     start = 0
     for left, right in zip(one, other, strict=False):
         if left != right:
@@ -85,27 +89,46 @@ def is_slip(one: str, other: str, seen: Mapping[str, int]) -> bool:
     seen: word -> how often the data has it. Two words that are both frequent are two words,
     however alike: loader and leader.
     """
+    if one[0] != other[0] and one[-1] != other[-1]:
+        return False
     rare, frequent = sorted((seen.get(one, 0), seen.get(other, 0)))
-    sure = rare <= SURE_RARE and frequent >= SURE_FREQUENT
+    sure = frequent >= SURE_FREQUENT and rare <= max(RARE, SURE_SHARE * frequent)
     if not one_slip_apart(one, other, SHORTEST_SURE if sure else SHORTEST_MISTYPED):
         return False
     return rare <= max(RARE, RARE_SHARE * frequent)
 
 
-def mended(text: Sequence[str], like: Sequence[str], seen: Mapping[str, int]) -> list[str]:
+def mended(text: Sequence[str], like: Sequence[str], slip: Callable[[str, str], bool]) -> list[str]:
     """`text` with those of its words that are slips of words of `like` set right."""
     spare = list((Counter(like) - Counter(text)).elements())
     missing = Counter(text) - Counter(like)
     result = []
     for word in text:
-        if missing[word] > 0 and (
-            right := next((one for one in spare if is_slip(word, one, seen)), None)
-        ):
+        if missing[word] > 0 and (right := next((one for one in spare if slip(word, one)), None)):
             missing[word] -= 1
             spare.remove(right)
             word = right
         result.append(word)
     return result
+
+
+def without_small_slips(text: Sequence[str], like: Sequence[str]) -> list[str]:
+    """`text` without mistyped small words ("tthe") for which `like` has nothing in their place."""
+    left, lacking = Counter(text) - Counter(like), Counter(like) - Counter(text)
+    spare = left.total() - lacking.total()
+    result = []
+    for word in text:
+        if spare > 0 and left[word] > 0 and word not in COMMON and _is_small_slip(word):
+            spare, left[word] = spare - 1, left[word] - 1
+        else:
+            result.append(word)
+    return result
+
+
+def _is_small_slip(word: str) -> bool:
+    return len(word) <= LONGEST_SMALL + 1 and any(
+        one_slip_apart(word, small, SHORTEST_SURE) for small in LONGER_SMALL
+    )
 
 
 def likeness(one: Sequence[str], other: Sequence[str]) -> float:
