@@ -119,12 +119,12 @@ def strips(title: str, documents: Sequence[Mapping[str, Any]], most: int = 40) -
     if not documents:
         return Markup("")
     largest = sorted(documents, key=lambda one: -one["characters"])[:most]
-    wide, name, count = 940, 220, 190
+    wide, name, count = 940, 232, 190
     inner = wide - name - count
     drawn = []
     for place, one in enumerate(largest):
         y, scale = place * 26 + 4, inner / one["characters"]
-        drawn.append(_name(one["source"], y, name, 34))
+        drawn.append(_name(one["source"], y, name, 32))
         drawn.append(f'<rect class="strip" x="{name}" y="{y}" width="{inner}" height="{BAR}"/>')
         for start, end in one["ranges"]:
             drawn.append(

@@ -17,7 +17,7 @@ from potstill.curate.decontaminate import read_evaluation
 from potstill.errors import InputError
 
 ROWS_PER_SECOND = 1500
-EMBEDDED_PER_SECOND = 120  # sentences of thirty tokens by MiniLM
+EMBEDDED_PER_SECOND = 250  # sentences of thirty tokens by MiniLM
 BYTES_A_ROW = 4000
 MEMORY_A_ROW = 14_000
 ENCODER_BYTES = 6e8  # torch, and a small encoder's weights
