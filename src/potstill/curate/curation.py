@@ -14,51 +14,33 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache
 
 from potstill.curate import personal
-from potstill.curate.choices import UnconvertibleError, counts_from_zero, has_choices
 from potstill.curate.config import CurateConfig
-from potstill.curate.convert import convert
-from potstill.curate.decontaminate import Asked, Evaluation, asked
+from potstill.curate.decontaminate import Evaluation, asked
 from potstill.curate.dedup import Repeat, Text, repeats
 from potstill.curate.filters import Surroundings, answer_of, judge, reject
-from potstill.curate.language import expected_language, sure_language
+from potstill.curate.language import expected_language
+from potstill.curate.material import (
+    Curated,
+    Material,
+    as_rejected,
+    clear_language,
+    converted,
+    masked,
+    shown,
+)
 from potstill.curate.noise import typo_variant
 from potstill.curate.split import MOST_PROTECTED_FIRST, Split, families, leaking, split_rows
 from potstill.curate.text import words
-from potstill.records import Chunk, Example, Rejected, Verdict
+from potstill.records import Example, Verdict
+
+__all__ = ["STEPS", "Curated", "Material", "Similar", "curate"]
 
 Similar = Callable[[Sequence[str], float, Sequence[str]], list[Repeat | None]]
 """Texts, least similarity, families -> repeats in meaning (`semantic.py`)."""
-
-
-@dataclass(frozen=True)
-class Material:
-    """What curation works on."""
-
-    chunks: Sequence[Chunk]
-    examples: Sequence[Example]
-    contexts: Sequence[Chunk] = ()
-    languages: Mapping[str, str] = field(default_factory=dict)
-    """Document -> its language."""
-    evaluation: Sequence[Asked] = ()
-    """Questions of evaluation sets from elsewhere."""
-
-
-@dataclass
-class Curated:
-    """What came of it. Rows that were read and made = kept + rejected."""
-
-    kept: dict[Split, list[Example]]
-    rejected: list[Rejected]
-    converted: Counter[str]
-    """Kind -> rows of it that became plain questions."""
-    added: Counter[str]
-    """What made more rows (blanks, typo) -> how many."""
-    masked: int
-    """Rows in which personal data was masked."""
 
 
 @dataclass
@@ -72,73 +54,47 @@ class _Row:
     verdict: Verdict
 
 
+STEPS = ("read", "split", "judged", "compared with each other", "compared with evaluation sets")
+"""What `curate` says as it goes on, in order."""
+
+
+def _nobody(step: str) -> None:
+    """Is told nothing."""
+
+
 def curate(
-    material: Material, config: CurateConfig, seed: int, similar: Similar | None = None
+    material: Material,
+    config: CurateConfig,
+    seed: int,
+    similar: Similar | None = None,
+    on_step: Callable[[str], None] = _nobody,
 ) -> Curated:
     """Split and judge; every row comes back once, kept in a split or rejected.
 
-    similar: finds repeats in meaning, needed where `config.semantic_duplicate` is set.
+    similar: finds repeats in meaning, needed where `config.semantic_duplicate` is set. on_step is
+    told each of `STEPS` when it is done.
     """
     passages = {chunk.id: chunk.text for chunk in (*material.contexts, *material.chunks)}
     done = Curated({"train": [], "validation": [], "test": []}, [], Counter(), Counter(), 0)
-    examples, together = _converted(material, passages, config, done)
-    examples = _masked(examples, config, done)
+    examples, together = converted(material, passages, config, done)
+    examples = masked(examples, config, done)
+    on_step(STEPS[0])
     rows = _split(examples, together, material, config, seed)
+    on_step(STEPS[1])
     _judge(rows, material, passages, config)
+    on_step(STEPS[2])
     _drop_repeats(rows, config, similar)
+    on_step(STEPS[3])
     _drop_leaks(rows, material, config)
+    on_step(STEPS[4])
     _drop_orphans(rows)
     rows += _typos(rows, material, config, seed, done)
     for row in rows:
         if row.verdict.keep:
             done.kept[row.split].append(row.example)
         else:
-            done.rejected.append(_rejected(_shown(row.example, config), row.verdict))
+            done.rejected.append(as_rejected(shown(row.example, config), row.verdict))
     return done
-
-
-def _converted(
-    material: Material, passages: Mapping[str, str], config: CurateConfig, done: Curated
-) -> tuple[list[Example], dict[str, str]]:
-    """Ready-made rows of the kinds to convert, converted; what cannot be is rejected.
-
-    Also row -> row that it was made with: each names what another asks for.
-    """
-    result: list[Example] = []
-    together: dict[str, str] = {}
-    from_zero = counts_from_zero(material.examples)
-    for example in material.examples:
-        if example.kind == "qa" and not example.provenance.teacher and has_choices(example):
-            example = example.model_copy(update={"kind": "multiple_choice"})
-        if example.kind not in config.convert or example.provenance.teacher:
-            result.append(example)
-            continue
-        passage = passages.get(example.provenance.chunk, "")
-        language = config.language if len(config.language) == 2 else _language(example) or "en"
-        try:
-            zero = example.provenance.document in from_zero
-            made = convert(example, passage, language, from_zero=zero)
-        except UnconvertibleError as failure:
-            verdict = reject(failure.reason, failure.detail)
-            done.rejected.append(_rejected(_shown(example, config), verdict))
-            continue
-        done.converted[example.kind] += 1
-        done.added["blanks"] += len(made) - 1
-        if len(made) > 1:
-            together.update((one.id, example.id) for one in made)
-        result += made
-    return result, together
-
-
-def _masked(examples: list[Example], config: CurateConfig, done: Curated) -> list[Example]:
-    if config.personal_data != "mask":
-        return examples
-    result = []
-    for example in examples:
-        changed = personal.masked_row(example)
-        done.masked += changed != example
-        result.append(changed)
-    return result
 
 
 def _split(
@@ -199,7 +155,7 @@ def _judge(
 
 def _languages(rows: Sequence[_Row], material: Material) -> dict[int, tuple[str, str]]:
     """Of each row what it is in and, by the rows about documents like its own, should be in."""
-    found = {id(row): _language(row.example) for row in rows if row.verdict.keep}
+    found = {id(row): clear_language(row.example) for row in rows if row.verdict.keep}
     of_group: dict[tuple[str, str, bool], Counter[str]] = {}
     groups = {}
     for row in (one for one in rows if one.verdict.keep):
@@ -212,10 +168,6 @@ def _languages(rows: Sequence[_Row], material: Material) -> dict[int, tuple[str,
             counts[found[id(row)]] += 1
     expected = {group: expected_language(counts, group[0]) for group, counts in of_group.items()}
     return {name: (language, expected[groups[name]]) for name, language in found.items()}
-
-
-def _language(example: Example) -> str:
-    return sure_language(f"{example.question}\n{answer_of(example)}")
 
 
 def _drop_repeats(rows: Sequence[_Row], config: CurateConfig, similar: Similar | None) -> None:
@@ -310,18 +262,3 @@ def _typos(
             made.append(_Row(variant, row.root, row.family, "train", Verdict(keep=True)))
     done.added["typo"] = len(made)
     return made
-
-
-def _shown(example: Example, config: CurateConfig) -> Example:
-    """What may be kept of a rejected row: where personal data is unwanted, the row masked."""
-    return example if config.personal_data == "keep" else personal.masked_row(example)
-
-
-def _rejected(example: Example, verdict: Verdict) -> Rejected:
-    return Rejected(
-        id=example.id,
-        stage="curate",
-        reason=verdict.reason,
-        detail=verdict.detail,
-        row=example.model_dump(mode="json"),
-    )

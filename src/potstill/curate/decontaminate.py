@@ -101,8 +101,7 @@ class Evaluation:
         mine = _content(row)
         if not mine.words:
             return None
-        likely = self._likely(mine)
-        for place in likely:
+        for place in self._likely(mine):
             name, theirs = self._asked[place]
             if mine.figures != theirs.figures:
                 continue
@@ -130,18 +129,20 @@ class Evaluation:
         return PLAIN_ANSWER if frequent or plain else PARAPHRASE
 
     def _likely(self, mine: _Content) -> list[int]:
-        """Places that share the row's answer and a word, or nearly all of its rarer words."""
+        """Places with the row's answer, and those with all of its rarer words that are known."""
+        known = [self._known(word) for word in set(mine.words)]
+        groups = sorted(
+            ([self._by_word[one] for one in words] for words in known if words),
+            key=lambda group: sum(map(len, group)),
+        )
+        rarer = [one for one in groups if sum(map(len, one)) <= MANY_ROWS] or groups[:1]
         shared: Counter[int] = Counter()
-        rarer = 0
-        for word in set(mine.words):
-            places = [self._by_word[other] for other in self._known(word)]
-            if sum(map(len, places)) <= max(MANY_ROWS, len(self._asked) // 50):
-                rarer += bool(places)
-                shared.update({place for group in places for place in group})
+        for group in rarer:
+            shared.update({place for places in group for place in places})
+        found = {place for place, count in shared.items() if count == len(rarer)}
         same = {place for answer in mine.answers for place in self._by_answer.get(answer, ())}
-        if rarer == 0:
-            return sorted(same)[:MANY_ROWS]
-        return sorted(place for place, count in shared.items() if count == rarer or place in same)
+        found |= same if len(same) <= MANY_ROWS else same & shared.keys()
+        return sorted(found)
 
     def _known(self, word: str) -> set[str]:
         """The word and those it may be a slip of, as far as the evaluation sets have them."""

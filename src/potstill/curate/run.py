@@ -15,7 +15,7 @@ from potstill.core.files import read_records, write_atomic, write_json, write_re
 from potstill.core.stage import Artifact, Context, Draft
 from potstill.curate.card import Card, build_card
 from potstill.curate.config import CurateConfig
-from potstill.curate.curation import Curated, Material, Similar, curate
+from potstill.curate.curation import STEPS, Curated, Material, Similar, curate
 from potstill.curate.decontaminate import read_evaluation
 from potstill.curate.page import markdown, render
 from potstill.curate.plan import evaluation_files
@@ -43,7 +43,11 @@ def run(
             for one in read_evaluation(path, name)
         ],
     )
-    done = curate(material, config, context.seed, _similar(config, context))
+
+    def on_step(step: str) -> None:
+        context.events.progress(STEPS.index(step) + 1, len(STEPS), "steps", step=step)
+
+    done = curate(material, config, context.seed, _similar(config, context), on_step)
     for one in done.rejected:
         context.events.emit("rejected", id=one.id, reason=one.reason, detail=one.detail)
     reasons = Counter(one.reason for one in done.rejected)
