@@ -22,7 +22,7 @@ PURPOSES = {
     "endpoint": "ask teachers behind an address",
     "train": "load, prune and distil models",
     "generate": "mend teachers' replies, find what they quote",
-    "curate": "find near-duplicates",
+    "curate": "find duplicates and draw the data card",
     "report": "draw the report",
     "quantised": "hold teachers in 4 bits, train adapters on 4-bit weights",
     "tune": "search for the best settings",

@@ -174,6 +174,8 @@ def _run_locked(
             "reused": reused,
         }
         _write_record(folder, recipe, runner, stages)
+        if artifact.stage == "curate":
+            _show_card(folder, artifact)
 
     with disk_errors(folder, "write to"):
         write_atomic(folder / "recipe.yaml", recipe.to_yaml())
@@ -286,6 +288,22 @@ def _write_record(
     )
 
 
+def _show_card(folder: Path, curated: Artifact) -> None:
+    """Show the data card in the run's folder as soon as there is one."""
+    target, building = folder / "data-card.html", folder / ".data-card.part"
+    with disk_errors(target, "write"):
+        building.unlink(missing_ok=True)
+        _link(curated.path("card.html"), building)
+        building.replace(target)
+
+
+def _link(file: Path, place: Path) -> None:
+    try:
+        os.link(file, place)
+    except OSError:  # another file system, or one without links
+        shutil.copy2(file, place)
+
+
 def _publish(folder: Path, exported: Artifact) -> None:
     """Show the exported files in the run's folder as hard links: no copy, no second truth."""
     target, building = folder / "export", folder / ".export.part"
@@ -294,9 +312,6 @@ def _publish(folder: Path, exported: Artifact) -> None:
         for relative in folder_files(exported.folder / "data"):
             place = building / relative
             place.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                os.link(exported.path(relative.as_posix()), place)
-            except OSError:  # another file system, or one without links
-                shutil.copy2(exported.path(relative.as_posix()), place)
+            _link(exported.path(relative.as_posix()), place)
         shutil.rmtree(target, ignore_errors=True)
         building.rename(target)

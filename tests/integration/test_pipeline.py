@@ -60,6 +60,8 @@ def test_a_whole_run_leaves_report_files_and_reusable_stages(
     summary = json.loads(run.artifact("curate").path("summary.json").read_text())
     assert summary["input"] == sum(summary["kept"].values()) + sum(summary["rejected"].values())
     assert (run.folder / "report.html").read_text("utf-8").startswith("<!")
+    card = (run.folder / "data-card.html").read_text("utf-8")
+    assert card == run.artifact("curate").path("card.html").read_text("utf-8")
     assert run.exported().suffix == ".gguf"
     assert {event["kind"] for event in seen} >= {"started", "finished", "progress", "metric"}
     assert pipeline.verify(run) == {stage.name: [] for stage in pipeline.PIPELINE}

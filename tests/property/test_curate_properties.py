@@ -6,12 +6,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from potstill.curate import CurateConfig
-from potstill.curate.run import curate
+from potstill.curate.curation import Material
+from potstill.curate.curation import curate as curate_material
 from potstill.curate.split import assign, leaking
-from potstill.records import Chunk, Example, Provenance, Turn
+from potstill.records import Chunk, Example, Provenance, Rejected, Turn
 
 WORDS = st.sampled_from("kiln valve K7 warden 400 hours the of is Brannoch log pump lit".split())
 SENTENCES = st.lists(WORDS, min_size=1, max_size=12).map(" ".join)
+
+
+def curate(
+    chunks: list[Chunk], rows: list[Example], config: CurateConfig, seed: int
+) -> tuple[dict[str, list[Example]], list[Rejected]]:
+    done = curate_material(Material(chunks, rows), config, seed)
+    return dict(done.kept), done.rejected
 
 
 @st.composite

@@ -43,7 +43,12 @@ EXTRAS: dict[str, dict[str, str]] = {
     },
     "generate": {"json_repair": "json-repair", "rapidfuzz": "rapidfuzz"},
     "endpoint": {"httpx2": "httpx2"},
-    "curate": {"rensa": "rensa"},
+    "curate": {
+        "rensa": "rensa",
+        "numpy": "numpy",
+        "jinja2": "jinja2",
+        "py3langid": "py3langid",
+    },
     "report": {"jinja2": "jinja2", "numpy": "numpy"},
     "quantised": {"bitsandbytes": "bitsandbytes"},
     "tune": {"optuna": "optuna"},

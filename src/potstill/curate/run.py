@@ -1,22 +1,27 @@
-"""The curate stage: split first, then judge every row, then drop what repeats an earlier one.
+"""The curate stage: reads what generation left, curates it, writes the splits and the data card.
 
-In: examples and chunks. Out: train.jsonl, validation.jsonl, test.jsonl, rejected.jsonl,
-summary.json, with input = kept + rejected. Knows nothing of models.
+In: documents, chunks, contexts, examples, evaluation sets. Out: train.jsonl, validation.jsonl,
+test.jsonl, rejected.jsonl, summary.json, card.json, card.md, card.html, with read + added = kept +
+rejected. How rows are judged is `curation.py`.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
+from pathlib import Path
 
-from potstill.core.files import read_records, write_json, write_records
+from potstill.core.files import read_records, write_atomic, write_json, write_records
 from potstill.core.stage import Artifact, Context, Draft
+from potstill.curate.card import Card, build_card
 from potstill.curate.config import CurateConfig
-from potstill.curate.dedup import Seen
-from potstill.curate.filters import judge
-from potstill.curate.split import MOST_PROTECTED_FIRST, Split, assign, leaking
+from potstill.curate.curation import STEPS, Curated, Material, Similar, curate
+from potstill.curate.decontaminate import read_evaluation
+from potstill.curate.page import markdown, render
+from potstill.curate.plan import evaluation_files
+from potstill.curate.split import Split
 from potstill.errors import InputError
-from potstill.records import Chunk, Example, Rejected, Verdict
+from potstill.records import Chunk, Document, Example
 
 FEW_ROWS = 50
 
@@ -25,90 +30,65 @@ def run(
     config: CurateConfig, inputs: Mapping[str, Artifact], draft: Draft, context: Context
 ) -> None:
     """Curate the rows of the generate stage. Errors: InputError if a split stays empty."""
-    chunks = list(read_records(inputs["ingest"].path("chunks.jsonl"), Chunk))
-    examples = list(read_records(inputs["generate"].path("examples.jsonl"), Example))
-    kept, rejected = curate(chunks, examples, config, context.seed)
-    for one in rejected:
+    ingested = inputs["ingest"]
+    documents = list(read_records(ingested.path("documents.jsonl"), Document))
+    material = Material(
+        chunks=list(read_records(ingested.path("chunks.jsonl"), Chunk)),
+        contexts=list(read_records(ingested.path("contexts.jsonl"), Chunk)),
+        examples=list(read_records(inputs["generate"].path("examples.jsonl"), Example)),
+        languages={one.id: one.language for one in documents if one.language},
+        evaluation=[
+            one
+            for name, path in evaluation_files(config, context.project).items()
+            for one in read_evaluation(path, name)
+        ],
+    )
+
+    def on_step(step: str) -> None:
+        context.events.progress(STEPS.index(step) + 1, len(STEPS), "steps", step=step)
+
+    done = curate(material, config, context.seed, _similar(config, context), on_step)
+    for one in done.rejected:
         context.events.emit("rejected", id=one.id, reason=one.reason, detail=one.detail)
-    reasons = Counter(one.reason for one in rejected)
-    _check_enough(kept, len(examples), reasons)
-    if len(kept["train"]) < FEW_ROWS:
+    reasons = Counter(one.reason for one in done.rejected)
+    total = len(material.examples) + done.added.total()
+    _check_enough(done.kept, total, reasons)
+    if len(done.kept["train"]) < FEW_ROWS:
         context.events.warning(
-            f"Only {len(kept['train'])} training rows: a student learns little from so few. Add "
-            "documents, or ask for more pairs of each chunk (generate.pairs_per_chunk)."
+            f"Only {len(done.kept['train'])} training rows: a student learns little from so few. "
+            "Add documents, or ask for more pairs of each chunk (generate.pairs_per_chunk)."
         )
-    for split, rows in kept.items():
+    for split, rows in done.kept.items():
         write_records(draft.data / f"{split}.jsonl", rows)
-    write_records(draft.data / "rejected.jsonl", rejected)
-    write_json(
-        draft.data / "summary.json",
-        {
-            "input": len(examples),
-            "kept": {split: len(kept[split]) for split in ("train", "validation", "test")},
-            "rejected": dict(sorted(reasons.items())),
-        },
-    )
-    context.events.progress(len(examples), len(examples), "rows")
+    write_records(draft.data / "rejected.jsonl", done.rejected)
+    write_json(draft.data / "summary.json", _summary(done, total, reasons))
+    _write_card(build_card(material, documents, done, config), draft.data)
+    context.events.progress(total, total, "rows")
 
 
-def curate(
-    chunks: list[Chunk], examples: list[Example], config: CurateConfig, seed: int
-) -> tuple[dict[Split, list[Example]], list[Rejected]]:
-    """Split and judge; every example comes back once, kept in a split or rejected.
-
-    Rows of the test split are judged first, then validation, then training, so that of two rows
-    that say the same the more protected one stays and nothing seen in training is tested.
-    """
-    texts = {chunk.id: chunk.text for chunk in chunks}
-    splits = assign(
-        chunks,
-        Counter(example.provenance.chunk for example in examples),
-        validation=config.validation_fraction,
-        test=config.test_fraction,
-        split_by=config.split_by,
-        seed=seed,
-    )
-    leaks = leaking(chunks, splits)
-    kept: dict[Split, list[Example]] = {"train": [], "validation": [], "test": []}
-    rejected: list[Rejected] = []
-    seen = Seen(config.near_duplicate)
-    home: dict[str, Split] = {}
-    for split in MOST_PROTECTED_FIRST:
-        for example in examples:
-            chunk = example.provenance.chunk
-            if splits.get(chunk, "train") != split:
-                continue
-            verdict = _verdict(example, texts.get(chunk), leaks.get(chunk), config)
-            if verdict.keep and (repeat := seen.repeat_of(example)) is not None:
-                crosses = home[repeat.of] != split
-                reason = f"repeats_{home[repeat.of]}" if crosses else repeat.kind
-                detail = f"of row {repeat.of}, similarity {repeat.similarity:.2f}"
-                verdict = Verdict(keep=False, reason=reason, detail=detail)
-            if verdict.keep:
-                seen.add(example)
-                home[example.id] = split
-                kept[split].append(example)
-            else:
-                rejected.append(
-                    Rejected(
-                        id=example.id,
-                        stage="curate",
-                        reason=verdict.reason,
-                        detail=verdict.detail,
-                        row=example.model_dump(mode="json"),
-                    )
-                )
-    return kept, rejected
+def _summary(done: Curated, total: int, reasons: Mapping[str, int]) -> dict[str, object]:
+    return {
+        "input": total,
+        "added": dict(sorted((what, count) for what, count in done.added.items() if count)),
+        "converted": dict(sorted(done.converted.items())),
+        "masked": done.masked,
+        "kept": {split: len(done.kept[split]) for split in ("train", "validation", "test")},
+        "rejected": dict(sorted(reasons.items())),
+    }
 
 
-def _verdict(
-    example: Example, passage: str | None, leak: str | None, config: CurateConfig
-) -> Verdict:
-    if passage is None:
-        return Verdict(keep=False, reason="no_chunk", detail=example.provenance.chunk)
-    if leak is not None:
-        return Verdict(keep=False, reason="overlaps_other_split", detail=f"chunk {leak}")
-    return judge(example, passage, config)
+def _similar(config: CurateConfig, context: Context) -> Similar | None:
+    if config.semantic_duplicate is None:
+        return None
+    from potstill.curate.semantic import finder  # brings torch along
+
+    return finder(config.encoder, context)
+
+
+def _write_card(card: Card, folder: Path) -> None:
+    write_json(folder / "card.json", card)
+    write_atomic(folder / "card.md", markdown(card))
+    write_atomic(folder / "card.html", render(card))
 
 
 def _check_enough(

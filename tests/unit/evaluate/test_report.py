@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
+from potstill.core.charts import Dot, Line, line_chart, scatter, short, ticks
 from potstill.core.files import write_json, write_records
 from potstill.evaluate import words
-from potstill.evaluate.charts import Dot, Line, line_chart, scatter, short, ticks
 from potstill.evaluate.report import build_report, summary_table
 from potstill.records import Chunk, Document, Example, Provenance, Rejected, Turn
 
