@@ -60,7 +60,7 @@ def read_right(rows: malformed.Rows, text: str, form: str) -> bool:
 def test_of_thousands_of_recoverable_replies_less_than_one_in_a_hundred_is_lost() -> None:
     lost: list[tuple[str, str, str]] = []
     total = 0
-    for seed in range(8):
+    for seed in range(4):
         for form, spoil in malformed.FORMS.items():
             for around, wrap in malformed.AROUND.items():
                 rows = some_rows(random.Random(f"{seed}/{form}/{around}"))
@@ -68,7 +68,7 @@ def test_of_thousands_of_recoverable_replies_less_than_one_in_a_hundred_is_lost(
                 total += 1
                 if not read_right(rows, text, form):
                     lost.append((form, around, text))
-    assert total > 1500
+    assert total > 900
     names = {(form, around) for form, around, _ in lost}
     assert len(lost) < 0.01 * total, f"{len(lost)} of {total}: {names}"
 
