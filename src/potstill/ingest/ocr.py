@@ -19,6 +19,8 @@ from potstill.ingest.content import Fragment
 MOST_THREADS = 2
 MOST_SKEW = math.radians(8.0)
 POINTS_PER_INCH = 72.0
+NARROWED = 0.85
+"""Pages are shown narrower: a line costs by its width, and the letters stay clear enough."""
 
 
 class Recogniser:
@@ -53,10 +55,16 @@ class Recogniser:
         """
         if self._engine is None:
             self._engine = self._load()
-        result = self._engine(image)
+        cv2 = require("cv2", "ocr", "Reading scanned pages")  # RapidOCR brings it
+        height, width = image.shape[:2]
+        narrow = cv2.resize(
+            image, (max(1, round(width * NARROWED)), height), None, 0, 0, cv2.INTER_AREA
+        )
+        result = self._engine(narrow)
         if result.boxes is None or result.txts is None:
             return []
-        quads = np.asarray(result.boxes, dtype=np.float64) * (POINTS_PER_INCH / dpi)
+        scale = np.array([width / narrow.shape[1], 1.0]) * (POINTS_PER_INCH / dpi)
+        quads = np.asarray(result.boxes, dtype=np.float64) * scale
         return upright(quads, list(result.txts))
 
 
