@@ -234,7 +234,7 @@ def _pairs(signatures: Any) -> Iterator[Any]:
     mix = np.random.default_rng(SEED).integers(1, 1 << 63, PERMUTATIONS, dtype=np.uint64) | 1
     width = PERMUTATIONS // BANDS
     for first in range(0, BANDS, AT_ONCE):
-        found: list[Any] = []
+        found: list[Any] = [np.empty(0, dtype=np.int64)]
         for band in range(first, min(BANDS, first + AT_ONCE)):
             columns = slice(band * width, (band + 1) * width)
             keys = (signatures[:, columns].astype(np.uint64) * mix[columns]).sum(axis=1)
