@@ -12,14 +12,15 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from potstill.curate.config import CurateConfig
-from potstill.curate.curation import Curated, Material
 from potstill.curate.filters import answer_of
 from potstill.curate.language import language_of
+from potstill.curate.material import Curated, Material
+from potstill.curate.split import Split
 from potstill.curate.text import words
 from potstill.records import Chunk, Document, Example
 
 Card = dict[str, Any]
-SPLITS = ("train", "validation", "test")
+SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 BINS = 24
 MOST_ROWS = 2000  # whose language is told; more would change no share visibly
 MOST_PLACES = 400  # answers drawn of a document
@@ -29,7 +30,7 @@ def build_card(
     material: Material, documents: Sequence[Document], done: Curated, config: CurateConfig
 ) -> Card:
     """All figures of the card."""
-    rows = [row for split in SPLITS for row in done.kept[split]]  # type: ignore[index]
+    rows = [row for split in SPLITS for row in done.kept[split]]
     reasons = Counter(one.reason for one in done.rejected)
     leaks = Counter(
         one.detail.split(" of ")[0] for one in done.rejected if one.reason == "contaminated"
@@ -39,7 +40,7 @@ def build_card(
             "read": len(material.examples),
             "added": {what: count for what, count in done.added.items() if count},
             "converted": dict(done.converted),
-            "kept": {split: len(done.kept[split]) for split in SPLITS},  # type: ignore[index]
+            "kept": {split: len(done.kept[split]) for split in SPLITS},
             "rejected": dict(sorted(reasons.items(), key=lambda item: (-item[1], item[0]))),
         },
         "kinds": _by_split(done, lambda row: row.provenance.variant or row.kind),

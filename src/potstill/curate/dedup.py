@@ -14,7 +14,7 @@ equal: "code H12" and "code H18" are two facts, however alike the sentences.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
@@ -39,7 +39,7 @@ ROUGHLY = 0.9  # of the threshold: words that are there twice are counted once a
 BLOCK = 4096  # rows whose signatures are computed at once
 CROWD = 32  # rows that share a band: more share a template, which says nothing of a pair
 NEAREST = 4  # rows at a crowd's beginning, and before each of it, that are proposed all the same
-AT_ONCE = 8  # bands whose pairs are collected before repeated ones are dropped
+AT_ONCE = 16  # bands whose pairs are in memory at once
 PAIRS_AT_ONCE = 1 << 18
 MIX, MASK = 0x9E3779B97F4A7C15, (1 << 64) - 1  # spreads pairs over all numbers of 64 bits
 
@@ -152,17 +152,20 @@ def _proposed(
     np: Any = require("numpy", "curate", "Finding near-duplicates")
     if len(content) < 2:
         return []
-    codes = _pairs(_signatures(content, seen))
+    count = len(content)
+    signatures = _signatures(content, seen)
     lengths = np.array([len(text) for text in content])
     rarest = _rarest(content, seen)
     numbers = np.array([hash(figures(text)) for text in content])
-    kept = []
-    for start in range(0, len(codes), PAIRS_AT_ONCE):
-        some = codes[start : start + PAIRS_AT_ONCE]
-        block = np.stack([some % len(content), some // len(content)], axis=1)
-        block = block[numbers[block[:, 0]] == numbers[block[:, 1]]]
-        kept.append(block[_may_be_alike(rarest, lengths, block, threshold)])
-    return [(one, other) for one, other in np.concatenate(kept).tolist()] if kept else []
+    kept = np.empty(0, dtype=np.int64)
+    for codes in _pairs(signatures):
+        codes = codes[numbers[codes % count] == numbers[codes // count]]
+        for start in range(0, len(codes), PAIRS_AT_ONCE):
+            some = codes[start : start + PAIRS_AT_ONCE]
+            pairs = np.stack([some % count, some // count], axis=1)
+            some = some[_may_be_alike(rarest, lengths, pairs, threshold)]
+            kept = np.concatenate([kept, some])
+    return [(code % count, code // count) for code in np.unique(kept).tolist()]
 
 
 def _rarest(content: Sequence[Sequence[str]], seen: Mapping[str, int]) -> Any:
@@ -224,23 +227,20 @@ def _tokens(text: Sequence[str], seen: Mapping[str, int], codes: Mapping[str, in
     return pairs + own if len(own) < FEW_WORDS else pairs
 
 
-def _pairs(signatures: Any) -> Any:
-    """Places that share a band, each pair once, as sorted codes: later * count + earlier."""
+def _pairs(signatures: Any) -> Iterator[Any]:
+    """Places that share a band, some bands at a time, as sorted codes: later * count + earlier."""
     import numpy as np
 
     mix = np.random.default_rng(SEED).integers(1, 1 << 63, PERMUTATIONS, dtype=np.uint64) | 1
     width = PERMUTATIONS // BANDS
-    codes = np.empty(0, dtype=np.int64)
-    waiting: list[Any] = []
-    for band in range(BANDS):
-        columns = slice(band * width, (band + 1) * width)
-        keys = (signatures[:, columns].astype(np.uint64) * mix[columns]).sum(axis=1)
-        order = np.argsort(keys, kind="stable")
-        waiting += _in_band(order, np.flatnonzero(np.diff(keys[order])) + 1)
-        if band % AT_ONCE == AT_ONCE - 1:
-            codes = np.unique(np.concatenate([codes, *waiting]))
-            waiting = []
-    return codes
+    for first in range(0, BANDS, AT_ONCE):
+        found: list[Any] = [np.empty(0, dtype=np.int64)]
+        for band in range(first, min(BANDS, first + AT_ONCE)):
+            columns = slice(band * width, (band + 1) * width)
+            keys = (signatures[:, columns].astype(np.uint64) * mix[columns]).sum(axis=1)
+            order = np.argsort(keys, kind="stable")
+            found += _in_band(order, np.flatnonzero(np.diff(keys[order])) + 1)
+        yield np.unique(np.concatenate(found))
 
 
 def _in_band(order: Any, borders: Any) -> list[Any]:

@@ -58,6 +58,8 @@ def test_a_threshold_of_one_finds_equal_rows_alone() -> None:
     found = repeats([Text(one, str(n)) for n, one in enumerate(content)], 1.0)
     assert [repeat and repeat.of for repeat in found] == [None, None, 0]
     assert repeats([], 0.8) == []
+    lonely = [Text(tuple(words(one)), one) for one in ("who keeps it", "when was lunch")]
+    assert repeats(lonely, 0.8) == [None, None]
 
 
 @pytest.mark.parametrize(
