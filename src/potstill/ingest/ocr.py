@@ -19,7 +19,7 @@ from potstill.ingest.content import Fragment
 MOST_THREADS = 2
 MOST_SKEW = math.radians(8.0)
 POINTS_PER_INCH = 72.0
-NARROWED = 0.85
+NARROWED = 0.8
 """Pages are shown narrower: a line costs by its width, and the letters stay clear enough."""
 
 
