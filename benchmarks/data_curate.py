@@ -2,7 +2,7 @@
 
     python benchmarks/data_curate.py
 
-The rows are invented, and alike on purpose: one grammar, 400 places, 150 things, 60 properties, so
+The rows are invented, and alike on purpose: one grammar, 320 places, 140 things, 58 properties, so
 that many rows differ in one word alone and are different facts all the same. Into them go copies
 with the small changes that make near-duplicates, and paraphrases and misspelt copies of rows that
 end up in the test split. One JSON object a line goes to stdout, all else to stderr.
