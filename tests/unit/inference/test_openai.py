@@ -168,7 +168,7 @@ def test_thoughts_and_cut_off_replies() -> None:
 )  # fmt: skip
 def test_a_trouble_that_passes_loses_nothing(trouble: Any) -> None:
     with (
-        MockEndpoint(behave=lambda n, seen: trouble if n > 2 and n % 3 == 0 else None) as server,
+        MockEndpoint(behave=lambda n, seen: trouble if n > 5 and n % 3 == 0 else None) as server,
         opened(server.url, concurrency=4) as client,
     ):
         asked = requests(30)
