@@ -1,6 +1,6 @@
 """Measures generation: against transformers one request after another, and against bare llama.cpp.
 
-    python benchmarks/data_generate.py [--rounds 3] [--requests 36] [--one-by-one 2]
+    python benchmarks/data_generate.py [--rounds 3] [--requests 28] [--one-by-one 2]
 
 The teacher is SmolLM2-135M-Instruct, the requests are those of the quickstart's stage over its
 handbook (one fact each, the reply forced into a JSON Schema). In each round the sides
@@ -385,7 +385,7 @@ def repairs() -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--requests", type=int, default=36)
+    parser.add_argument("--requests", type=int, default=28)
     parser.add_argument("--one-by-one", type=int, default=2)
     repairs()
     throughput(parser.parse_args())
