@@ -124,6 +124,8 @@ def _split(
             verdict = reject("no_chunk", chunk)
         elif chunk in leaks:
             verdict = reject("overlaps_other_split", f"chunk {leaks[chunk]}")
+        elif other := _elsewhere(example, split, of_chunk):
+            verdict = reject("overlaps_other_split", f"chunk {other}, which it shows too")
         elif example.provenance.parent is not None and split != "train":
             verdict = reject(f"variant_of_{split}", f"of row {example.provenance.parent}")
         name = root.provenance.parent or root.id  # a parent that is not here names one too
@@ -132,6 +134,12 @@ def _split(
     return sorted(
         rows, key=lambda row: (rank[row.split], row.example.provenance.parent is not None)
     )
+
+
+def _elsewhere(example: Example, split: Split, of_chunk: Mapping[str, Split]) -> str | None:
+    """Of a row that shows several chunks, the first that is in another split."""
+    also = example.provenance.also
+    return next((chunk for chunk in also if of_chunk.get(chunk, split) != split), None)
 
 
 def _judge(

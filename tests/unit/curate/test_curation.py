@@ -112,6 +112,37 @@ def test_rows_about_contexts_keep_their_passage_in_one_split() -> None:
     assert not reasons(done).get("overlaps_other_split")
 
 
+def test_a_row_that_shows_passages_of_two_splits_is_in_none() -> None:
+    chunks = [
+        Chunk(id=f"p{n}", document="d", source="s", start=9 * n, end=9 * n + 9, tokens=3,
+              text=f"The {THINGS[n % 12]} of {PLACES[n % 10]} is kept by warden {PLACES[n % 9]}.")
+        for n in range(20)
+    ]  # fmt: skip
+    rows = [
+        row(f"Who keeps the {THINGS[n % 12]} of {PLACES[n % 10]}?", f"warden {PLACES[n % 9]}",
+            f"r{n}", chunk=f"p{n}", document="d")
+        for n in range(20)
+    ]  # fmt: skip
+    alone = curate(Material(chunks, rows), CurateConfig(near_duplicate=1), 3)
+    home = {one.provenance.chunk: split for split, kept in alone.kept.items() for one in kept}
+    train, test = (next(c for c in home if home[c] == split) for split in ("train", "test"))
+    same = next(chunk for chunk in home if home[chunk] == "train" and chunk != train)
+
+    def showing(one: Example, other: str) -> Example:
+        source = one.provenance.model_copy(update={"also": (other,)})
+        return one.model_copy(update={"provenance": source})
+
+    both = [
+        showing(one, {train: same, test: train}[one.provenance.chunk])
+        if one.provenance.chunk in (train, test)
+        else one
+        for one in rows
+    ]
+    done = curate(Material(chunks, both), CurateConfig(near_duplicate=1), 3)
+    (tested,) = (one.id for one in rows if one.provenance.chunk == test)
+    assert reasons(done) == {tested: "overlaps_other_split"}
+
+
 def test_each_split_has_its_share_of_each_label() -> None:
     rows = [
         one.model_copy(update={"label": ("rare", "common", "common", "common")[n % 4]})
