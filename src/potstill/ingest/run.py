@@ -59,8 +59,6 @@ def ingest(
     files = find_sources(config.sources, context.project)
     turns = _Turns(config, files, desk, ahead)
     problems: list[tuple[str, UnusableError]] = []
-    for name in ("rows", "contexts"):
-        (draft.data / f"{name}.jsonl").touch()
     with Results(draft, context) as results:
         for number, file in enumerate(files):
             on_sign = partial(_progress, context, file.name, number, len(files))
