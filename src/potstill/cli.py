@@ -1,7 +1,7 @@
 """The command line: thin commands over the Python API.
 
 Results go to standard output, progress and errors to standard error. Exit codes: 0 done, 1 failed,
-2 usage or recipe, 3 documents, 4 models, 5 store or disk, 6 missing package, 7 training,
+2 usage or recipe, 3 documents, 4 models, 5 store or disk, 6 missing package, 7 training, 8 budget,
 130 stopped by Ctrl-C. Nothing heavy is imported before a command needs it.
 """
 
