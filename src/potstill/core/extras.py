@@ -36,9 +36,10 @@ EXTRAS: dict[str, dict[str, str]] = {
         "tensorboard": "tensorboard",
         "numpy": "numpy",
         "jinja2": "jinja2",
+        "sacrebleu": "sacrebleu",
     },
     "curate": {"rensa": "rensa"},
-    "report": {"jinja2": "jinja2", "numpy": "numpy"},
+    "report": {"jinja2": "jinja2", "numpy": "numpy", "sacrebleu": "sacrebleu"},
     "quantised": {"bitsandbytes": "bitsandbytes"},
     "tune": {"optuna": "optuna"},
 }

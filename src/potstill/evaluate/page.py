@@ -13,7 +13,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from potstill.evaluate import words
+from potstill.evaluate import details, words
 from potstill.evaluate.charts import Dot, Line, line_chart, scatter
 
 SHAPES = {
@@ -30,27 +30,37 @@ Row = dict[str, Any]
 
 def render(report: Mapping[str, Any]) -> str:
     """The whole page."""
-    environment = Environment(
+    return (
+        environment()
+        .get_template("report.html.j2")
+        .render(
+            report=report,
+            metrics=words.headlines(report),
+            details=_detail_rows(report),
+            parts=details.parts(report),
+            models=_model_rows(report),
+            differences=_difference_rows(report),
+            curves=_curves(report["history"]),
+            trade_offs=_trade_offs(report["models"]),
+            data=_data_rows(report["data"]),
+            stages=_stage_rows(report["stages"]),
+            parity=_table(report["parity"]),
+            settings=_flat(report["recipe"]),
+        )
+    )
+
+
+def environment() -> Environment:
+    """The templates; every text is escaped."""
+    made = Environment(
         loader=FileSystemLoader(Path(__file__).parent / "templates"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.globals.update(words=words, style=style)
-    return environment.get_template("report.html.j2").render(
-        report=report,
-        metrics=[name for name in words.HEADLINES if _anyone_has(report, name)],
-        details=[name for name in words.MEASURES if name not in words.HEADLINES],
-        models=_model_rows(report),
-        differences=_difference_rows(report),
-        curves=_curves(report["history"]),
-        trade_offs=_trade_offs(report["models"]),
-        data=_data_rows(report["data"]),
-        stages=_stage_rows(report["stages"]),
-        parity=_table(report["parity"]),
-        settings=_flat(report["recipe"]),
-    )
+    made.globals.update(words=words, style=style)
+    return made
 
 
 def style(model: str) -> str:
@@ -58,8 +68,16 @@ def style(model: str) -> str:
     return f"m-{model}" if model in SHAPES else "m-other"
 
 
-def _anyone_has(report: Mapping[str, Any], metric: str) -> bool:
-    return any(metric in (model.get("metrics") or {}) for model in report["models"].values())
+def _detail_rows(report: Mapping[str, Any]) -> list[Row]:
+    """One row a metric that is not among the first, one cell a model."""
+    shown = words.headlines(report)
+    rows = []
+    for metric, measure in words.MEASURES.items():
+        found = [(model.get("metrics") or {}).get(metric) for model in report["models"].values()]
+        if metric not in shown and any(found):
+            cells = [details.cell(metric, one) for one in found]
+            rows.append({"title": measure.title, "unit": measure.unit, "cells": cells})
+    return rows
 
 
 def _model_rows(report: Mapping[str, Any]) -> list[Row]:
@@ -73,12 +91,7 @@ def _model_rows(report: Mapping[str, Any]) -> list[Row]:
             "first": words.duration(model.get("time_to_first_token_s")),
             "memory": words.size(model.get("peak_memory_bytes")),
             "metrics": {
-                metric: {
-                    "value": words.figure(metric, figure["value"]),
-                    "low": words.figure(metric, figure["low"]),
-                    "high": words.figure(metric, figure["high"]),
-                    "spread": figure["low"] != figure["high"],
-                }
+                metric: details.cell(metric, figure)
                 for metric, figure in (model.get("metrics") or {}).items()
                 if metric in words.MEASURES
             },
@@ -94,9 +107,10 @@ def _difference_rows(report: Mapping[str, Any]) -> list[Row]:
         for metric, figure in metrics.items():
             if metric not in words.MEASURES:
                 continue
-            better = (figure["value"] < 0) == words.MEASURES[metric].lower_is_better
-            winner = words.model_name(a if better else b)
-            verdict = f"{winner} better" if figure["significant"] else "not told apart"
+            outcome = words.outcome(metric, figure)
+            verdict = {"unclear": "not told apart", "different": "they differ"}.get(
+                outcome, f"{words.model_name(a if outcome == 'better' else b)} better"
+            )
             rows.append(
                 {
                     "pair": f"{words.model_name(a)} \N{MINUS SIGN} {words.model_name(b)}",
