@@ -118,8 +118,8 @@ def judge_pairs(
             )
         )
     same = [case.row for case in cases if case not in differing]
-    found = pair_summary(votes, models, same=same)
-    if not found["wins"][models[0]] and not found["wins"][models[1]]:
+    found = pair_summary(votes, models, same=same) if votes else {"ties": 0, "contradictions": 0}
+    if not votes or not any(found["wins"].values()):
         raise TeacherError(
             f"The judge {name} never decides: of {len(differing)} rows, {found['ties']} are ties, "
             f"{found['contradictions']} change with the order in which the answers are shown, and "
