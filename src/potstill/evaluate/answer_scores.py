@@ -166,5 +166,7 @@ def passage_of(example: Example) -> str:
     if not example.provenance.chunk:
         return ""
     before = "\n".join(turn.content for turn in example.turns[:-1])
-    head, found, tail = before.rpartition(example.question)
-    return head + tail if found and example.question else before
+    if not example.question:
+        return before
+    head, _, tail = before.rpartition(example.question)
+    return head + tail

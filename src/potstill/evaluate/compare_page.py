@@ -22,7 +22,7 @@ METRICS = ("f1", "em", "kl", "span_kl", "agreement", "perplexity", "bits_per_byt
 CSV_COLUMNS = (
     "rank", "run", "model", "metric", "value", "low", "high", "n", "unit", "key", "digest",
 )  # fmt: skip
-TEXTS = ("", "Run", "Model", "Best of its", "Difference", "Metric", "What it shows", "Row")
+TEXTS = ("", "Best of its", "Metric", "What it shows")
 Row = dict[str, Any]
 
 
@@ -51,6 +51,7 @@ def board(found: Mapping[str, Any]) -> dict[str, Any]:
     rows = [
         {
             "style": style(entry),
+            "rank": str(rank),
             "name": f"{entry['run']} · {words.model_name(entry['model'])}",
             "cells": [details.cell(metric, entry["metrics"].get(metric)) for metric in shown],
             "parameters": words.millions(entry["parameters"]),
@@ -62,7 +63,7 @@ def board(found: Mapping[str, Any]) -> dict[str, Any]:
                 for field in entry["on_front"]
             ),
         }
-        for entry in found["entries"]
+        for rank, entry in enumerate(found["entries"], 1)
     ]
     return {"measures": [words.MEASURES[metric] for metric in shown], "rows": rows}
 
@@ -79,7 +80,7 @@ def board_table(found: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
     ]
     rows = [
         [
-            row["name"],
+            f"{row['rank']} {row['name']}",
             *(cell["value"] for cell in row["cells"]),
             row["disk"],
             row["speed"],
@@ -113,14 +114,13 @@ def _charts(found: Mapping[str, Any]) -> list[Markup]:
             return entry[field] / unit, measure.scale * entry["metrics"][found["by"]]["value"]
 
         dots = []
-        for entry in entries.values():
+        for rank, entry in enumerate(entries.values(), 1):
             figure = entry["metrics"].get(found["by"])
             if figure is None or entry[field] is None:
                 continue
-            label = f"{entry['run']} · {words.model_name(entry['model'])}"
             low, high = (measure.scale * figure[part] for part in ("low", "high"))
             shape = SHAPES[entry["number"] % len(SHAPES)]
-            dots.append(Dot(label, style(entry), shape, *point(entry), low, high))
+            dots.append(Dot(str(rank), style(entry), shape, *point(entry), low, high))
         front = sorted(point(entries[name]) for name in found["fronts"][field])
         charts.append(scatter(f"{measure.title} against {title}", dots, x_label, y_label, front))
     return [chart for chart in charts if chart]
@@ -189,7 +189,7 @@ def markdown(found: Mapping[str, Any]) -> str:
     columns = ["", *titles, "Parameters", "Disk", "Tokens/s", "Memory", "Best of its"]
     rows = [
         [
-            row["name"],
+            f"{row['rank']}. {row['name']}",
             *(details.in_one(cell) for cell in row["cells"]),
             row["parameters"], row["disk"], row["speed"], row["memory"], row["front"],
         ]

@@ -73,31 +73,37 @@ def _kinds(report: Mapping[str, Any]) -> Table:
 
 
 def _positions(report: Mapping[str, Any]) -> Table:
-    rows = []
-    for name, model in report["models"].items():
-        if name == "teacher":
-            continue  # its own distance to itself is 0 everywhere
-        for one in model.get("by_position") or ():
-            first, last = one["first"], one["last"]
-            span = (
-                f"{first}"
-                if first == last
-                else f"{first} on"
-                if last is None
-                else f"{first} to {last}"
-            )
-            rows.append(
-                [
-                    words.model_name(name),
-                    span,
-                    words.count(one["tokens"]),
-                    words.figure("kl", one["kl"]),
-                    words.figure("agreement", one["agreement"]),
-                ]
-            )
-    why = "How near a model is to its teacher at the answer's first token, its second, and so on."
-    columns = ["Model", "Answer token", "Tokens", "KL, nats", "Agreement, %"]
+    """One row a bin of positions, one column a model; the teacher's distance to itself is 0."""
+    models = {
+        name: {one["first"]: one for one in model["by_position"]}
+        for name, model in report["models"].items()
+        if name != "teacher" and model.get("by_position")
+    }
+    bins = {first: one for found in models.values() for first, one in found.items()}
+    rows = [
+        [
+            _span(one["first"], one["last"]),
+            words.count(one["tokens"]),
+            *(
+                f"{words.figure('kl', found[first]['kl'])} "
+                f"({words.figure('agreement', found[first]['agreement'])}%)"
+                if first in found
+                else words.MISSING
+                for found in models.values()
+            ),
+        ]
+        for first, one in sorted(bins.items())
+    ]
+    why = (
+        "How near a model is to its teacher at the answer's first token, its second, and so on: "
+        "KL in nats and, in brackets or below it, top-1 agreement."
+    )
+    columns = ["Answer token", "Tokens", *map(words.model_name, models)]
     return _table("positions", "By position in the answer", why, columns, rows)
+
+
+def _span(first: int, last: int | None) -> str:
+    return f"{first}" if first == last else f"{first} on" if last is None else f"{first} to {last}"
 
 
 def _power(report: Mapping[str, Any]) -> Table:

@@ -99,14 +99,14 @@ def row_scores(
 
 
 def _spearman(a: Tensor, b: Tensor) -> Tensor:
-    """Rank correlation of each row: [rows, k], [rows, k] -> [rows]; equal values in their order.
+    """Rank correlation of each row: [rows, k], [rows, k] -> [rows]; equal values in a's order.
 
     1 - 6 sum d^2 / (k (k^2 - 1)), d the differences of the ranks (Spearman 1904).
     """
     k = a.shape[1]
     if k < 2:
         return torch.ones(len(a))
-    ranks = [one.argsort(dim=-1, stable=True).argsort(dim=-1) for one in (a, b)]
+    ranks = [one.argsort(dim=-1, descending=True, stable=True).argsort(dim=-1) for one in (a, b)]
     apart = (ranks[0] - ranks[1]).double().square().sum(-1)
     return 1 - 6 * apart / (k * (k * k - 1))
 

@@ -118,7 +118,9 @@ def judge_pairs(
             )
         )
     same = [case.row for case in cases if case not in differing]
-    found = pair_summary(votes, models, same=same) if votes else {"ties": 0, "contradictions": 0}
+    found: dict[str, Any] = {"ties": 0, "contradictions": 0}
+    if votes:
+        found = pair_summary(votes, models, same=same)
     if not votes or not any(found["wins"].values()):
         raise TeacherError(
             f"The judge {name} never decides: of {len(differing)} rows, {found['ties']} are ties, "

@@ -179,15 +179,8 @@ def figures(
         if isinstance(metric, Summed):
             found[name] = bootstrap_statistic(rows, metric.statistic, seed, resamples, level)
         else:
-            totals, weights = rows.T
-            found[name] = bootstrap_ratio(
-                totals,
-                weights,
-                seed,
-                resamples,
-                level,
-                metric.transform,  # type: ignore[arg-type]
-            )
+            totals, weights = rows.T.tolist()
+            found[name] = bootstrap_ratio(totals, weights, seed, resamples, level, metric.transform)
     return found
 
 
@@ -231,12 +224,5 @@ def difference(
     left, right = (np.array(side, dtype=np.float64) for side in zip(*kept, strict=True))
     if isinstance(metric, Summed):
         return paired_bootstrap_statistic(left, right, metric.statistic, seed, resamples, level)
-    return paired_bootstrap_ratio(
-        left[:, 0],
-        right[:, 0],
-        left[:, 1],
-        seed,
-        resamples,
-        level,
-        metric.transform,  # type: ignore[arg-type]
-    )
+    (totals, weights), (others, _) = left.T.tolist(), right.T.tolist()
+    return paired_bootstrap_ratio(totals, others, weights, seed, resamples, level, metric.transform)

@@ -76,7 +76,7 @@ def _figures(results: Mapping[str, Any]) -> dict[str, dict[str, float | None]]:
         if name.endswith("_stderr") or not isinstance(value, int | float):
             continue
         spread = results.get(f"{name}_stderr,{chosen}")
-        number = isinstance(spread, int | float) and math.isfinite(spread)
+        known = isinstance(spread, int | float) and math.isfinite(spread)
         shown = name if chosen in ("", "none") else f"{name} ({chosen})"
-        found[shown] = {"value": float(value), "stderr": float(spread) if number else None}
+        found[shown] = {"value": float(value), "stderr": spread if known else None}
     return found

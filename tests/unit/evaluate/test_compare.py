@@ -97,14 +97,15 @@ def test_no_run_is_called_better_where_the_interval_holds_zero() -> None:
     assert found["pairs"][0]["differences"]["f1"]["significant"] is False
     page = compare_page.render(found)
     assert "not told apart" in page
-    assert "is better<" not in page
+    assert "first is better" not in page
+    assert "other is better" not in page
 
 
 def test_only_common_rows_are_paired_and_that_is_said() -> None:
     short = Compared("short", SECOND.report, [r for r in SECOND.predictions if r["id"] < "r3"])
     found = compare([FIRST, short])
     assert found["pairs"][0]["rows"] == 3
-    assert "3 test rows in common, of 8 and 3" in found["notes"][0]
+    assert "3 test rows in common, of 3 and 8" in found["notes"][0]
     alone = Compared("alone", SECOND.report, [])
     assert compare([FIRST, alone])["pairs"][0]["differences"] == {}
     elsewhere = run(
@@ -156,7 +157,7 @@ def test_the_page_is_self_contained_and_escapes_what_models_said() -> None:
 def test_markdown_and_csv_hold_the_same_figures() -> None:
     found = compare([FIRST, SECOND])
     text = compare_page.markdown(found)
-    assert "| first · Distilled | 59.4 (53.4 to 65.3) |" in text
+    assert "| 2. first · Distilled | 59.4 (53.4 to 65.3) |" in text
     assert NASTY not in text
     rows = list(csv.DictReader(io.StringIO(compare_page.csv_text(found))))
     row = next(

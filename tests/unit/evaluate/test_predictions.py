@@ -109,7 +109,7 @@ def test_rows_without_an_answer_count_as_empty_and_are_counted(tmp_path: Path) -
         ({"1": "x"}, {"data": 5}, "is not a file of gold"),
         ({"1": "x"}, [], "holds no gold"),
         ([{"id": "1"}], [{"id": "1", "answer": "y"}], "line 1: not a prediction"),
-        ([7], [{"id": "1", "answer": "y"}], "not an object"),
+        ([7, 8], [{"id": "1", "answer": "y"}], "not an object"),
         ([{"id": "1", "text": "a"}] * 2, [{"id": "1", "answer": "y"}], "second answer"),
         ([], [{"id": "1", "answer": "y"}], "holds no predictions"),
     ],
