@@ -5,7 +5,7 @@ In: the recipe's `evaluate` section. Out: `EvaluateConfig`. Knows nothing of how
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -84,4 +84,7 @@ class EvaluateConfig(StageConfig):
     )
     speed_tokens: int = Field(
         32, ge=2, le=4096, description="Tokens decoded in each timing, after the first."
+    )
+    speed_parallel: tuple[Annotated[int, Field(ge=1, le=256)], ...] = Field(
+        (4, 16), description="How many requests at once are timed too, once a model."
     )

@@ -33,7 +33,8 @@ def cell(metric: str, figure: Mapping[str, Any] | None) -> dict[str, Any]:
 
 def parts(report: Mapping[str, Any]) -> list[Table]:
     """`{"id", "title", "why", "columns", "rows", "texts"}` of each table with figures."""
-    made = [_kinds(report), _positions(report), _power(report), _clean(report), _sources(report)]
+    tables = (_speed, _kinds, _positions, _power, _clean, _sources)
+    made = [table(report) for table in tables]
     return [one for one in made if one["rows"]]
 
 
@@ -47,6 +48,30 @@ def _table(name: str, title: str, why: str, columns: list[str], rows: list[list[
         "rows": rows,
         "texts": texts,
     }
+
+
+def _speed(report: Mapping[str, Any]) -> Table:
+    """Latency, and what several requests at once do."""
+    models = {name: model for name, model in report["models"].items() if model.get("token_p50_s")}
+    counts = sorted(
+        {int(count) for one in models.values() for count in one["parallel_tokens_per_second"]}
+    )
+    rows = [
+        [
+            words.model_name(name),
+            *(words.duration(one[field]) for field in ("load_s", "token_p50_s", "token_p95_s")),
+            words.number(one["tokens_per_second"]),
+            *(words.number(one["parallel_tokens_per_second"].get(str(count))) for count in counts),
+        ]
+        for name, one in models.items()
+    ]
+    why = (
+        "Half, and 95%, of the tokens after the first came sooner than that. Several requests are "
+        "answered in one batch: tokens a second of all of them, once their prompts are read."
+    )
+    columns = ["Model", "Load", "A token, half", "A token, 95%", "Tokens/s, one request"]
+    columns += [f"{count} at once" for count in counts]
+    return _table("speed", "Latency, and several requests at once", why, columns, rows)
 
 
 def _kinds(report: Mapping[str, Any]) -> Table:

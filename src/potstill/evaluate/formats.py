@@ -134,11 +134,7 @@ def _models(report: Mapping[str, Any], metrics: Sequence[str], *, sizes: bool) -
 
 def _source(report: Mapping[str, Any], model: str) -> dict[str, str]:
     """Which stage measured a model, its key and its digest."""
-    measured = report["models"].get(model, {})
-    exported = (
-        model in report["models"] and "by_position" not in measured and "dtype" not in measured
-    )
-    stage = "export" if exported and "export" in report["stages"] else "evaluate"
+    stage = "export" if model in report["exported"] else "evaluate"
     record = report["stages"].get(stage, {})
     return {"stage": stage, "key": record.get("key", ""), "digest": record.get("digest", "")}
 

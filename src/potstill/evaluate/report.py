@@ -5,8 +5,8 @@ Out: report.json, .html, .md and .csv in the run's folder, each written atomical
 a dictionary.
 Measures nothing and starts no model: every figure was measured by a stage.
 
-report.json holds `run`, `models` (evaluate's and each exported file's), `differences`, `power`,
-`contamination`, `data` (kept and rejected by reason), `stages` (with the key and digest of each),
+report.json holds `run`, `models` (evaluate's and each exported file's; `exported` names those),
+`differences`, `power`, `contamination`, `data` (kept and rejected by reason), `stages` (with the key and digest of each),
 `machine`, `recipe`, `history`, `training`, `surgery`, `correction`, `parity`, `samples`, `notes`,
 `verdict`, `model_index` (the distilled student's figures for a Hugging Face model card). What a
 stage did not leave is empty, never invented.
@@ -64,6 +64,7 @@ def build_report(
     report: dict[str, Any] = {
         "run": str(recipe.get("name") or run_folder.name),
         "models": {**results["models"], **export.get("models", {})},
+        "exported": list(export.get("models", {})),
         "differences": results["differences"],
         "power": results.get("power", {}),
         "contamination": results.get("contamination", {}),
@@ -222,6 +223,13 @@ def _own_notes(report: Mapping[str, Any]) -> list[str]:
             f"These test rows show a true difference in F1 of {100 * small:.1f} points four times "
             "of five; a smaller one may well go unseen."
         )
+    silent = [
+        words.model_name(name)
+        for name, model in report["models"].items()
+        if evaluated and model.get("empty_answers") == evaluated
+    ]
+    if silent:
+        notes.append(f"Every answer of {', '.join(silent)} is empty: it ends its turn at once.")
     cut = {
         words.model_name(name): model["unfinished_answers"]
         for name, model in report["models"].items()

@@ -24,7 +24,7 @@ import transformers
 from potstill.core.files import read_json, read_records, write_atomic, write_json, write_records
 from potstill.core.machine import describe
 from potstill.core.stage import Artifact, Context, Draft
-from potstill.errors import InputError
+from potstill.errors import InputError, ModelError
 from potstill.evaluate.config import EvaluateConfig
 from potstill.evaluate.contamination import audit, summary
 from potstill.evaluate.encode import Encoded, encode_examples
@@ -64,6 +64,12 @@ def run(
     _need_enough(held, test_file, limit)
     speeds = _speeds(config, sources, encoded, draft.work, context)
     scored = _scored(config, sources, encoded, draft.work, context)
+    if not any(answer.answer for answer in scored["teacher"]):
+        raise ModelError(
+            f"Every answer of the teacher to {len(held)} test examples is empty: there is nothing "
+            "to compare a student with.",
+            "It ends its turn at once: look at its chat template and its end token.",
+        )
     results = _results(config, sources, held, scored, speeds, context)
     results["contamination"] = _audit(config, inputs["curate"], examples, held, scored, context)
     results["examples"] = {"evaluated": len(held), "too_long": len(too_long)}
@@ -162,6 +168,7 @@ def _speeds(
         {name: some[median].encoded.prompt for name, some in encoded.held.items()},
         config.speed_tokens,
         config.speed_rounds,
+        config.speed_parallel,
         lambda done: context.events.progress(done, total, "timings", step="speed"),
     )
     write_json(file, {name: asdict(speed) for name, speed in speeds.items()})
@@ -245,8 +252,13 @@ def _results(
             "peak_memory_bytes": speed.peak_memory_bytes,
             "tokens_per_second": speed.tokens_per_second,
             "time_to_first_token_s": speed.time_to_first_token_s,
+            "load_s": speed.load_s,
+            "token_p50_s": speed.token_p50_s,
+            "token_p95_s": speed.token_p95_s,
+            "parallel_tokens_per_second": dict(speed.parallel),
             "dtype": config.dtype,
             "unfinished_answers": sum(not answer.finished for answer in scored[source.name]),
+            "empty_answers": sum(not answer.answer for answer in scored[source.name]),
             **found[source.name],
         }
     return {

@@ -122,6 +122,7 @@ def test_speed_is_measured_in_turns_and_each_model_is_loaded_alone(
         {"small": PROMPTS[0], "large": PROMPTS[0]},
         tokens=4,
         rounds=3,
+        parallel=(2, 5),
         tell=heard.append,
     )
     assert loaded == ["small", "large"] * 3
@@ -130,3 +131,7 @@ def test_speed_is_measured_in_turns_and_each_model_is_loaded_alone(
         assert speed.tokens_per_second > 0
         assert speed.time_to_first_token_s > 0
         assert speed.peak_memory_bytes > 10_000_000
+        assert 0 < speed.token_p50_s <= speed.token_p95_s
+        assert speed.load_s > 0
+        assert list(speed.parallel) == ["2", "5"]
+        assert min(speed.parallel.values()) > 0

@@ -6,6 +6,7 @@ import json
 import math
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -290,6 +291,19 @@ def test_a_diverged_student_is_one_clear_error(
     save_model(student, broken / "distilled")
     with pytest.raises(ModelError, match="distilled model computes logits that are not finite"):
         bench_of(tmp_path / "b", broken).run(ROWS)
+
+
+def test_a_teacher_that_says_nothing_is_one_clear_error(
+    bench: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = stage.scan
+
+    def silent(*arguments: Any, **more: Any) -> Any:
+        return [replace(one, answer="") for one in real(*arguments, **more)]
+
+    monkeypatch.setattr(stage, "scan", silent)
+    with pytest.raises(ModelError, match="Every answer of the teacher to 6 test examples is empty"):
+        bench.run(ROWS)
 
 
 def test_a_missing_student_is_one_clear_error(
