@@ -89,7 +89,11 @@ def model_index(report: Mapping[str, Any], model: str) -> list[dict[str, Any]]:
             "type": {"em": "exact_match", "rougeL": "rouge"}.get(name, name),
             "name": words.MEASURES[name].title,
             "value": found[name]["value"] * words.MEASURES[name].scale,
-            "args": {part: found[name][part] for part in ("low", "high", "n")},
+            "args": {
+                "low": found[name]["low"] * words.MEASURES[name].scale,
+                "high": found[name]["high"] * words.MEASURES[name].scale,
+                "n": found[name]["n"],
+            },
         }
         for name in CARD
         if name in found
