@@ -215,7 +215,7 @@ def _sources(report: Mapping[str, Any]) -> Table:
     ]
     why = (
         "The key is the hash of a stage's config and inputs, the digest that of its stored files. "
-        "The same key gives the same figures; `potstill verify` rehashes the files."
+        "The same key gives the same figures of quality; potstill verify rehashes the files."
     )
     return _table(
         "sources", "Where each figure comes from", why, ["Figures", "Stage", "Key", "Digest"], rows

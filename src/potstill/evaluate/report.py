@@ -7,8 +7,8 @@ Measures nothing and starts no model: every figure was measured by a stage.
 
 report.json holds `run`, `models` (evaluate's and each exported file's; `exported` names those),
 `differences`, `power`, `contamination`, `data` (kept and rejected by reason), `stages` (with each
-one's key and digest), `machine`, `recipe`, `history`, `training`, `surgery`, `correction`, `parity`,
-`samples`, `notes`, `verdict`, `model_index` (the distilled student's figures for a Hugging Face
+one's key and digest), `machine`, `recipe`, `history`, `training`, `surgery`, `correction`,
+`parity`, `samples`, `notes`, `verdict`, `model_index` (the distilled student's, for a Hugging Face
 model card). What a stage did not leave is empty, never invented.
 """
 
