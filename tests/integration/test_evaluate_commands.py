@@ -6,6 +6,7 @@ import csv
 import json
 import sys
 from collections.abc import Callable
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -15,7 +16,6 @@ from typer.testing import CliRunner
 
 from potstill import pipeline
 from potstill.cli import app
-from potstill.core import extras
 from potstill.errors import InputError, PotstillError, TeacherError, UsageError
 from potstill.recipe import Recipe
 
@@ -27,6 +27,7 @@ def project(tmp_path_factory: pytest.TempPathFactory, make_student: Callable[...
 
     root = tmp_path_factory.mktemp("two-runs")
     text = sample_path("handbook.md").read_text("utf-8")
+    (root / "tiny").mkdir()
     teacher = make_student(root / "tiny", text=text, vocabulary=800, layers=4, positions=1024)
     (root / "notes.md").write_text(text[:6000], "utf-8")
     measured = {
@@ -135,10 +136,10 @@ def test_an_outside_suite_is_run_on_teacher_and_student(
     project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     suite = ("eval", "greedy", "--suite", "lm-eval:arc_easy")
-    monkeypatch.setattr(extras.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setitem(sys.modules, "lm_eval", None)
     assert refused(project, *suite).exit_code == 6
-    monkeypatch.setattr(extras.importlib.util, "find_spec", lambda name: object())
     module = ModuleType("lm_eval")
+    module.__spec__ = ModuleSpec("lm_eval", None)
     folders = []
 
     def simple_evaluate(**arguments: Any) -> Any:

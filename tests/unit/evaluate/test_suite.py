@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import sys
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
 
-from potstill.core import extras
 from potstill.errors import InputError, MissingExtraError, UsageError
 from potstill.evaluate.suite import parse_suite, run_suite
 
@@ -37,8 +37,8 @@ def harness(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
         return {"results": {} if task == "empty" else {task: figures}}
 
     module.simple_evaluate = simple_evaluate  # type: ignore[attr-defined]
+    module.__spec__ = ModuleSpec("lm_eval", None)
     monkeypatch.setitem(sys.modules, "lm_eval", module)
-    monkeypatch.setattr(extras.importlib.util, "find_spec", lambda name: object())
     return calls
 
 
@@ -62,7 +62,7 @@ def test_a_task_that_it_does_not_know_is_one_clear_error(harness: list[dict[str,
 
 
 def test_without_the_harness_the_error_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(extras.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setitem(sys.modules, "lm_eval", None)
     with pytest.raises(MissingExtraError, match="pip install lm_eval"):
         run_suite("arc_easy", FOLDERS)
 
