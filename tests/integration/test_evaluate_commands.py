@@ -69,7 +69,7 @@ def test_a_report_stands_in_four_formats_with_keys_and_digests(project: Path) ->
     report = this.report
     assert report["contamination"]["rows"] == report["examples"]["evaluated"]
     key = this.record["stages"]["evaluate"]["key"]
-    rows = list(csv.DictReader((this.folder / "report.csv").open()))
+    rows = list(csv.DictReader((this.folder / "report.csv").read_text("utf-8").splitlines()))
     by_figure = {(row["model"], row["metric"]): row for row in rows}
     f1 = report["models"]["distilled"]["metrics"]["f1"]
     assert float(by_figure["distilled", "f1"]["value"]) == f1["value"]
