@@ -152,7 +152,7 @@ def _pair(pair: Mapping[str, Any]) -> Row:
     seen = (
         f" These rows show a true difference in F1 of {100 * power['smallest']:.1f} points four "
         "times of five."
-        if power
+        if power and power["smallest"] is not None
         else ""
     )
     return {

@@ -141,7 +141,9 @@ def _power(report: Mapping[str, Any]) -> Table:
                     pair_name(pair),
                     words.MEASURES[metric].title,
                     words.count(one["n"]),
-                    f"{100 * one['smallest']:.1f} points",
+                    words.MISSING
+                    if one["smallest"] is None
+                    else f"{100 * one['smallest']:.1f} points",
                     *(words.count(needed[name]) for name in ("0.05", "0.02", "0.01")),
                     words.count(needed["measured"]),
                 ]

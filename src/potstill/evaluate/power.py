@@ -32,12 +32,13 @@ def rows_needed(
 ) -> int | None:
     """Rows to see a true mean difference with that power; None if it is zero: never.
 
+    Of rows that all differ alike (a spread of 0) nothing can be said: None too.
     spread: standard deviation of the paired differences. Errors: InputError for a level or a power
     that is no probability.
     """
     if not (0 < level < 1 and 0 < power < 1):
         raise InputError(f"Neither {level} nor {power} may lie outside 0 to 1.")
-    if difference == 0:
+    if difference == 0 or spread == 0:
         return None
     return max(2, math.ceil((_reach(level, power) * spread / abs(difference)) ** 2))
 
@@ -83,6 +84,6 @@ def paired_power_of(apart: Sequence[float], level: float) -> dict[str, Any]:
     return {
         "n": len(apart),
         "spread": spread,
-        "smallest": smallest_seen(spread, len(apart), level),
+        "smallest": smallest_seen(spread, len(apart), level) if spread else None,
         "rows": needed,
     }

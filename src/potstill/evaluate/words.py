@@ -21,8 +21,6 @@ NAMES = {
     "undistilled": "Undistilled",
     "finetuned": "Fine-tuned only",
     "distilled": "Distilled",
-    "gguf-f16": "GGUF F16",
-    "gguf-q4_k_m": "GGUF Q4_K_M",
 }
 
 
@@ -82,6 +80,8 @@ COMPARED = (
 
 def model_name(key: str) -> str:
     """What a model is called in tables; an unknown one keeps its own name."""
+    if key.startswith("gguf-"):
+        return f"GGUF {key.removeprefix('gguf-').upper()}"
     return NAMES.get(key, key)
 
 
