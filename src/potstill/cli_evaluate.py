@@ -86,7 +86,7 @@ def eval_command(
     if suite is not None:
         _show(_suite(run_name, suite, limit, project), as_json)
     elif judge is not None:
-        text = rubric.read_text("utf-8") if rubric is not None else "" if graded else None
+        text = _rubric(rubric) if rubric is not None else "" if graded else None
         found = _judge(run_name, judge, models, text, limit, threads, project)
         _show(found, as_json)
     else:
@@ -156,6 +156,16 @@ def _pair(text: str) -> tuple[str, str]:
     if len(models) != 2 or not all(models) or models[0] == models[1]:
         raise UsageError(f"{text!r} names no two models.", "Write --pair distilled,teacher.")
     return models[0], models[1]
+
+
+def _rubric(path: Path) -> str:
+    from potstill.core.files import disk_errors
+
+    with disk_errors(path, "read"):
+        text = path.read_text("utf-8").strip()
+    if not text:
+        raise UsageError(f"The rubric {path} is empty.")
+    return text
 
 
 def _judge(

@@ -174,6 +174,15 @@ def test_a_wrong_command_is_one_clear_error(
     assert message in error.message
 
 
+def test_a_file_that_is_not_there_is_one_clear_error(project: Path) -> None:
+    for arguments in (
+        ["eval", "--predictions", "none.json"],
+        ["eval", "--votes", "none.jsonl"],
+        ["eval", "greedy", "--judge", "fake", "--rubric", "none.txt"],
+    ):
+        assert "Cannot read none." in refused(project, *arguments).message
+
+
 def test_a_judge_of_a_model_without_answers_is_told_which_there_are(project: Path) -> None:
     error = refused(project, "eval", "greedy", "--judge", "fake", "--pair", "distilled,gpt")
     assert "holds no answers of gpt" in error.message

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from potstill.core.files import read_records, write_atomic, write_json, write_records
+from potstill.core.files import disk_errors, read_records, write_atomic, write_json, write_records
 from potstill.errors import InputError
 from potstill.evaluate import compare_page
 from potstill.evaluate.answer_scores import gold_of, passage_of
@@ -88,7 +88,8 @@ def judge_run(
 
 def read_votes(path: Path) -> list[Vote]:
     """Votes of a model or of a person. Errors: InputError names the file and the line."""
-    return list(read_records(path, Vote))
+    with disk_errors(path, "read"):
+        return list(read_records(path, Vote))
 
 
 def compared(name: str, report: dict[str, Any], predictions: Path) -> Compared:

@@ -177,6 +177,7 @@ def _pair(
         {
             "id": name,
             "kind": a[name].get("kind", "qa"),
+            "question": a[name].get("question", ""),
             "golds": a[name]["golds"],
             "before": {"answer": b[name]["answer"], "f1": b[name]["f1"]},
             "after": {"answer": a[name]["answer"], "f1": a[name]["f1"]},

@@ -165,7 +165,8 @@ def _pair(pair: Mapping[str, Any]) -> Row:
         "regressions": [
             {
                 "id": one["id"],
-                "kind": one["kind"],
+                "question": " ".join(one["question"].split()),
+                "kind": one["kind"].replace("_", " "),
                 "gold": " / ".join(one["golds"]) or "(none)",
                 "before": _said(one["before"]),
                 "after": _said(one["after"]),
@@ -207,12 +208,19 @@ def markdown(found: Mapping[str, Any]) -> str:
                 "",
             ]
             lines += formats.table(
-                ["Row", "Gold", *pair["names"], "F1 before", "F1 after"],
+                ["Row", "Question", "Gold", *pair["names"], "F1 before", "F1 after"],
                 [
-                    [one["id"], one["gold"], one["before"], one["after"], *one["f1"]]
+                    [
+                        one["id"],
+                        one["question"],
+                        one["gold"],
+                        one["before"],
+                        one["after"],
+                        *one["f1"],
+                    ]
                     for one in pair["regressions"]
                 ],
-                ("Row", "Gold", *pair["names"]),
+                ("Row", "Question", "Gold", *pair["names"]),
             )
     if found["notes"]:
         lines += ["", *(f"- {note}" for note in found["notes"])]

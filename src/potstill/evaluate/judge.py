@@ -22,7 +22,7 @@ from pydantic import Field, ValidationError
 
 from potstill.core.scoring import bootstrap, normalize_answer
 from potstill.errors import InputError, TeacherError
-from potstill.inference.base import Request, TextModel
+from potstill.inference.base import Reply, Request, TextModel
 from potstill.records import Record, Turn
 
 TIE = "tie"
@@ -99,7 +99,7 @@ def judge_pairs(
     asked = [(case, swapped) for case in differing for swapped in (False, True)]
     requests = [_pair_request(case, models, swapped) for case, swapped in asked]
     votes, unusable = [], 0
-    replies = dict(judge.complete(requests))
+    replies = _replies(judge, requests, name)
     for place, (case, swapped) in enumerate(asked):
         said = _parsed(replies[place].text, _Verdict)
         if said is None:
@@ -194,7 +194,7 @@ def judge_grades(
     """
     asked = [(case, model, time) for model in models for case in cases for time in (0, 1)]
     requests = [_grade_request(case, model, rubric, time) for case, model, time in asked]
-    replies = dict(judge.complete(requests))
+    replies = _replies(judge, requests, name)
     grades = []
     for place, (case, model, time) in enumerate(asked):
         said = _parsed(replies[place].text, _Graded)
@@ -291,6 +291,14 @@ def _request(text: str, fields: dict[str, Any], temperature: float = 0.0) -> Req
         temperature=temperature,
         schema=schema,
     )
+
+
+def _replies(judge: TextModel, requests: Sequence[Request], name: str) -> dict[int, Reply]:
+    """All replies. Errors: TeacherError if the engine refuses every request, with its reason."""
+    replies = dict(judge.complete(requests))
+    if all(reply.finish_reason == "error" for reply in replies.values()):
+        raise TeacherError(f"The judge {name} refuses every request: {replies[0].text}.")
+    return replies
 
 
 def _context(case: Case) -> str:

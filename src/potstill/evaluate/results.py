@@ -106,6 +106,7 @@ def prediction(example: Held, name: str, scored: ScoredAnswer) -> dict[str, Any]
         "id": example.id,
         "model": name,
         "kind": example.gold.kind,
+        "question": example.gold.question,
         "answer": scored.answer,
         "golds": list(example.gold.answers),
         **{score: getattr(answer, score) for score in KEPT_SCORES},

@@ -80,6 +80,17 @@ def test_a_judge_of_ties_and_one_of_nonsense_never_decide() -> None:
         judged(lambda text, request: "I would rather not say")
 
 
+def test_a_judge_whose_engine_refuses_everything_is_told_why() -> None:
+    class Refusing(Judge):
+        def complete(self, requests: Iterable[Request]) -> Iterator[tuple[int, Reply]]:
+            for place, _ in enumerate(requests):
+                yield place, Reply("the prompt does not fit", "error", 0, 0, 0.0)
+
+    refusing: Any = Refusing(fair)
+    with pytest.raises(TeacherError, match="refuses every request: the prompt does not fit"):
+        judge_pairs(CASES, MODELS, refusing, "rule")
+
+
 def test_a_half_biased_judge_is_reported_as_such() -> None:
     def rule(text: str, request: Request) -> dict[str, str]:
         return {"verdict": "A"} if re.search(r"Question [0-2]", text) else fair(text, request)
