@@ -25,8 +25,8 @@ import torch
 
 from potstill.core.machine import describe, usable_cores
 from potstill.evaluate.answer_scores import Gold
-from potstill.evaluate.answers import ReadPrompt, write_answers
-from potstill.evaluate.forward import Plan, PrefixReader, head_of
+from potstill.evaluate.config import EvaluateConfig
+from potstill.evaluate.outside import answer_prompts
 from potstill.evaluate.scan import Held, ScanSettings, scan
 from potstill.inference.base import Request
 from potstill.inference.open import open_model
@@ -83,28 +83,11 @@ def one_by_one(model: Any, held: list[Held], ends: frozenset[int]) -> list[list[
     return found
 
 
-@torch.inference_mode()
-def batched(model: Any, held: list[Held], ends: frozenset[int], words: int) -> list[list[int]]:
+def batched(model: Any, tokenizer: Any, held: list[Held]) -> list[list[int]]:
     """Evaluation's way, without its other figures."""
-    head, reader = head_of(model, words), PrefixReader(model)
-    found: dict[int, list[int]] = {}
-    waiting: dict[int, ReadPrompt] = {}
-
-    def write() -> None:
-        answers = write_answers(model, list(waiting.values()), ends, ANSWER_TOKENS, words)
-        found.update({place: one.ids for place, one in zip(waiting, answers, strict=True)})
-        waiting.clear()
-
-    for place, shared in Plan.of([row.encoded.prompt for row in held]):
-        prompt = held[place].encoded.prompt
-        hidden = reader.read(prompt, shared)
-        first = int(head.logits(hidden[-1:]).argmax())
-        waiting[place] = ReadPrompt(reader.prefix(len(prompt)), len(prompt), first)
-        if len(waiting) == BATCH:
-            write()
-    if waiting:
-        write()
-    return [found[place] for place in range(len(held))]
+    config = EvaluateConfig(answer_tokens=ANSWER_TOKENS, batch_size=BATCH)
+    prompts, names = [row.encoded.prompt for row in held], [row.id for row in held]
+    return [one.ids for one in answer_prompts(model, tokenizer, prompts, names, config)]
 
 
 def through_llamacpp(reference: str, turns: list[list[Turn]]) -> tuple[float, list[str]]:
@@ -137,7 +120,7 @@ def main() -> int:
         usual = one_by_one(model, held, ends)
         seconds["one"].append(time.perf_counter() - began)
         began = time.perf_counter()
-        ours = batched(model, held, ends, words)
+        ours = batched(model, tokenizer, held)
         seconds["batch"].append(time.perf_counter() - began)
         took, said = through_llamacpp(bench_rows.TEACHER, turns)
         seconds["llama"].append(took)

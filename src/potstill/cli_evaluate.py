@@ -50,7 +50,10 @@ def eval_command(
     ] = None,
     suite: Annotated[
         str | None,
-        typer.Option(metavar="lm-eval:TASK", help="Run an outside suite on student and teacher."),
+        typer.Option(
+            metavar="lm-eval:TASK|FILE",
+            help="Run a task of lm-eval, or the questions of a file, on student and teacher.",
+        ),
     ] = None,
     limit: Annotated[
         int | None, typer.Option(min=2, help="First rows only, of the judged ones or of a suite's.")
@@ -84,7 +87,12 @@ def eval_command(
     if run_name is None:
         raise UsageError("What is to be scored?", "Name a run, or --predictions FILE.")
     if suite is not None:
-        _show(_suite(run_name, suite, limit, project), as_json)
+        from potstill.cli_suites import run_file, run_task
+
+        if Path(suite).is_file():
+            _show_scores(run_file(run_name, Path(suite), limit, threads, project), as_json)
+        else:
+            _show(run_task(run_name, suite, limit, project), as_json)
     elif judge is not None:
         text = _rubric(rubric) if rubric is not None else "" if graded else None
         found = _judge(run_name, judge, models, text, limit, threads, project)
@@ -208,30 +216,6 @@ def _judge(
             return judge_run(this.folder, some, models, model, judge, rubric)
     finally:
         model.close()
-
-
-def _suite(run_name: str, suite: str, limit: int | None, project: Path | None) -> dict[str, Any]:
-    """Run an outside suite on the run's teacher and student; `suites/` of its folder keeps it."""
-    from potstill.core.extras import check_installed
-    from potstill.core.files import write_json
-    from potstill.evaluate.suite import parse_suite, run_suite
-    from potstill.pipeline import open_run
-
-    task = parse_suite(suite)
-    check_installed("lm_eval", "The suite lm-eval")
-    this = open_run(run_name, project)
-    from potstill.evaluate.sources import models_of
-
-    recipe = this.record["recipe"]
-    sources = models_of(
-        recipe["evaluate"]["teacher"] or recipe["teacher"],
-        this.artifact("correct"),
-        this.artifact("distill"),
-    )
-    chosen = {one.name: one.folder for one in sources if one.name in ("teacher", "distilled")}
-    found = run_suite(task, chosen, limit=limit)
-    write_json(this.folder / "suites" / f"{task}.json", found)
-    return found
 
 
 def _show_scores(found: Mapping[str, Any], as_json: bool) -> None:

@@ -154,6 +154,30 @@ def test_an_outside_suite_is_run_on_teacher_and_student(
     assert (project / "runs/greedy/suites/arc_easy.json").exists()
 
 
+def test_a_file_of_questions_is_answered_by_teacher_and_student(project: Path) -> None:
+    questions = [
+        {"id": f"q{n}", "question": f"What is said of part {n}?", "answers": [{"text": "teal"}]}
+        for n in range(3)
+    ]
+    paragraph = {"context": "The part is painted teal. " * 3, "qas": questions}
+    long = {"context": "Very long. " * 900, "qas": [{**questions[0], "id": "long"}]}
+    file = project / "asked.json"
+    file.write_text(json.dumps({"data": [{"paragraphs": [paragraph, long]}]}))
+    found = json.loads(command(project, "eval", "greedy", "--suite", str(file), "--json"))
+    assert list(found["models"]) == ["teacher", "distilled"]
+    assert found["examples"]["evaluated"] == 3
+    assert found["examples"]["too_long"] == 1
+    assert "teacher_minus_distilled" in found["differences"]
+    folder = project / "runs/greedy/suites"
+    assert json.loads((folder / "asked.json").read_text()) == found
+    said = folder / "asked.predictions.jsonl"
+    rows = ("eval", "--predictions", str(said), "--golds", str(file), "--json")
+    again = json.loads(command(project, *rows))  # the long row has no answer there
+    assert again["examples"]["missing"] == {"teacher": 1, "distilled": 1}
+    file.write_text(json.dumps([{"id": "1", "answer": "x"}, {"id": "2", "answer": "x"}]))
+    assert "no question" in refused(project, "eval", "greedy", "--suite", str(file)).message
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -83,12 +83,13 @@ class ScanSettings:
     projection_rows: int
     decoding: Decoding = field(default_factory=lambda: Decoding())
 
-    def draw(self, row: str) -> Draw | None:
-        """What chooses the tokens of that row's answer; None: greedy."""
-        if self.decoding.temperature == 0:
-            return None
-        seed = int(short_id(str(self.decoding.seed), row), 16) >> 1  # torch takes 63 bits
-        return Draw(seed, self.decoding.temperature, self.decoding.top_p, self.decoding.top_k)
+
+def draw_of(decoding: Decoding, row: str) -> Draw | None:
+    """What chooses the tokens of that row's answer; None: greedy."""
+    if decoding.temperature == 0:
+        return None
+    seed = int(short_id(str(decoding.seed), row), 16) >> 1  # torch takes 63 bits
+    return Draw(seed, decoding.temperature, decoding.top_p, decoding.top_k)
 
 
 @torch.inference_mode()
@@ -153,7 +154,10 @@ def scan(
             raise not_finite(name)
         sizes = held[index].sizes
         fidelity[index] = apart.sums(index, rows) if apart else example_scores(rows, start, sizes)
-        draw, logits = settings.draw(held[index].id), head.logits(hidden[start - 1 : start])[0]
+        draw, logits = (
+            draw_of(settings.decoding, held[index].id),
+            head.logits(hidden[start - 1 : start])[0],
+        )
         first = int((logits if draw is None else draw.noisy(logits)).argmax())
         waiting[index] = ReadPrompt(reader.prefix(start), start, first, draw)
         if len(waiting) == settings.batch_size:

@@ -24,7 +24,8 @@ def parse_suite(text: str) -> str:
     harness, colon, task = text.partition(":")
     if harness != HARNESS or not colon or not task.strip():
         raise UsageError(
-            f"{text!r} is no suite.", f"Write {HARNESS}:TASK, such as {HARNESS}:arc_easy."
+            f"{text!r} is no suite, and no file.",
+            f"Write {HARNESS}:TASK, such as {HARNESS}:arc_easy, or name a file of questions.",
         )
     return task.strip()
 
