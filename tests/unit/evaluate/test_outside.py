@@ -1,4 +1,4 @@
-"""Questions of another's file: the same answers as transformers' own, rows that fit, and refusals."""
+"""Questions of another file: the same answers as transformers' own, rows that fit, refusals."""
 
 from __future__ import annotations
 
