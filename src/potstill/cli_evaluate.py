@@ -21,7 +21,7 @@ JUDGE_PARALLEL = 4
 
 def eval_command(
     run_name: Annotated[
-        str | None, typer.Argument(metavar="[RUN]", help="A run's name or folder.")
+        str | None, typer.Argument(metavar="RUN", help="A run's name or folder.")
     ] = None,
     predictions: Annotated[
         Path | None,
