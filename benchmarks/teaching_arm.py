@@ -29,6 +29,7 @@ from potstill.distill.lessons import Lessons
 from potstill.distill.opening import open_teacher
 from potstill.distill.own_rows import example_of
 from potstill.distill.student import make_student
+from potstill.evaluate.answer_scores import Gold
 from potstill.evaluate.forward import head_of
 from potstill.evaluate.scan import Held, ScanSettings, scan
 from potstill.models.chat import encode_example
@@ -119,7 +120,8 @@ def score(spec: dict[str, Any], model: Path) -> dict[str, Any]:
     for row in spec["test"]:
         turns = [Turn(role="user", content=row["prompt"])]
         turns.append(Turn(role="assistant", content=row["completion"]))
-        held.append(Held(row["id"], encode_example(tokenizer, turns, 4096), (row["completion"],)))
+        gold = Gold(row["id"], (row["completion"],))
+        held.append(Held(row["id"], encode_example(tokenizer, turns, 4096), gold))
     teacher = load_model(reference)
     settings = ScanSettings(states, len(tokenizer), ANSWER_TOKENS, 16, 256)
     if Path(reference) == model or not (states / "done").exists():
@@ -133,8 +135,8 @@ def score(spec: dict[str, Any], model: Path) -> dict[str, Any]:
     return {
         "parameters": sum(one.numel() for one in load_model(model).parameters()),
         "ids": [one.id for one in held],
-        "f1": [one.scores.f1 for one in said],
-        "em": [one.scores.em for one in said],
+        "f1": [one.scores.answer.f1 for one in said],
+        "em": [one.scores.answer.em for one in said],
         "finished": [one.finished for one in said],
         "answers": [one.answer for one in said],
         "fidelity": [asdict(one.scores.fidelity) for one in said],

@@ -24,10 +24,20 @@ import potstill
 from potstill import distill, errors, tune
 from potstill.cli import app
 from potstill.distill import losses
+from potstill.evaluate import answer_scores, compare, judge, overlap, predictions
 from potstill.recipe import Recipe
 
 FOLDER = Path(__file__).parent.parent / "docs" / "reference"
 NOTE = "<!-- Written by tools/make_reference.py from the code; change the code, not this page. -->"
+
+EVALUATION = {
+    predictions: ["score_file", "score_answers"],
+    answer_scores: ["Gold", "score_answer", "squad_v2"],
+    overlap: ["sentence_bleu", "corpus_bleu", "bleu_counts", "chrf", "rouge"],
+    compare: ["Compared", "compare"],
+    judge: ["Vote", "Grade", "Case", "judge_pairs", "judge_grades", "pair_summary", "agreement"],
+}
+"""What is useful apart from a run."""
 
 
 def cli_page() -> str:
@@ -147,6 +157,9 @@ def python_page() -> str:
     lines += _names(distill, ["Distiller", "Distilled"])
     lines += ["# `potstill.tune`", "", (tune.__doc__ or "").strip(), ""]
     lines += _names(tune, ["Study", "run_study", "read_study", "Finished", "Trial"])
+    for module, names in EVALUATION.items():
+        lines += [f"# `{module.__name__}`", "", (module.__doc__ or "").strip(), ""]
+        lines += _names(module, names)
     lines += ["# `potstill.distill.losses`", "", (losses.__doc__ or "").strip(), ""]
     sums = [
         name

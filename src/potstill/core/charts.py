@@ -110,13 +110,25 @@ def line_chart(title: str, lines: Sequence[Line], x_label: str, y_label: str) ->
     return picture(title, y_label, parts, [(line.label, line.style, line.kind) for line in drawn])
 
 
-def scatter(title: str, dots: Sequence[Dot], x_label: str, y_label: str) -> Markup:
-    """Models as labelled points with vertical error bars; empty markup for fewer than two."""
+def scatter(
+    title: str,
+    dots: Sequence[Dot],
+    x_label: str,
+    y_label: str,
+    front: Sequence[tuple[float, float]] = (),
+) -> Markup:
+    """Models as labelled points with vertical error bars; empty markup for fewer than two.
+
+    front: points that a dashed line goes through, under the models: the best of each size.
+    """
     drawn = [d for d in dots if all(map(math.isfinite, (d.x, d.y, d.low, d.high)))]
     if len(drawn) < 2:
         return Markup("")
     frame = _Frame(max(d.x for d in drawn), max(d.high for d in drawn), x_label, y_label)
     parts = frame.draw()
+    if len(front) > 1:
+        path = " ".join(f"{frame.x(x):.1f},{frame.y(y):.1f}" for x, y in front)
+        parts.append(f'<polyline class="front" points="{path}"/>')
     taken: list[tuple[float, float, float, float]] = []
     for dot in drawn:
         x, low, high = frame.x(dot.x), frame.y(dot.low), frame.y(dot.high)

@@ -40,6 +40,7 @@ EXTRAS: dict[str, dict[str, str]] = {
         "tensorboard": "tensorboard",
         "numpy": "numpy",
         "jinja2": "jinja2",
+        "sacrebleu": "sacrebleu",
     },
     "generate": {"json_repair": "json-repair", "rapidfuzz": "rapidfuzz"},
     "endpoint": {"httpx2": "httpx2"},
@@ -49,7 +50,7 @@ EXTRAS: dict[str, dict[str, str]] = {
         "jinja2": "jinja2",
         "py3langid": "py3langid",
     },
-    "report": {"jinja2": "jinja2", "numpy": "numpy"},
+    "report": {"jinja2": "jinja2", "numpy": "numpy", "sacrebleu": "sacrebleu"},
     "quantised": {"bitsandbytes": "bitsandbytes"},
     "tune": {"optuna": "optuna"},
 }

@@ -176,6 +176,68 @@ def paired_bootstrap_ratio(
     return _interval(float(value), draws, level, len(left))
 
 
+def bootstrap_statistic(
+    columns: Floats, statistic: Transform, seed: int, resamples: int = 2000, level: float = 0.95
+) -> Interval:
+    """A figure of summed columns, such as a corpus BLEU, with its bootstrap interval.
+
+    columns: [examples, k], what each example adds. statistic: [..., k] of sums -> [...].
+    The draws are those of `bootstrap_ratio`. Errors: InputError as there.
+    """
+    table = _table(columns)
+    draws = [statistic(sums) for sums in _resampled_sums(table, seed, resamples)]
+    value = float(statistic(table.sum(axis=0)))
+    return _interval(value, np.concatenate(draws), level, len(table))
+
+
+def paired_bootstrap_statistic(
+    a: Floats,
+    b: Floats,
+    statistic: Transform,
+    seed: int,
+    resamples: int = 2000,
+    level: float = 0.95,
+) -> Interval:
+    """The difference of two `bootstrap_statistic` figures of the same examples."""
+    left, right = _table(a), _table(b)
+    if left.shape != right.shape:
+        raise InputError(
+            f"Cannot compare scores of different examples: {len(left)} against {len(right)}."
+        )
+    both = np.concatenate([left, right], axis=1)
+    width = left.shape[1]
+
+    def difference(sums: Floats) -> Floats:
+        return statistic(sums[..., :width]) - statistic(sums[..., width:])
+
+    return bootstrap_statistic(both, difference, seed, resamples, level)
+
+
+def _table(columns: Floats) -> Floats:
+    table = np.asarray(columns, dtype=np.float64)
+    if table.ndim != 2 or not np.isfinite(table).all():
+        raise InputError("A score is not a finite number, so no mean of it exists.")
+    _need_two(len(table))
+    return table
+
+
+def _need_two(examples: int) -> None:
+    if examples < 2:
+        raise InputError(
+            f"An interval needs at least two examples, and there are {examples}.",
+            "Give more documents, or raise the share of rows that is kept for the test set.",
+        )
+
+
+def _resampled_sums(table: Floats, seed: int, resamples: int) -> Iterator[Floats]:
+    """Blocks of summed columns, [block, k] each."""
+    n = len(table)
+    for rows in _resampled_rows(n, seed, resamples):
+        places = rows + n * np.arange(len(rows))[:, None]
+        times = np.bincount(places.ravel(), minlength=n * len(rows)).reshape(len(rows), n)
+        yield times.astype(np.float64) @ table
+
+
 def _columns(sums: Sequence[float], weights: Sequence[float]) -> tuple[Floats, Floats]:
     """Both as float64 vectors, checked: same length, at least two, finite, some weight."""
     totals = np.asarray(sums, dtype=np.float64)
@@ -184,11 +246,7 @@ def _columns(sums: Sequence[float], weights: Sequence[float]) -> tuple[Floats, F
         raise InputError(
             f"Cannot compare scores of different examples: {totals.size} against {shares.size}."
         )
-    if len(totals) < 2:
-        raise InputError(
-            f"An interval needs at least two examples, and there are {len(totals)}.",
-            "Give more documents, or raise the share of rows that is kept for the test set.",
-        )
+    _need_two(len(totals))
     if not (np.isfinite(totals).all() and np.isfinite(shares).all()):
         raise InputError("A score is not a finite number, so no mean of it exists.")
     if (shares < 0).any() or shares.sum() <= 0:

@@ -15,7 +15,7 @@ __all__ = ["STAGE", "EvaluateConfig"]
 
 STAGE = Stage(
     name="evaluate",
-    version=2,
+    version=3,
     config=EvaluateConfig,
     inputs=("curate", "correct", "distill"),
     function="potstill.evaluate.run:run",

@@ -1,6 +1,7 @@
-"""Greedy answers of many prompts at once, starting from prompts that were already read.
+"""Answers of many prompts at once, starting from prompts that were already read.
 
-In: a model, each prompt's attention cache and first token. Out: answers as token ids.
+In: a model, each prompt's attention cache and first token. Out: answers as token ids, greedy or
+drawn.
 Knows nothing of gold answers or scores.
 
 The prompts' caches have different lengths, so they are padded on the left to one batch; padded
@@ -20,6 +21,7 @@ from torch.nn import functional
 from transformers import DynamicCache
 
 from potstill.evaluate.forward import Layers, layers_of
+from potstill.models.sampling import Draw
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,8 @@ class ReadPrompt:
     layers: Layers
     length: int
     first: int
+    draw: Draw | None = None
+    """What chooses its next tokens; None: always the likeliest."""
 
 
 @dataclass(frozen=True)
@@ -39,10 +43,10 @@ class Answer:
     finished: bool
 
 
-def greedy_answers(
+def write_answers(
     model: Any, prompts: Sequence[ReadPrompt], ends: frozenset[int], limit: int, vocabulary: int
 ) -> list[Answer]:
-    """The most likely token at each step until an end token or `limit` tokens.
+    """The chosen token at each step until an end token or `limit` tokens.
 
     vocabulary: ids from here on are padding of the output layer and are never chosen.
     """
@@ -75,8 +79,18 @@ def greedy_answers(
             past_key_values=cache,
             use_cache=True,
         ).logits
-        tokens = logits[:, -1, :vocabulary].float().argmax(-1)
+        tokens = _chosen(logits[:, -1, :vocabulary].float(), [prompts[row].draw for row in rows])
     return [Answer(ids, done) for ids, done in zip(answers, finished, strict=True)]
+
+
+def _chosen(logits: Tensor, draws: Sequence[Draw | None]) -> Tensor:
+    """The next token of each row: its draw's, or the likeliest. [rows, vocabulary] -> [rows]."""
+    if not any(draws):
+        return logits.argmax(-1)
+    noisy = [
+        one if draw is None else draw.noisy(one) for one, draw in zip(logits, draws, strict=True)
+    ]
+    return torch.stack(noisy).argmax(-1)
 
 
 def _joined(prompts: Sequence[ReadPrompt], longest: int) -> Layers:

@@ -5,11 +5,30 @@ In: the recipe's `evaluate` section. Out: `EvaluateConfig`. Knows nothing of how
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import BaseModel, ConfigDict, Field
 
 from potstill.core.stage import StageConfig
+
+
+class Decoding(BaseModel):
+    """How answers are chosen. Without change greedy: always the likeliest token."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    temperature: float = Field(
+        0.0, ge=0, le=10, description="0: greedy. Above: drawn from the distribution at it."
+    )
+    top_k: int | None = Field(
+        None, ge=1, description="Draw from the so many likeliest tokens only; None: from all."
+    )
+    top_p: float = Field(
+        1.0, gt=0, le=1, description="Draw from the likeliest tokens that reach this probability."
+    )
+    seed: int = Field(
+        0, description="Of the draws. A row's draws depend on it and on the row's id alone."
+    )
 
 
 class EvaluateConfig(StageConfig):
@@ -30,9 +49,8 @@ class EvaluateConfig(StageConfig):
         ge=2,
         description="Evaluate at most this many test rows, in the order of their ids; None: all.",
     )
-    answer_tokens: int = Field(
-        32, ge=1, le=4096, description="Longest generated answer in tokens (greedy decoding)."
-    )
+    answer_tokens: int = Field(32, ge=1, le=4096, description="Longest generated answer in tokens.")
+    decoding: Decoding = Field(Decoding(), description="How answers are chosen.")
     batch_size: int = Field(
         16, ge=1, le=256, description="Answers that are generated at once; costs cache memory."
     )
@@ -54,9 +72,19 @@ class EvaluateConfig(StageConfig):
     level: float = Field(
         0.95, gt=0.5, lt=1.0, description="Coverage of the intervals, such as 0.95."
     )
+    contamination_words: int = Field(
+        8,
+        ge=2,
+        le=64,
+        description="Length in words of the pieces of a test row that are looked for in the "
+        "training rows (the contamination audit).",
+    )
     speed_rounds: int = Field(
         3, ge=1, le=100, description="Times each model is timed, in turn; the median counts."
     )
     speed_tokens: int = Field(
         32, ge=2, le=4096, description="Tokens decoded in each timing, after the first."
+    )
+    speed_parallel: tuple[Annotated[int, Field(ge=1, le=256)], ...] = Field(
+        (4, 16), description="How many requests at once are timed too, once a model."
     )

@@ -9,8 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from potstill.errors import ModelError
+from potstill.evaluate.answer_scores import gold_of
 from potstill.evaluate.apart import Apart
 from potstill.evaluate.scan import Held
 from potstill.models.align import Aligner, Span, Words
@@ -77,14 +79,22 @@ def encode_examples(
                 Rejected(id=example.id, stage="evaluate", reason="too_long", detail=detail, row=row)
             )
             continue
-        golds = example.answers or (example.turns[-1].content,)
-        kept = tuple(gold for gold in golds if gold.strip())
+        gold, sizes = gold_of(example), _sizes(teacher, encoded[TEACHER])
         for name, one in encoded.items():
-            found.held[name].append(Held(example.id, one, kept))
+            found.held[name].append(Held(example.id, one, gold, sizes))
         if aligner is not None:
             _, aligned = aligner.example(example.turns, limit)
             found.spans.append(tuple(span for span in aligned.spans if span.predicted))
     return found, too_long
+
+
+def _sizes(tokenizer: Any, encoded: EncodedExample) -> tuple[int, int]:
+    """Bytes of the text after the first token, and of the answer; special tokens by their names."""
+    text, answer = (
+        tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+        for ids in (encoded.ids[1:], encoded.answer)
+    )
+    return len(text.encode()), len(answer.encode())
 
 
 def _check_equal(

@@ -10,11 +10,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from jinja2 import Environment
 from markupsafe import Markup
 
 from potstill.core.charts import Dot, Line, line_chart, scatter
 from potstill.core.pages import environment
-from potstill.evaluate import words
+from potstill.evaluate import details, words
 
 SHAPES = {
     "teacher": "circle",
@@ -30,21 +31,31 @@ Row = dict[str, Any]
 
 def render(report: Mapping[str, Any]) -> str:
     """The whole page."""
-    engine = environment(Path(__file__).parent / "templates")
-    engine.globals.update(words=words, style=style)
-    return engine.get_template("report.html.j2").render(
-        report=report,
-        metrics=[name for name in words.HEADLINES if _anyone_has(report, name)],
-        details=[name for name in words.MEASURES if name not in words.HEADLINES],
-        models=_model_rows(report),
-        differences=_difference_rows(report),
-        curves=_curves(report["history"]),
-        trade_offs=_trade_offs(report["models"]),
-        data=_data_rows(report["data"]),
-        stages=_stage_rows(report["stages"]),
-        parity=_table(report["parity"]),
-        settings=_flat(report["recipe"]),
+    return (
+        templates()
+        .get_template("report.html.j2")
+        .render(
+            report=report,
+            metrics=words.headlines(report),
+            details=_detail_rows(report),
+            parts=details.parts(report),
+            models=_model_rows(report),
+            differences=_difference_rows(report),
+            curves=_curves(report["history"]),
+            trade_offs=_trade_offs(report["models"]),
+            data=_data_rows(report["data"]),
+            stages=_stage_rows(report["stages"]),
+            parity=_table(report["parity"]),
+            settings=_flat(report["recipe"]),
+        )
     )
+
+
+def templates() -> Environment:
+    """The template engine for this stage's pages."""
+    made = environment(Path(__file__).parent / "templates")
+    made.globals.update(words=words, style=style)
+    return made
 
 
 def style(model: str) -> str:
@@ -52,8 +63,16 @@ def style(model: str) -> str:
     return f"m-{model}" if model in SHAPES else "m-other"
 
 
-def _anyone_has(report: Mapping[str, Any], metric: str) -> bool:
-    return any(metric in (model.get("metrics") or {}) for model in report["models"].values())
+def _detail_rows(report: Mapping[str, Any]) -> list[Row]:
+    """One row a metric that is not among the first, one cell a model."""
+    shown = words.headlines(report)
+    rows = []
+    for metric, measure in words.MEASURES.items():
+        found = [(model.get("metrics") or {}).get(metric) for model in report["models"].values()]
+        if metric not in shown and any(found):
+            cells = [details.cell(metric, one) for one in found]
+            rows.append({"title": measure.title, "unit": measure.unit, "cells": cells})
+    return rows
 
 
 def _model_rows(report: Mapping[str, Any]) -> list[Row]:
@@ -67,12 +86,7 @@ def _model_rows(report: Mapping[str, Any]) -> list[Row]:
             "first": words.duration(model.get("time_to_first_token_s")),
             "memory": words.size(model.get("peak_memory_bytes")),
             "metrics": {
-                metric: {
-                    "value": words.figure(metric, figure["value"]),
-                    "low": words.figure(metric, figure["low"]),
-                    "high": words.figure(metric, figure["high"]),
-                    "spread": figure["low"] != figure["high"],
-                }
+                metric: details.cell(metric, figure)
                 for metric, figure in (model.get("metrics") or {}).items()
                 if metric in words.MEASURES
             },
@@ -88,9 +102,10 @@ def _difference_rows(report: Mapping[str, Any]) -> list[Row]:
         for metric, figure in metrics.items():
             if metric not in words.MEASURES:
                 continue
-            better = (figure["value"] < 0) == words.MEASURES[metric].lower_is_better
-            winner = words.model_name(a if better else b)
-            verdict = f"{winner} better" if figure["significant"] else "not told apart"
+            outcome = words.outcome(metric, figure)
+            verdict = {"unclear": "not told apart", "different": "they differ"}.get(
+                outcome, f"{words.model_name(a if outcome == 'better' else b)} better"
+            )
             rows.append(
                 {
                     "pair": f"{words.model_name(a)} \N{MINUS SIGN} {words.model_name(b)}",

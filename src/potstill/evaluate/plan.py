@@ -34,6 +34,10 @@ def estimate(config: EvaluateConfig, earlier: Mapping[str, Figures], project: Pa
     models = MODELS + bool(earlier["correct"].get("parameters"))
     read = models * (rows + config.speed_rounds) * length
     written = models * (rows * config.answer_tokens / 2 + config.speed_rounds * config.speed_tokens)
+    # a step of a batch takes as long as some of one row: the weights are read once for all
+    batches = sum(1 + requests / 8 for requests in config.speed_parallel)
+    written += models * batches * config.speed_tokens
+    read += models * len(config.speed_parallel) * length
     return {
         "tokens": round(read + written),
         "seconds": 15

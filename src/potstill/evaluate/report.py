@@ -1,13 +1,15 @@
-"""The report of a whole run: report.json for programs, report.html for people, a short table.
+"""The report of a whole run: JSON, CSV, HTML and Markdown of the same, and a short table.
 
 In: the data folders of the finished stages, what the runner knows of them, recipe and machine.
-Out: two files in the run's folder, written atomically, and the same as a dictionary.
+Out: report.json, .html, .md and .csv in the run's folder, each written atomically, and the same as
+a dictionary.
 Measures nothing and starts no model: every figure was measured by a stage.
 
-report.json holds `run`, `models` (evaluate's and each exported file's), `differences`, `data`
-(kept and rejected by reason), `stages`, `machine`, `recipe`, `history`, `training`, `surgery`,
-`correction`, `parity`, `samples`, `notes`, `verdict`. What a stage did not leave is empty, never
-invented.
+report.json holds `run`, `models` (evaluate's and each exported file's; `exported` names those),
+`differences`, `power`, `contamination`, `data` (kept and rejected by reason), `stages` (with each
+one's key and digest), `machine`, `recipe`, `history`, `training`, `surgery`, `correction`,
+`parity`, `samples`, `notes`, `verdict`, `model_index` (the distilled student's, for a Hugging Face
+model card). What a stage did not leave is empty, never invented.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from potstill.core.files import count_lines, read_json, read_records, write_atomic, write_json
-from potstill.evaluate import words
+from potstill.evaluate import formats, words
 from potstill.records import Example
 
 SAMPLES = 6
@@ -47,7 +49,7 @@ def build_report(
     recipe: Mapping[str, Any],
     machine: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """Write report.json and report.html below `run_folder` and return the former's content.
+    """Write the report's four files below `run_folder` and return report.json's content.
 
     artifacts: stage name -> its data folder. stages: stage name -> {seconds,
     peak_memory_bytes, reused, ...}. Errors: StoreError for a damaged file or a disk that
@@ -62,7 +64,10 @@ def build_report(
     report: dict[str, Any] = {
         "run": str(recipe.get("name") or run_folder.name),
         "models": {**results["models"], **export.get("models", {})},
+        "exported": list(export.get("models", {})),
         "differences": results["differences"],
+        "power": results.get("power", {}),
+        "contamination": results.get("contamination", {}),
         "examples": results.get("examples", {}),
         "settings": results.get("settings", {}),
         "data": _data(artifacts),
@@ -82,7 +87,10 @@ def build_report(
     }
     report["notes"] = [*_own_notes(report), *map(str, export.get("notes", []))]
     report["verdict"] = words.verdict(report)
+    report["model_index"] = formats.model_index(report, "distilled")
     write_json(run_folder / "report.json", report)
+    write_atomic(run_folder / "report.md", formats.markdown(report))
+    write_atomic(run_folder / "report.csv", formats.csv_text(report))
     write_atomic(run_folder / "report.html", render(report))
     return report
 
@@ -203,6 +211,25 @@ def _own_notes(report: Mapping[str, Any]) -> list[str]:
         )
     if examples.get("too_long"):
         notes.append(f"{examples['too_long']} test examples were too long and were left out.")
+    audit = report["contamination"]
+    if audit.get("seen"):
+        notes.append(
+            f"{audit['seen']} of {audit['rows']} test rows stand for the most part in the training "
+            "rows: see the contamination audit."
+        )
+    small = _smallest_seen(report)
+    if small is not None:
+        notes.append(
+            f"These test rows show a true difference in F1 of {100 * small:.1f} points four times "
+            "of five; a smaller one may well go unseen."
+        )
+    silent = [
+        words.model_name(name)
+        for name, model in report["models"].items()
+        if evaluated and model.get("empty_answers") == evaluated
+    ]
+    if silent:
+        notes.append(f"Every answer of {', '.join(silent)} is empty: it ends its turn at once.")
     cut = {
         words.model_name(name): model["unfinished_answers"]
         for name, model in report["models"].items()
@@ -236,6 +263,12 @@ def _own_notes(report: Mapping[str, Any]) -> list[str]:
         "llama.cpp rows differ in engine and number format as well as in the model."
     )
     return notes
+
+
+def _smallest_seen(report: Mapping[str, Any]) -> float | None:
+    """The difference in F1 between the students that the test rows can show."""
+    pair = report["power"].get("distilled_minus_undistilled") or {}
+    return pair["f1"]["smallest"] if "f1" in pair else None
 
 
 def _fewer(report: Mapping[str, Any]) -> str:

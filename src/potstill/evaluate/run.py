@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,32 +25,18 @@ from potstill.core.files import read_json, read_records, write_atomic, write_jso
 from potstill.core.machine import describe
 from potstill.core.stage import Artifact, Context, Draft
 from potstill.errors import InputError, ModelError
-from potstill.evaluate.apart import SpanScores
 from potstill.evaluate.config import EvaluateConfig
+from potstill.evaluate.contamination import audit, summary
 from potstill.evaluate.encode import Encoded, encode_examples
-from potstill.evaluate.fidelity import FidelityScores
 from potstill.evaluate.forward import head_of
-from potstill.evaluate.metrics import differences, figures
+from potstill.evaluate.metrics import ExampleScores
+from potstill.evaluate.results import Resampling, compared, measured, prediction
 from potstill.evaluate.scan import Held, ScanSettings, ScoredAnswer, scan
+from potstill.evaluate.sources import Source, models_of
 from potstill.evaluate.speed import Speed, measure_speed
-from potstill.models.corrected import corrected
-from potstill.models.load import load_model, load_tokenizer, model_folder
+from potstill.models.load import load_model, load_tokenizer
 from potstill.models.output import OutputLayer
-from potstill.models.refs import gguf_file, parse
 from potstill.records import Example
-
-STUDENTS = ("undistilled", "finetuned", "distilled")
-
-
-@dataclass(frozen=True)
-class Source:
-    """A model to be measured: its name, its folder, and what it takes on disk."""
-
-    name: str
-    folder: Path
-    disk_bytes: int
-    reference_bytes: int | None = None
-    """Size of the file that the reference names where that is not the folder (a GGUF)."""
 
 
 def run(
@@ -62,7 +48,7 @@ def run(
     no gold answers); ModelError for a model that cannot be measured.
     """
     torch.set_num_threads(context.threads)
-    sources = _sources(config, inputs["correct"], inputs["distill"])
+    sources = models_of(config.teacher, inputs["correct"], inputs["distill"])
     test_file = inputs["curate"].path("test.jsonl")
     examples = _examples(test_file, config.max_examples)
     limit = _longest(config, sources)
@@ -78,11 +64,18 @@ def run(
     _need_enough(held, test_file, limit)
     speeds = _speeds(config, sources, encoded, draft.work, context)
     scored = _scored(config, sources, encoded, draft.work, context)
-    results = _results(config, sources, scored, speeds, context)
+    if not any(answer.answer for answer in scored["teacher"]):
+        raise ModelError(
+            f"Every answer of the teacher to {len(held)} test examples is empty: there is nothing "
+            "to compare a student with.",
+            "It ends its turn at once: look at its chat template and its end token.",
+        )
+    results = _results(config, sources, held, scored, speeds, context)
+    results["contamination"] = _audit(config, inputs["curate"], examples, held, scored, context)
     results["examples"] = {"evaluated": len(held), "too_long": len(too_long)}
     write_json(draft.data / "results.json", results)
     lines = [
-        json.dumps(_prediction(example, name, answers[place]), ensure_ascii=False)
+        json.dumps(prediction(example, name, answers[place]), ensure_ascii=False)
         for place, example in enumerate(held)
         for name, answers in scored.items()
     ]
@@ -90,35 +83,6 @@ def run(
     for name, model in results["models"].items():
         for metric, figure in model["metrics"].items():
             context.events.metric(f"{name}/{metric}", figure["value"])
-
-
-def _sources(config: EvaluateConfig, correct: Artifact, distill: Artifact) -> list[Source]:
-    """Teacher first: all others are measured against its states."""
-    teacher = corrected(correct, config.teacher)
-    found = [_referenced("teacher", teacher)]
-    if teacher != config.teacher:
-        found.append(_referenced("uncorrected", config.teacher))
-    for name in STUDENTS:
-        folder = distill.path("models") / name
-        if not (folder / "config.json").exists():
-            raise ModelError(
-                f"The distill stage left no {name} model: {folder} has no config.json.",
-                "Run `potstill verify` on the run, and distill again if it is damaged.",
-            )
-        found.append(Source(name, folder, _weights_bytes(folder)))
-    return found
-
-
-def _referenced(name: str, text: str) -> Source:
-    """The model of a reference, and the size of the file that it names."""
-    reference = parse(text)
-    file = gguf_file(reference)
-    folder = model_folder(reference)
-    return Source(name, folder, _weights_bytes(folder), file.stat().st_size if file else None)
-
-
-def _weights_bytes(folder: Path) -> int:
-    return sum(file.stat().st_size for file in folder.glob("*.safetensors"))
 
 
 def _examples(test_file: Path, limit: int | None) -> list[Example]:
@@ -130,6 +94,32 @@ def _examples(test_file: Path, limit: int | None) -> list[Example]:
             "Give more documents, or raise the share of rows that is kept for the test set.",
         )
     return rows[:limit]
+
+
+def _audit(
+    config: EvaluateConfig,
+    curate: Artifact,
+    examples: Sequence[Example],
+    held: Sequence[Held],
+    scored: Mapping[str, Sequence[ScoredAnswer]],
+    context: Context,
+) -> dict[str, Any]:
+    """The contamination audit; where rows were seen in training, the figures without them too."""
+    file = curate.path("train.jsonl")
+    if not file.exists():
+        return {}
+    evaluated = {one.id for one in held}
+    rows = [example for example in examples if example.id in evaluated]
+    overlaps = audit(rows, read_records(file, Example), config.contamination_words)
+    found = summary(overlaps, config.contamination_words)
+    clean = [place for place, one in enumerate(overlaps) if not one.seen]
+    if 2 <= len(clean) < len(held):
+        resampling = Resampling(context.seed, config.resamples, config.level)
+        found["without"] = {
+            name: resampling.figures([scores[place] for place in clean])
+            for name, scores in _scores(scored).items()
+        }
+    return found
 
 
 def _longest(config: EvaluateConfig, sources: Sequence[Source]) -> int:
@@ -149,7 +139,7 @@ def _need_enough(held: Sequence[Held], test_file: Path, limit: int) -> None:
             "Give more documents, raise the share of rows for the test set, or raise "
             "evaluate.max_tokens.",
         )
-    with_gold = sum(1 for example in held if example.golds)
+    with_gold = sum(1 for example in held if example.gold.answers)
     if with_gold < 2:
         raise InputError(
             f"Of the {len(held)} test examples in {test_file}, {with_gold} have an answer that is "
@@ -178,6 +168,7 @@ def _speeds(
         {name: some[median].encoded.prompt for name, some in encoded.held.items()},
         config.speed_tokens,
         config.speed_rounds,
+        config.speed_parallel,
         lambda done: context.events.progress(done, total, "timings", step="speed"),
     )
     write_json(file, {name: asdict(speed) for name, speed in speeds.items()})
@@ -205,6 +196,7 @@ def _scored(
                 answer_tokens=config.answer_tokens,
                 batch_size=config.batch_size,
                 projection_rows=config.projection_rows,
+                decoding=config.decoding,
             )
             if source.name != "teacher" and teacher_head is None and not encoded.aligned:
                 teacher_head = _head(sources[0], config, settings)
@@ -225,6 +217,10 @@ def _scored(
     return scored
 
 
+def _scores(scored: Mapping[str, Sequence[ScoredAnswer]]) -> dict[str, list[ExampleScores]]:
+    return {name: [answer.scores for answer in answers] for name, answers in scored.items()}
+
+
 def _tell(context: Context, total: int, name: str, done: int) -> None:
     context.events.progress(done, total, "examples", step=name)
 
@@ -237,15 +233,17 @@ def _head(teacher: Source, config: EvaluateConfig, settings: ScanSettings) -> Ou
 def _results(
     config: EvaluateConfig,
     sources: Sequence[Source],
+    held: Sequence[Held],
     scored: Mapping[str, Sequence[ScoredAnswer]],
     speeds: Mapping[str, Speed],
     context: Context,
 ) -> dict[str, Any]:
     """results.json as DESIGN "Measuring" and this file's header give it."""
-    numbers = {name: [answer.scores for answer in scored[name]] for name in scored}
+    scores = _scores(scored)
+    resampling = Resampling(context.seed, config.resamples, config.level)
+    found = measured([one.gold.kind for one in held], scores, resampling)
     models = {}
     for source in sources:
-        metrics = figures(numbers[source.name], context.seed, config.resamples, config.level)
         speed = speeds[source.name]
         models[source.name] = {
             "parameters": _parameters(source.folder),
@@ -254,13 +252,18 @@ def _results(
             "peak_memory_bytes": speed.peak_memory_bytes,
             "tokens_per_second": speed.tokens_per_second,
             "time_to_first_token_s": speed.time_to_first_token_s,
+            "load_s": speed.load_s,
+            "token_p50_s": speed.token_p50_s,
+            "token_p95_s": speed.token_p95_s,
+            "parallel_tokens_per_second": dict(speed.parallel),
             "dtype": config.dtype,
             "unfinished_answers": sum(not answer.finished for answer in scored[source.name]),
-            "metrics": {name: interval.as_dict() for name, interval in metrics.items()},
+            "empty_answers": sum(not answer.answer for answer in scored[source.name]),
+            **found[source.name],
         }
     return {
         "models": models,
-        "differences": differences(numbers, context.seed, config.resamples, config.level),
+        **compared(scores, resampling),
         "machine": {
             **describe(),
             "threads": context.threads,
@@ -272,6 +275,7 @@ def _results(
             "level": config.level,
             "resamples": config.resamples,
             "dtype": config.dtype,
+            "decoding": config.decoding.model_dump(mode="json"),
         },
     }
 
@@ -283,34 +287,3 @@ def _parameters(folder: Path) -> int:
         model = transformers.AutoModelForCausalLM.from_config(configuration)
     model.tie_weights()
     return sum(parameter.numel() for parameter in model.parameters())
-
-
-def _prediction(example: Held, name: str, scored: ScoredAnswer) -> dict[str, Any]:
-    fidelity = scored.scores.fidelity
-    return {
-        "id": example.id,
-        "model": name,
-        "answer": scored.answer,
-        "golds": list(example.golds),
-        "f1": scored.scores.f1,
-        "em": scored.scores.em,
-        **_nearness(fidelity),
-        "finished": scored.finished,
-    }
-
-
-def _nearness(fidelity: FidelityScores | SpanScores) -> dict[str, float]:
-    """Of one example's prediction, how near it is to the teacher's."""
-    if isinstance(fidelity, SpanScores):
-        return {
-            "span_kl": fidelity.divergence / max(1, fidelity.spans),
-            "span_kl_answer": fidelity.divergence_answer / max(1, fidelity.spans_answer),
-            "spans": fidelity.spans,
-            "spans_answer": fidelity.spans_answer,
-        }
-    return {
-        "kl": fidelity.kl / fidelity.tokens,
-        "kl_answer": fidelity.kl_answer / fidelity.answer_tokens,
-        "tokens": fidelity.tokens,
-        "answer_tokens": fidelity.answer_tokens,
-    }

@@ -12,22 +12,24 @@ flat whatever the number of examples.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
 
-from potstill.core.scoring import exact_match, token_f1
-from potstill.evaluate.answers import ReadPrompt, greedy_answers
+from potstill.evaluate.answer_scores import AnswerScores, Gold, score_answer
+from potstill.evaluate.answers import ReadPrompt, write_answers
 from potstill.evaluate.apart import Apart, SpanScores
-from potstill.evaluate.fidelity import FidelityScores, example_scores, row_scores
+from potstill.evaluate.config import Decoding
+from potstill.evaluate.fidelity import ROWS, FidelityScores, example_scores, row_scores
 from potstill.evaluate.forward import Plan, PrefixReader, check_model, head_of, not_finite
 from potstill.evaluate.metrics import ExampleScores
 from potstill.models.chat import EncodedExample
 from potstill.models.output import OutputLayer
-from potstill.models.sampling import end_tokens
+from potstill.models.sampling import Draw, end_tokens
+from potstill.records import short_id
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,9 @@ class Held:
 
     id: str
     encoded: EncodedExample
-    golds: tuple[str, ...]
+    gold: Gold
+    sizes: tuple[int, int] = (0, 0)
+    """Bytes of the text after its first token, and of the answer with its end."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +63,7 @@ class ScoredAnswer:
         return cls(
             value["answer"],
             value["finished"],
-            ExampleScores(fidelity, scores["f1"], scores["em"]),
+            ExampleScores(fidelity, AnswerScores.from_dict(scores["answer"])),
         )
 
 
@@ -77,6 +81,15 @@ class ScanSettings:
     answer_tokens: int
     batch_size: int
     projection_rows: int
+    decoding: Decoding = field(default_factory=lambda: Decoding())
+
+
+def draw_of(decoding: Decoding, row: str) -> Draw | None:
+    """What chooses the tokens of that row's answer; None: greedy."""
+    if decoding.temperature == 0:
+        return None
+    seed = int(short_id(str(decoding.seed), row), 16) >> 1  # torch takes 63 bits
+    return Draw(seed, decoding.temperature, decoding.top_p, decoding.top_k)
 
 
 @torch.inference_mode()
@@ -102,17 +115,18 @@ def scan(
     check_model(model, head, held[0].encoded.ids, name)
     ends = end_tokens(model, tokenizer)
     reader = PrefixReader(model)
-    rows = torch.zeros(3 if apart is None else 2, 0, dtype=torch.float64)
+    rows = torch.zeros(len(ROWS) if apart is None else 2, 0, dtype=torch.float64)
     fidelity: dict[int, FidelityScores | SpanScores] = {}
     found: dict[int, ScoredAnswer] = {}
     waiting: dict[int, ReadPrompt] = {}
 
     def answer_waiting() -> None:
         prompts = list(waiting.values())
-        answers = greedy_answers(model, prompts, ends, settings.answer_tokens, settings.vocabulary)
+        answers = write_answers(model, prompts, ends, settings.answer_tokens, settings.vocabulary)
         for index, answer in zip(waiting, answers, strict=True):
             text = tokenizer.decode(answer.ids, skip_special_tokens=True).strip()
-            found[index] = _scored(text, answer.finished, fidelity[index], held[index].golds)
+            scores = ExampleScores(fidelity[index], score_answer(text, held[index].gold))
+            found[index] = ScoredAnswer(text, answer.finished, scores)
         waiting.clear()
         tell(len(found))
 
@@ -138,19 +152,16 @@ def scan(
         rows = torch.cat([rows[:, :shared], fresh], dim=1)
         if not torch.isfinite(rows).all():
             raise not_finite(name)
-        fidelity[index] = apart.sums(index, rows) if apart else example_scores(rows, start)
-        first = int(head.logits(hidden[start - 1 : start]).argmax())
-        waiting[index] = ReadPrompt(reader.prefix(start), start, first)
+        sizes = held[index].sizes
+        fidelity[index] = apart.sums(index, rows) if apart else example_scores(rows, start, sizes)
+        draw, logits = (
+            draw_of(settings.decoding, held[index].id),
+            head.logits(hidden[start - 1 : start])[0],
+        )
+        first = int((logits if draw is None else draw.noisy(logits)).argmax())
+        waiting[index] = ReadPrompt(reader.prefix(start), start, first, draw)
         if len(waiting) == settings.batch_size:
             answer_waiting()
     if waiting:
         answer_waiting()
     return [found[index] for index in range(len(held))]
-
-
-def _scored(
-    text: str, finished: bool, fidelity: FidelityScores | SpanScores, golds: tuple[str, ...]
-) -> ScoredAnswer:
-    f1 = token_f1(text, golds) if golds else None
-    em = exact_match(text, golds) if golds else None
-    return ScoredAnswer(text, finished, ExampleScores(fidelity, f1, em))

@@ -1,7 +1,8 @@
 """How fast a model answers one user on this machine, and how much memory that takes.
 
-In: ways to load each model, one prompt. Out: tokens a second, seconds to the first token, peak
-memory. Knows nothing of quality.
+In: ways to load each model, one prompt. Out: tokens a second, seconds to load, to the first token
+and between tokens, peak memory, and tokens a second of several requests at once. Knows nothing of
+quality.
 
 Batch of one, greedy, a fixed number of tokens (an early stop would flatter a model that says
 little). The models are timed in turn, round after round, so that whatever else slows the
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import math
 import resource
 import statistics
 import sys
@@ -24,20 +26,31 @@ from typing import Any
 import torch
 from transformers import DynamicCache
 
+from potstill.evaluate.forward import layers_of
+
 
 @dataclass(frozen=True)
 class Speed:
-    """Figures of one model; memory is of the whole process while it holds only this model."""
+    """Figures of one model; memory is of the whole process while it holds only this model.
+
+    token_p50_s, token_p95_s: half and 95% of the tokens after the first came sooner, of all rounds.
+    parallel: requests at once -> tokens a second of all of them, once their prompts are read.
+    """
 
     tokens_per_second: float
     time_to_first_token_s: float
     peak_memory_bytes: int
+    load_s: float
+    token_p50_s: float
+    token_p95_s: float
+    parallel: Mapping[str, float]
 
 
 @dataclass(frozen=True)
 class _Timing:
+    load: float
     first: float
-    rest: float
+    steps: Sequence[float]
 
 
 def measure_speed(
@@ -45,49 +58,85 @@ def measure_speed(
     prompts: Mapping[str, Sequence[int]],
     tokens: int,
     rounds: int,
+    parallel: Sequence[int] = (),
     tell: Callable[[int], None] = lambda done: None,
 ) -> dict[str, Speed]:
     """Time every model `rounds` times in turn; `tell` hears how many timings are done.
 
     prompts: each model's, as token ids. tokens: how many are decoded after the first one.
+    parallel: how many requests at once, timed in the last round, after the memory was read.
     """
     timings: dict[str, list[_Timing]] = {name: [] for name in loaders}
     memory: dict[str, int] = {}
-    for _ in range(rounds):
+    together: dict[str, dict[str, float]] = {name: {} for name in loaders}
+    for number in range(rounds):
         for name, load in loaders.items():
             _release_memory()
             _reset_peak_memory()
+            began = time.perf_counter()
             model = load()
-            _decode(
-                model, prompts[name], tokens=2
-            )  # warm-up: first use allocates and picks kernels
-            timings[name].append(_decode(model, prompts[name], tokens))
+            loaded = time.perf_counter() - began
+            _decode(model, prompts[name], 2)  # warm-up: first use allocates and picks kernels
+            first, *steps = _decode(model, prompts[name], tokens)
+            timings[name].append(_Timing(loaded, first, steps))
             memory[name] = max(memory.get(name, 0), peak_memory_bytes())
+            for requests in parallel if number == rounds - 1 else ():
+                rate = _throughput(model, prompts[name], tokens, requests)
+                together[name][str(requests)] = rate
             del model
             tell(sum(len(found) for found in timings.values()))
     _release_memory()
     return {
-        name: Speed(
-            tokens_per_second=tokens / statistics.median(timing.rest for timing in found),
-            time_to_first_token_s=statistics.median(timing.first for timing in found),
-            peak_memory_bytes=memory[name],
-        )
-        for name, found in timings.items()
+        name: _speed(found, memory[name], together[name], tokens) for name, found in timings.items()
     }
 
 
+def _speed(
+    found: Sequence[_Timing], memory: int, parallel: Mapping[str, float], tokens: int
+) -> Speed:
+    """The medians of the rounds."""
+    steps = sorted(step for timing in found for step in timing.steps)
+    return Speed(
+        tokens_per_second=tokens / statistics.median(sum(timing.steps) for timing in found),
+        time_to_first_token_s=statistics.median(timing.first for timing in found),
+        peak_memory_bytes=memory,
+        load_s=statistics.median(timing.load for timing in found),
+        token_p50_s=statistics.median(steps),
+        token_p95_s=steps[math.ceil(0.95 * len(steps)) - 1],
+        parallel=parallel,
+    )
+
+
 @torch.inference_mode()
-def _decode(model: Any, prompt: Sequence[int], tokens: int) -> _Timing:
+def _decode(model: Any, prompt: Sequence[int], tokens: int) -> list[float]:
+    """Seconds to the first token, and of each of `tokens` more."""
     cache = DynamicCache()
-    start = time.perf_counter()
     step = torch.tensor([list(prompt)])
-    first = 0.0
-    for position in range(tokens + 1):
+    times = []
+    for _ in range(tokens + 1):
+        began = time.perf_counter()
         output = model(input_ids=step, past_key_values=cache, use_cache=True, logits_to_keep=1)
         step = output.logits[:, -1].argmax(-1, keepdim=True)
-        if position == 0:
-            first = time.perf_counter() - start
-    return _Timing(first, time.perf_counter() - start - first)
+        times.append(time.perf_counter() - began)
+    return times
+
+
+@torch.inference_mode()
+def _throughput(model: Any, prompt: Sequence[int], tokens: int, requests: int) -> float:
+    """Tokens a second of so many requests that are answered in one batch."""
+    read = DynamicCache()
+    ids = torch.tensor([list(prompt)])
+    output = model(input_ids=ids, past_key_values=read, use_cache=True, logits_to_keep=1)
+    step = output.logits[:, -1].argmax(-1, keepdim=True).repeat(requests, 1)
+    cache = DynamicCache(
+        [(keys.repeat(requests, 1, 1, 1), values.repeat(requests, 1, 1, 1))
+         for keys, values in layers_of(read)]
+    )  # fmt: skip
+    began = time.perf_counter()
+    for _ in range(tokens):
+        output = model(input_ids=step, past_key_values=cache, use_cache=True, logits_to_keep=1)
+        step = output.logits[:, -1].argmax(-1, keepdim=True)
+    return requests * tokens / (time.perf_counter() - began)
 
 
 def peak_memory_bytes() -> int:

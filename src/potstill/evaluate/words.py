@@ -21,8 +21,6 @@ NAMES = {
     "undistilled": "Undistilled",
     "finetuned": "Fine-tuned only",
     "distilled": "Distilled",
-    "gguf-f16": "GGUF F16",
-    "gguf-q4_k_m": "GGUF Q4_K_M",
 }
 
 
@@ -32,7 +30,8 @@ class Measure:
 
     title: str
     unit: str
-    lower_is_better: bool
+    lower_is_better: bool | None
+    """None: neither is; a difference is one, and no more."""
     scale: float = 1.0
     digits: int | None = None
 
@@ -40,8 +39,16 @@ class Measure:
 MEASURES = {
     "kl": Measure("KL to the teacher", "nats a token", True),
     "kl_answer": Measure("KL, answer tokens", "nats a token", True),
+    "reverse_kl": Measure("Reverse KL", "nats a token", True),
+    "reverse_kl_answer": Measure("Reverse KL, answer tokens", "nats a token", True),
     "agreement": Measure("Top-1 agreement", "%", False, 100, 1),
     "agreement_answer": Measure("Agreement, answer tokens", "%", False, 100, 1),
+    "top5": Measure("Top-5 agreement", "%", False, 100, 1),
+    "top5_answer": Measure("Top-5 agreement, answer tokens", "%", False, 100, 1),
+    "rank_correlation": Measure("Rank correlation of the top 10", "", False, 1, 3),
+    "rank_correlation_answer": Measure("Rank correlation, answer tokens", "", False, 1, 3),
+    "ece": Measure("Calibration error (ECE)", "%", True, 100, 1),
+    "ece_answer": Measure("Calibration error, answer tokens", "%", True, 100, 1),
     "perplexity": Measure("Perplexity", "", True),
     "perplexity_answer": Measure("Perplexity of the answer", "", True),
     "span_kl": Measure("Span KL to the teacher", "nats a span", True),
@@ -50,10 +57,19 @@ MEASURES = {
     "bits_per_byte_answer": Measure("Bits a byte of the answer", "", True),
     "f1": Measure("Answer F1", "%", False, 100, 1),
     "em": Measure("Exact match", "%", False, 100, 1),
+    "bleu": Measure("Sentence BLEU", "", False, 100, 1),
+    "corpus_bleu": Measure("Corpus BLEU", "", False, 100, 1),
+    "chrf": Measure("chrF", "", False, 100, 1),
+    "rouge1": Measure("ROUGE-1", "", False, 100, 1),
+    "rouge2": Measure("ROUGE-2", "", False, 100, 1),
+    "rougeL": Measure("ROUGE-L", "", False, 100, 1),
+    "refusal_rate": Measure("Refusals", "%", None, 100, 1),
+    "grounded": Measure("Words found in the passage", "%", False, 100, 1),
 }
 HEADLINES = ("kl", "span_kl", "agreement", "perplexity", "bits_per_byte", "f1", "em")
 TO_THE_TEACHER = frozenset({"kl", "span_kl", "agreement"})
 """Figures of likeness to the teacher: of the teacher itself they say nothing."""
+APART, BITS = "span_kl", "bits_per_byte"
 COMPARED = (
     ("distilled", "Distilled", "undistilled", "the same student before distillation"),
     ("distilled", "Distilled", "finetuned", "the same student fine-tuned on the text alone"),
@@ -64,7 +80,28 @@ COMPARED = (
 
 def model_name(key: str) -> str:
     """What a model is called in tables; an unknown one keeps its own name."""
+    if key.startswith("gguf-"):
+        return f"GGUF {key.removeprefix('gguf-').upper()}"
     return NAMES.get(key, key)
+
+
+def headlines(report: Mapping[str, Any]) -> list[str]:
+    """The metrics that are shown first: those that a model has.
+
+    Bits a byte only where the tokenizers differ; elsewhere perplexity says the same.
+    """
+    owned = {name for model in report["models"].values() for name in model.get("metrics") or {}}
+    return [name for name in HEADLINES if name in owned and (name != BITS or APART in owned)]
+
+
+def outcome(metric: str, pair: Mapping[str, Any]) -> str:
+    """What a paired difference shows: "better", "worse", "different" or "unclear"."""
+    lower_is_better = MEASURES[metric].lower_is_better
+    if not pair["significant"]:
+        return "unclear"
+    if lower_is_better is None:
+        return "different"
+    return "better" if (pair["value"] < 0) == lower_is_better else "worse"
 
 
 def figure(metric: str, value: float | None) -> str:
@@ -158,13 +195,10 @@ def verdict(report: Mapping[str, Any]) -> dict[str, list[Any]]:
         pair, model = differences.get(f"{name}_minus_{other}"), models.get(name)
         if not pair or not model or other not in models:
             continue
-        own = [one for one in HEADLINES if name != "teacher" or one not in TO_THE_TEACHER]
+        own = [one for one in headlines(report) if name != "teacher" or one not in TO_THE_TEACHER]
         sorted_out: dict[str, list[str]] = {"better": [], "worse": [], "unclear": []}
         for metric in (one for one in own if one in pair):
-            kind = "unclear"
-            if pair[metric]["significant"]:
-                lower = pair[metric]["value"] < 0
-                kind = "better" if lower == MEASURES[metric].lower_is_better else "worse"
+            kind = outcome(metric, pair[metric])
             sorted_out[kind].append(_against(metric, model, models[other], pair[metric]))
         for kind in ("better", "worse"):
             if sorted_out[kind]:

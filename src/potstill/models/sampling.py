@@ -17,12 +17,15 @@ class Draw:
 
     argmax(logits / T + Gumbel noise) is a draw from softmax(logits / T) (Gumbel, 1954; Maddison
     et al., 2014, "A* Sampling"). The noise comes from a generator of the sequence's own, so a draw
-    does not depend on what else is in the batch. Tokens outside the top-p nucleus are -inf.
+    does not depend on what else is in the batch. Tokens outside the top-p nucleus, and all but the
+    top_k likeliest, are -inf.
     """
 
-    def __init__(self, seed: int, temperature: float, top_p: float) -> None:
+    def __init__(
+        self, seed: int, temperature: float, top_p: float, top_k: int | None = None
+    ) -> None:
         """temperature 0: nothing is drawn, the likeliest token is taken."""
-        self.temperature, self.top_p = temperature, top_p
+        self.temperature, self.top_p, self.top_k = temperature, top_p, top_k
         self._random = torch.Generator().manual_seed(seed)
 
     def noisy(self, logits: Tensor) -> Tensor:
@@ -31,7 +34,8 @@ class Draw:
             return logits
         uniform = torch.rand(logits.shape, generator=self._random).clamp_min_(1e-20)
         noise = uniform.log_().neg_().log_().neg_().to(logits.device)
-        return nucleus(logits / self.temperature, self.top_p) + noise
+        kept = logits if self.top_k is None else likeliest(logits, self.top_k)
+        return nucleus(kept / self.temperature, self.top_p) + noise
 
 
 def end_tokens(model: Any, tokenizer: Any) -> frozenset[int]:
@@ -48,3 +52,11 @@ def nucleus(logits: Tensor, top_p: float) -> Tensor:
     ordered, order = logits.sort(descending=True)
     before = ordered.softmax(-1).cumsum(-1) - ordered.softmax(-1)
     return logits.index_fill(-1, order[before >= top_p], float("-inf"))
+
+
+def likeliest(logits: Tensor, top_k: int) -> Tensor:
+    """-inf outside the top_k likeliest tokens; of equal ones the first. logits: (vocab,)."""
+    if top_k >= len(logits):
+        return logits
+    order = logits.sort(descending=True, stable=True).indices
+    return logits.index_fill(-1, order[top_k:], float("-inf"))

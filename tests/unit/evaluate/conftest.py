@@ -90,6 +90,7 @@ class Bench:
                 "answer_tokens": 6,
                 "speed_tokens": 2,
                 "speed_rounds": 1,
+                "speed_parallel": (2,),
                 "batch_size": 3,
                 "resamples": 300,
                 **fields,

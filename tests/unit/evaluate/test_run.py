@@ -6,6 +6,7 @@ import json
 import math
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import pytest
 import torch
 
 from potstill.core.events import read_events
+from potstill.core.files import write_records
 from potstill.errors import InputError, ModelError
 from potstill.evaluate import STAGE, EvaluateConfig
 from potstill.evaluate import run as stage
@@ -70,14 +72,17 @@ def test_results_hold_every_model_figure_and_difference(bench: Any) -> None:
     data = bench.run(ROWS)
     found = results(data)
     assert list(found["models"]) == ["teacher", "undistilled", "finetuned", "distilled"]
-    metrics = {
-        "kl", "kl_answer", "agreement", "agreement_answer",
-        "perplexity", "perplexity_answer", "f1", "em",
+    tokens = {
+        "kl", "reverse_kl", "agreement", "top5", "rank_correlation", "ece", "perplexity",
+        "bits_per_byte",
     }  # fmt: skip
+    answers = {"f1", "em", "bleu", "chrf", "rouge1", "rouge2", "rougeL", "refusal_rate"}
+    metrics = {*tokens, *(f"{name}_answer" for name in tokens), *answers}
     for model in found["models"].values():
-        assert set(model["metrics"]) == metrics
-        for figure in model["metrics"].values():
-            assert figure["n"] == 6
+        # the gold answers have two words: no corpus BLEU; one that is empty claims nothing
+        assert set(model["metrics"]) - {"grounded"} == metrics
+        for name, figure in model["metrics"].items():
+            assert figure["n"] == 6 or name == "grounded"
             assert figure["low"] <= figure["value"] <= figure["high"]
         assert model["disk_bytes"] > 0
         assert model["tokens_per_second"] > 0
@@ -99,6 +104,8 @@ def test_results_hold_every_model_figure_and_difference(bench: Any) -> None:
         "teacher_minus_distilled",
     }
     assert found["examples"] == {"evaluated": 6, "too_long": 0}
+    assert found["contamination"] == {}  # there are no training rows beside these
+    assert set(found["power"]["distilled_minus_undistilled"]) == {"f1", "em"}
     assert found["machine"]["cores"] >= 1
 
 
@@ -138,6 +145,51 @@ def test_a_corrected_teacher_is_the_teacher_and_the_original_stands_beside_it(
     assert kl["teacher"] == kl["distilled"] == 0.0  # the same weights here
     assert kl["uncorrected"] > 0
     assert "perplexity" in found["differences"]["teacher_minus_uncorrected"]
+
+
+def test_figures_by_kind_and_by_position_add_up_to_the_whole(bench: Any) -> None:
+    rows = [
+        row.model_copy(update={"kind": "refusal" if number < 2 else "qa"})
+        for number, row in enumerate(ROWS)
+    ]
+    student = results(bench.run(rows))["models"]["distilled"]
+    kinds = student["by_kind"]
+    assert {kind: found["f1"]["n"] for kind, found in kinds.items()} == {"qa": 4, "refusal": 2}
+    f1 = (4 * kinds["qa"]["f1"]["value"] + 2 * kinds["refusal"]["f1"]["value"]) / 6
+    assert student["metrics"]["f1"]["value"] == pytest.approx(f1)
+    bins = student["by_position"]
+    assert sum(one["tokens"] for one in bins) == 6 * (len("42 turns") + 1)
+    kl = sum(one["kl"] * one["tokens"] for one in bins) / sum(one["tokens"] for one in bins)
+    assert student["metrics"]["kl_answer"]["value"] == pytest.approx(kl)
+
+
+def test_rows_seen_in_training_are_counted_and_figures_stand_without_them(bench: Any) -> None:
+    (bench.root / "curate/data").mkdir(parents=True)
+    text = PASSAGE.replace("Halden", "Brindle") + "How is the gauge of the mill read at night?"
+    turns = (Turn(role="user", content=text), Turn(role="assistant", content="by lamp"))
+    others = [
+        ROWS[0].model_copy(update={"id": f"new{n}", "turns": turns, "answers": ("by lamp",)})
+        for n in range(3)
+    ]
+    write_records(bench.root / "curate/data/train.jsonl", ROWS[:2])
+    found = results(bench.run([ROWS[0], *others], contamination_words=6))
+    audit = found["contamination"]
+    assert (audit["rows"], audit["seen"]) == (4, 1)
+    assert audit["most"][0]["id"] == "row00"
+    assert audit["without"]["distilled"]["f1"]["n"] == 3
+
+
+def test_drawn_answers_are_the_same_each_time_and_differ_from_greedy_ones(bench: Any) -> None:
+    def said(name: str, **fields: Any) -> list[str]:
+        text = (bench.run(ROWS, name=name, **fields) / "predictions.jsonl").read_text()
+        return [json.loads(line)["answer"] for line in text.splitlines()]
+
+    hot = {"temperature": 2.0, "seed": 3}
+    drawn = said("drawn", decoding=hot)
+    assert said("again", decoding=hot, batch_size=2) == drawn
+    assert said("seed", decoding=hot | {"seed": 4}) != drawn
+    assert said("greedy") != drawn
+    assert said("one", decoding=hot | {"top_k": 1}) == said("greedy")
 
 
 def test_predictions_hold_each_answer_once_per_example_and_model(bench: Any) -> None:
@@ -239,6 +291,19 @@ def test_a_diverged_student_is_one_clear_error(
     save_model(student, broken / "distilled")
     with pytest.raises(ModelError, match="distilled model computes logits that are not finite"):
         bench_of(tmp_path / "b", broken).run(ROWS)
+
+
+def test_a_teacher_that_says_nothing_is_one_clear_error(
+    bench: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = stage.scan
+
+    def silent(*arguments: Any, **more: Any) -> Any:
+        return [replace(one, answer="") for one in real(*arguments, **more)]
+
+    monkeypatch.setattr(stage, "scan", silent)
+    with pytest.raises(ModelError, match="Every answer of the teacher to 6 test examples is empty"):
+        bench.run(ROWS)
 
 
 def test_a_missing_student_is_one_clear_error(

@@ -1,0 +1,118 @@
+"""What is done with a finished run's answers: scored again, judged, set beside other runs'.
+
+In: the run's folder with its report, its predictions, its test rows. Out: figures, and files below
+the run's folder, each written whole or not at all. No model is started but a judge.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from potstill.core.files import disk_errors, read_records, write_atomic, write_json, write_records
+from potstill.errors import InputError
+from potstill.evaluate import compare_page
+from potstill.evaluate.answer_scores import gold_of, passage_of
+from potstill.evaluate.compare import Compared, compare
+from potstill.evaluate.judge import RUBRIC, Case, Vote, judge_grades, judge_pairs
+from potstill.evaluate.predictions import read_predictions, score_answers
+from potstill.evaluate.results import Resampling
+from potstill.inference.base import TextModel
+from potstill.records import Example
+
+FORMATS = ("html", "json", "md", "csv")
+
+
+def score_run(
+    predictions: Path, test: Path, resampling: Resampling | None = None
+) -> dict[str, Any]:
+    """A run's stored answers against its test rows, as `predictions.score_file`."""
+    said = read_predictions(predictions).answers
+    kept = {name for answers in said.values() for name in answers}
+    golds = {row.id: gold_of(row) for row in read_records(test, Example) if row.id in kept}
+    return score_answers(said, golds, resampling or Resampling(0), str(predictions))
+
+
+def cases(
+    predictions: Path, test: Path, models: Sequence[str], limit: int | None = None
+) -> list[Case]:
+    """The first test rows by id to which all those models have an answer.
+
+    Errors: InputError for a model that answered none.
+    """
+    said = read_predictions(predictions).answers
+    for model in models:
+        if model not in said:
+            raise InputError(
+                f"{predictions} holds no answers of {model}.",
+                f"It has those of {', '.join(sorted(said))}.",
+            )
+    rows = sorted(read_records(test, Example), key=lambda row: row.id)
+    return [
+        Case(
+            row=row.id,
+            question=row.question or row.turns[-2].content,
+            answers={model: said[model][row.id] for model in models},
+            golds=gold_of(row).answers,
+            passage=passage_of(row) if row.question else "",
+        )
+        for row in rows
+        if all(row.id in said[model] for model in models)
+    ][:limit]
+
+
+def judge_run(
+    folder: Path,
+    some: Sequence[Case],
+    models: tuple[str, str],
+    judge: TextModel,
+    name: str,
+    rubric: str | None = None,
+) -> dict[str, Any]:
+    """Judge a run's answers in pairs, or by a rubric; `judge/` of its folder holds what was said.
+
+    rubric: grade each answer by it instead; "" takes the one that Potstill brings. Writes
+    votes.jsonl or grades.jsonl, and judge.json. Errors: those of `judge.py`.
+    """
+    if rubric is None:
+        votes, found = judge_pairs(some, models, judge, name)
+        write_records(folder / "judge" / "votes.jsonl", votes)
+    else:
+        grades, found = judge_grades(some, models, judge, name, rubric or RUBRIC)
+        write_records(folder / "judge" / "grades.jsonl", grades)
+    write_json(folder / "judge" / "judge.json", found)
+    return found
+
+
+def read_votes(path: Path) -> list[Vote]:
+    """Votes of a model or of a person. Errors: InputError names the file and the line."""
+    with disk_errors(path, "read"):
+        return list(read_records(path, Vote))
+
+
+def compared(name: str, report: dict[str, Any], predictions: Path) -> Compared:
+    """A run for `compare`, with its stored answers if they are there."""
+    rows: list[dict[str, Any]] = []
+    if predictions.exists():
+        with predictions.open(encoding="utf-8") as file:
+            rows = [json.loads(line) for line in file if line.strip()]
+    return Compared(name, report, rows)
+
+
+def write_comparison(
+    runs: Sequence[Compared], folder: Path, *, by: str = "f1"
+) -> tuple[dict[str, Any], list[Path]]:
+    """Compare and write compare.html, .json, .md and .csv into `folder`."""
+    found = compare(runs, by=by)
+    texts = {
+        "html": compare_page.render(found),
+        "json": json.dumps(found, indent=2, ensure_ascii=False) + "\n",
+        "md": compare_page.markdown(found),
+        "csv": compare_page.csv_text(found),
+    }
+    paths = [folder / f"compare.{ending}" for ending in FORMATS]
+    for path, ending in zip(paths, FORMATS, strict=True):
+        write_atomic(path, texts[ending])
+    return found, paths
