@@ -16,6 +16,7 @@ import typer
 from potstill import __version__
 from potstill.cli_adapters import adapters_app
 from potstill.cli_config import config_app
+from potstill.cli_export import export, push
 from potstill.cli_options import (
     JsonOption,
     ProjectOption,
@@ -39,6 +40,8 @@ app = typer.Typer(
 )
 app.add_typer(config_app, name="config")
 app.add_typer(adapters_app, name="adapters")
+app.command()(export)
+app.command()(push)
 
 
 def _version(wanted: bool) -> None:

@@ -41,6 +41,7 @@ EXTRAS: dict[str, dict[str, str]] = {
     "report": {"jinja2": "jinja2", "numpy": "numpy"},
     "quantised": {"bitsandbytes": "bitsandbytes"},
     "tune": {"optuna": "optuna"},
+    "onnx": {"onnx": "onnx", "onnxscript": "onnxscript", "onnxruntime": "onnxruntime"},
 }
 
 
