@@ -80,7 +80,7 @@ def judged(hop: Mapping[str, Any], allowance: Allowance) -> dict[str, Any]:
         )
     least, loss = allowance.min_agreement, allowance.max_f1_loss
     if agreement and least is not None and not agreement["value"] >= least:
-        faults.append(f"they agree on {agreement['value']:.1%} of the tokens (needed {least:.1%})")
+        faults.append(f"they agree in {agreement['value']:.1%} of the cases (needed {least:.1%})")
     if change and loss is not None and not change["high"] >= -loss:
         faults.append(
             f"its answers' F1 is lower by {-change['high']:.2f} to {-change['low']:.2f} "
@@ -101,6 +101,8 @@ _WAYS_OUT = {
     "distilled": "Train longer or a larger student, or raise export.student_max_kl and "
     "export.student_max_f1_loss.",
     "merged": "Use a smaller lora.alpha, or distill.adapter: none.",
+    "model.onnx": _CONVERTED,
+    "model-int8.onnx": "Use model.onnx, or allow it more (allowances).",
     "gguf-f32": _CONVERTED,
     "gguf-f16": _CONVERTED,
 }

@@ -11,6 +11,7 @@ A file that is not the model any more is refused, and none has a name before it 
 from __future__ import annotations
 
 import inspect
+import logging
 import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -172,9 +173,12 @@ def _write(model: Any, example: Mapping[str, Tensor], out: Path) -> None:
 def _quantise(source: Path, out: Path) -> None:
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
-    with warnings.catch_warnings(), quiet():
-        warnings.simplefilter("ignore")
+    # It advises a preparation that is for pictures.
+    logging.disable(logging.WARNING)
+    try:
         quantize_dynamic(source, out, per_channel=True, weight_type=QuantType.QInt8)
+    finally:
+        logging.disable(logging.NOTSET)
 
 
 def _of_model(model: Any, batch: Mapping[str, Tensor]) -> Tensor:

@@ -12,9 +12,6 @@ from potstill.errors import InputError, ModelError
 from potstill.export import onnx
 from potstill.export.chain import Allowance
 
-pytest.importorskip("onnx")
-pytest.importorskip("onnxscript")
-
 WORDS = "the boiler of unit holds litres keeper notes time in log how many what does when".split()
 PAIRS = [
     ("how many litres", "the boiler of unit holds litres"),
@@ -60,7 +57,10 @@ def span_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def written(span_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
     target = tmp_path_factory.mktemp("onnx")
-    return target, onnx.export_span_model(span_folder, target, PAIRS, resamples=100)
+    bounds = {"fp32": Allowance(1e-6, 1.0), "int8": Allowance(0.5, 0.5)}  # far from sure, untrained
+    return target, onnx.export_span_model(
+        span_folder, target, PAIRS, allowances=bounds, resamples=100
+    )
 
 
 def test_both_files_are_written_and_near_to_pytorch(written: tuple[Path, Any]) -> None:
