@@ -71,7 +71,8 @@ def export(
 
     console = out()
     console.print(display.table(choose.TITLES, choose.rows(found["models"])))
-    console.print(f"\nTake {path}: {why}.", highlight=False, soft_wrap=True)
+    console.print("\nKL (nats a token) and agreement are to the PyTorch student.", highlight=False)
+    console.print(f"Take {path}: {why}.", highlight=False, soft_wrap=True)
 
 
 def parse_kinds(text: str) -> tuple[str, ...]:
