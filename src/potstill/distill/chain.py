@@ -98,7 +98,7 @@ def _cut_to(config: DistillConfig, ratio: float) -> DistillConfig:
 
 def _check_sizes(config: DistillConfig, teacher: Any) -> None:
     """Before anything is trained: each link must lose a layer at least, where layers are cut."""
-    if config.student.axes != "depth":
+    if config.student.along(teacher.config.get_text_config().model_type) != "depth":
         return
     parameters = surgery.parameters_of(teacher)
     ratios = [one.parameters_ratio for one in config.assistants]

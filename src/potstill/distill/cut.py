@@ -20,15 +20,13 @@ from torch import Tensor
 
 from potstill.core.events import Emitter
 from potstill.distill.batches import Row, evenly
-from potstill.distill.student_config import StudentConfig
+from potstill.distill.student_config import COMPARED_TOKENS, StudentConfig
 from potstill.models import importance, likeness, surgery, targets, width
 from potstill.models.load import Source
 from potstill.models.refit import refit
 from potstill.models.shape import FAMILIES, Shape
 from potstill.models.skeleton import load_without
 
-COMPARED_TOKENS = 4096
-"""Of the text to fit to, so many for each of several shapes that are compared."""
 ROUND_WORTH = 1.1
 """A shape whose rows quantise well is taken if its KL is at most so many times the best one's."""
 
@@ -62,9 +60,10 @@ class _Tried:
 
 def check(settings: StudentConfig, model: Any) -> None:
     """Errors: ModelError if the model cannot be cut so, before anything is measured."""
-    if settings.axes != "depth":
+    axes = _axes(settings, model)
+    if axes != "depth":
         targets.find(
-            importance.shape_of(model), target_of(settings, model), settings.axes, settings.round_to
+            importance.shape_of(model), target_of(settings, model), axes, settings.round_to
         )
     elif settings.drop_layers is None:
         surgery.drops_for(model, target_of(settings, model))
@@ -107,13 +106,13 @@ def cut(
     """
     asked = model if asked is None else asked
     known = model.config.get_text_config().model_type in FAMILIES
-    shapes, rounding = [], settings.round_to
-    if settings.axes == "depth":
+    axes, shapes, rounding = _axes(settings, model), [], settings.round_to
+    if axes == "depth":
         counts = [settings.drop_layers or 0 if target is None else surgery.drops_for(model, target)]
     else:
         assert target is not None
         whole = importance.shape_of(model)
-        found = targets.find(whole, target, settings.axes, settings.round_to)
+        found = targets.find(whole, target, axes, settings.round_to)
         shapes, rounding = found.shapes[: settings.candidates], found.round_to
         counts = [whole.layers - shape.layers for shape in shapes]
         if rounding != settings.round_to:
@@ -122,7 +121,7 @@ def cut(
                 f"student's are multiples of {rounding}; some quantisations will be larger."
             )
     order, report = _order(settings, asked, max(counts), text, events)
-    report |= {"axes": settings.axes, "round_to": rounding}
+    report |= {"axes": axes, "round_to": rounding}
     if not known:
         student = surgery.drop_layers(copy.deepcopy(model), order[: counts[0]])
         if settings.refit and counts[0]:
@@ -158,6 +157,10 @@ def cut(
     events.progress(len(shapes), len(shapes), "shapes", step="surgery")
     report |= {"tried": tried, **row}
     return Cut(student, report)
+
+
+def _axes(settings: StudentConfig, model: Any) -> targets.Axes:
+    return settings.along(model.config.get_text_config().model_type)
 
 
 def cut_streamed(

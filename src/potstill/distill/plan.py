@@ -16,6 +16,7 @@ from potstill.core.stage import Facts, Figures
 from potstill.distill import loading
 from potstill.distill.alignment import different_vocabularies
 from potstill.distill.config import DistillConfig
+from potstill.distill.student_config import COMPARED_TOKENS
 from potstill.distill.teachers_config import different_teachers
 from potstill.distill.training_config import TrainingConfig
 from potstill.errors import TrainingError
@@ -70,14 +71,15 @@ def _check_cut(config: DistillConfig) -> None:
     fields = folder_config(config.voices[0].teacher)
     if settings.model is not None or settings.drop_layers is not None or fields is None:
         return
-    if settings.axes == "depth" and fields.get("model_type") not in FAMILIES:
+    axes = settings.along(fields.get("model_type"))
+    if axes == "depth" and fields.get("model_type") not in FAMILIES:
         return  # layers can be dropped of others too; how many, the stage itself finds out
     try:
         shape = shape_of_config(fields)
     except KeyError:  # a configuration that leaves its family's defaults out
         return
     target = settings.target(shape.parameters, shape.read_parameters)
-    find(shape, target, settings.axes, settings.round_to)
+    find(shape, target, axes, settings.round_to)
 
 
 def _check_vocabularies(
@@ -201,7 +203,8 @@ def estimate(config: DistillConfig, earlier: Mapping[str, Figures], project: Pat
         greedy = settings.method == "greedy" and settings.axes != "width"
         tried = settings.calibration_tokens * CANDIDATES * ROUNDS * greedy
         shapes = settings.candidates if settings.axes != "depth" else 1
-        fitted = FIT_PASSES * settings.fit_tokens * shapes * settings.refit
+        compared = min(COMPARED_TOKENS, settings.fit_tokens) * shapes * (shapes > 1)
+        fitted = FIT_PASSES * (settings.fit_tokens + compared) * settings.refit
         cuts = settings.steps * (1 + len(config.assistants))
         spent += seconds(cuts * (tried + fitted), GREEDY_RATE / teacher)
     spent += _writing_seconds(config, budget / length, length * computed, student)

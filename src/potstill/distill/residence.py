@@ -36,7 +36,7 @@ def why_resident(config: DistillConfig, *, cuts: bool) -> tuple[str, str] | None
             f"{what} asks the teacher at every step, for which it must be in memory",
             "Set distill.signal: auto and leave out hidden and attention terms.",
         )
-    if cuts and config.student.axes != "depth":
+    if cuts and config.student.axes in ("width", "both"):
         return (
             f"distill.student.axes: {config.student.axes} measures and fits the teacher's layers, "
             "for which they must be in memory",

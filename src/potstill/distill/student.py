@@ -70,6 +70,8 @@ def make_student(
         return Start(folder, tokenizer, read_json(done))
     if config.adapter != "none":
         adapters.check_targets(teacher.model, config.lora)
+    if teacher.streamed and settings.axes == "auto":  # widths are measured on a whole teacher
+        settings = settings.model_copy(update={"axes": "depth"})
     cut.check(settings, teacher.model)
     text = cut.text_of(lessons.rows, lessons.validation, settings, teacher.device)
     earlier: list[dict[str, Any]] = []

@@ -10,9 +10,12 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from potstill.models.targets import BF16_BYTES, Target
+from potstill.models.shape import FAMILIES
+from potstill.models.targets import BF16_BYTES, Axes, Target
 
 DEFAULT_RATIO = 0.75
+COMPARED_TOKENS = 4096
+"""Of the text to fit to, so many for each of several shapes that are compared."""
 SIZES = ("parameters_ratio", "parameters", "memory", "speed", "drop_layers")
 
 
@@ -50,11 +53,12 @@ class StudentConfig(BaseModel):
         "the weights that are read for a token.",
     )
     drop_layers: int | None = Field(None, ge=0, description="Decoder layers to drop.")
-    axes: Literal["depth", "width", "both"] = Field(
-        "depth",
+    axes: Literal["auto", "depth", "width", "both"] = Field(
+        "auto",
         description="What is cut. depth: decoder layers. width: the hidden size, the neurons of "
-        "the MLPs, attention heads. both: of the shapes that meet the size, some are tried and "
-        "the one with the least KL to the teacher is taken.",
+        "the MLPs, attention heads. both: either. Of the shapes that meet the size, some are tried "
+        "and the one with the least KL to the teacher is taken. auto: both where the family's "
+        "widths can be cut and the teacher is in memory, else depth.",
     )
     method: Literal["greedy", "influence"] = Field(
         "greedy",
@@ -120,6 +124,12 @@ class StudentConfig(BaseModel):
             return Target(read / self.speed, said, reading=True)
         return Target(parameters * self.ratio, said)
 
+    def along(self, family: object) -> Axes:
+        """What is cut of a teacher of that `model_type`."""
+        if self.axes != "auto":
+            return self.axes
+        return "both" if family in FAMILIES and self.drop_layers is None else "depth"
+
     @property
     def ratio(self) -> float:
         """The share of the teacher's parameters, if no other size is given."""
@@ -148,7 +158,7 @@ class StudentConfig(BaseModel):
             raise ValueError(
                 f"{' and '.join(given)} contradict each other; keep one and set the others to null"
             )
-        if self.drop_layers is not None and self.axes != "depth":
+        if self.drop_layers is not None and self.axes not in ("auto", "depth"):
             raise ValueError(f"drop_layers cuts depth alone, not axes: {self.axes}")
         if self.drop_layers is not None and self.steps > 1:
             raise ValueError("steps need a size such as parameters_ratio, not drop_layers")

@@ -146,9 +146,10 @@ def test_a_link_that_would_lose_no_layer_is_refused_before_training(
     chain_of: Configs, run_stage: Run
 ) -> None:
     near = [{"parameters_ratio": 0.7}, {"parameters_ratio": 0.699}]
+    student = {"parameters_ratio": 0.55, "axes": "depth"}
     with pytest.raises(TrainingError, match=r"Assistant 2 with a parameters_ratio of 0\.699"):
-        run_stage(chain_of(assistants=near), "a")
-    student = {"parameters_ratio": 0.699}
+        run_stage(chain_of(assistants=near, student=student), "a")
+    student["parameters_ratio"] = 0.699
     config = chain_of(assistants=near[:1], student=student)
     with pytest.raises(TrainingError, match="The student with"):
         run_stage(config, "b")

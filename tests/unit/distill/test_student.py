@@ -291,7 +291,8 @@ def test_fields_that_contradict_each_other_are_refused_at_once(
 @pytest.mark.parametrize(
     ("student", "what"),
     [
-        ({"parameters_ratio": 0.05}, "cut along depth has"),
+        ({"parameters_ratio": 0.05, "axes": "depth"}, "cut along depth has"),
+        ({"parameters_ratio": 0.05}, "cut along depth and width has"),
         ({"parameters": 10, "axes": "both"}, "cut along depth and width has"),
         ({"memory": 10, "axes": "width"}, "cut along width has"),
     ],
@@ -301,6 +302,13 @@ def test_a_size_that_cannot_be_is_known_before_anything_is_computed(
 ) -> None:
     with pytest.raises(ModelError, match=what):
         facts(config_of(student=student), tmp_path)
+
+
+def test_what_is_cut_by_itself_goes_by_the_family_and_by_what_is_asked_for() -> None:
+    assert StudentConfig().along("llama") == "both"
+    assert StudentConfig().along("granite") == "depth"
+    assert StudentConfig(drop_layers=2).along("llama") == "depth"
+    assert StudentConfig(axes="width").along("granite") == "width"
 
 
 def test_an_unknown_architecture_is_refused_for_widths_and_known_for_layers(
@@ -321,7 +329,8 @@ def test_an_unknown_architecture_is_refused_for_widths_and_known_for_layers(
     monkeypatch.delitem(FAMILIES, "llama")
     with pytest.raises(ModelError, match="'llama' cannot be cut"):
         start({"axes": "width"})
-    made = start({"axes": "depth", "parameters_ratio": 0.7, "method": "influence", **SMALL})
+    made = start({"parameters_ratio": 0.7, "method": "influence", **SMALL})
+    assert made.report["axes"] == "depth"
     dropped = drop_layers(load_model(teacher_folder), made.report["dropped"])
     for name, value in made.load().state_dict().items():
         assert torch.equal(value, dropped.state_dict()[name])
