@@ -19,6 +19,8 @@ from potstill.core.scoring import paired_bootstrap, token_f1
 from potstill.errors import ModelError
 
 Figure = Mapping[str, Any]
+ENOUGH_ROWS = 8
+"""A difference of answers on fewer rows proves nothing, whatever its interval."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +83,8 @@ def judged(hop: Mapping[str, Any], allowance: Allowance) -> dict[str, Any]:
     least, loss = allowance.min_agreement, allowance.max_f1_loss
     if agreement and least is not None and not agreement["value"] >= least:
         faults.append(f"they agree in {agreement['value']:.1%} of the cases (needed {least:.1%})")
-    if change and loss is not None and not change["high"] >= -loss:
+    many = change is not None and change["n"] >= ENOUGH_ROWS
+    if many and loss is not None and not change["high"] >= -loss:
         faults.append(
             f"its answers' F1 is lower by {-change['high']:.2f} to {-change['low']:.2f} "
             f"(allowed {loss:g})"

@@ -110,6 +110,8 @@ def test_lost_answers_shut_the_gate_only_where_the_whole_interval_is_beyond() ->
     assert unsure is not None
     assert unsure["value"] < -0.1 < unsure["high"]
     assert judged({**HOP, "f1_difference": unsure}, Allowance(max_f1_loss=0.1))["holds"]
+    few = f1_difference(["red"] * 2, ["blue"] * 2, golds[:2], 1, 100, 0.9)
+    assert judged({**HOP, "f1_difference": few}, Allowance(max_f1_loss=0.1))["holds"]
     assert f1_difference([None, "red"], ["red"] * 2, golds[:2], 1, 100, 0.9) is None
 
 
