@@ -54,7 +54,8 @@ def model_card(
         [
             f"---\n{header}\n---\n",
             f"# {name}\n",
-            f"A small language model distilled from `{teacher}` with Potstill {__version__}: "
+            f"A small language model distilled from `{_named(teacher)}` with Potstill "
+            f"{__version__}: "
             f"it was trained on {training_rows} examples that the teacher wrote from a set of "
             "documents, to predict both their text and the teacher's distribution over the "
             "vocabulary.\n",
@@ -86,6 +87,11 @@ def model_card(
             "teacher's mistakes. The figures above hold for questions like the held-out ones.\n",
         ]
     )
+
+
+def _named(teacher: Reference) -> str:
+    """The reference without the folders of the machine: the card is read by others."""
+    return teacher.path.name if teacher.path else str(teacher)
 
 
 def _header(teacher: Reference) -> dict[str, Any]:

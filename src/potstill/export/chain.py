@@ -83,8 +83,9 @@ def judged(hop: Mapping[str, Any], allowance: Allowance) -> dict[str, Any]:
     least, loss = allowance.min_agreement, allowance.max_f1_loss
     if agreement and least is not None and not agreement["value"] >= least:
         faults.append(f"they agree in {agreement['value']:.1%} of the cases (needed {least:.1%})")
-    many = change is not None and change["n"] >= ENOUGH_ROWS
-    if many and loss is not None and not change["high"] >= -loss:
+    if change is not None and change["n"] < ENOUGH_ROWS:
+        change = None
+    if change is not None and loss is not None and not change["high"] >= -loss:
         faults.append(
             f"its answers' F1 is lower by {-change['high']:.2f} to {-change['low']:.2f} "
             f"(allowed {loss:g})"

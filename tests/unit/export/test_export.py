@@ -77,6 +77,8 @@ def test_the_safetensors_are_the_students_own(exporting: Any) -> None:
 def test_the_card_has_a_header_and_every_model_in_its_tables(exporting: Any) -> None:
     card = (exporting.draft.data / "README.md").read_text()
     exported = json.loads((exporting.draft.data / "export.json").read_text())
+    assert "distilled from `teacher`" in card
+    assert str(exporting.folder) not in card  # others read it
     _, header, body = card.split("---\n", 2)
     assert yaml.safe_load(header)["pipeline_tag"] == "text-generation"
     for word in ("teacher", "distilled (safetensors)", "student-f16.gguf", "student-q4_k_m.gguf"):
