@@ -1,6 +1,6 @@
 """Measures whether exported files still are the model: GGUF files against PyTorch in fp32.
 
-    python benchmarks/evaluate_exports.py [--data FILE] [--rows 8]
+    python benchmarks/evaluate_exports.py [--data FILE] [--rows 6]
 
 SmolLM2-135M-Instruct is converted and quantised as the export stage does it, and each file's
 distribution is compared with PyTorch's on the same token ids: questions about paragraphs of
@@ -64,7 +64,7 @@ def main() -> None:
     """Make every kind of file, score all of them on the same rows, print the figures."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, default=bench_rows.DATA)
-    parser.add_argument("--rows", type=int, default=8)
+    parser.add_argument("--rows", type=int, default=6)
     options = parser.parse_args()
     threads = usable_cores()
     torch.set_num_threads(threads)
