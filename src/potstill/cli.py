@@ -17,6 +17,7 @@ from potstill import __version__
 from potstill.cli_adapters import adapters_app
 from potstill.cli_config import config_app
 from potstill.cli_evaluate import compare_command, eval_command
+from potstill.cli_export import export, push
 from potstill.cli_options import (
     JsonOption,
     ProjectOption,
@@ -42,6 +43,8 @@ app.add_typer(config_app, name="config")
 app.add_typer(adapters_app, name="adapters")
 app.command("eval")(eval_command)
 app.command("compare")(compare_command)
+app.command()(export)
+app.command()(push)
 
 
 def _version(wanted: bool) -> None:

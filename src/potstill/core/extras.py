@@ -53,6 +53,7 @@ EXTRAS: dict[str, dict[str, str]] = {
     "report": {"jinja2": "jinja2", "numpy": "numpy", "sacrebleu": "sacrebleu"},
     "quantised": {"bitsandbytes": "bitsandbytes"},
     "tune": {"optuna": "optuna"},
+    "onnx": {"onnx": "onnx", "onnxscript": "onnxscript", "onnxruntime": "onnxruntime"},
 }
 
 

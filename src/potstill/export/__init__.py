@@ -12,7 +12,7 @@ from potstill.export.plan import estimate, facts
 
 STAGE = Stage(
     name="export",
-    version=1,
+    version=2,
     config=ExportConfig,
     inputs=("curate", "correct", "distill", "evaluate"),
     function="potstill.export.run:run",

@@ -47,20 +47,22 @@ def model_card(
     """
     header = yaml.safe_dump(_header(teacher), sort_keys=False).strip()
     files = {key: model["file"] for key, model in exported["models"].items()}
-    smallest = min(exported["models"].values(), key=lambda model: model["disk_bytes"])["file"]
+    best = exported["recommended"]
     models = {**results["models"], **exported["models"]}
     notes = "\n".join(f"- {note}" for note in exported["notes"])
     return "\n".join(
         [
             f"---\n{header}\n---\n",
             f"# {name}\n",
-            f"A small language model distilled from `{teacher}` with Potstill {__version__}: "
+            f"A small language model distilled from `{_named(teacher)}` with Potstill "
+            f"{__version__}: "
             f"it was trained on {training_rows} examples that the teacher wrote from a set of "
             "documents, to predict both their text and the teacher's distribution over the "
             "vocabulary.\n",
             "## Files\n",
             "- `safetensors/`: for transformers, vLLM and further training",
             *(f"- `{file}`: for llama.cpp and what is built on it" for file in files.values()),
+            "- `Modelfile`, `SERVING.md`: how to serve them",
             "\n## Figures\n",
             f"On held-out examples, each with its {exported['level']:.0%} bootstrap interval. "
             "The GGUF files were measured in llama.cpp, the others in PyTorch; `n` is the number "
@@ -69,11 +71,13 @@ def model_card(
             "",
             _size(models, files),
             "\n## Checked before release\n",
-            *(_parity_line(one) for one in exported["parity"]),
+            *(_parity_line(one) for one in exported["chain"] if one.get("file")),
             *(["\n## Notes\n", notes] if notes else []),
             "\n## How to run\n",
+            f"Take `{best['file']}`: {best['why']}. `SERVING.md` has the lines for servers "
+            "(llama.cpp, Ollama, vLLM), `Modelfile` is Ollama's.\n",
             "With llama.cpp:\n",
-            f"```sh\nllama-cli -m {smallest} -cnv\n```\n",
+            f"```sh\nllama-cli -m {best['file']} --jinja -cnv\n```\n",
             "With transformers:\n",
             "```python\nfrom transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
             'tokenizer = AutoTokenizer.from_pretrained("safetensors")\n'
@@ -83,6 +87,11 @@ def model_card(
             "teacher's mistakes. The figures above hold for questions like the held-out ones.\n",
         ]
     )
+
+
+def _named(teacher: Reference) -> str:
+    """The reference without the folders of the machine: the card is read by others."""
+    return teacher.path.name if teacher.path else str(teacher)
 
 
 def _header(teacher: Reference) -> dict[str, Any]:
@@ -138,10 +147,17 @@ def _table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
-def _parity_line(parity: Mapping[str, Any]) -> str:
+def _parity_line(hop: Mapping[str, Any]) -> str:
+    kl, agreement, answers = hop["kl"], hop["agreement"], hop.get("f1_difference")
+    change = (
+        f", answer F1 {answers['value']:+.3f} ({answers['low']:+.3f} to {answers['high']:+.3f})"
+        if answers
+        else ""
+    )
     return (
-        f"- `{parity['file']}` reloaded in llama.cpp: {parity['prompts']} prompts with the same "
+        f"- `{hop['file']}` reloaded in llama.cpp: {hop['prompts']} prompts with the same "
         f"token ids, generation stops at the end-of-turn token, KL to the PyTorch student "
-        f"{parity['kl_student']:.2g} nats a token (at most {parity['max_kl']:g} allowed), the same "
-        f"first choice at {parity['agreement_student']:.2%} of {parity['tokens']:.0f} tokens."
+        f"{kl['value']:.2g} nats a token ({kl['low']:.2g} to {kl['high']:.2g}; at most "
+        f"{hop['allowance']['max_kl']:g} allowed), the same first choice at "
+        f"{agreement['value']:.2%} of {hop['tokens']:.0f} tokens{change}."
     )

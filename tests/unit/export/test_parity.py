@@ -12,11 +12,10 @@ import torch
 from scipy.special import rel_entr
 
 from potstill.errors import ModelError
+from potstill.export.chain import Allowance, f1_difference, flat, judged, student_hop
 from potstill.export.parity import (
-    Allowance,
     Reader,
     Row,
-    check_fidelity,
     check_prompts,
     check_stop,
     figures,
@@ -77,20 +76,58 @@ def test_figures_are_means_over_tokens_of_all_rows() -> None:
     assert found["greedy_agreement"]["value"] == 0.0  # "Yes." is not "yes" letter for letter
 
 
+HOP = {"from": "distilled", "to": "gguf-f16", "compared_with": "distilled", "file": "f"}
+
+
+def whole(value: float) -> dict[str, float]:
+    return {"value": value, "low": value, "high": value, "n": 4}
+
+
 @pytest.mark.parametrize(
     ("kl", "agree", "passes"),
-    [(0.009, 9.9, True), (0.02, 10.0, False), (0.0, 9.8, False), (math.nan, 10.0, False)],
+    [(0.0009, 0.99, True), (0.002, 1.0, False), (0.0, 0.98, False), (math.nan, 1.0, False)],
 )
 def test_the_gate_shuts_on_kl_on_disagreement_and_on_nan(
     kl: float, agree: float, passes: bool
 ) -> None:
-    sums = [{"kl_student": kl, "agree_student": agree, "tokens": 10.0}]
+    hop = {**HOP, "kl": whole(kl), "agreement": whole(agree)}
     allowance = Allowance(max_kl=1e-3, min_agreement=0.99)
     if passes:
-        assert check_fidelity("f", sums, allowance)["agreement_student"] == pytest.approx(0.99)
+        assert judged(hop, allowance)["holds"]
+        assert flat(judged(hop, allowance))["kl"] == f"{kl:.2g} ({kl:.2g} to {kl:.2g})"
     else:
-        with pytest.raises(ModelError, match="not the student any more"):
-            check_fidelity("f", sums, allowance)
+        with pytest.raises(ModelError, match=r"distilled -> gguf-f16 lost more than it may"):
+            judged(hop, allowance)
+
+
+def test_lost_answers_shut_the_gate_only_where_the_whole_interval_is_beyond() -> None:
+    golds = [("red",)] * 8
+    difference = f1_difference(["red"] * 8, ["blue"] * 8, golds, 1, 100, 0.9)
+    assert difference == {"value": -1.0, "low": -1.0, "high": -1.0, "n": 8}
+    with pytest.raises(ModelError, match=r"F1 is lower by 1\.00 to 1\.00 \(allowed 0\.1\)"):
+        judged({**HOP, "f1_difference": difference}, Allowance(max_f1_loss=0.1))
+    unsure = f1_difference(["red"] * 8, ["red"] * 7 + ["blue"], golds, 1, 100, 0.9)
+    assert unsure is not None
+    assert unsure["value"] < -0.1 < unsure["high"]
+    assert judged({**HOP, "f1_difference": unsure}, Allowance(max_f1_loss=0.1))["holds"]
+    few = f1_difference(["red"] * 2, ["blue"] * 2, golds[:2], 1, 100, 0.9)
+    assert judged({**HOP, "f1_difference": few}, Allowance(max_f1_loss=0.1))["holds"]
+    assert f1_difference([None, "red"], ["red"] * 2, golds[:2], 1, 100, 0.9) is None
+
+
+def test_the_first_hop_is_evaluates_and_has_a_bound_if_one_is_set() -> None:
+    difference = {"value": 0.5, "low": 0.4, "high": 0.6, "n": 9, "significant": True}
+    results = {
+        "models": {"distilled": {"metrics": {"kl": whole(0.3), "agreement": whole(0.8)}}},
+        "differences": {"teacher_minus_distilled": {"f1": difference}},
+    }
+    hop = student_hop(results, Allowance())
+    assert hop["f1_difference"] == {"value": -0.5, "low": -0.6, "high": -0.4, "n": 9}
+    assert flat(hop)["hop"] == "teacher to distilled"
+    with pytest.raises(ModelError, match="teacher -> distilled lost more"):
+        student_hop(results, Allowance(max_kl=0.2))
+    with pytest.raises(ModelError, match="F1 is lower"):
+        student_hop(results, Allowance(max_f1_loss=0.3))
 
 
 def test_another_prompt_in_llamacpp_is_refused_and_says_where() -> None:

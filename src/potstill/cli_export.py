@@ -1,0 +1,160 @@
+"""`potstill export` and `potstill push`: choose or make a file of a run's student; send them.
+
+In: a run, a target. Out: a table and a path on standard output; what was sent. Heavy packages are
+imported when a command needs them.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from potstill.cli_options import JsonOption, ProjectOption, RunArgument, err, out, print_json
+from potstill.errors import UsageError
+
+
+def export(
+    run_name: RunArgument,
+    kinds: Annotated[
+        str | None,
+        typer.Option(help="Make these files too, such as q8_0,q6_k; `all` for every kind."),
+    ] = None,
+    fits: Annotated[
+        str | None, typer.Option(metavar="SIZE", help="The file may have this size: 100MB.")
+    ] = None,
+    memory: Annotated[
+        str | None,
+        typer.Option(metavar="SIZE", help="Serving it may take this much: 400MB."),
+    ] = None,
+    speed: Annotated[
+        float | None,
+        typer.Option(metavar="N", help="It must write N tokens a second on this machine."),
+    ] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="Processor threads to use.")] = None,
+    as_json: JsonOption = False,
+    project: ProjectOption = None,
+) -> None:
+    """Show a run's exported files with what each lost, and the one to take; make others.
+
+    With a target, the best file within it; kinds that could be within it are made first. Every
+    new file passes the same gate as the others.
+    """
+    from potstill.export import choose
+    from potstill.pipeline import open_run
+
+    target = choose.Target(
+        choose.parse_size(fits) if fits else None,
+        choose.parse_size(memory) if memory else None,
+        speed,
+    )
+    this = open_run(run_name, project)
+    found = _exported(this)
+    wanted = parse_kinds(kinds) if kinds else ()
+    if target.given and not wanted:
+        weights = next(iter(found["models"].values()))["parameters"]
+        wanted = tuple(choose.worth_making(weights, target))
+    if missing := [kind for kind in wanted if f"gguf-{kind}" not in found["models"]]:
+        found = _made(this, found, missing, threads)
+    if target.given:
+        key = choose.chosen(found["models"], target)
+        why = "the nearest to the student within the target"
+    else:
+        key, why = found["recommended"]["model"], found["recommended"]["why"]
+    path = this.folder / "export" / found["models"][key]["file"]
+    if as_json:
+        print_json({"chosen": {"model": key, "path": str(path), "why": why}, **found})
+        return
+    from potstill import display
+
+    console = out()
+    console.print(display.table(choose.TITLES, choose.rows(found["models"])))
+    console.print("\nKL (nats a token) and agreement are to the PyTorch student.", highlight=False)
+    console.print(f"Take {path}: {why}.", highlight=False, soft_wrap=True)
+
+
+def parse_kinds(text: str) -> tuple[str, ...]:
+    """`q8_0,Q6_K` or `all`. Errors: UsageError names the kinds that there are."""
+    from potstill.export.choose import KINDS
+
+    names = tuple(dict.fromkeys(one.strip().lower() for one in text.split(",") if one.strip()))
+    if names == ("all",):
+        return KINDS
+    if unknown := [name for name in names if name not in KINDS]:
+        raise UsageError(
+            f"There is no kind {', '.join(unknown)}.", f"There are {', '.join(KINDS)}."
+        )
+    return names
+
+
+def _exported(this: Any) -> dict[str, Any]:
+    from potstill.core.files import read_json
+
+    found: dict[str, Any] = read_json(this.artifact("export").path("export.json"))
+    return found
+
+
+def _made(
+    this: Any, found: dict[str, Any], missing: list[str], threads: int | None
+) -> dict[str, Any]:
+    """The run's export again with these kinds beside the ones that it has; all else is reused."""
+    from potstill import display, pipeline
+    from potstill.recipe import Recipe
+
+    have = [key.removeprefix("gguf-") for key in found["models"]]
+    kinds = [kind for kind in (*have, *missing) if kind != "f16"]
+    recipe = Recipe.load(
+        this.folder / "recipe.yaml", [f"export.quantisations=[{', '.join(kinds)}]"]
+    )
+    console = err()
+    console.print(f"Making {', '.join(missing)}; finished stages are reused.", highlight=False)
+    with display.following(console) as shown:
+        finished = pipeline.run(
+            recipe,
+            Path(this.record["project"]),
+            threads=threads,
+            watch=shown,
+            folder=this.folder,
+        )
+    return _exported(finished)
+
+
+def push(
+    run_name: RunArgument,
+    repository: Annotated[str, typer.Argument(metavar="USER/NAME", help="Where to.")],
+    yes: Annotated[bool, typer.Option("--yes", help="Send; else only say what would be.")] = False,
+    public: Annotated[
+        bool, typer.Option("--public", help="Everyone may read it [default: you alone].")
+    ] = False,
+    as_json: JsonOption = False,
+    project: ProjectOption = None,
+) -> None:
+    """Send a run's exported files to a Hugging Face repository of yours; shows them first.
+
+    Your own login is used: `hf auth login`, or HF_TOKEN.
+    """
+    from potstill.export.choose import size
+    from potstill.export.push import packed, send
+    from potstill.pipeline import open_run
+
+    this = open_run(run_name, project)
+    this.exported()  # so that an unfinished run is one clear line
+    parcel = packed(this.folder / "export", repository, public=public)
+    if as_json:
+        print_json({**parcel.as_dict(), "sent": send(parcel) if yes else None})
+        return
+    console = out()
+    for path, count in parcel.files:
+        console.print(f"{size(count):>10}  {path}", highlight=False, markup=False)
+    who = "private: you alone can read it" if parcel.private else "public: everyone can read it"
+    console.print(
+        f"{size(parcel.bytes):>10}  {len(parcel.files)} files to {parcel.repository} ({who})",
+        highlight=False,
+        markup=False,
+    )
+    if yes:
+        sys.stdout.write(f"{send(parcel)}\n")
+    else:
+        console.print("Nothing was sent. Add --yes to send it.", highlight=False)
