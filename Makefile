@@ -13,7 +13,7 @@ quickstart: $(READY)
 	$(BIN)/potstill run quickstart
 
 test: $(READY)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not cuda"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not slow and not cuda"
 
 test-slice: $(READY)
 	$(BIN)/python -m pytest -m slow tests/e2e --timeout 1800

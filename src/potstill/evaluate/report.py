@@ -8,8 +8,8 @@ Measures nothing and starts no model: every figure was measured by a stage.
 report.json holds `run`, `models` (evaluate's and each exported file's; `exported` names those),
 `differences`, `power`, `contamination`, `data` (kept and rejected by reason), `stages` (with each
 one's key and digest), `machine`, `recipe`, `history`, `training`, `surgery`, `correction`,
-`parity`, `samples`, `notes`, `verdict`, `model_index` (the distilled student's, for a Hugging Face
-model card). What a stage did not leave is empty, never invented.
+`parity`, `chain`, `recommended`, `samples`, `notes`, `verdict`, `model_index` (the distilled
+student's, for a Hugging Face model card). What a stage did not leave is empty, never invented.
 """
 
 from __future__ import annotations
@@ -83,6 +83,8 @@ def build_report(
         "surgery": _optional(artifacts, "distill", "surgery.json"),
         "correction": correction,
         "parity": export.get("parity", []),
+        "chain": export.get("chain", []),
+        "recommended": export.get("recommended"),
         "samples": _samples(artifacts),
     }
     report["notes"] = [*_own_notes(report), *map(str, export.get("notes", []))]
