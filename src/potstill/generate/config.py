@@ -214,7 +214,7 @@ class GenerateConfig(StageConfig):
     def kinds_differ(self) -> GenerateConfig:
         """Two of the same name could not be told apart in the rows."""
         labels = [
-            one.template.label if isinstance(one, ChunkKind) else one.kind for one in self.kinds
+            one.prompt.label if isinstance(one, ChunkKind) else one.kind for one in self.kinds
         ]
         if twice := sorted({label for label in labels if labels.count(label) > 1}):
             raise ValueError(f"kinds has {twice[0]} twice; give one of them another prompt.name")
@@ -222,7 +222,7 @@ class GenerateConfig(StageConfig):
             if isinstance(one, ChunkKind) and one.max_tokens >= self.context_tokens:
                 raise ValueError(
                     f"context_tokens must leave room for a prompt besides the {one.max_tokens} "
-                    f"tokens that a reply of {one.template.name} may have"
+                    f"tokens that a reply of {one.prompt.name} may have"
                 )
         return self
 

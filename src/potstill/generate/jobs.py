@@ -189,14 +189,14 @@ class ChunkJob:
 
     def rejected(self, failure: UnusableError, written: str, place: int | None) -> Rejected:
         """The part of the reply, or all of it."""
-        parts = [self.source.id, self.kind.template.label, str(self.place)]
+        parts = [self.source.id, self.kind.prompt.label, str(self.place)]
         return Rejected(
             id=short_id(*parts, *([] if place is None else [str(place)])),
             stage=STAGE,
             reason=failure.reason,
             detail=failure.detail,
             row={
-                "kind": self.kind.template.name,
+                "kind": self.kind.prompt.name,
                 "chunks": [chunk.id for chunk in self.source.chunks],
                 "reply": written,
             },

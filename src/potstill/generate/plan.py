@@ -169,8 +169,8 @@ def _asked(config: GenerateConfig, chunks: Figures) -> tuple[float, float, Work]
 
 
 def _prompt_tokens(kind: ChunkKind) -> float:
-    shots = json.dumps([shot.model_dump() for shot in kind.template.shots])
-    words = kind.template.system + kind.template.ask + shots
+    shots = json.dumps([shot.model_dump() for shot in kind.prompt.shots])
+    words = kind.prompt.system + kind.prompt.ask + shots
     return len(words) / CHARACTERS_PER_TOKEN
 
 

@@ -94,7 +94,7 @@ def test_each_kind_gives_rows_with_provenance_from_a_good_teacher(kind: str) -> 
     for row in rows:
         assert row.kind == kind
         assert row.provenance.chunk == chunk().id
-        assert row.provenance.prompt == one.kind.template.label
+        assert row.provenance.prompt == one.kind.prompt.label
         assert row.turns[-1].content == row.answers[0]
         assert TEXT in row.turns[0].content
         assert row.question in row.turns[0].content
@@ -106,7 +106,7 @@ def test_each_kind_gives_rows_with_provenance_from_a_good_teacher(kind: str) -> 
 @pytest.mark.parametrize("kind", [*KINDS, "conversation"])
 def test_the_worked_examples_keep_to_their_own_kinds_schema_and_checks(kind: str) -> None:
     one = job(kind)
-    for shot in one.kind.template.shots:
+    for shot in one.kind.prompt.shots:
         schema = one.kind.reply_schema()
         if one.kind.LIST:
             assert list(shot.reply) == [one.kind.LIST]
@@ -115,7 +115,7 @@ def test_the_worked_examples_keep_to_their_own_kinds_schema_and_checks(kind: str
         shown = chunk(shot.passage)
         on_it = job(kind, (shown,))
         bare = on_it.kind.model_copy(
-            update={"prompt": on_it.kind.template.model_copy(update={"shots": ()})}
+            update={"prompt": on_it.kind.prompt.model_copy(update={"shots": ()})}
         )
         outcomes = ChunkJob(on_it.config, 1, bare, on_it.source, 0).read(
             Reply(json.dumps(shot.reply), "stop", 1, 1, 0.0)
@@ -352,9 +352,9 @@ def test_a_recipe_may_replace_any_words_and_rows_say_so() -> None:
     row = only(one, {"pairs": [pair]})
     assert row.turns[0].content == f"{TEXT} // How long does Maud trim?"
     assert row.provenance.prompt.startswith("chunk-qa@1+")
-    assert job("qa").kind.template.label == "chunk-qa@1"
+    assert job("qa").kind.prompt.label == "chunk-qa@1"
     named = job("qa", prompt={**own, "name": "pilot", "version": 3})
-    assert named.kind.template.label == "pilot@3"
+    assert named.kind.prompt.label == "pilot@3"
 
 
 @pytest.mark.parametrize(

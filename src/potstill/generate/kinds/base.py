@@ -1,89 +1,34 @@
 """What all kinds that read a whole chunk share: the prompt, the request, the reading of a reply.
 
 In: chunks. Out: `Request`s for the teacher; of its reply the Examples, and what is wrong with the
-rest of it. A kind says only what one row looks like (`schema of an item`) and when it is good
+rest of it. A kind says only what one row looks like (`properties`) and when it is good
 (`row`). Knows no engine and no file.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
+from abc import abstractmethod
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field
 
 from potstill.generate import languages
 from potstill.generate.filling import fill
 from potstill.generate.grounding import Found, support
+from potstill.generate.kinds.template import ChunkShot, Template
 from potstill.generate.repair import Item
 from potstill.generate.unusable import UnusableError
 from potstill.generate.words import normal
 from potstill.records import Chunk, Example, Provenance, Span, Turn, short_id
-
-SYSTEM_RULES = (
-    "Use only what the passage says; never use other knowledge. Each question must make sense to "
-    'somebody who does not see the passage: name what it is about, and do not write "the passage", '
-    '"the text" or "the author". Write in {language}. Answer with one JSON object and nothing else.'
-)
-SHOT_PASSAGE = (
-    "The ferry Blue Marlin leaves Port Sena at 7:15 every weekday. It carries 48 passengers and 4 "
-    "cars. In winter the last crossing is at 16:40, because the channel has no lights."
-)
 
 
 def text(least: int, most: int | None) -> dict[str, Any]:
     """JSON Schema of a text of `least` to `most` characters; None: any number."""
     schema = {"type": "string", "minLength": least}
     return schema if most is None else {**schema, "maxLength": most}
-
-
-class ChunkShot(BaseModel):
-    """A worked example: a passage, and the reply that was wanted for it."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    passage: str = Field(min_length=1, description="A short passage.")
-    reply: dict[str, Any] = Field(description="The reply as JSON, of the kind's own form.")
-
-
-class Template(BaseModel):
-    """How the teacher is asked for one kind of row. Replace any part of it."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    name: str = Field(min_length=1, description="Name that rows are marked with.")
-    version: int = Field(1, ge=1, description="Raise it when you change the words.")
-    system: str = Field(description="System turn. {language} is the language to write in.")
-    ask: str = Field(description="User turn. {passage} and the kind's numbers.")
-    shots: tuple[ChunkShot, ...] = Field((), description="Worked examples, as turns before it.")
-    student: str = Field(
-        "",
-        description="What the student will be asked: {passage}, {question}, and {options} of a "
-        "choice. Empty: the words for it in generate.language.",
-    )
-
-    @model_validator(mode="after")
-    def holds_the_passage(self) -> Template:
-        """Without it every prompt would be the same."""
-        if "{passage}" not in self.ask:
-            raise ValueError("ask must contain {passage}")
-        if self.student and "{question}" not in self.student:
-            raise ValueError("student must contain {question}")
-        return self
-
-    @property
-    def label(self) -> str:
-        """Name and version, and a digest of the words where they are not this program's own."""
-        own = type(self).model_fields
-        changed = [n for n in ("system", "ask", "shots") if getattr(self, n) != own[n].default]
-        same_name = (self.name, self.version) == (own["name"].default, own["version"].default)
-        if not (changed and same_name):
-            return f"{self.name}@{self.version}"
-        words = json.dumps([str(getattr(self, name)) for name in changed])
-        return f"{self.name}@{self.version}+{hashlib.sha256(words.encode()).hexdigest()[:6]}"
 
 
 @dataclass(frozen=True)
@@ -152,13 +97,9 @@ class ChunkKind(BaseModel):
     ROW_TOKENS: ClassVar[int] = 60
     """Tokens of one row of a reply, about; for `plan`."""
 
+    kind: str
     max_tokens: int = Field(1536, ge=16, le=32768, description="Longest reply, in tokens.")
-
-    @property
-    def template(self) -> Template:
-        """The kind's prompt."""
-        found: Template = self.prompt  # type: ignore[attr-defined]
-        return found
+    prompt: Template
 
     @property
     def most(self) -> int:
@@ -210,7 +151,7 @@ class ChunkKind(BaseModel):
 
     def conversation(self, source: Source, setting: Setting) -> tuple[Turn, ...]:
         """The conversation whose next turn is the reply."""
-        template, values = self.template, self.numbers
+        template, values = self.prompt, self.numbers
         system = fill(template.system, language=languages.name(setting.language), **values)
         turns = [Turn(role="system", content=system)] if system else []
         for shot in template.shots:
@@ -224,19 +165,9 @@ class ChunkKind(BaseModel):
         """What is asked about, in the order of the chunks."""
         return (Source((chunk,)) for chunk in chunks)
 
-    def row(self, item: Any, source: Source, setting: Setting) -> Example:
-        """The row that a part of a reply makes. Errors: UnusableError says why it makes none."""
-        raise NotImplementedError
-
+    @abstractmethod
     def rows(self, items: tuple[Any, ...], source: Source, setting: Setting) -> list[Outcome]:
-        """A row or a reason for each part of a reply."""
-        outcomes: list[Outcome] = []
-        for item in items:
-            try:
-                outcomes.append(Outcome(self.row(item, source, setting)))
-            except UnusableError as failure:
-                outcomes.append(Outcome(None, failure, item.model_dump_json()))
-        return outcomes
+        """What the parts of a reply come to: rows, and reasons why the rest is none."""
 
     def check_question(self, question: str, answer: str, ends: bool = True) -> None:
         """What no question may be. Errors: UnusableError."""
@@ -246,13 +177,12 @@ class ChunkKind(BaseModel):
             raise UnusableError("empty_answer", question)
         if f" {normal(answer)} " in f" {normal(question)} ":
             raise UnusableError("question_contains_answer", f"{question} / {answer}")
-        for shot in self.template.shots:
+        for shot in self.prompt.shots:
             if normal(question) in {normal(one) for one in texts_in(shot.reply)}:
                 raise UnusableError("copied_example", question)
 
     def example(
         self,
-        kind: str,
         source: Source,
         setting: Setting,
         *,
@@ -264,9 +194,9 @@ class ChunkKind(BaseModel):
         options: tuple[str, ...] = (),
         earlier: tuple[Turn, ...] = (),
     ) -> Example:
-        """A row of that kind; `use`: the words the student is asked in; `earlier`: turns before
+        """A row of this kind; `use`: the words the student is asked in; `earlier`: turns before
         the last question, of which the first then shows the passage."""
-        template = self.template.student or setting.words(use)
+        template = self.prompt.student or setting.words(use)
         lettered = "\n".join(
             f"{letter}. {one}" for letter, one in zip(LETTERS, options, strict=False)
         )
@@ -275,8 +205,8 @@ class ChunkKind(BaseModel):
             asked = fill(template, passage=source.text, question=question, options=lettered)
         chunk = grounded.chunk if grounded else source.chunks[0]
         return Example(
-            id=short_id(source.id, self.template.label, question, answer),
-            kind=kind,
+            id=short_id(source.id, self.prompt.label, question, answer),
+            kind=self.kind,
             turns=(
                 *earlier,
                 Turn(role="user", content=asked),
@@ -292,9 +222,38 @@ class ChunkKind(BaseModel):
                 also=tuple(one.id for one in source.chunks if one.id != chunk.id),
                 span=grounded.found.span if grounded else None,
                 teacher=setting.teacher,
-                prompt=self.template.label,
+                prompt=self.prompt.label,
             ),
         )
+
+
+class RowKind(ChunkKind):
+    """A kind whose replies are made of rows: each part of one is a row of its own."""
+
+    @abstractmethod
+    def row(self, item: Any, source: Source, setting: Setting) -> Example:
+        """The row that a part of a reply makes. Errors: UnusableError says why it makes none."""
+
+    def rows(self, items: tuple[Any, ...], source: Source, setting: Setting) -> list[Outcome]:
+        """A row or a reason for each part of a reply."""
+        outcomes: list[Outcome] = []
+        for item in items:
+            try:
+                outcomes.append(Outcome(self.row(item, source, setting)))
+            except UnusableError as failure:
+                outcomes.append(Outcome(None, failure, item.model_dump_json()))
+        return outcomes
+
+
+class ListKind(RowKind):
+    """A kind of which one reply has several rows."""
+
+    per_chunk: int
+
+    @property
+    def most(self) -> int:
+        """Rows of one reply, at most."""
+        return self.per_chunk
 
 
 LETTERS = "ABCDEFGH"

@@ -8,18 +8,8 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field
 
 from potstill.generate.filling import fill
-from potstill.generate.kinds.base import (
-    SHOT_PASSAGE,
-    SYSTEM_RULES,
-    ChunkKind,
-    ChunkShot,
-    Grounded,
-    Outcome,
-    Setting,
-    Source,
-    Template,
-    text,
-)
+from potstill.generate.kinds.base import ChunkKind, Grounded, Outcome, Setting, Source, text
+from potstill.generate.kinds.template import SYSTEM_RULES, ChunkShot, Template, worked
 from potstill.generate.repair import Item
 from potstill.generate.unusable import UnusableError
 from potstill.records import Chunk, Turn
@@ -45,29 +35,20 @@ class ConversationPrompt(Template):
         "Passage: {passage}",
         description="User turn. {passage}, and {turns}: how many questions.",
     )
-    shots: tuple[ChunkShot, ...] = Field(
-        (
-            ChunkShot(
-                passage=SHOT_PASSAGE,
-                reply={
-                    "turns": [
-                        {
-                            "question": "When does the ferry Blue Marlin leave Port Sena?",
-                            "evidence": "The ferry Blue Marlin leaves Port Sena at 7:15 every "
-                            "weekday.",
-                            "answer": "It leaves Port Sena at 7:15 every weekday.",
-                        },
-                        {
-                            "question": "And when is its last crossing in winter?",
-                            "evidence": "In winter the last crossing is at 16:40, because the "
-                            "channel has no lights.",
-                            "answer": "In winter the last crossing is at 16:40.",
-                        },
-                    ]
-                },
-            ),
-        ),
-        description="Worked examples, as turns before it.",
+    shots: tuple[ChunkShot, ...] = worked(
+        turns=[
+            {
+                "question": "When does the ferry Blue Marlin leave Port Sena?",
+                "evidence": "The ferry Blue Marlin leaves Port Sena at 7:15 every weekday.",
+                "answer": "It leaves Port Sena at 7:15 every weekday.",
+            },
+            {
+                "question": "And when is its last crossing in winter?",
+                "evidence": "In winter the last crossing is at 16:40, because the "
+                "channel has no lights.",
+                "answer": "In winter the last crossing is at 16:40.",
+            },
+        ]
     )
 
 
@@ -136,7 +117,7 @@ class ConversationKind(ChunkKind):
         turns: list[Turn] = []
         grounded: Grounded | None = None
         failure: UnusableError | None = None
-        template = self.template.student or setting.words("answer")
+        template = self.prompt.student or setting.words("answer")
         for item in items[: self.turns]:
             try:
                 self.check_question(item.question, item.answer, ends=False)
@@ -157,7 +138,6 @@ class ConversationKind(ChunkKind):
             return [Outcome(None, failure, written)]
         last = items[len(turns) // 2 - 1]
         example = self.example(
-            "conversation",
             source,
             setting,
             question=last.question,

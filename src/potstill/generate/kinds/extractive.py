@@ -7,17 +7,8 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field
 
 from potstill.generate.grounding import Found, locate, support
-from potstill.generate.kinds.base import (
-    SHOT_PASSAGE,
-    SYSTEM_RULES,
-    ChunkKind,
-    ChunkShot,
-    Grounded,
-    Setting,
-    Source,
-    Template,
-    text,
-)
+from potstill.generate.kinds.base import Grounded, ListKind, Setting, Source, text
+from potstill.generate.kinds.template import SYSTEM_RULES, ChunkShot, Template, worked
 from potstill.generate.repair import Item
 from potstill.generate.unusable import UnusableError
 from potstill.records import Chunk, Example
@@ -38,25 +29,17 @@ class ExtractivePrompt(Template):
         "copied from it. Write fewer where it says less.\n\nPassage: {passage}",
         description="User turn. {passage}, {count}, and {words}: the longest answer.",
     )
-    shots: tuple[ChunkShot, ...] = Field(
-        (
-            ChunkShot(
-                passage=SHOT_PASSAGE,
-                reply={
-                    "pairs": [
-                        {
-                            "question": "When does the ferry Blue Marlin leave Port Sena?",
-                            "answer": "at 7:15 every weekday",
-                        },
-                        {
-                            "question": "What does the Blue Marlin carry besides 4 cars?",
-                            "answer": "48 passengers",
-                        },
-                    ]
-                },
-            ),
-        ),
-        description="Worked examples, as turns before it.",
+    shots: tuple[ChunkShot, ...] = worked(
+        pairs=[
+            {
+                "question": "When does the ferry Blue Marlin leave Port Sena?",
+                "answer": "at 7:15 every weekday",
+            },
+            {
+                "question": "What does the Blue Marlin carry besides 4 cars?",
+                "answer": "48 passengers",
+            },
+        ]
     )
 
 
@@ -67,7 +50,7 @@ class Extract(Item):
     answer: str = Field(min_length=1)
 
 
-class ExtractiveKind(ChunkKind):
+class ExtractiveKind(ListKind):
     """Questions with an answer copied from the chunk; the row's answer is the chunk's own words."""
 
     LIST: ClassVar[str] = "pairs"
@@ -79,11 +62,6 @@ class ExtractiveKind(ChunkKind):
     per_chunk: int = Field(8, ge=1, le=64, description="Most questions asked for from one chunk.")
     max_answer_words: int = Field(12, ge=1, le=100, description="Longest answer, in words.")
     prompt: ExtractivePrompt = Field(ExtractivePrompt(), description="How the teacher is asked.")
-
-    @property
-    def most(self) -> int:
-        """Rows of one reply, at most."""
-        return self.per_chunk
 
     @property
     def numbers(self) -> dict[str, str]:
@@ -99,7 +77,6 @@ class ExtractiveKind(ChunkKind):
         if len(answer.split()) > self.max_answer_words:
             raise UnusableError("answer_too_long", answer)
         return self.example(
-            "extractive",
             source,
             setting,
             question=item.question,

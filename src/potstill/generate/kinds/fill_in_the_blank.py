@@ -8,17 +8,8 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field
 
 from potstill.generate.grounding import Found, locate, locate_answer, support
-from potstill.generate.kinds.base import (
-    SHOT_PASSAGE,
-    SYSTEM_RULES,
-    ChunkKind,
-    ChunkShot,
-    Grounded,
-    Setting,
-    Source,
-    Template,
-    text,
-)
+from potstill.generate.kinds.base import Grounded, ListKind, Setting, Source, text
+from potstill.generate.kinds.template import SYSTEM_RULES, ChunkShot, Template, worked
 from potstill.generate.repair import Item
 from potstill.generate.unusable import UnusableError
 from potstill.records import Chunk, Example
@@ -43,21 +34,13 @@ class BlankPrompt(Template):
         "Write fewer where it says less.\n\nPassage: {passage}",
         description="User turn. {passage}, and {count}: how many exercises.",
     )
-    shots: tuple[ChunkShot, ...] = Field(
-        (
-            ChunkShot(
-                passage=SHOT_PASSAGE,
-                reply={
-                    "blanks": [
-                        {
-                            "sentence": "The ferry Blue Marlin carries 48 passengers and ____.",
-                            "answer": "4 cars",
-                        }
-                    ]
-                },
-            ),
-        ),
-        description="Worked examples, as turns before it.",
+    shots: tuple[ChunkShot, ...] = worked(
+        blanks=[
+            {
+                "sentence": "The ferry Blue Marlin carries 48 passengers and ____.",
+                "answer": "4 cars",
+            }
+        ]
     )
 
 
@@ -68,7 +51,7 @@ class Blank(Item):
     answer: str = Field(min_length=1)
 
 
-class FillInTheBlankKind(ChunkKind):
+class FillInTheBlankKind(ListKind):
     """Sentences with a blank, and what belongs there."""
 
     LIST: ClassVar[str] = "blanks"
@@ -82,11 +65,6 @@ class FillInTheBlankKind(ChunkKind):
     per_chunk: int = Field(5, ge=1, le=64, description="Most exercises asked for from one chunk.")
     prompt: BlankPrompt = Field(BlankPrompt(), description="How the teacher is asked.")
 
-    @property
-    def most(self) -> int:
-        """Rows of one reply, at most."""
-        return self.per_chunk
-
     def row(self, item: Blank, source: Source, setting: Setting) -> Example:
         """A sentence with one blank whose filled form its passage supports."""
         blanks = ANY_BLANK.findall(item.sentence)
@@ -97,7 +75,6 @@ class FillInTheBlankKind(ChunkKind):
         chunk = source.chunks[0]
         found = self._find(chunk, sentence, item.answer, setting)
         return self.example(
-            "fill_in_the_blank",
             source,
             setting,
             question=sentence,

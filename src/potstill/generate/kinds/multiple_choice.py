@@ -6,16 +6,8 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from potstill.generate.kinds.base import (
-    SHOT_PASSAGE,
-    SYSTEM_RULES,
-    ChunkKind,
-    ChunkShot,
-    Setting,
-    Source,
-    Template,
-    text,
-)
+from potstill.generate.kinds.base import ListKind, Setting, Source, text
+from potstill.generate.kinds.template import SYSTEM_RULES, ChunkShot, Template, worked
 from potstill.generate.repair import Item
 from potstill.generate.unusable import UnusableError
 from potstill.generate.words import normal
@@ -39,24 +31,16 @@ class ChoicePrompt(Template):
         "Passage: {passage}",
         description="User turn. {passage}, {count}, and {wrong}: how many wrong answers each.",
     )
-    shots: tuple[ChunkShot, ...] = Field(
-        (
-            ChunkShot(
-                passage=SHOT_PASSAGE,
-                reply={
-                    "questions": [
-                        {
-                            "question": "When is the Blue Marlin's last crossing in winter?",
-                            "evidence": "In winter the last crossing is at 16:40, because the "
-                            "channel has no lights.",
-                            "answer": "16:40",
-                            "distractors": ["7:15", "17:20", "18:05"],
-                        }
-                    ]
-                },
-            ),
-        ),
-        description="Worked examples, as turns before it.",
+    shots: tuple[ChunkShot, ...] = worked(
+        questions=[
+            {
+                "question": "When is the Blue Marlin's last crossing in winter?",
+                "evidence": "In winter the last crossing is at 16:40, because the "
+                "channel has no lights.",
+                "answer": "16:40",
+                "distractors": ["7:15", "17:20", "18:05"],
+            }
+        ]
     )
 
 
@@ -69,7 +53,7 @@ class Choice(Item):
     distractors: tuple[str, ...]
 
 
-class MultipleChoiceKind(ChunkKind):
+class MultipleChoiceKind(ListKind):
     """Questions with one right answer among several."""
 
     LIST: ClassVar[str] = "questions"
@@ -84,11 +68,6 @@ class MultipleChoiceKind(ChunkKind):
         4, ge=2, le=8, description="Choices of a question, the right one included."
     )
     prompt: ChoicePrompt = Field(ChoicePrompt(), description="How the teacher is asked.")
-
-    @property
-    def most(self) -> int:
-        """Rows of one reply, at most."""
-        return self.per_chunk
 
     @property
     def numbers(self) -> dict[str, str]:
@@ -135,7 +114,6 @@ class MultipleChoiceKind(ChunkKind):
         # Teachers have a favourite place for the right answer; a lot by content has none.
         choices.sort(key=lambda one: short_id(source.id, item.question, one))
         return self.example(
-            "multiple_choice",
             source,
             setting,
             question=item.question,

@@ -6,16 +6,8 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from potstill.generate.kinds.base import (
-    SHOT_PASSAGE,
-    SYSTEM_RULES,
-    ChunkKind,
-    ChunkShot,
-    Setting,
-    Source,
-    Template,
-    text,
-)
+from potstill.generate.kinds.base import ListKind, Setting, Source, text
+from potstill.generate.kinds.template import SYSTEM_RULES, ChunkShot, Template, worked
 from potstill.generate.repair import Item
 from potstill.records import Example
 
@@ -38,30 +30,22 @@ class QaPrompt(Template):
         "Write fewer where it says less.\n\nPassage: {passage}",
         description="User turn. {passage}, and {count}: how many pairs.",
     )
-    shots: tuple[ChunkShot, ...] = Field(
-        (
-            ChunkShot(
-                passage=SHOT_PASSAGE,
-                reply={
-                    "pairs": [
-                        {
-                            "question": "How many cars can the Blue Marlin carry?",
-                            "evidence": "It carries 48 passengers and 4 cars.",
-                            "reasoning": "The ferry takes 4 cars besides its 48 passengers.",
-                            "answer": "4 cars",
-                        },
-                        {
-                            "question": "Why is the Blue Marlin's last winter crossing at 16:40?",
-                            "evidence": "In winter the last crossing is at 16:40, because the "
-                            "channel has no lights.",
-                            "reasoning": "Without lights the channel cannot be crossed after dark.",
-                            "answer": "Because the channel has no lights.",
-                        },
-                    ]
-                },
-            ),
-        ),
-        description="Worked examples, as turns before it.",
+    shots: tuple[ChunkShot, ...] = worked(
+        pairs=[
+            {
+                "question": "How many cars can the Blue Marlin carry?",
+                "evidence": "It carries 48 passengers and 4 cars.",
+                "reasoning": "The ferry takes 4 cars besides its 48 passengers.",
+                "answer": "4 cars",
+            },
+            {
+                "question": "Why is the Blue Marlin's last winter crossing at 16:40?",
+                "evidence": "In winter the last crossing is at 16:40, because the "
+                "channel has no lights.",
+                "reasoning": "Without lights the channel cannot be crossed after dark.",
+                "answer": "Because the channel has no lights.",
+            },
+        ]
     )
 
 
@@ -74,7 +58,7 @@ class Pair(Item):
     answer: str = Field(min_length=1)
 
 
-class QaKind(ChunkKind):
+class QaKind(ListKind):
     """Question-answer pairs with reasons, several of one chunk in one reply."""
 
     LIST: ClassVar[str] = "pairs"
@@ -91,17 +75,11 @@ class QaKind(ChunkKind):
     per_chunk: int = Field(8, ge=1, le=64, description="Most pairs asked for from one chunk.")
     prompt: QaPrompt = Field(QaPrompt(), description="How the teacher is asked.")
 
-    @property
-    def most(self) -> int:
-        """Rows of one reply, at most."""
-        return self.per_chunk
-
     def row(self, item: Pair, source: Source, setting: Setting) -> Example:
         """A pair whose answer its passage supports."""
         self.check_question(item.question, item.answer)
         grounded = source.ground(item.question, item.answer, item.evidence, setting.least_support)
         return self.example(
-            "qa",
             source,
             setting,
             question=item.question,

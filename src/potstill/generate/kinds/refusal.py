@@ -7,16 +7,8 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field
 
 from potstill.generate.grounding import share
-from potstill.generate.kinds.base import (
-    SHOT_PASSAGE,
-    SYSTEM_RULES,
-    ChunkKind,
-    ChunkShot,
-    Setting,
-    Source,
-    Template,
-    text,
-)
+from potstill.generate.kinds.base import ListKind, Setting, Source, text
+from potstill.generate.kinds.template import SYSTEM_RULES, ChunkShot, Template, worked
 from potstill.generate.repair import Item
 from potstill.generate.unusable import UnusableError
 from potstill.generate.words import telling
@@ -38,21 +30,13 @@ class RefusalPrompt(Template):
         '{"questions": [{"question": "...", "missing": "..."}]}.\n\nPassage: {passage}',
         description="User turn. {passage}, and {count}: how many questions.",
     )
-    shots: tuple[ChunkShot, ...] = Field(
-        (
-            ChunkShot(
-                passage=SHOT_PASSAGE,
-                reply={
-                    "questions": [
-                        {
-                            "question": "How much does a ticket for the Blue Marlin cost?",
-                            "missing": "the price of a ticket",
-                        }
-                    ]
-                },
-            ),
-        ),
-        description="Worked examples, as turns before it.",
+    shots: tuple[ChunkShot, ...] = worked(
+        questions=[
+            {
+                "question": "How much does a ticket for the Blue Marlin cost?",
+                "missing": "the price of a ticket",
+            }
+        ]
     )
 
 
@@ -63,7 +47,7 @@ class Unanswered(Item):
     missing: str = Field(min_length=2)
 
 
-class RefusalKind(ChunkKind):
+class RefusalKind(ListKind):
     """Questions that the chunk does not answer, with one fixed answer that says so."""
 
     LIST: ClassVar[str] = "questions"
@@ -82,11 +66,6 @@ class RefusalKind(ChunkKind):
     )
     prompt: RefusalPrompt = Field(RefusalPrompt(), description="How the teacher is asked.")
 
-    @property
-    def most(self) -> int:
-        """Rows of one reply, at most."""
-        return self.per_chunk
-
     def row(self, item: Unanswered, source: Source, setting: Setting) -> Example:
         """A question on the passage's matter, about something that its words do not name."""
         answer = self.answer or setting.words("declines")
@@ -98,7 +77,6 @@ class RefusalKind(ChunkKind):
         if setting.least_support and (not missing or share(missing, passage) == 1):
             raise UnusableError("may_be_answered", f"{item.question} / {item.missing}")
         return self.example(
-            "refusal",
             source,
             setting,
             question=item.question,

@@ -8,16 +8,8 @@ from pydantic import Field
 
 from potstill.generate.filling import fill
 from potstill.generate.grounding import Found, share
-from potstill.generate.kinds.base import (
-    SYSTEM_RULES,
-    ChunkKind,
-    Grounded,
-    Setting,
-    Source,
-    Template,
-    text,
-    whole,
-)
+from potstill.generate.kinds.base import Grounded, RowKind, Setting, Source, text, whole
+from potstill.generate.kinds.template import SYSTEM_RULES, Template
 from potstill.generate.repair import Item
 from potstill.generate.unusable import UnusableError
 from potstill.generate.words import normal, numbers, spelt, telling, tokens
@@ -51,7 +43,7 @@ class Summary(Item):
     summary: str = Field(min_length=10)
 
 
-class SummaryKind(ChunkKind):
+class SummaryKind(RowKind):
     """One summary of each chunk."""
 
     LIST: ClassVar[str] = ""
@@ -91,7 +83,6 @@ class SummaryKind(ChunkKind):
             raise UnusableError("unsupported", f"{got:.0%} of the words of: {said}")
         chunk = source.chunks[0]
         return self.example(
-            "summary",
             source,
             setting,
             question=fill(setting.words("summarise"), words=str(self.words)),
