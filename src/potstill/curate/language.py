@@ -1,28 +1,18 @@
-"""Which language a text is in, as far as a small model can tell without network.
+"""Which language a text is clearly in, and which one rows should be in.
 
-In: text. Out: a code of ISO 639-1 and how sure that is. py3langid (BSD licence, a model of 5 MB in
-its wheel, nothing to download) does it; lingua is better on single words, but brings more than 100
-MB. Knows nothing of rows.
+In: text; counts of languages. Out: codes of ISO 639-1. Knows nothing of rows.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from functools import cache
-from typing import Any
 
-from potstill.core.extras import require
+from potstill.core.language import likeliest
 
 FEWEST_LETTERS = 30  # fewer say little
 SURE = 0.95  # probability of a language before a text counts as being in it
 FEWEST_ROWS = 5  # whose languages say what the others should be in
 MOST = 0.6  # share of the rows that must agree
-
-
-@cache
-def _identifier() -> Any:
-    module = require("py3langid.langid", "curate", "Telling languages apart")
-    return module.LanguageIdentifier.from_model_file(module.MODEL_FILE, norm_probs=True)
 
 
 def language_of(text: str) -> tuple[str, float]:
@@ -32,8 +22,7 @@ def language_of(text: str) -> tuple[str, float]:
     """
     if sum(map(str.isalpha, text)) < FEWEST_LETTERS:
         return "", 0.0
-    code, probability = _identifier().classify(text)
-    return str(code), float(probability)
+    return likeliest(text, "curate", "Telling languages apart")
 
 
 def sure_language(text: str) -> str:

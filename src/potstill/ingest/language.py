@@ -1,16 +1,11 @@
-"""Which language a text is in, noted with each document.
+"""Which language a document is in.
 
 In: a text. Out: an ISO 639-1 code, or "" where the text is too short or the answer unsure.
-py3langid: a few megabytes, offline, 97 languages, no pickle inside. lingua is a little better on
-single words and a hundred times as large; documents are longer than words.
 """
 
 from __future__ import annotations
 
-from functools import cache
-from typing import Any
-
-from potstill.core.extras import require
+from potstill.core.language import likeliest
 
 ENOUGH_LETTERS = 40
 SAMPLE = 4000
@@ -27,13 +22,6 @@ def language_of(text: str) -> str:
     if len(text) > SAMPLE:
         middle = len(text) // 2
         sample = " ".join((text[:third], text[middle : middle + third], text[-third:]))
-    found: str = _identifier().classify(" ".join(sample.split()))[0]
-    return "" if found == "und" or len(found) != 2 else found
-
-
-@cache
-def _identifier() -> Any:
-    require("py3langid", "documents", "Noting a document's language")
-    from py3langid.langid import MODEL_FILE, LanguageIdentifier
-
-    return LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True, min_confidence=SURE)
+    sample = " ".join(sample.split())
+    code, probability = likeliest(sample, "documents", "Noting a document's language")
+    return code if probability >= SURE and len(code) == 2 else ""
