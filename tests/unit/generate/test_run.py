@@ -2,92 +2,23 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
 import random
-import signal
-import subprocess
 import sys
-import time
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
+from generation_stage import Stage, chunk, config
+from killing import kill
 
-from potstill.core.events import Emitter, read_events
-from potstill.core.files import read_json, read_records, write_records
-from potstill.core.stage import Artifact, Context
-from potstill.core.store import Store
+from potstill.core.events import read_events
+from potstill.core.files import read_json
 from potstill.errors import InputError, PotstillError, RecipeError, TeacherError
 from potstill.generate import STAGE, GenerateConfig
 from potstill.generate.jobs import request_seed, tasks
-from potstill.generate.run import run
-from potstill.inference.base import Reply, Request, TextModel
+from potstill.inference.base import Reply, Request
 from potstill.inference.fake import FakeModel
-from potstill.records import Chunk, Example, Rejected, short_id
-
-PLACES = ("Skerry Point", "Lower Quell", "Port Annet", "Widow Bay")
-PEOPLE = ("Maud Tarrant", "Bram Oxley", "Tove Lindqvist", "Osric Penhale")
-
-
-def chunk(number: int, text: str = "") -> Chunk:
-    place, keeper = PLACES[number % 4], PEOPLE[(number // 4) % 4]
-    text = text or (
-        f"The harbour lamp number {number + 100} of {place} burns {number + 3} litres of thornoil "
-        f"every night. The wooden bridge beside it was built by {keeper} in {1900 + number}.\n\n"
-        f"Market day begins at {number + 5} o'clock sharp, and the warden rings the copper bell."
-    )
-    name = short_id("d", str(number))
-    return Chunk(id=name, document="d", source="h.md", start=0, end=len(text), tokens=60, text=text)
-
-
-def config(**fields: Any) -> GenerateConfig:
-    return GenerateConfig(**{"teacher": "t", "backend": "fake", **fields})
-
-
-class Stage:
-    """Folders of one stage run, below `root`."""
-
-    def __init__(
-        self,
-        root: Path,
-        chunks: Sequence[Chunk],
-        cache: Path | None = None,
-        rows: Sequence[Example] = (),
-    ) -> None:
-        self.root, self.cache = root, cache or root / "cache"
-        write_records(root / "ingest" / "data" / "chunks.jsonl", chunks)
-        write_records(root / "ingest" / "data" / "rows.jsonl", rows)
-        self.draft = Store(root / "store").draft("generate", "k")
-        self.events = Emitter(root / "events.jsonl", "generate")
-
-    def run(self, config: GenerateConfig, seed: int = 17, model: TextModel | None = None) -> None:
-        @contextmanager
-        def opener() -> Iterator[TextModel]:
-            assert model is not None
-            yield model
-
-        context = Context(self.root, self.cache, seed, 1, self.events)
-        ingest = Artifact("ingest", "k", self.root / "ingest", "x")
-        run(config, {"ingest": ingest}, self.draft, context, opener if model else None)
-
-    @property
-    def examples(self) -> list[Example]:
-        return list(read_records(self.draft.data / "examples.jsonl", Example))
-
-    @property
-    def rejected(self) -> list[Rejected]:
-        return list(read_records(self.draft.data / "rejected.jsonl", Rejected))
-
-    @property
-    def digests(self) -> dict[str, str]:
-        return {
-            path.name: hashlib.sha256(path.read_bytes()).hexdigest()
-            for path in sorted(self.draft.data.iterdir())
-        }
 
 
 class Shuffled(FakeModel):
@@ -230,23 +161,17 @@ def test_facts_need_a_teacher_unless_there_is_a_fake(tmp_path: Path) -> None:
 
 KILLED = """
 import sys
-from contextlib import contextmanager
 from pathlib import Path
 sys.path.insert(0, sys.argv[2])
-from test_run import Stage, chunk, config
+from generation_stage import Stage, chunk, config
+from killing import noted
 from potstill.inference.fake import FakeModel
 
-class Noted(FakeModel):
-    "Notes every request before it answers."
-    def complete(self, requests):
-        for position, request in enumerate(requests):
-            with open(Path(sys.argv[1]) / "sent", "a") as file:
-                file.write(request.digest("fake 1") + "\\n")
-            for _, reply in super().complete([request]):
-                yield position, reply
-
-Stage(Path(sys.argv[1]), [chunk(n) for n in range(12)]).run(config(), model=Noted(delay=0.01))
+folder = Path(sys.argv[1])
+teacher = noted(FakeModel, folder / "sent")(delay=0.01)
+Stage(folder, [chunk(n) for n in range(12)]).run(config(), model=teacher)
 """
+HELPERS = str(Path(__file__).parents[2] / "support")
 
 
 def test_killed_at_any_moment_and_resumed_no_finished_request_is_sent_twice(
@@ -256,24 +181,8 @@ def test_killed_at_any_moment_and_resumed_no_finished_request_is_sent_twice(
     undisturbed.run(config())
     folder = tmp_path / "killed"
     folder.mkdir()
-    command = [sys.executable, "-c", KILLED, str(folder), str(Path(__file__).parent)]
-    moments = random.Random(5)
-    kills = 0
-    for _ in range(20):
-        process = subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"})
-        sent = folder / "sent"
-        before = sent.stat().st_size if sent.exists() else 0
-        while process.poll() is None and (not sent.exists() or sent.stat().st_size == before):
-            time.sleep(0.01)  # let it come to its work, then let it do some of it
-        time.sleep(moments.uniform(0.0, 0.15))
-        if process.poll() is not None:
-            break
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        kills += 1
-    else:
-        assert subprocess.run(command, check=False).returncode == 0
-    assert process.poll() == 0 or kills == 20
+    command = [sys.executable, "-c", KILLED, str(folder), HELPERS]
+    kills = kill(command, folder / "sent", seed=5, times=20, within=0.15)
     assert kills >= 2
     killed = Stage(folder, [chunk(n) for n in range(12)])
     assert killed.digests == undisturbed.digests

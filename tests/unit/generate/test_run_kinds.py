@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import json
-import os
 import random
-import signal
-import subprocess
 import sys
-import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from generation_stage import Stage, chunk
+from killing import kill
 from scribe import Scribe
-from test_run import Stage, chunk
 
 from potstill.core.events import read_events
 from potstill.core.files import read_json, read_records
@@ -234,23 +231,17 @@ def test_a_plan_counts_requests_of_all_kinds_judges_and_paraphrases(tmp_path: Pa
 
 
 KILLED = """
-import sys
+import json, sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[2])
-from test_run_kinds import TONES, Stage, chunk, config
+from generation_stage import Stage, chunk, config
+from killing import noted
 from scribe import Scribe
 
-class Noted(Scribe):
-    "Notes every request before it answers."
-    def complete(self, requests):
-        for position, request in enumerate(requests):
-            with open(Path(sys.argv[1]) / "sent", "a") as file:
-                file.write(request.digest("fake 1") + "\\n")
-            for _, reply in super().complete([request]):
-                yield position, reply
-
-stage = Stage(Path(sys.argv[1]), [chunk(n) for n in range(4)])
-stage.run(config(paraphrases=TONES, judge="teacher"), model=Noted(delay=0.004))
+folder = Path(sys.argv[1])
+teacher = noted(Scribe, folder / "sent")(delay=0.004)
+stage = Stage(folder, [chunk(n) for n in range(4)])
+stage.run(config(**json.loads(sys.argv[3])), model=teacher)
 """
 
 
@@ -258,27 +249,16 @@ def test_killed_at_any_moment_the_result_is_the_same_and_nothing_is_asked_twice(
     tmp_path: Path,
 ) -> None:
     undisturbed = Stage(tmp_path / "undisturbed", [chunk(n) for n in range(4)])
-    undisturbed.run(config(paraphrases=TONES, judge="teacher"), model=Scribe())
+    fields = {"kinds": KINDS, "paraphrases": TONES, "judge": "teacher"}
+    undisturbed.run(config(**fields), model=Scribe())
     folder = tmp_path / "killed"
     folder.mkdir()
-    command = [sys.executable, "-c", KILLED, str(folder), str(Path(__file__).parent)]
-    moments = random.Random(7)
-    sent, kills = folder / "sent", 0
-    for _ in range(6):
-        process = subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"})
-        before = sent.stat().st_size if sent.exists() else 0
-        while process.poll() is None and (not sent.exists() or sent.stat().st_size == before):
-            time.sleep(0.01)
-        time.sleep(moments.uniform(0.0, 0.12))
-        if process.poll() is not None:
-            break
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        kills += 1
+    helpers = str(Path(__file__).parents[2] / "support")
+    command = [sys.executable, "-c", KILLED, str(folder), helpers, json.dumps(fields)]
+    kills = kill(command, folder / "sent", seed=7, times=6, within=0.12)
     assert kills >= 2
-    assert subprocess.run(command, check=False).returncode == 0
     killed = Stage(folder, [chunk(n) for n in range(4)])
     assert killed.digests == undisturbed.digests
-    asked = sent.read_text().split()
+    asked = (folder / "sent").read_text().split()
     # Only what was on its way when the process died may be asked for again.
     assert len(asked) - len(set(asked)) <= kills
