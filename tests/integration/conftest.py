@@ -10,6 +10,14 @@ import pytest
 
 from potstill import sample
 
+MEASURED = {
+    "max_examples": 3,
+    "answer_tokens": 4,
+    "resamples": 100,
+    "speed_rounds": 1,
+    "speed_tokens": 2,
+}
+
 
 @pytest.fixture(scope="session")
 def tiny_teacher(
@@ -41,11 +49,6 @@ def small_recipe(tiny_teacher: Path) -> dict[str, Any]:
             "sequence_tokens": 512,
             "validations": 2,
         },
-        "evaluate": {
-            "max_examples": 3,
-            "answer_tokens": 4,
-            "resamples": 100,
-            "speed_rounds": 1,
-            "speed_tokens": 2,
-        },
+        "evaluate": MEASURED | {"speed_parallel": []},
+        "export": MEASURED,
     }

@@ -43,11 +43,11 @@ def project(tmp_path_factory: pytest.TempPathFactory, make_student: Callable[...
             "student": {"drop_layers": 1, "calibration_tokens": 64}, "epochs": 1,
             "step_tokens": 512, "micro_tokens": 1024, "sequence_tokens": 512, "validations": 1,
         },
-        "evaluate": measured,
+        "evaluate": measured | {"speed_parallel": [2]},
         "export": {**measured, "max_examples": 2, "quantisations": ["q8_0"]},
     }  # fmt: skip
     pipeline.run(Recipe.from_dict(recipe), root)
-    drawn = measured | {"decoding": {"temperature": 1.0}}
+    drawn = measured | {"speed_parallel": [2], "decoding": {"temperature": 1.0}}
     pipeline.run(Recipe.from_dict(recipe | {"name": "drawn", "evaluate": drawn}), root)
     return root
 

@@ -24,7 +24,7 @@ def test_another_file_is_made_chosen_and_shown_before_it_is_sent(
 
     text = sample_path("handbook.md").read_text("utf-8")
     (tmp_path / "notes.md").write_text(text[:6000], "utf-8")
-    export = small_recipe["evaluate"] | {"max_examples": 2, "quantisations": []}
+    export = small_recipe["export"] | {"max_examples": 2, "quantisations": []}
     run = pipeline.run(Recipe.from_dict(small_recipe | {"export": export}), tmp_path)
     project = ["--project", str(tmp_path)]
     f16 = run.exported()

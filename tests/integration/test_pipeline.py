@@ -26,7 +26,7 @@ from potstill.recipe import Recipe
 def small_recipe(small_recipe: dict[str, Any]) -> dict[str, Any]:
     """It exports one small file too."""
     measured = {"max_examples": 2, "quantisations": ["q8_0"]}
-    return small_recipe | {"export": small_recipe["evaluate"] | measured}
+    return small_recipe | {"export": small_recipe["export"] | measured}
 
 
 @pytest.fixture
