@@ -16,7 +16,7 @@ from potstill.cli_options import JsonOption, ProjectOption, err, out, print_json
 from potstill.errors import UsageError
 
 SHOWN = ("f1", "em", "bleu", "chrf", "rougeL", "refusal_rate", "grounded")
-JUDGE_PARALLEL = 4
+PAIR = "distilled,teacher"
 
 
 def eval_command(
@@ -35,9 +35,24 @@ def eval_command(
         str | None,
         typer.Option(metavar="MODEL", help="Let this model judge the run's answers, in pairs."),
     ] = None,
+    judge_url: Annotated[
+        str | None,
+        typer.Option(
+            "--judge-url",
+            metavar="URL",
+            help="Where a judge openai:MODEL is [default: where the run's own teacher was].",
+        ),
+    ] = None,
+    judge_key: Annotated[
+        str | None,
+        typer.Option(
+            "--judge-key", metavar="VARIABLE", help="Environment variable that holds its key."
+        ),
+    ] = None,
     pair: Annotated[
-        str, typer.Option(metavar="MODEL,MODEL", help="Whose answers are judged.")
-    ] = "distilled,teacher",
+        str | None,
+        typer.Option(metavar="MODEL,MODEL", help=f"Whose answers are judged [default: {PAIR}]."),
+    ] = None,
     graded: Annotated[
         bool, typer.Option("--graded", help="Grade each answer from 1 to 5 instead of in pairs.")
     ] = False,
@@ -66,23 +81,26 @@ def eval_command(
     wanted = [one for one in (predictions, judge, votes, suite) if one is not None]
     if len(wanted) > 1:
         raise UsageError("Choose one of --predictions, --judge, --votes and --suite.")
-    if golds is not None and predictions is None:
-        raise UsageError("--golds belongs to --predictions.", "A run has its own gold answers.")
-    if (graded or rubric is not None) and judge is None:
-        raise UsageError("--graded and --rubric belong to --judge.")
+    _check_belongs("--golds", golds, {"--predictions": predictions})
+    asked = {"--judge": judge}
+    _check_belongs("--graded and --rubric", graded or rubric, asked)
+    _check_belongs("--judge-url and --judge-key", judge_url or judge_key, asked)
+    _check_belongs("--pair", pair, {**asked, "--votes": votes})
+    _check_belongs("--limit and --threads", limit or threads, {**asked, "--suite": suite})
+    if run_name is not None and (predictions or votes) is not None:
+        what = "predictions" if votes is None else "votes"
+        raise UsageError(f"Name a run or a file of {what}, not both.")
     if predictions is not None:
-        if run_name is not None:
-            raise UsageError("Name a run or a file of predictions, not both.")
         from potstill.evaluate.predictions import score_file
 
         _show_scores(score_file(predictions, golds), as_json)
         return
-    models = _pair(pair)
     if votes is not None:
+        from potstill.cli_judge import pair_of
         from potstill.evaluate.again import read_votes
         from potstill.evaluate.judge import pair_summary
 
-        _show(pair_summary(read_votes(votes), models), as_json)
+        _show(pair_summary(read_votes(votes), pair_of(pair or PAIR)), as_json)
         return
     if run_name is None:
         raise UsageError("What is to be scored?", "Name a run, or --predictions FILE.")
@@ -92,11 +110,13 @@ def eval_command(
         if Path(suite).is_file():
             _show_scores(run_file(run_name, Path(suite), limit, threads, project), as_json)
         else:
-            _show(run_task(run_name, suite, limit, project), as_json)
+            _show(run_task(run_name, suite, limit, threads, project), as_json)
     elif judge is not None:
-        text = _rubric(rubric) if rubric is not None else "" if graded else None
-        found = _judge(run_name, judge, models, text, limit, threads, project)
-        _show(found, as_json)
+        from potstill.cli_judge import Judge, judge_answers, pair_of, read_rubric
+
+        text = read_rubric(rubric) if rubric is not None else "" if graded else None
+        models, who = pair_of(pair or PAIR), Judge(judge, judge_url, judge_key)
+        _show(judge_answers(run_name, who, models, text, limit, threads, project), as_json)
     else:
         from potstill.evaluate.again import score_run
         from potstill.evaluate.results import Resampling
@@ -159,63 +179,11 @@ def compare_command(
         console.print(str(path), highlight=False)
 
 
-def _pair(text: str) -> tuple[str, str]:
-    models = tuple(part.strip() for part in text.split(","))
-    if len(models) != 2 or not all(models) or models[0] == models[1]:
-        raise UsageError(f"{text!r} names no two models.", "Write --pair distilled,teacher.")
-    return models[0], models[1]
-
-
-def _rubric(path: Path) -> str:
-    from potstill.core.files import disk_errors
-
-    with disk_errors(path, "read"):
-        text = path.read_text("utf-8").strip()
-    if not text:
-        raise UsageError(f"The rubric {path} is empty.")
-    return text
-
-
-def _judge(
-    run_name: str,
-    judge: str,
-    models: tuple[str, str],
-    rubric: str | None,
-    limit: int | None,
-    threads: int | None,
-    project: Path | None,
-) -> dict[str, Any]:
-    """Open the judge, ask, and leave what it said in the run's folder. Replies are remembered."""
-    from functools import partial
-
-    from potstill.core.machine import usable_cores
-    from potstill.evaluate.again import cases, judge_run
-    from potstill.inference.open import engine_identity, open_model
-    from potstill.inference.replay import ReplayModel
-    from potstill.pipeline import open_run
-
-    this = open_run(run_name, project)
-    some = cases(
-        this.artifact("evaluate").path("predictions.jsonl"),
-        this.artifact("curate").path("test.jsonl"),
-        models,
-        limit,
-    )
-    opener = partial(
-        open_model,
-        judge,
-        "fake" if judge == "fake" else "auto",
-        threads=threads or usable_cores(),
-        parallel=JUDGE_PARALLEL,
-        context_tokens=4096,
-    )
-    identity = "fake 1" if judge == "fake" else engine_identity(judge)
-    model = ReplayModel(this.folder / "judge" / "replies", identity, opener)
-    try:
-        with err().status(f"{judge} reads {len(some)} rows, each twice"):
-            return judge_run(this.folder, some, models, model, judge, rubric)
-    finally:
-        model.close()
+def _check_belongs(options: str, given: object, owners: Mapping[str, object]) -> None:
+    """Errors: UsageError for options that would do nothing in this call."""
+    if given and all(owner is None for owner in owners.values()):
+        verb = "belong" if " and " in options else "belongs"
+        raise UsageError(f"{options} {verb} to {' and '.join(owners)}.")
 
 
 def _show_scores(found: Mapping[str, Any], as_json: bool) -> None:
@@ -224,16 +192,19 @@ def _show_scores(found: Mapping[str, Any], as_json: bool) -> None:
         return
     from potstill import display
     from potstill.evaluate import words
-    from potstill.evaluate.details import with_range
+    from potstill.evaluate.details import cell, with_range
 
     owned = [m for m in SHOWN if any(m in one["metrics"] for one in found["models"].values())]
-    header = ["model", *(words.MEASURES[metric].title for metric in owned)]
+    models = found["models"]
     rows = [
-        [words.model_name(name), *(with_range(m, one["metrics"].get(m)) for m in owned)]
-        for name, one in found["models"].items()
+        [
+            words.MEASURES[metric].title,
+            *(_stacked(cell(metric, one["metrics"].get(metric))) for one in models.values()),
+        ]
+        for metric in owned
     ]
     console = out()
-    console.print(display.table(header, rows))
+    console.print(display.table(["", *map(words.model_name, models)], rows))
     examples = found["examples"]
     console.print(
         f"\n{examples['evaluated']} rows, {100 * found['settings']['level']:g}% intervals."
@@ -256,6 +227,12 @@ def _show_scores(found: Mapping[str, Any], as_json: bool) -> None:
                     ),
                     highlight=False,
                 )
+
+
+def _stacked(made: Mapping[str, Any]) -> str:
+    """A value over its interval: beside it, four models fit no terminal's width."""
+    value = str(made["value"])
+    return f"{value}\n{made['low']} to {made['high']}" if made["spread"] else value
 
 
 def _show(found: Mapping[str, Any], as_json: bool) -> None:

@@ -12,11 +12,13 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from mock_endpoint import Limits, MockEndpoint
 from typer.testing import CliRunner
 
 from potstill import pipeline
 from potstill.cli import app
 from potstill.errors import InputError, PotstillError, TeacherError, UsageError
+from potstill.inference.base import Request
 from potstill.recipe import Recipe
 
 
@@ -178,6 +180,45 @@ def test_a_file_of_questions_is_answered_by_teacher_and_student(project: Path) -
     assert "no question" in refused(project, "eval", "greedy", "--suite", str(file)).message
 
 
+def test_the_rows_of_a_run_are_put_again_as_they_were_put_in_the_run(project: Path) -> None:
+    this = pipeline.open_run("greedy", project)
+    rows = this.artifact("curate").path("test.jsonl")
+    command(project, "eval", "greedy", "--suite", str(rows), "--json")
+    again = (this.folder / "suites/test.predictions.jsonl").read_text().splitlines()
+    said = {(row["id"], row["model"]): row["answer"] for row in map(json.loads, again)}
+    before = this.artifact("evaluate").path("predictions.jsonl").read_text().splitlines()
+    first = {(row["id"], row["model"]): row["answer"] for row in map(json.loads, before)}
+    shared = said.keys() & first.keys()
+    assert len(shared) == 8
+    assert {one: said[one] for one in shared} == {one: first[one] for one in shared}
+
+
+def test_a_judge_behind_an_address_is_asked_with_its_key(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def first_is_better(request: Request) -> str:
+        asked = request.messages[0].content
+        first, _, second = asked.partition("Answer A: ")[2].partition("Answer B: ")
+        longer = len(first) > len(second.partition("Which answer")[0])
+        return json.dumps({"reason": "it says more", "verdict": "A" if longer else "B"})
+
+    judged = ("eval", "greedy", "--judge", "openai:big", "--limit", "3")
+    assert "behind an address" in refused(project, *judged).message
+    monkeypatch.setenv("JUDGE_KEY", "sk-judge-0123456789")
+    with MockEndpoint({"sk-judge-0123456789": Limits()}, text=first_is_better) as server:
+        there = (*judged, "--judge-url", server.url)
+        found = json.loads(command(project, *there, "--judge-key", "JUDGE_KEY", "--json"))
+        asked = len(server.seen)
+        assert found["judge"] == "openai:big"
+        assert sum(found["wins"].values()) > 0
+        assert asked == 2 * (found["rows"] - found["identical"])
+        command(project, *there, "--judge-key", "JUDGE_KEY")
+        assert len(server.seen) == asked  # what was said once is not paid again
+    folder = project / "runs/greedy/judge"
+    assert "sk-judge" not in "".join(one.read_text() for one in folder.rglob("*.json*"))
+    (folder / "votes.jsonl").unlink()  # of other tests it is none
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -188,6 +229,13 @@ def test_a_file_of_questions_is_answered_by_teacher_and_student(project: Path) -
         (["eval", "greedy", "--judge", "fake", "--suite", "lm-eval:x"], "Choose one"),
         (["eval", "greedy", "--judge", "fake", "--pair", "teacher"], "names no two models"),
         (["eval", "greedy", "--suite", "helm:x"], "is no suite"),
+        (["eval", "greedy", "--limit", "3"], "belong to --judge and --suite"),
+        (["eval", "greedy", "--pair", "distilled,teacher"], "belongs to --judge and --votes"),
+        (["eval", "greedy", "--votes", "x.jsonl"], "not both"),
+        (["eval", "greedy", "--judge-url", "http://x/v1"], "belong to --judge"),
+        (["eval", "greedy", "--judge", "fake", "--judge-key", "K"], "belong to a judge openai:"),
+        (["eval", "greedy", "--judge", "openai:"], "names no model"),
+        (["eval", "greedy", "--judge", "openai:m", "--judge-url", "ftp://x"], "http:// or https"),
     ],
 )
 def test_a_wrong_command_is_one_clear_error(

@@ -133,6 +133,7 @@ def scatter(
     for dot in drawn:
         x, low, high = frame.x(dot.x), frame.y(dot.low), frame.y(dot.high)
         taken.append((x - 6, frame.y(dot.y) - 6, x + 6, frame.y(dot.y) + 6))
+        taken.append((x - 4, high, x + 4, low))
         parts.append(
             f'<path class="whisker {dot.style}" d="M{x:.1f} {low:.1f}V{high:.1f}'
             f'M{x - 4:.1f} {low:.1f}h8M{x - 4:.1f} {high:.1f}h8"/>'
@@ -206,14 +207,14 @@ def _placed(label: str, x: float, y: float, taken: list[tuple[float, float, floa
         (x - 10, y + 4, "end", x - 10 - width),
         (x, y - 11, "middle", x - width / 2),
         (x, y + 20, "middle", x - width / 2),
-        (x + 10, y - 9, "start", x + 10),
-        (x + 10, y + 17, "start", x + 10),
-        (x - 10, y - 9, "end", x - 10 - width),
-        (x - 10, y + 17, "end", x - 10 - width),
+        (x + 10, y - 11, "start", x + 10),
+        (x + 10, y + 19, "start", x + 10),
+        (x - 10, y - 11, "end", x - 10 - width),
+        (x - 10, y + 19, "end", x - 10 - width),
         (x, y - 26, "middle", x - width / 2),
-        (x, y + 34, "middle", x - width / 2),
-        (x - 10, y - 24, "end", x - 10 - width),
-        (x - 10, y + 32, "end", x - 10 - width),
+        (x, y + 35, "middle", x - width / 2),
+        (x - 10, y - 26, "end", x - 10 - width),
+        (x - 10, y + 34, "end", x - 10 - width),
     )
 
     def cost(place: tuple[float, float, str, float]) -> float:

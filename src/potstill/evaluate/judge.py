@@ -143,9 +143,17 @@ def pair_summary(
     Errors: InputError for fewer than two rows.
     """
     rows: dict[str, list[Vote]] = {}
+    others: set[str] = set()
     for vote in votes:
         if set(vote.models) == set(models):
             rows.setdefault(vote.row, []).append(vote)
+        else:
+            others.add(" and ".join(vote.models))
+    if others and not rows:
+        raise InputError(
+            f"There is no vote on {' and '.join(models)}.",
+            f"There are votes on {', on '.join(sorted(others))}.",
+        )
     wins: Counter[str] = Counter()
     contradictions = agreeing = twice = 0
     points = [0.5] * len(same)
