@@ -46,9 +46,7 @@ def row(
         "Choose the correct answer: What is the capital of France? A: Rome B: Paris",
     ],
 )
-@pytest.mark.parametrize(
-    "answer", ["B", "b)", "(B)", "Paris", "paris.", "B) Paris", "Option B"]
-)
+@pytest.mark.parametrize("answer", ["B", "b)", "(B)", "Paris", "paris.", "B) Paris", "Option B"])
 def test_choices_in_the_question_and_any_form_of_answer(question: str, answer: str) -> None:
     (made,) = convert(row(question, answer))
     assert (made.question, made.answers) == ("What is the capital of France?", ("Paris",))
@@ -69,7 +67,9 @@ def test_a_choice_that_is_a_number_is_taken_by_its_words() -> None:
     assert made.answers == ("2",)
 
 
-@pytest.mark.parametrize("choices", ["1) Rome 2) Paris", "(i) Rome (ii) Paris", "\n1. Rome\n2. Paris"])
+@pytest.mark.parametrize(
+    "choices", ["1) Rome 2) Paris", "(i) Rome (ii) Paris", "\n1. Rome\n2. Paris"]
+)
 def test_a_number_names_a_choice_that_has_one(choices: str) -> None:
     (made,) = convert(row(f"Which city is it? {choices}", "2"))
     assert made.answers == ("Paris",)
