@@ -11,7 +11,8 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from potstill.curate.blanks import BLANK, statement_question, true_or_false, without_blank
+from potstill.core.blanks import ANY_BLANK
+from potstill.curate.blanks import statement_question, true_or_false, without_blank
 from potstill.curate.choices import UnconvertibleError, read_choices, right_choice
 from potstill.curate.rewriting import asking_turn, with_turn
 from potstill.curate.text import words
@@ -66,12 +67,12 @@ def convert(example: Example, passage: str = "", language: str = "en") -> list[E
         if truth:
             return [_rebuilt(example, *truth, passage, 0)]
     elif example.kind == "fill_in_the_blank":
-        if not BLANK.search(stem):
+        if not ANY_BLANK.search(stem):
             raise UnconvertibleError("no_blank", f"no blank in {stem!r}")
         if example.options:  # a word bank: the answer may be a letter of it
             answers = (right_choice(answers, example.options),)
         stem = INSTRUCTION.sub("", stem).strip()
-    if not words(BLANK.sub("", stem)):
+    if not words(ANY_BLANK.sub("", stem)):
         raise UnconvertibleError("no_question", "nothing is left beside choices or blanks")
     if language != "en" and not stem.endswith(("?", "\uff1f", "\u061f")):
         raise UnconvertibleError("no_rules_for_language", f"{language}: {stem!r}")
@@ -84,7 +85,7 @@ def convert(example: Example, passage: str = "", language: str = "en") -> list[E
 
 def _pairs(stem: str, answers: Sequence[str]) -> list[tuple[str, str | tuple[str, ...]]]:
     """Questions and answers of a stem: one for each blank, the other blanks filled in."""
-    blanks = list(BLANK.finditer(stem))
+    blanks = list(ANY_BLANK.finditer(stem))
     if not blanks:
         question = stem if stem.endswith("?") else statement_question(stem, answers[0])
         return [(question, tuple(answers))]

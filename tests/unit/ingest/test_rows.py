@@ -406,15 +406,18 @@ def test_choices_and_blanks_in_the_question_are_left_as_found(
         project,
         {"question": inline, "answer": "B"},
         {"question": "The tower is ____ tall.", "answer": "12 m"},
+        {"question": "The tower is [MASK] tall.", "answer": "12 m"},
+        {"question": "What does __init__ do?", "answer": "It prepares an object."},
     )
-    choice, blank = run_ingest(name).rows
+    choice, *blanks, plain = run_ingest(name).rows
     assert (choice["kind"], choice["question"], choice["options"]) == (
         "multiple_choice",
         inline,
         [],
     )
     assert choice["answers"] == ["B"]
-    assert blank["kind"] == "fill_in_the_blank"
+    assert {blank["kind"] for blank in blanks} == {"fill_in_the_blank"}
+    assert plain["kind"] == "qa"
 
 
 def test_conversations_are_taken_as_they_are(project: Path, run_ingest: Ingest) -> None:
