@@ -17,4 +17,4 @@ BLANK = re.compile(
 ANY_BLANK = re.compile(
     rf"\[(?:_+|\.\.\.|\u2026)\]|{BLANK.pattern}|\.{{4,}}|\u2026{{2,}}", re.IGNORECASE
 )
-"""A blank in a sentence that is known to have one: in others these leave out part of a quotation."""
+"""A blank in a sentence that has one: in others, these leave out part of a quotation."""

@@ -64,7 +64,9 @@ def converted(
             result.append(example)
             continue
         passage = passages.get(example.provenance.chunk, "")
-        language = config.language if len(config.language) == 2 else clear_language(example) or "en"
+        language = config.language
+        if language in ("auto", "any"):
+            language = clear_language(example) or "en"
         try:
             made = convert(example, passage, language)
         except UnconvertibleError as failure:
