@@ -29,6 +29,7 @@ LONGEST_RECORD = 2_000_000
 MOST_LINES = 500
 """Of one record. An open quote is noticed after so many lines at the latest."""
 SHOWN = 2000
+OPEN = "a quote is opened and not closed"
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,7 @@ class _Lines:
                 line = self.file.readline(LONGEST_LINE)
             raise _BadRecordError("too_long", "the line has over 2 million characters", False)
         if len(self.record) > MOST_LINES or sum(map(len, self.record)) > LONGEST_RECORD:
-            raise _BadRecordError("open_quote", "a quote is opened and not closed", True)
+            raise _BadRecordError("open_quote", OPEN, True)
         return line
 
     def begin(self) -> int:
@@ -187,8 +188,7 @@ def _records(
             if _swallowed(lines, cells, dialect):
                 line = lines.again()
                 reader = dialect.reader(lines)
-                problem = UnusableError("open_quote", "a quote is opened and not closed")
-                yield number, [line], problem
+                yield number, [line], UnusableError("open_quote", OPEN)
             elif cells:
                 yield number, cells, None
 
