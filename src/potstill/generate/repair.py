@@ -223,7 +223,10 @@ def _fit(value: Any, shape: Shape[AnyItem], mended: bool, whole: bool) -> Parsed
             items.append(shape.item.model_validate(fields))
             moved |= changed
         except (ValidationError, ValueError) as error:
-            refused.append((_words(error), json.dumps(row, ensure_ascii=False, default=str)))
+            written = json.dumps(row, ensure_ascii=False, default=str)
+            # Half of a sign stays as the teacher wrote it, \ud83d: no file can hold it otherwise.
+            written = written.encode("utf-8", "backslashreplace").decode()
+            refused.append((_words(error), written))
     return Parsed(tuple(items), tuple(refused), mended or moved)
 
 
