@@ -110,6 +110,13 @@ def test_progress_goes_on_from_rows_to_variants_and_from_tone_to_tone(
     assert rows[-1] == len(stage.examples)
 
 
+def test_what_the_fake_cannot_write_is_said(tmp_path: Path) -> None:
+    stage = Stage(tmp_path, [chunk(n) for n in range(3)])
+    with pytest.raises(TeacherError) as caught:
+        stage.run(config(kinds=[{"kind": "refusal"}]))
+    assert "focus, qa and extractive" in caught.value.hint
+
+
 def test_the_bytes_do_not_depend_on_the_order_of_the_replies(tmp_path: Path) -> None:
     chunks = [chunk(n) for n in range(8)]
     ordered, shuffled = Stage(tmp_path / "a", chunks), Stage(tmp_path / "b", chunks)
