@@ -11,14 +11,14 @@ end up in the test split. One JSON object a line goes to stdout, all else to std
 from __future__ import annotations
 
 import argparse
-import json
 import random
 import resource
 import sys
 import time
 from collections import Counter
 
-from potstill.core.machine import describe
+from figures import figure
+
 from potstill.curate import CurateConfig
 from potstill.curate.curation import Curated, Material, curate
 from potstill.curate.dedup import Text, repeats
@@ -64,12 +64,6 @@ FRAMES = (
     "I would like to know the following. {question}",
     "{question} Please answer briefly.",
 )
-
-
-def figure(name: str, value: float, unit: str, goal: float, holds: bool, how: str) -> None:
-    """Print one result line."""
-    line = {"figure": name, "value": value, "unit": unit, "goal": goal, "holds": holds}
-    print(json.dumps({**line, "how": how, "machine": describe()}), flush=True)
 
 
 def row(question: str, answer: str, parent: str | None = None, variant: str = "") -> Example:

@@ -10,7 +10,6 @@ goes to standard error.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 import tempfile
@@ -18,7 +17,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from potstill.core.machine import describe
+from figures import figure
+
 from potstill.inference.base import Request
 from potstill.inference.endpoint import EndpointConfig
 from potstill.inference.fake import FakeModel
@@ -36,12 +36,6 @@ KEYS = {
     "POOL_REVOKED": Limits(requests_per_minute=900, concurrency=16, revoked=True),
 }
 BUSY = (429, {"Retry-After": "1"}, '{"error": {"message": "overloaded"}}')
-
-
-def figure(name: str, value: Any, unit: str, goal: Any, holds: bool, how: str) -> None:
-    """Print one result line."""
-    line = {"figure": name, "value": value, "unit": unit, "goal": goal, "holds": holds}
-    print(json.dumps({**line, "how": how, "machine": describe()}), flush=True)
 
 
 def delay(number: int) -> float:

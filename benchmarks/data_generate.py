@@ -33,9 +33,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from figures import figure
+
 from potstill.core.events import Emitter
 from potstill.core.files import write_records
-from potstill.core.machine import describe, usable_cores
+from potstill.core.machine import usable_cores
 from potstill.core.stage import Artifact, Context, Draft
 from potstill.generate import GenerateConfig
 from potstill.generate.jobs import jobs_of
@@ -57,12 +59,6 @@ import malformed  # noqa: E402
 SLOTS = 8
 LONGEST = 96
 """Tokens of a reply."""
-
-
-def figure(name: str, value: Any, unit: str, goal: Any, holds: bool, how: str) -> None:
-    """Print one result line."""
-    line = {"figure": name, "value": value, "unit": unit, "goal": goal, "holds": holds}
-    print(json.dumps({**line, "how": how, "machine": describe()}), flush=True)
 
 
 def note(words: str) -> None:

@@ -20,8 +20,10 @@ import time
 from pathlib import Path
 from typing import Any
 
+from figures import figure
+
 from potstill.core.events import Emitter
-from potstill.core.machine import describe, resident_bytes
+from potstill.core.machine import resident_bytes
 from potstill.core.stage import Context, Draft
 from potstill.ingest import IngestConfig
 
@@ -33,12 +35,6 @@ WORDS = (
     "boiler kelp valve pressure water the of and is opened before every week by the chief stoker "
     "who notes in the book what the gauge of the heat store shows at noon and"
 ).split()
-
-
-def figure(name: str, value: Any, unit: str, goal: Any, holds: bool, how: str) -> None:
-    """Print one result line."""
-    line = {"figure": name, "value": value, "unit": unit, "goal": goal, "holds": holds}
-    print(json.dumps({**line, "how": how, "machine": describe()}), flush=True)
 
 
 class Watch(threading.Thread):

@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Any, get_args
 
 import torch
+from figures import figure
 
-from potstill.core.machine import describe
 from potstill.distill import losses
 from potstill.distill.fused import Terms, linear_scores
 from potstill.distill.objective import DivergenceName
@@ -45,12 +45,6 @@ KINDS = {
     "nearly alike": (1.0, 1.0),
 }
 """Inputs of the exactness check: the spread of the student's and of the teacher's logits."""
-
-
-def figure(name: str, value: Any, unit: str, goal: Any, holds: bool, how: str) -> None:
-    """Print one result line."""
-    line = {"figure": name, "value": value, "unit": unit, "goal": goal, "holds": holds}
-    print(json.dumps({**line, "how": how, "machine": describe()}), flush=True)
 
 
 def output_of(python: str | Path, script: str, *arguments: str) -> list[dict[str, Any]]:

@@ -10,7 +10,6 @@ distribution is compared with PyTorch's on the same token ids: questions about p
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import tempfile
 import time
@@ -18,8 +17,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from figures import figure
 
-from potstill.core.machine import describe, usable_cores
+from potstill.core.machine import usable_cores
 from potstill.core.scoring import bootstrap_ratio
 from potstill.export.blocks import block_errors
 from potstill.export.gguf import CONVERTED, convert, quantize, tensor_types
@@ -37,12 +37,6 @@ GOALS: dict[str, tuple[float | None, float | None]] = {"f16": (1e-3, 0.99), "q8_
 """Highest KL in nats a token, lowest share of tokens with the same first choice."""
 AGAIN = 10
 """Every so-manieth question is a row, so that many paragraphs are."""
-
-
-def figure(name: str, value: Any, unit: str, goal: Any, holds: bool, how: str) -> None:
-    """Print one result line."""
-    line = {"figure": name, "value": value, "unit": unit, "goal": goal, "holds": holds}
-    print(json.dumps({**line, "how": how, "machine": describe()}), flush=True)
 
 
 def question_rows(data: Path, tokenizer: Any, count: int) -> list[Row]:

@@ -13,7 +13,6 @@ Prints one JSON object a line; everything else goes to standard error.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import tempfile
 import time
@@ -22,8 +21,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from figures import figure
 
-from potstill.core.machine import describe, usable_cores
+from potstill.core.machine import usable_cores
 from potstill.evaluate.answer_scores import Gold
 from potstill.evaluate.config import EvaluateConfig
 from potstill.evaluate.outside import answer_prompts
@@ -42,12 +42,6 @@ import rows as bench_rows  # noqa: E402
 ANSWER_TOKENS, BATCH, PARALLEL = 24, 16, 8
 ROUNDS = 2
 """Each side's times; the better one counts."""
-
-
-def figure(name: str, value: Any, unit: str, goal: Any, holds: bool, how: str) -> None:
-    """Print one result line."""
-    line = {"figure": name, "value": value, "unit": unit, "goal": goal, "holds": holds}
-    print(json.dumps({**line, "how": how, "machine": describe()}), flush=True)
 
 
 def held_rows(data: Path, tokenizer: Any, count: int) -> tuple[list[Held], list[list[Turn]]]:

@@ -23,6 +23,8 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from figures import figure
+
 from potstill.core.machine import describe
 
 MINUTES_GOAL = 15.0
@@ -39,12 +41,6 @@ SHORT = (
     "evaluate.max_examples=6",
     "export.max_examples=4",
 )
-
-
-def figure(name: str, value: Any, unit: str, goal: Any, holds: bool, how: str) -> None:
-    """Print one result line."""
-    line = {"figure": name, "value": value, "unit": unit, "goal": goal, "holds": holds}
-    print(json.dumps({**line, "how": how, "machine": describe()}), flush=True)
 
 
 def command(project: Path, *overrides: str) -> list[str]:

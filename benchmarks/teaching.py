@@ -25,7 +25,6 @@ from typing import Any
 
 from potstill import Recipe, run
 from potstill.core.files import read_json, read_records, write_atomic, write_json
-from potstill.core.machine import describe
 from potstill.models.cache import cache_folder
 from potstill.models.load import model_folder
 from potstill.models.packages import check_terms, pinned
@@ -35,6 +34,7 @@ HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE / "peers"))
 import rows as bench_rows  # noqa: E402
 import teaching_table as tables  # noqa: E402
+from figures import figure  # noqa: E402
 from teaching_arms import (  # noqa: E402
     ARMS,
     BASE,
@@ -215,12 +215,6 @@ def _rows(articles: Sequence[Sequence[Sequence[Any]]]) -> list[dict[str, str]]:
 
 def _key(*parts: Any) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def figure(name: str, value: Any, unit: str, goal: Any, holds: bool, how: str) -> None:
-    """Print one result line."""
-    line = {"figure": name, "value": value, "unit": unit, "goal": goal, "holds": holds}
-    print(json.dumps({**line, "how": how, "machine": describe()}), flush=True)
 
 
 def compare(bench: Bench, seeds: int) -> None:

@@ -71,7 +71,7 @@ ARMS: dict[str, Arm] = {
 }
 FIT = {"fit_tokens": 32_768, "candidates": 1}
 STARTS: dict[str, dict[str, Any]] = {
-    "depth 75%": FIT | {"parameters_ratio": 0.75},
+    "depth 75%": FIT | {"parameters_ratio": 0.75, "axes": "depth"},
     "width 75%": FIT | {"parameters_ratio": 0.75, "axes": "width"},
     "both 75%": FIT | {"parameters_ratio": 0.75, "axes": "both"},
     "width 50%": FIT | {"parameters_ratio": 0.5, "axes": "width"},

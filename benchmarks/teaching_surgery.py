@@ -34,14 +34,14 @@ DATA = Path("../shared/data/xquad-en-dev.json")
 FITTED_ARTICLES, HELD_OUT_ROWS, LONGEST = 24, 16, 384
 RATIOS = (0.75, 0.5)
 ARMS: dict[str, dict[str, Any]] = {
-    "influence": {"method": "influence", "refit": False},
-    "greedy": {"refit": False},
-    "greedy, fitted": {},
+    "influence": {"axes": "depth", "method": "influence", "refit": False},
+    "greedy": {"axes": "depth", "refit": False},
+    "greedy, fitted": {"axes": "depth"},
     "width": {"axes": "width", "refit": False},
     "width, fitted": {"axes": "width"},
     "both, fitted": {"axes": "both"},
 }
-DEFAULT, EARLIER = "greedy, fitted", "greedy"
+DEFAULT, EARLIER = "both, fitted", "greedy"
 
 
 def measure(

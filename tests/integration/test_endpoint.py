@@ -137,6 +137,12 @@ def test_another_run_of_the_project_pays_for_nothing_that_was_answered(
     assert figures["requests_replayed"] > 0
 
 
+def test_a_dry_run_with_the_fake_costs_nothing(project: Path, small_recipe: dict[str, Any]) -> None:
+    dry = recipe(small_recipe, "http://127.0.0.1:1/v1", backend="fake", budget={"money": 1e-9})
+    pipeline.run(dry, project, until="generate")
+    assert not any("cost" in one or one.get("name") == "cost" for one in events(project))
+
+
 @pytest.mark.parametrize(
     "trouble", ["html", "garbage", "drop", (404, {}, "{}"), (401, {}, "{key}")]
 )

@@ -94,6 +94,22 @@ def test_a_mistake_in_an_override_is_sought_there_and_not_in_the_file(
     assert str(caught.value).startswith(f"--set {override}: ")
 
 
+@pytest.mark.parametrize(
+    "endpoint",
+    [
+        '{base_url: "http://u:sk-live-1@h/v1"}',
+        '{base_url: "http://h/v1", keys: sk-live-1}',
+        '{base_url: "http://h/v1", keys: [sk-live-1]}',
+        '{base_url: "http://h/v1", keys: [{variable: sk-live-1}]}',
+    ],
+)
+def test_a_key_in_a_recipe_is_refused_and_not_shown(tmp_path: Path, endpoint: str) -> None:
+    section = f"generate: {{teacher: 'openai:m', endpoint: {endpoint}}}\n"
+    said = mistake(tmp_path, MINIMAL + section)
+    assert "generate.endpoint" in said
+    assert "sk-live-1" not in said
+
+
 def test_more_mistakes_are_counted(tmp_path: Path) -> None:
     text = MINIMAL.replace("epochs: 2", "epochs: many\n  clip_norm: -1")
     assert "(1 more mistake after this one.)" in mistake(tmp_path, text)
@@ -183,7 +199,7 @@ def test_a_mistake_in_a_list_of_sections_names_what_is_known_there(tmp_path: Pat
     )
     with pytest.raises(RecipeError, match=r"kinds\.1\.qa\.per_chunks.*Did you mean per_chunk\?"):
         Recipe.load(path)
-    with pytest.raises(RecipeError, match="Known here: max_tokens, kind"):
+    with pytest.raises(RecipeError, match=r"Known here: kind, max_tokens, prompt, words\."):
         Recipe.load(path, ["generate.kinds=[{kind: summary, colour: red}]"])
 
 

@@ -124,8 +124,8 @@ def explain(
         given = given if len(given) <= 60 else given[:57] + "..."
         reason = first["msg"].removeprefix("Value error, ")
         message = f"{where}: {field} = {given} is not right: {reason}."
-        if not place:  # of sections that do not fit together
-            message = f"{where}: {reason}."
+        if isinstance(first["input"], dict):  # what does not fit together; a key may stand in it
+            message = f"{where}: {field}: {reason}." if place else f"{where}: {reason}."
     more = error.error_count() - 1
     if more:
         hint = f"{hint} ({more} more mistake{'s' if more > 1 else ''} after this one.)"

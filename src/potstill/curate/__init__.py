@@ -8,7 +8,7 @@ __all__ = ["STAGE", "CurateConfig"]
 
 STAGE = Stage(
     name="curate",
-    version=2,
+    version=3,
     config=CurateConfig,
     inputs=("ingest", "generate"),
     function="potstill.curate.run:run",

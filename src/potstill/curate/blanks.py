@@ -17,7 +17,8 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-BLANK = re.compile(r"_{2,}|\[(?:blank|BLANK|MASK|mask|\.\.\.|…)\]|\((?:blank|BLANK)\)|\.{4,}|…{2,}")
+from potstill.core.blanks import ANY_BLANK
+
 HAVE = frozenset(("has", "have", "had"))
 AUXILIARY = HAVE | frozenset(
     "is are was were can could may might must shall should will would".split()
@@ -62,7 +63,7 @@ TRUE_FALSE = ({"true", "false"}, {"yes", "no"}, {"right", "wrong"}, {"correct", 
 
 def without_blank(sentence: str, answer: str) -> str:
     """The question whose answer fills the sentence's one blank."""
-    before, after = (part.strip() for part in BLANK.split(sentence, maxsplit=1))
+    before, after = (part.strip() for part in ANY_BLANK.split(sentence, maxsplit=1))
     answer = answer.strip()
     if sentence.rstrip().endswith("?"):  # it is a question already, with a hole in it
         return _finished([before, _asking(answer, before, after)[0], after])
@@ -184,7 +185,7 @@ def statement_question(stem: str, answer: str) -> str:
 def true_or_false(stem: str, options: Sequence[str], answer: str) -> tuple[str, str] | None:
     """ "Is it true that …?" and yes or no, where the choices are true and false."""
     kinds = {option.strip(" .").lower() for option in options}
-    if kinds not in TRUE_FALSE or BLANK.search(stem):
+    if kinds not in TRUE_FALSE or ANY_BLANK.search(stem):
         return None
     right = answer.strip(" .").lower() in {"true", "yes", "right", "correct"}
     if stem.rstrip().endswith("?"):

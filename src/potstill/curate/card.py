@@ -6,7 +6,6 @@ nothing of pictures.
 
 from __future__ import annotations
 
-import importlib.util
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -125,8 +124,6 @@ def _is_repeat(reason: str) -> bool:
 
 def _languages(rows: Sequence[Example]) -> dict[str, int]:
     """Language -> rows, of a sample spread over all rows; short rows are not told."""
-    if importlib.util.find_spec("py3langid") is None:
-        return {}
     step = max(1, len(rows) // MOST_ROWS)
     texts = (f"{row.question}\n{answer_of(row)}" for row in rows[::step])
     found = Counter(language_of(text)[0] for text in texts)

@@ -7,7 +7,7 @@ the words of the right one; or the reason why they cannot be told. Knows nothing
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from potstill.curate.text import words
@@ -20,6 +20,7 @@ SOLUTION = re.compile(
     r"\s*\b(?:(?:correct|right) )?(?:answer|ans|key)\s*[:=.]\s*\S.*$", re.I | re.S
 )
 LETTERS = "abcdefghij"
+AMBIGUOUS = "ambiguous_answer"
 HEADING = re.compile(r"\s*\b(?:options|choices|answers)\s*:\s*$", re.IGNORECASE)
 REFERS = re.compile(
     r"\b(?:all|none|both|neither|any|either|each)(?: of)? (?:the |these |those )?"
@@ -50,6 +51,9 @@ class Choices:
 
     stem: str
     options: tuple[str, ...]
+    numbered: bool = False
+    """Whether their marks are numbers, so that a number names one. Else nobody said whether the
+    first is 0 or 1, and a guess would teach wrong answers."""
 
 
 def read_choices(question: str, options: Sequence[str]) -> Choices:
@@ -59,7 +63,9 @@ def read_choices(question: str, options: Sequence[str]) -> Choices:
     if len(given) >= 2:
         cleaned = tuple(_unmarked(one, place) for place, one in enumerate(given))
         repeated = found and {_plain(one) for one in found.options} == set(map(_plain, cleaned))
-        return Choices(found.stem if found and repeated else question.strip(), cleaned)
+        if found and repeated:
+            return Choices(found.stem, cleaned, found.numbered)
+        return Choices(question.strip(), cleaned)
     if found is None:
         raise UnconvertibleError("no_options", f"no choices in {question[-60:]!r} or in columns")
     return found
@@ -84,7 +90,8 @@ def _inline(question: str) -> Choices | None:
             for one, end in zip(run, ends, strict=True)
         ]
         if all(options):
-            return Choices(HEADING.sub("", question[: first.start()]).strip(), tuple(options))
+            stem = HEADING.sub("", question[: first.start()]).strip()
+            return Choices(stem, tuple(options), kind[0] in ("digit", "roman"))
     return None
 
 
@@ -119,14 +126,24 @@ def _place(mark: str) -> int:
     return int(mark) - 1 if mark.isdigit() else LETTERS.index(mark.lower())
 
 
-def right_choice(answers: Sequence[str], options: Sequence[str], from_zero: bool = False) -> str:
-    """The words of the right choice. Errors: UnconvertibleError names what is wrong."""
+def right_choice(answers: Sequence[str], options: Sequence[str], numbered: bool = False) -> str:
+    """The words of the right choice. numbered: whether a number names one.
+
+    Errors: UnconvertibleError names what is wrong.
+    """
     plain = [_plain(option) for option in options]
-    found = [_choice(answer, plain, from_zero) for answer in answers]
+    found = [_choice(answer, plain, numbered) for answer in answers]
     if any(SEVERAL.match(answer) for answer in answers) and None in found:
         raise UnconvertibleError("several_right_options", " / ".join(answers))
     places = {place for place in found if place is not None}
     if not places:
+        mark = ANSWER_LETTER.match(answers[0])
+        if mark and mark["mark"].isdigit() and not numbered:
+            raise UnconvertibleError(
+                AMBIGUOUS,
+                f"the answer is the number {mark['mark']}, and the choices have no numbers; write "
+                "its letter or its words",
+            )
         raise UnconvertibleError(
             "answer_not_an_option", f"{answers[0]!r} is none of {', '.join(options)}"
         )
@@ -138,13 +155,13 @@ def right_choice(answers: Sequence[str], options: Sequence[str], from_zero: bool
     return right
 
 
-def _choice(answer: str, plain: Sequence[str], from_zero: bool) -> int | None:
-    """Which choice an answer names: by its words, else by letter or number, else by both."""
+def _choice(answer: str, plain: Sequence[str], numbered: bool) -> int | None:
+    """Which choice an answer names: by its words, else by its mark, else by both."""
     if _plain(answer) in plain:
         return plain.index(_plain(answer))
     mark = ANSWER_LETTER.match(answer)
-    if mark:
-        place = _place(mark["mark"]) + (from_zero and mark["mark"].isdigit())
+    if mark and (numbered or not mark["mark"].isdigit()):
+        place = _place(mark["mark"])
         if 0 <= place < len(plain):
             return place
     both = ANSWER_BOTH.match(answer)
@@ -158,18 +175,12 @@ def _plain(text: str) -> str:
 
 
 def has_choices(example: Example) -> bool:
-    """Whether the question of a plain row lists choices, and its answer is one of them."""
+    """Whether the question of a plain row lists choices, and its answer names one of them."""
     found = _inline(example.question)
-    try:
-        return found is not None and bool(right_choice(example.answers, found.options))
-    except UnconvertibleError:
+    if found is None:
         return False
-
-
-def counts_from_zero(examples: Iterable[Example]) -> set[str]:
-    """The documents whose answers number the choices from 0: those in which a row says 0."""
-    return {
-        one.provenance.document
-        for one in examples
-        if one.options and "0" in one.answers and "0" not in one.options
-    }
+    try:
+        right_choice(example.answers, found.options, found.numbered)
+    except UnconvertibleError as failure:
+        return failure.reason == AMBIGUOUS  # it names one, nobody knows which
+    return True

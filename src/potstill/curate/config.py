@@ -40,7 +40,7 @@ class CurateConfig(StageConfig):
     longest_answer_words: int = Field(120, ge=1, description="Longer answers are rejected.")
     language: str = Field(
         "auto",
-        pattern="^(auto|any|[a-z]{2,3})$",
+        pattern="^(auto|any|[a-z]{2})$",
         description="Rows clearly in another language are rejected. auto: than most rows about the "
         "same document, or documents of the same language; any: all languages stay; else an ISO "
         "639-1 code.",

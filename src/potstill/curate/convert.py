@@ -11,7 +11,8 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from potstill.curate.blanks import BLANK, statement_question, true_or_false, without_blank
+from potstill.core.blanks import ANY_BLANK
+from potstill.curate.blanks import statement_question, true_or_false, without_blank
 from potstill.curate.choices import UnconvertibleError, read_choices, right_choice
 from potstill.curate.rewriting import asking_turn, with_turn
 from potstill.curate.text import words
@@ -46,15 +47,12 @@ APART = re.compile(r"\s*(?:;|\||\n|/)\s*")
 LISTED = re.compile(r"\s*(?:,|\band\b)\s*")
 
 
-def convert(
-    example: Example, passage: str = "", language: str = "en", *, from_zero: bool = False
-) -> list[Example]:
+def convert(example: Example, passage: str = "", language: str = "en") -> list[Example]:
     """The plain questions of a multiple-choice or fill-in-the-blank row, the first with its id.
 
     passage: what the row is asked about, to find the answer's place in it. language: of the row;
-    questions in any are converted, sentences in English alone. from_zero: the number 0 is the
-    first choice.
-    Errors: UnconvertibleError with one of the reasons empty_answer, no_options,
+    questions in any are converted, sentences in English alone.
+    Errors: UnconvertibleError with one of the reasons empty_answer, no_options, ambiguous_answer,
     answer_not_an_option, several_right_options, answer_refers_to_options, asks_about_options,
     no_blank, blanks_do_not_match, no_question, no_rules_for_language.
     """
@@ -63,18 +61,18 @@ def convert(
     stem, answers = example.question, example.answers
     if example.kind == "multiple_choice":
         choices = read_choices(example.question, example.options)
-        answer = right_choice(example.answers, choices.options, from_zero)
+        answer = right_choice(example.answers, choices.options, choices.numbered)
         stem, answers = plain_stem(choices.stem), (answer,)
         truth = true_or_false(stem, choices.options, answer) if language == "en" else None
         if truth:
             return [_rebuilt(example, *truth, passage, 0)]
     elif example.kind == "fill_in_the_blank":
-        if not BLANK.search(stem):
+        if not ANY_BLANK.search(stem):
             raise UnconvertibleError("no_blank", f"no blank in {stem!r}")
         if example.options:  # a word bank: the answer may be a letter of it
-            answers = (right_choice(answers, example.options, from_zero),)
+            answers = (right_choice(answers, example.options),)
         stem = INSTRUCTION.sub("", stem).strip()
-    if not words(BLANK.sub("", stem)):
+    if not words(ANY_BLANK.sub("", stem)):
         raise UnconvertibleError("no_question", "nothing is left beside choices or blanks")
     if language != "en" and not stem.endswith(("?", "\uff1f", "\u061f")):
         raise UnconvertibleError("no_rules_for_language", f"{language}: {stem!r}")
@@ -87,7 +85,7 @@ def convert(
 
 def _pairs(stem: str, answers: Sequence[str]) -> list[tuple[str, str | tuple[str, ...]]]:
     """Questions and answers of a stem: one for each blank, the other blanks filled in."""
-    blanks = list(BLANK.finditer(stem))
+    blanks = list(ANY_BLANK.finditer(stem))
     if not blanks:
         question = stem if stem.endswith("?") else statement_question(stem, answers[0])
         return [(question, tuple(answers))]

@@ -29,6 +29,8 @@ PARAPHRASE = 0.5  # share of the telling words, where the answers are the same
 PLAIN_ANSWER = 0.8  # the same, where the answer is one that many questions have
 FEWEST_SHARED = 3  # words, where each has its passage: two say little of a pair
 MANY_ROWS = 200  # rows that share a word or an answer: it does not tell them apart
+UNLIKE = (ValueError, KeyError, TypeError, AttributeError, RecursionError)
+"""What reading JSON raises that holds something else than it should."""
 ENDINGS = ("ings", "ing", "ies", "ied", "es", "ed", "s", "e", "y")
 
 
@@ -180,7 +182,7 @@ def read_evaluation(path: Path, name: str) -> Iterator[Asked]:
     if path.suffix.lower() == ".json":
         yield from _squad(text, name)
         return
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(text.split("\n"), 1):  # JSON may hold other line ends
         if not line.strip():
             continue
         try:
@@ -191,7 +193,7 @@ def read_evaluation(path: Path, name: str) -> Iterator[Asked]:
                 tuple(_answers(row)),
                 bool(row.get("context") or row.get("passage")),
             )
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except UNLIKE as error:
             raise InputError(
                 f"{name}, line {number}: not an evaluation row ({type(error).__name__}: {error}).",
                 'Each line needs "question" and "answer" (or "answers"); SQuAD is named .json.',
@@ -205,7 +207,7 @@ def _squad(text: str, name: str) -> Iterator[Asked]:
                 for one in paragraph["qas"]:
                     texts = tuple(str(answer["text"]) for answer in one.get("answers", ()))
                     yield Asked(f"{name}, {one.get('id', '')}", str(one["question"]), texts, True)
-    except (ValueError, KeyError, TypeError) as error:
+    except UNLIKE as error:
         raise InputError(
             f"{name}: not a SQuAD file ({type(error).__name__}: {error}).",
             "It needs data, paragraphs and qas; JSON Lines are named .jsonl.",

@@ -112,7 +112,7 @@ def _near(
         seen.update(set(content[number]))
     numbers = {number: figures(texts[number].words) for number in distinct}
     found: dict[int, list[tuple[int, float]]] = {}
-    for one, other in _proposed(list(content.values()), seen, threshold):
+    for one, other in _proposed(list(content.values()), list(numbers.values()), seen, threshold):
         first, second = distinct[one], distinct[other]
         if numbers[first] != numbers[second] or texts[first].family == texts[second].family:
             continue
@@ -146,7 +146,10 @@ def alike(
 
 
 def _proposed(
-    content: Sequence[Sequence[str]], seen: Mapping[str, int], threshold: float
+    content: Sequence[Sequence[str]],
+    numbers: Sequence[frozenset[str]],
+    seen: Mapping[str, int],
+    threshold: float,
 ) -> list[tuple[int, int]]:
     """Pairs (earlier, later) of places that may be alike, in the order of the later."""
     np: Any = require("numpy", "curate", "Finding near-duplicates")
@@ -156,10 +159,10 @@ def _proposed(
     signatures = _signatures(content, seen)
     lengths = np.array([len(text) for text in content])
     rarest = _rarest(content, seen)
-    numbers = np.array([hash(figures(text)) for text in content])
+    same = np.array([hash(one) for one in numbers])  # equal for equal sets: others are left out
     kept = np.empty(0, dtype=np.int64)
     for codes in _pairs(signatures):
-        codes = codes[numbers[codes % count] == numbers[codes // count]]
+        codes = codes[same[codes % count] == same[codes // count]]
         for start in range(0, len(codes), PAIRS_AT_ONCE):
             some = codes[start : start + PAIRS_AT_ONCE]
             pairs = np.stack([some % count, some // count], axis=1)

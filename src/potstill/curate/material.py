@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from potstill.curate import personal
-from potstill.curate.choices import UnconvertibleError, counts_from_zero, has_choices
+from potstill.curate.choices import UnconvertibleError, has_choices
 from potstill.curate.config import CurateConfig
 from potstill.curate.convert import convert
 from potstill.curate.decontaminate import Asked
@@ -57,7 +57,6 @@ def converted(
     """
     result: list[Example] = []
     together: dict[str, str] = {}
-    from_zero = counts_from_zero(material.examples)
     for example in material.examples:
         if example.kind == "qa" and not example.provenance.teacher and has_choices(example):
             example = example.model_copy(update={"kind": "multiple_choice"})
@@ -65,10 +64,11 @@ def converted(
             result.append(example)
             continue
         passage = passages.get(example.provenance.chunk, "")
-        language = config.language if len(config.language) == 2 else clear_language(example) or "en"
+        language = config.language
+        if language in ("auto", "any"):
+            language = clear_language(example) or "en"
         try:
-            zero = example.provenance.document in from_zero
-            made = convert(example, passage, language, from_zero=zero)
+            made = convert(example, passage, language)
         except UnconvertibleError as failure:
             verdict = reject(failure.reason, failure.detail)
             done.rejected.append(as_rejected(shown(example, config), verdict))

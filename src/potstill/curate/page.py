@@ -15,6 +15,7 @@ from potstill.curate import pictures
 from potstill.curate.card import SPLITS, Card
 
 REASONS = {
+    "ambiguous_answer": "a number that names no choice for sure",
     "answer_in_question": "the question gives the answer away",
     "answer_is_personal_data": "nothing but personal data was the answer",
     "answer_not_an_option": "the answer is none of the choices",

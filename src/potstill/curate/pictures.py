@@ -35,8 +35,13 @@ PATTERNS = Markup(
 """Once a page, before the first picture."""
 
 
-def stacked(title: str, bars: Mapping[str, Mapping[str, int]], note: str = "") -> Markup:
-    """Bars of splits (name -> split -> count), longest first as they come; empty for none."""
+def stacked(
+    title: str, bars: Mapping[str, Mapping[str, int]], note: str = "", key: bool = True
+) -> Markup:
+    """Bars of splits (name -> split -> count), longest first as they come; empty for none.
+
+    key: whether a legend says which split is which.
+    """
     bars = {name: parts for name, parts in bars.items() if sum(parts.values())}
     if not bars:
         return Markup("")
@@ -54,7 +59,7 @@ def stacked(title: str, bars: Mapping[str, Mapping[str, int]], note: str = "") -
                 )
             x += width
         drawn.append(_count(x, y, sum(parts.values())))
-    keys = [one for one in SPLITS if any(parts.get(one) for parts in bars.values())]
+    keys = [one for one in SPLITS if key and any(parts.get(one) for parts in bars.values())]
     return _figure(title, note, drawn, WIDTH, len(bars) * ROW + 6, keys)
 
 
@@ -68,9 +73,7 @@ def bars(
     shown = dict(list(counts.items())[:most])
     if rest := sum(counts.values()) - sum(shown.values()):
         shown[f"{len(counts) - most} others"] = rest
-    figure = stacked(title, {name: {style: count} for name, count in shown.items()}, note)
-    before, key, after = figure.partition('<ul class="key">')
-    return Markup(before + after.rpartition("</ul>")[2]) if key else figure
+    return stacked(title, {name: {style: count} for name, count in shown.items()}, note, key=False)
 
 
 def histogram(title: str, figures: Mapping[str, Any], unit: str) -> Markup:

@@ -25,9 +25,10 @@ from potstill.distill.material import prepare
 from potstill.distill.opening import open_teacher
 from potstill.distill.panel import Panel
 from potstill.distill.student import make_student
+from potstill.distill.student_config import StudentConfig
 from potstill.distill.train import Trained, train_student
 from potstill.errors import TrainingError
-from potstill.models import refs, surgery
+from potstill.models import importance, refs, surgery, targets
 from potstill.models.save import save_model
 from potstill.models.skeleton import outline
 from potstill.models.targets import Target
@@ -97,22 +98,34 @@ def _cut_to(config: DistillConfig, ratio: float) -> DistillConfig:
 
 
 def _check_sizes(config: DistillConfig, teacher: Any) -> None:
-    """Before anything is trained: each link must lose a layer at least, where layers are cut."""
-    if config.student.along(teacher.config.get_text_config().model_type) != "depth":
-        return
+    """Before anything is trained: each link must be smaller than the one before it."""
     parameters = surgery.parameters_of(teacher)
     ratios = [one.parameters_ratio for one in config.assistants]
     names = [f"Assistant {number}" for number in range(1, len(ratios) + 1)]
-    before = 0
+    before = None
     for name, ratio in zip([*names, "The student"], [*ratios, config.student.ratio], strict=True):
-        said = f"{name} with a parameters_ratio of {ratio:g}"
-        dropped = surgery.drops_for(teacher, Target(parameters * ratio, said))
-        if dropped <= before:
+        target = Target(parameters * ratio, f"{name} with a parameters_ratio of {ratio:g}")
+        if _loses_nothing(config.student, teacher, before, target):
             raise TrainingError(
-                f"{said} would have as many layers as the model that teaches it.",
+                f"{target.said} would be as large as the model that teaches it.",
                 "Leave an assistant out of distill.assistants, or choose ratios farther apart.",
             )
-        before = dropped
+        before = target
+
+
+def _loses_nothing(
+    settings: StudentConfig, teacher: Any, before: Target | None, target: Target
+) -> bool:
+    """Whether what is cut to `before` (None: the teacher) meets the next target as it is."""
+    axes = settings.along(teacher.config.get_text_config().model_type)
+    if axes == "depth":
+        dropped = 0 if before is None else surgery.drops_for(teacher, before)
+        return surgery.drops_for(teacher, target) <= dropped
+    shapes = [importance.shape_of(teacher)]
+    if before is not None:
+        found = targets.find(shapes[0], before, axes, settings.round_to)
+        shapes = found.shapes[: settings.candidates]
+    return all(target.met(shape) for shape in shapes)
 
 
 def _teach(

@@ -16,7 +16,7 @@ __all__ = ["STAGE", "GenerateConfig", "PromptConfig", "student_turn"]
 
 STAGE = Stage(
     name="generate",
-    version=2,
+    version=3,
     config=GenerateConfig,
     inputs=("ingest",),
     function="potstill.generate.run:run",

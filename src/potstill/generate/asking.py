@@ -112,11 +112,13 @@ class Generation:
                 "Raise generate.context_tokens, or make ingest's chunks smaller.",
             )
         counted = ", ".join(f"{reason} {count}" for reason, count in self.failures.most_common(3))
+        hint = "Try another teacher, or change its prompt (generate.prompt, or that of the kind)"
+        if self.config.backend == "fake":
+            hint = "The fake writes rows of focus, qa and extractive; name a model for the others"
         return TeacherError(
             f"The teacher {self.config.teacher} answered nothing usable in {self.requests} "
             f"requests ({counted}).",
-            "Try another teacher, or change its prompt (generate.prompt, or that of the kind); the "
-            "run's events list the replies.",
+            f"{hint}; the run's events list the replies.",
         )
 
     def replies(self, requests: list[Request], step: str) -> list[Reply]:

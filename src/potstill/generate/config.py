@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from potstill.core.stage import StageConfig
 from potstill.generate import languages, wording
-from potstill.generate.filling import PLACEHOLDER
+from potstill.generate.filling import check
 from potstill.generate.focus import Kind
 from potstill.generate.judging import JudgePrompt
 from potstill.generate.kinds import AnyKind, ChunkKind, FocusKind
@@ -89,8 +89,8 @@ class PromptConfig(BaseModel):
     @model_validator(mode="after")
     def placeholders_fit(self) -> PromptConfig:
         """A missing placeholder would make every prompt the same."""
-        _check("ask", self.ask, {"focus", "answer"}, {"focus", "answer", "passage"})
-        _check("student", self.student, {"question"}, {"question", "passage"})
+        check("ask", self.ask, {"focus", "answer"}, {"focus", "answer", "passage"})
+        check("student", self.student, {"question"}, {"question", "passage"})
         if not any(self.openings.values()):
             raise ValueError("openings holds no words, so no question could be asked")
         return self
@@ -132,6 +132,7 @@ class GenerateConfig(StageConfig):
     )
     language: str = Field(
         "",
+        pattern=r"^([a-z]{2})?$",
         description="ISO 639-1 code of the language that rows are written in; empty: that of the "
         "passage, and English around it.",
     )
@@ -225,12 +226,3 @@ class GenerateConfig(StageConfig):
                     f"tokens that a reply of {one.prompt.name} may have"
                 )
         return self
-
-
-def _check(field: str, text: str, needed: set[str], known: set[str]) -> None:
-    found = set(PLACEHOLDER.findall(text))
-    if missing := sorted(needed - found):
-        raise ValueError(f"{field} must contain {{{missing[0]}}}")
-    if unknown := sorted(found - known):
-        names: Any = ", ".join(f"{{{name}}}" for name in sorted(known))
-        raise ValueError(f"{field} contains {{{unknown[0]}}}; it may use {names}")

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from potstill.generate.filling import PLACEHOLDER, fill
+from potstill.generate.filling import check, fill
 from potstill.generate.repair import Item, Shape, parse
 from potstill.generate.unusable import UnusableError
 from potstill.inference.base import Reply, Request
@@ -62,14 +62,11 @@ class JudgePrompt(BaseModel):
     @model_validator(mode="after")
     def holds_what_is_judged(self) -> JudgePrompt:
         """A judge who does not see the case says anything."""
-        needed = {
-            "answer": {"passage", "question", "answer"},
-            "refusal": {"passage", "question"},
-            "paraphrase": {"question", "paraphrase"},
-        }
-        for name, names in needed.items():
-            if missing := sorted(names - set(PLACEHOLDER.findall(getattr(self, name)))):
-                raise ValueError(f"{name} must contain {{{missing[0]}}}")
+        names = {"passage", "question", "answer"}
+        check("answer", self.answer, names, names)
+        check("refusal", self.refusal, {"passage", "question"}, {"passage", "question"})
+        names = {"question", "paraphrase"}
+        check("paraphrase", self.paraphrase, names, {*names, "answer"})
         return self
 
     @property

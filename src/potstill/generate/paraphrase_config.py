@@ -9,7 +9,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from potstill.generate.filling import PLACEHOLDER
+from potstill.generate.filling import check
 from potstill.inference.endpoint import EndpointConfig, mismatch
 
 TONES = {
@@ -41,11 +41,7 @@ class ParaphrasePrompt(BaseModel):
     @model_validator(mode="after")
     def placeholders_fit(self) -> ParaphrasePrompt:
         """Without the question there is nothing to say in other words."""
-        found = set(PLACEHOLDER.findall(self.ask))
-        if "question" not in found:
-            raise ValueError("ask must contain {question}")
-        if unknown := sorted(found - {"question", "answer", "tone"}):
-            raise ValueError(f"ask contains {{{unknown[0]}}}; it may use question, answer, tone")
+        check("ask", self.ask, {"question"}, {"question", "answer", "tone"})
         return self
 
     @property

@@ -16,6 +16,7 @@ from itertools import islice
 
 from pydantic import Field
 
+from potstill.core.blanks import ANY_BLANK
 from potstill.core.stage import Context
 from potstill.errors import TeacherError
 from potstill.generate import judging
@@ -24,7 +25,6 @@ from potstill.generate.config import GenerateConfig
 from potstill.generate.filling import fill
 from potstill.generate.grounding import share
 from potstill.generate.jobs import AGAIN, LONGEST_TOLD, STAGE, Failed, request_seed
-from potstill.generate.kinds.fill_in_the_blank import ANY_BLANK
 from potstill.generate.paraphrase_config import ParaphraseConfig
 from potstill.generate.repair import Item, Shape, parse
 from potstill.generate.unusable import UnusableError

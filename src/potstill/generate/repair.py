@@ -223,11 +223,15 @@ def _fit(value: Any, shape: Shape[AnyItem], mended: bool, whole: bool) -> Parsed
             items.append(shape.item.model_validate(fields))
             moved |= changed
         except (ValidationError, ValueError) as error:
-            refused.append((_words(error), json.dumps(row, ensure_ascii=False, default=str)))
+            written = json.dumps(row, ensure_ascii=False, default=str)
+            # Half of a sign stays as the teacher wrote it, \ud83d: no file can hold it otherwise.
+            written = written.encode("utf-8", "backslashreplace").decode()
+            refused.append((problem_of(error), written))
     return Parsed(tuple(items), tuple(refused), mended or moved)
 
 
-def _words(error: ValidationError | ValueError) -> str:
+def problem_of(error: ValidationError | ValueError) -> str:
+    """The first thing that is wrong with a row, in one line."""
     if not isinstance(error, ValidationError):
         return str(error)
     first = error.errors(include_url=False)[0]

@@ -55,7 +55,7 @@ def run(
             "Look at the ingest stage's chunks.jsonl, or lower generate.min_focus_words.",
         )
     examples = draft.data / "examples.jsonl"
-    meter = Meter(config.budget, config.endpoint, draft.work / "spent.json")
+    meter = Meter(config.budget, ledger=draft.work / "spent.json")
     engines = Engines(config, context, meter, opener)
     teacher = engines.main()
     generation = Generation(config, teacher, context, total, meter)
@@ -125,7 +125,9 @@ class Variants:
         taken: dict[str, set[str]] = {}
         for one in self.config.paraphrases:
             teacher = self.engines.of(one)
-            work = Paraphrasing(self.config, one, teacher, self.context, total, self.engines.meter)
+            work = Paraphrasing(
+                self.config, one, teacher, self.context, total, self.engines.meter, self._before()
+            )
             self.done.append(work)
             with closing(teacher):
                 rows = (row for row in read_records(examples, Example) if can_vary(row))
@@ -179,15 +181,14 @@ class Engines:
         return self._open(self.config.teacher, self.config.backend, self.config.endpoint)
 
     def of(self, one: ParaphraseConfig) -> ReplayModel:
-        """The teacher of a paraphrase; the meter counts its prices from here on."""
+        """The teacher of a paraphrase."""
         if not one.teacher:
-            self.meter.endpoint = self.config.endpoint
             return self.main()
-        self.meter.endpoint = one.endpoint
         return self._open(one.teacher, one.backend, one.endpoint)
 
     def _open(self, reference: str, backend: Any, endpoint: EndpointConfig | None) -> ReplayModel:
-        """Opened at the first request that is new."""
+        """Opened at the first request that is new; the meter counts its prices from here on."""
+        self.meter.endpoint = None if backend == "fake" else endpoint
 
         def open_teacher() -> AbstractContextManager[TextModel]:
             return open_model(

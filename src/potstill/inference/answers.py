@@ -34,6 +34,7 @@ NO_KEY = re.compile(  # Gemini says 400 of a wrong key
     r"api[ _]?key.{0,40}(?:not valid|invalid|expired)|(?:invalid|incorrect).{0,20}api[ _]?key",
     re.IGNORECASE,
 )
+HALF_A_SIGN = re.compile("[\ud800-\udfff]")  # UTF-16's, of a text that was cut: no file holds it
 CUT_OFF = frozenset({"length", "max_tokens", "model_length"})
 
 Kind = Literal["busy", "retry", "key", "complaint", "request", "useless"]
@@ -69,22 +70,22 @@ def read(status: int, headers: Mapping[str, str], body: bytes, now: float) -> An
     reason = f"HTTP {status}: {_message(value, body)}"
     if status == 200:
         return _read_success(value, headers, body, now)
+    after = _retry_after(headers, body, now)
     if 300 <= status < 400:
-        to = urlsplit(headers.get("location", ""))
-        where = f"{to.scheme}://{to.hostname}{to.path}" if to.hostname else to.path
-        return Failure("useless", f"HTTP {status}: it is redirected to {where or 'nowhere'}")
-    if status in (401, 402, 403) or (status == 429 and NO_CREDIT.search(reason)):
+        where = _place(headers.get("location", ""))
+        return Failure("useless", f"HTTP {status}: it is redirected to {where}")
+    # Gemini speaks of billing at every limit; of one that passes it says when.
+    if status in (401, 402, 403) or (status == 429 and after is None and NO_CREDIT.search(reason)):
         return Failure("key", reason)
     if status == 400 and NO_KEY.search(reason):
         return Failure("key", reason)
     if status == 429:
-        return Failure("busy", reason, _retry_after(headers, body, now))
+        return Failure("busy", reason, after)
     if status in (404, 405, 410) or (status in (400, 422) and NO_MODEL.search(reason)):
         return Failure("useless", reason)
     if status in (400, 422):
         return Failure("complaint", reason)
     if status in (408, 409, 425) or status >= 500 or status < 200:
-        after = _retry_after(headers, body, now)
         return Failure("retry" if after is None else "busy", reason, after)
     return Failure("request", reason)
 
@@ -157,12 +158,21 @@ def _read_success(
     )
 
 
+def _place(location: str) -> str:
+    """Where a redirect leads, without what may be secret."""
+    try:
+        to = urlsplit(location)
+    except ValueError:
+        return "no address"
+    return (f"{to.scheme}://{to.hostname}{to.path}" if to.hostname else to.path) or "nowhere"
+
+
 def _content(content: Any) -> str:
     """Text as such, or the text parts of a list that may hold thoughts and other things too."""
     if isinstance(content, list):
         parts = [part for part in content if isinstance(part, dict) and part.get("type") == "text"]
-        return "".join(str(part.get("text") or "") for part in parts)
-    return content if isinstance(content, str) else ""
+        content = "".join(str(part.get("text") or "") for part in parts)
+    return HALF_A_SIGN.sub("\ufffd", content) if isinstance(content, str) else ""
 
 
 def _count(value: Any) -> int | None:

@@ -9,10 +9,10 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from typing import Literal
+from typing import Any, Literal
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator, model_validator
 
 PREFIX = "openai:"  # a model reference that names a model behind an address: openai:MODEL
 VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -50,8 +50,8 @@ class EndpointConfig(BaseModel):
     )
     keys: tuple[str | KeyConfig, ...] = Field(
         (),
-        description="Names of the environment variables that hold the keys, or sections with a "
-        "variable and its own limits. Empty: no key is sent.",
+        description="Name of the environment variable that holds the key, or a list of names and "
+        "of sections with a variable and its own limits. Empty: no key is sent.",
     )
     requests_per_minute: int | None = Field(
         None, ge=1, description="Most requests a minute for each key; nothing: no limit."
@@ -95,6 +95,12 @@ class EndpointConfig(BaseModel):
         default_factory=dict,
         description="More fields of the request's body, for example reasoning_effort.",
     )
+
+    @field_validator("keys", mode="before")
+    @classmethod
+    def one_key_is_a_list_of_one(cls, keys: Any) -> Any:
+        """One name may stand alone."""
+        return (keys,) if isinstance(keys, str) else keys
 
     @model_validator(mode="after")
     def is_usable(self) -> EndpointConfig:

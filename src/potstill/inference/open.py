@@ -102,5 +102,6 @@ def open_model(
 
 def _addressed(reference: str, endpoint: EndpointConfig | None) -> EndpointConfig:
     if endpoint is None:
-        raise ModelError(f"{(mismatch(reference, None, 'auto') or '').capitalize()}.")
+        problem = mismatch(reference, None, "auto") or ""
+        raise ModelError(f"{problem[:1].upper()}{problem[1:]}.")
     return endpoint

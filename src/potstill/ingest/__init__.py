@@ -15,7 +15,7 @@ __all__ = ["STAGE", "IngestConfig"]
 
 STAGE = Stage(
     name="ingest",
-    version=2,
+    version=3,
     config=IngestConfig,
     inputs=(),
     function="potstill.ingest.run:run",

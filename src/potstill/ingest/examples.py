@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from potstill.core.blanks import BLANK
 from potstill.ingest.columns import Columns
 from potstill.ingest.content import UnusableError
 from potstill.ingest.options import Choice, choices_of, chosen, listed
@@ -22,7 +23,6 @@ from potstill.records import Example, Provenance, Span, Turn, short_id
 
 PROMPT = "rows@1"
 LONGEST = 1_000_000
-BLANK = re.compile(r"_{2,}|\[blank\]|\.{4,}", re.IGNORECASE)
 INLINE = re.compile(r"(?:^|[\s(])a[.):]\s.*?[\s(]b[.):]\s", re.IGNORECASE | re.DOTALL)
 """Choices that stand in the question itself: A) ... B) ..."""
 SURROGATE = re.compile(r"[\ud800-\udfff]")

@@ -24,16 +24,12 @@ NARROWED = 0.8
 
 
 class Recogniser:
-    """RapidOCR, loaded at the first page that needs it."""
+    """RapidOCR in memory. Errors: MissingExtraError without the `ocr` extra."""
 
     def __init__(self, threads: int) -> None:
-        self.threads = max(1, min(MOST_THREADS, threads))
-        self._engine: Any = None
-
-    def _load(self) -> Any:
         require("onnxruntime", "ocr", "Reading scanned pages")
         module = require("rapidocr", "ocr", "Reading scanned pages")
-        return module.RapidOCR(
+        self._engine: Any = module.RapidOCR(
             params={
                 "Global.log_level": "critical",
                 "Global.max_side_len": 4000,  # pages are drawn no larger; never shrink them
@@ -43,18 +39,13 @@ class Recogniser:
                 # One line at a time: batches are padded to their longest line, and the padding
                 # costs a third more time and makes a line's text depend on its neighbours.
                 "Rec.rec_batch_num": 1,
-                "EngineConfig.onnxruntime.intra_op_num_threads": self.threads,
+                "EngineConfig.onnxruntime.intra_op_num_threads": max(1, min(MOST_THREADS, threads)),
                 "EngineConfig.onnxruntime.inter_op_num_threads": 1,
             }
         )
 
     def fragments(self, image: NDArray[np.uint8], dpi: float) -> list[Fragment]:
-        """The page's text lines. `image`: height x width x 3, BGR; `dpi`: its dots per inch.
-
-        Errors: MissingExtraError without the `ocr` extra.
-        """
-        if self._engine is None:
-            self._engine = self._load()
+        """The page's text lines. `image`: height x width x 3, BGR; `dpi`: its dots per inch."""
         cv2 = require("cv2", "ocr", "Reading scanned pages")  # RapidOCR brings it
         height, width = image.shape[:2]
         narrow = cv2.resize(

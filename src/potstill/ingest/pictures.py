@@ -73,13 +73,13 @@ def read_picture(path: Path, ocr: str, max_pages: int, see: SeePage, on_page: On
         for index in range(frames):
             try:
                 frame = _frame(image, index)
+                width, height = frame.get_size()
+                seen = see(frame, index + 1)
             except UnusableError as problem:
                 if frames == 1:
                     raise
                 lost.append((index + 1, problem))
             else:
-                width, height = frame.get_size()
-                seen = see(frame, index + 1)
                 pictures.append(PagePicture(index + 1, width, height, seen, "ocr"))
             on_page(index + 1, frames)
     pages: list[PageText] = page_texts(pictures)[0]

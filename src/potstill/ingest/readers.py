@@ -1,7 +1,7 @@
 """One door for all file formats: look at what a file really is, then read it.
 
 In: a path and the config's limits. Out: a `Reading`, or `UnusableError` with the reason.
-Documents only; files of ready-made rows have their own readers (`rows.py`). Knows neither the
+Documents only; files of ready-made rows have their own readers (`row_files.py`). Knows neither the
 project nor the stage.
 """
 

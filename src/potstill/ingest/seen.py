@@ -35,7 +35,7 @@ class SeenPages:
     def see(self, page: Any, number: int) -> list[Fragment]:
         """The page's text lines. `page`: a pypdfium2 page or a `pictures.Frame`.
 
-        Errors: MissingExtraError.
+        Errors: MissingExtraError, UnusableError for a page that takes too long.
         """
         memory = self.folder / f"{self.identity}-{number}.json"
         if memory.exists():
@@ -55,7 +55,7 @@ class SeenPages:
             require("PIL", "ocr", "Reading scanned pages")
             from potstill.ingest.tesseract import Tesseract
 
-            return Tesseract(self.threads, self.config.ocr_language)
+            return Tesseract(self.config.ocr_language)
         from potstill.ingest.ocr import Recogniser
 
         return Recogniser(self.threads)

@@ -29,6 +29,7 @@ LONGEST_RECORD = 2_000_000
 MOST_LINES = 500
 """Of one record. An open quote is noticed after so many lines at the latest."""
 SHOWN = 2000
+OPEN = "a quote is opened and not closed"
 
 
 @dataclass(frozen=True)
@@ -39,14 +40,15 @@ class Dialect:
     quote: str = '"'
     escape: str | None = None
 
-    def reader(self, lines: Iterator[str]) -> Any:
-        """A csv.reader over `lines`."""
+    def reader(self, lines: Iterator[str], strict: bool = False) -> Any:
+        """A csv.reader over `lines`. strict: quotes that are not as they should be are errors."""
         return csv.reader(
             lines,
             delimiter=self.delimiter,
             quotechar=self.quote,
             escapechar=self.escape,
             doublequote=self.escape is None,
+            strict=strict,
         )
 
 
@@ -71,6 +73,8 @@ class _Lines:
     def __init__(self, file: _Readable) -> None:
         self.file = file
         self.number = 0
+        self.width = 0
+        """Cells that a row should have; 0 while nobody knows."""
         self.record: list[str] = []
         self._again: deque[str] = deque()
 
@@ -90,7 +94,7 @@ class _Lines:
                 line = self.file.readline(LONGEST_LINE)
             raise _BadRecordError("too_long", "the line has over 2 million characters", False)
         if len(self.record) > MOST_LINES or sum(map(len, self.record)) > LONGEST_RECORD:
-            raise _BadRecordError("open_quote", "a quote is opened and not closed", True)
+            raise _BadRecordError("open_quote", OPEN, True)
         return line
 
     def begin(self) -> int:
@@ -118,7 +122,8 @@ def open_table(path: Path, delimiter: str) -> RowFile:
         dialect = sniff(file.read(SAMPLE), delimiter)
     raw = path.open("rb")
     file = TextIOWrapper(raw, encoding=encoding, errors=lossy, newline="")
-    records = _records(_Lines(file), dialect)
+    lines = _Lines(file)
+    records = _records(lines, dialect)
     header: list[str] = []
     for _, cells, problem in records:
         if problem is None and any(cell.strip() for cell in cells):
@@ -132,6 +137,8 @@ def open_table(path: Path, delimiter: str) -> RowFile:
         file.close()
         raise UnusableError("wrong_columns", f"the column {twice[0]!r} is there twice")
 
+    lines.width = len(header)
+
     def rows() -> Iterator[RawRow]:
         for number, cells, problem in records:
             yield _row(number, header, cells, problem)
@@ -143,8 +150,6 @@ def open_table(path: Path, delimiter: str) -> RowFile:
 def _row(number: int, header: list[str], cells: list[str], problem: UnusableError | None) -> RawRow:
     if problem is not None:
         return RawRow(number, {"line": cells[0][:SHOWN]}, problem)
-    while len(cells) > len(header) and not cells[-1].strip():
-        cells.pop()
     fields = {name: cell for name, cell in zip(header, cells, strict=False) if name}
     if len(cells) != len(header):
         return RawRow(
@@ -160,7 +165,8 @@ def _row(number: int, header: list[str], cells: list[str], problem: UnusableErro
 def _records(
     lines: _Lines, dialect: Dialect
 ) -> Iterator[tuple[int, list[str], UnusableError | None]]:
-    """(line number, cells, problem); with a problem the one cell is the line. Empty lines go."""
+    """(line number, cells, problem); with a problem the one cell is the line. Empty lines go, and
+    empty cells beyond the columns."""
     reader = dialect.reader(lines)
     while True:
         number = lines.begin()
@@ -177,8 +183,28 @@ def _records(
             reader = dialect.reader(lines)
             yield number, [line], UnusableError("bad_line", f"the line cannot be read: {error}")
         else:
-            if cells:
+            while len(cells) > lines.width > 0 and not cells[-1].strip():
+                cells.pop()
+            if _swallowed(lines, cells, dialect):
+                line = lines.again()
+                reader = dialect.reader(lines)
+                yield number, [line], UnusableError("open_quote", OPEN)
+            elif cells:
                 yield number, cells, None
+
+
+def _swallowed(lines: _Lines, cells: list[str], dialect: Dialect) -> bool:
+    """Whether a quote that was never closed took the next row along, up to that row's first quote.
+
+    Then something other than a delimiter follows that quote, and the next line is a row by itself.
+    """
+    if not lines.width or len(lines.record) < 2 or len(cells) == lines.width:
+        return False
+    try:
+        next(dialect.reader(iter(lines.record), strict=True))
+    except csv.Error:
+        return len(next(dialect.reader(iter(lines.record[1:2])), ())) == lines.width
+    return False
 
 
 def sniff(sample: str, delimiter: str = "") -> Dialect:

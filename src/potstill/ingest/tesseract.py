@@ -14,7 +14,7 @@ from functools import cache
 from typing import Any
 
 from potstill.errors import InputError, MissingExtraError
-from potstill.ingest.content import Fragment
+from potstill.ingest.content import Fragment, UnusableError
 
 PROGRAM = "tesseract"
 POINTS_PER_INCH = 72.0
@@ -42,27 +42,32 @@ def version() -> str:
 class Tesseract:
     """Recognises one page after another, each by a run of the program."""
 
-    def __init__(self, threads: int, language: str) -> None:
-        self.threads, self.language = threads, language
+    def __init__(self, language: str) -> None:
+        self.language = language
 
     def fragments(self, image: Any, dpi: float) -> list[Fragment]:
         """The page's text lines. `image`: height x width x 3, BGR; `dpi`: its dots per inch.
 
         Errors: MissingExtraError without the program, InputError when it refuses (a language that
-        it has no data for).
+        it has no data for), UnusableError with the reason timed_out.
         """
         from PIL import Image
 
         version()
         picture = io.BytesIO()
         Image.fromarray(image[:, :, ::-1].copy()).save(picture, "PNG")
-        done = subprocess.run(
-            [PROGRAM, "stdin", "stdout", "--dpi", str(round(dpi)), "-l", self.language, "tsv"],
-            input=picture.getvalue(),
-            capture_output=True,
-            check=False,
-            timeout=PAGE_SECONDS,
-        )
+        try:
+            done = subprocess.run(
+                [PROGRAM, "stdin", "stdout", "--dpi", str(round(dpi)), "-l", self.language, "tsv"],
+                input=picture.getvalue(),
+                capture_output=True,
+                check=False,
+                timeout=PAGE_SECONDS,
+            )
+        except subprocess.TimeoutExpired:
+            raise UnusableError(
+                "timed_out", f"tesseract took more than {PAGE_SECONDS} s for the page"
+            ) from None
         if done.returncode != 0:
             said = done.stderr.decode(errors="replace").strip().split("\n")[0]
             raise InputError(

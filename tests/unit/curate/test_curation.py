@@ -7,6 +7,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
 from potstill.curate import CurateConfig
 from potstill.curate.curation import Curated, Material, curate
@@ -241,9 +242,18 @@ def test_an_evaluation_set_is_read_in_both_forms_and_a_bad_line_is_named(tmp_pat
     assert next(rows).answers == ("Ada",)
     with pytest.raises(InputError, match=r"dev\.jsonl, line 2"):
         next(rows)
-    squad.write_text("[]")
-    with pytest.raises(InputError, match="not a SQuAD file"):
-        list(read_evaluation(squad, "dev.json"))
+    lines.write_text('{"question": "Who\u2028 is it?", "answer": "Ada"}\r\n\n', "utf-8")
+    assert [one.question for one in read_evaluation(lines, "dev.jsonl")] == ["Who\u2028 is it?"]
+    for other in ("[]", '{"data": [{"paragraphs": [{"qas": ["Who?"]}]}]}', "[" * 100_000):
+        squad.write_text(other)
+        with pytest.raises(InputError, match="not a SQuAD file"):
+            list(read_evaluation(squad, "dev.json"))
+
+
+@pytest.mark.parametrize("language", ["eng", "english", "DE", ""])
+def test_a_language_that_no_row_could_be_in_is_refused(language: str) -> None:
+    with pytest.raises(ValidationError, match="language"):
+        CurateConfig(language=language)
 
 
 def test_what_counts_as_a_leak() -> None:

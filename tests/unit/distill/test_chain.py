@@ -142,11 +142,12 @@ def test_chains_that_make_no_sense_are_refused(
         chain_of(**changes)
 
 
-def test_a_link_that_would_lose_no_layer_is_refused_before_training(
-    chain_of: Configs, run_stage: Run
+@pytest.mark.parametrize("axes", ["depth", "auto"])
+def test_a_link_that_would_lose_nothing_is_refused_before_training(
+    chain_of: Configs, run_stage: Run, axes: str
 ) -> None:
     near = [{"parameters_ratio": 0.7}, {"parameters_ratio": 0.699}]
-    student = {"parameters_ratio": 0.55, "axes": "depth"}
+    student = {"parameters_ratio": 0.55, "axes": axes}
     with pytest.raises(TrainingError, match=r"Assistant 2 with a parameters_ratio of 0\.699"):
         run_stage(chain_of(assistants=near, student=student), "a")
     student["parameters_ratio"] = 0.699

@@ -360,6 +360,10 @@ def test_a_recipe_may_replace_any_words_and_rows_say_so() -> None:
     assert named.kind.prompt.label == "pilot@3"
 
 
+def shots(reply: dict[str, Any]) -> dict[str, Any]:
+    return {"shots": [{"passage": "x", "reply": reply}]}
+
+
 @pytest.mark.parametrize(
     ("kinds", "words"),
     [
@@ -372,11 +376,24 @@ def test_a_recipe_may_replace_any_words_and_rows_say_so() -> None:
         ([{"kind": "qa", "max_tokens": 9000}], "context_tokens"),
         ([{"kind": "multiple_choice", "prompt": {"student": "{question}"}}], "options"),
         ([{"kind": "conversation", "turns": 1}], "greater than or equal to 2"),
+        ([{"kind": "qa", "prompt": {"ask": "{passage} {cuont}"}}], r"ask contains \{cuont\}"),
+        ([{"kind": "qa", "prompt": {"system": "{count} {words}"}}], r"system contains \{words\}"),
+        ([{"kind": "qa", "prompt": {"student": "{question} {x}"}}], r"student contains \{x\}"),
+        ([{"kind": "qa", "prompt": shots({"rows": [{}]})}], r'must be \{"pairs": \[...\]\}'),
+        ([{"kind": "qa", "prompt": shots({"pairs": 3})}], r'must be \{"pairs": \[...\]\}'),
+        ([{"kind": "qa", "prompt": shots({"pairs": [{"answer": "a"}]})}], "shots: question: "),
+        ([{"kind": "summary", "prompt": shots({"text": "a"})}], "shots: summary: "),
     ],
 )
 def test_kinds_that_cannot_work_are_refused(kinds: list[dict[str, Any]], words: str) -> None:
     with pytest.raises(ValidationError, match=words):
         config(*kinds)
+
+
+@pytest.mark.parametrize("code", ["german", "DE", "d"])
+def test_a_language_is_a_code(code: str) -> None:
+    with pytest.raises(ValidationError, match="language"):
+        config(language=code)
 
 
 def test_worked_examples_are_asked_for_with_their_own_numbers() -> None:

@@ -204,6 +204,17 @@ def test_lists_of_texts_come_in_any_clothes() -> None:
         assert parse(text, shape).items[0].distractors == ("a", "b", "3")
 
 
+def test_a_row_with_half_of_a_sign_is_refused_in_words_that_a_file_can_hold() -> None:
+    text = r'{"pairs": [{"question": "Which \ud83d is it?", "answer": "b"}]}'
+    with pytest.raises(UnusableError) as caught:
+        parse(text, PAIRS)
+    caught.value.detail.encode()
+    good = text.replace("]}", ', {"question": "Which way is it?", "answer": "north"}]}')
+    parsed = parse(good, PAIRS)
+    assert [one.answer for one in parsed.items] == ["north"]
+    assert [written.encode() and r"\ud83d" in written for _, written in parsed.refused] == [True]
+
+
 def test_strict_json_is_not_touched() -> None:
     class Loose(Item):
         question: str

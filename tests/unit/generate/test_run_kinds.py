@@ -23,6 +23,7 @@ from potstill.generate.asking import blocks
 from potstill.generate.jobs import jobs_of
 from potstill.generate.judging import Judgement
 from potstill.inference.base import Reply, Request
+from potstill.inference.budget import Meter
 from potstill.records import Example, Provenance, Turn
 
 KINDS = [
@@ -88,6 +89,32 @@ def test_all_kinds_of_all_chunks_come_with_ready_rows_first_and_variants_last(
     judged = list(read_records(stage.draft.data / "judgements.jsonl", Judgement))
     assert len(judged) == summary["judged"] + len(variants)
     assert {one.id for one in judged} <= set(by_id)
+
+
+def test_progress_goes_on_from_rows_to_variants_and_from_tone_to_tone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[int, float]] = []
+
+    def figures(self: Meter, rows: int, done: float, total: float) -> dict[str, float]:
+        seen.append((rows, done))
+        assert done <= total
+        return {}
+
+    monkeypatch.setattr(Meter, "figures", figures)
+    stage = Stage(tmp_path, [chunk(n) for n in range(3)])
+    stage.run(config(paraphrases=TONES), model=Scribe())
+    rows, done = zip(*seen, strict=True)
+    assert list(rows) == sorted(rows)
+    assert list(done) == sorted(done)
+    assert rows[-1] == len(stage.examples)
+
+
+def test_what_the_fake_cannot_write_is_said(tmp_path: Path) -> None:
+    stage = Stage(tmp_path, [chunk(n) for n in range(3)])
+    with pytest.raises(TeacherError) as caught:
+        stage.run(config(kinds=[{"kind": "refusal"}]))
+    assert "focus, qa and extractive" in caught.value.hint
 
 
 def test_the_bytes_do_not_depend_on_the_order_of_the_replies(tmp_path: Path) -> None:

@@ -54,6 +54,13 @@ def test_thoughts_are_no_part_of_a_reply(message: dict[str, Any], text: str) -> 
     assert answer(message).text == text
 
 
+def test_half_of_a_sign_is_marked_as_lost() -> None:
+    """Servers that cut a text by its UTF-16 halves send one of them; no file can hold it."""
+    assert answer({"content": "a \ud83d b"}).text == "a \ufffd b"
+    event = {"choices": [{"delta": {"content": "\ude00"}}]}
+    assert read_event("data: " + json.dumps(event)) == "\ufffd"
+
+
 @pytest.mark.parametrize(
     ("finish", "meant"),
     [
@@ -81,6 +88,13 @@ def test_withheld_and_refused_replies_say_so() -> None:
     [
         (429, "slow down", "busy"),
         (429, '{"error": {"message": "no", "code": "insufficient_quota"}}', "key"),
+        # What Gemini says of every limit, also one of a minute.
+        (
+            429,
+            '[{"error": {"message": "You exceeded your current quota, please check your plan and '
+            'billing details.", "details": [{"retryDelay": "13s"}]}}]',
+            "busy",
+        ),
         (401, "{}", "key"),
         (402, "", "key"),
         (403, "", "key"),
@@ -118,6 +132,7 @@ def test_reasons_are_one_readable_line() -> None:
     assert failure(500).reason == "HTTP 500: an empty body"
     to = failure(301, location="https://user:secret@elsewhere.example/v1?key=secret")
     assert to.reason.endswith("redirected to https://elsewhere.example/v1")
+    assert failure(302, location="http://[").kind == "useless"
 
 
 @pytest.mark.parametrize(

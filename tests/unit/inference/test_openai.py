@@ -391,10 +391,10 @@ def test_tokens_are_estimated_and_ids_are_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    "missing", [lambda: open_model("openai:m").__enter__(), lambda: engine_identity("openai:m")]
+    "missing", [lambda: open_model("openai:M").__enter__(), lambda: engine_identity("openai:M")]
 )
 def test_a_model_without_an_address_is_refused(missing: Callable[[], object]) -> None:
-    with pytest.raises(ModelError, match="behind an address"):
+    with pytest.raises(ModelError, match=r"^The teacher openai:M is behind an address"):
         missing()
 
 

@@ -206,6 +206,20 @@ def test_tesseract_reads_where_the_recipe_says_so(
         run_ingest("a.png", draft="other", ocr_engine="tesseract", ocr_language="deu")
 
 
+def test_a_page_on_which_tesseract_hangs_is_set_aside_alone(
+    project: Path, run_ingest: Ingest, program: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tesseract, "PAGE_SECONDS", 0.3)
+    slow = f"mkdir {project}/met 2> /dev/null && exec sleep 9\nhead -c 4 |"
+    program.write_text(program.read_text().replace("head -c 4 |", slow))
+    pages = [page_picture(LINE), page_picture(LINE).rotate(180)]
+    pages[0].save(project / "a.tif", save_all=True, append_images=pages[1:])
+    fields = {"ocr_engine": "tesseract", "ocr_language": "eng+fra", "min_chunk_tokens": 1}
+    outcome = run_ingest("a.tif", **fields)
+    assert [(one["reason"], one["row"]["page"]) for one in outcome.rejected] == [("timed_out", 1)]
+    assert outcome.documents[0]["text"] == 'The "boiler" holds'
+
+
 def test_without_tesseract_there_is_a_way_out(
     project: Path, run_ingest: Ingest, monkeypatch: pytest.MonkeyPatch
 ) -> None:

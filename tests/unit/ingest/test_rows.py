@@ -162,6 +162,20 @@ def test_single_bad_rows_are_set_aside_each_with_its_reason(
     assert first["detail"] == "a.csv, row 3: 2 cells, and the first line names 3 columns"
 
 
+def test_a_forgotten_quote_costs_its_own_line_where_later_rows_have_quotes(
+    project: Path, run_ingest: Ingest
+) -> None:
+    rows = [f'What is flag {number}?,red {number},"Flag {number}, \nwhich is red {number}."\n'
+            for number in range(4)]  # fmt: skip
+    rows.insert(1, '"What is lost,foo,bar\n')
+    rows.insert(3, 'What is ragged?,"two\nlines",and,more\n')
+    (project / "q.csv").write_text("question,answer,context\n" + "".join(rows))
+    outcome = run_ingest("q.csv")
+    assert [row["answers"] for row in outcome.rows] == [[f"red {number}"] for number in range(4)]
+    found = [(one["reason"], one["row"]["number"]) for one in outcome.rejected]
+    assert found == [("open_quote", 4), ("ragged_row", 7)]
+
+
 def test_a_table_with_wrong_columns_is_one_error_that_lists_them(
     project: Path, run_ingest: Ingest
 ) -> None:
@@ -392,15 +406,18 @@ def test_choices_and_blanks_in_the_question_are_left_as_found(
         project,
         {"question": inline, "answer": "B"},
         {"question": "The tower is ____ tall.", "answer": "12 m"},
+        {"question": "The tower is [MASK] tall.", "answer": "12 m"},
+        {"question": "What does __init__ do?", "answer": "It prepares an object."},
     )
-    choice, blank = run_ingest(name).rows
+    choice, *blanks, plain = run_ingest(name).rows
     assert (choice["kind"], choice["question"], choice["options"]) == (
         "multiple_choice",
         inline,
         [],
     )
     assert choice["answers"] == ["B"]
-    assert blank["kind"] == "fill_in_the_blank"
+    assert {blank["kind"] for blank in blanks} == {"fill_in_the_blank"}
+    assert plain["kind"] == "qa"
 
 
 def test_conversations_are_taken_as_they_are(project: Path, run_ingest: Ingest) -> None:

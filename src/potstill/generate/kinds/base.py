@@ -11,15 +11,15 @@ import json
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from potstill.generate import languages
-from potstill.generate.filling import fill
+from potstill.generate.filling import check, fill
 from potstill.generate.grounding import Found, support
 from potstill.generate.kinds.template import ChunkShot, Template
-from potstill.generate.repair import Item
+from potstill.generate.repair import Item, problem_of
 from potstill.generate.unusable import UnusableError
 from potstill.generate.words import normal
 from potstill.records import Chunk, Example, Provenance, Span, Turn, short_id
@@ -100,6 +100,23 @@ class ChunkKind(BaseModel):
     kind: str
     max_tokens: int = Field(1536, ge=16, le=32768, description="Longest reply, in tokens.")
     prompt: Template
+
+    @model_validator(mode="after")
+    def prompt_fits(self) -> Self:
+        """A number that nobody fills in, or an example of another form, misleads the teacher."""
+        numbers = set(self.numbers)
+        check("prompt.system", self.prompt.system, set(), {"language", *numbers})
+        check("prompt.ask", self.prompt.ask, {"passage"}, {"passage", *numbers})
+        for shot in self.prompt.shots:
+            rows = shot.reply.get(self.LIST) if self.LIST else [shot.reply]
+            if not isinstance(rows, list) or not rows:
+                raise ValueError(f'prompt.shots: a reply must be {{"{self.LIST}": [...]}}')
+            for row in rows:
+                try:
+                    self.ITEM.model_validate(row)
+                except ValidationError as error:
+                    raise ValueError(f"prompt.shots: {problem_of(error)}") from None
+        return self
 
     @property
     def most(self) -> int:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
+from potstill.core.blanks import ANY_BLANK
 from potstill.generate.grounding import Found, locate, locate_answer, support
 from potstill.generate.kinds.base import Grounded, ListKind, Setting, Source, text
 from potstill.generate.kinds.template import SYSTEM_RULES, ChunkShot, Template, worked
@@ -15,7 +15,6 @@ from potstill.generate.unusable import UnusableError
 from potstill.records import Chunk, Example
 
 BLANK = "____"
-ANY_BLANK = re.compile(r"_{2,}|\[(?:blank|_+|\.\.\.)\]|\(blank\)|<blank>|\.{4,}|\u2026{2,}", re.I)
 
 
 class BlankPrompt(Template):

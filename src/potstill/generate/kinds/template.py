@@ -11,6 +11,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from potstill.generate.filling import check
+
 SYSTEM_RULES = (
     "Use only what the passage says; never use other knowledge. Each question must make sense to "
     'somebody who does not see the passage: name what it is about, and do not write "the passage", '
@@ -50,10 +52,10 @@ class Template(BaseModel):
     @model_validator(mode="after")
     def holds_the_passage(self) -> Template:
         """Without it every prompt would be the same."""
-        if "{passage}" not in self.ask:
+        if "{passage}" not in self.ask:  # what else it may name, its kind says
             raise ValueError("ask must contain {passage}")
-        if self.student and "{question}" not in self.student:
-            raise ValueError("student must contain {question}")
+        if self.student:
+            check("student", self.student, {"question"}, {"passage", "question", "options"})
         return self
 
     @property
