@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
-from potstill.cli_options import JsonOption, ProjectOption, err, out, print_json
+from potstill.cli_options import JsonOption, ProjectOption, out, print_json
 from potstill.errors import UsageError
 
 SHOWN = ("f1", "em", "bleu", "chrf", "rougeL", "refusal_rate", "grounded")

@@ -54,7 +54,6 @@ def run_file(
     from potstill.evaluate.predictions import read_golds, score_answers
     from potstill.evaluate.results import Resampling
     from potstill.generate import PromptConfig, student_turn
-    from potstill.records import Turn
 
     rows = list(read_golds(file).values())[:limit]
     if len(rows) < 2:
@@ -67,9 +66,7 @@ def run_file(
     with err().status(f"{len(rows)} questions of {file.name}") as status:
         answered = answer_rows(
             rows,
-            lambda row: [
-                Turn(role="user", content=student_turn(prompt, row.passage, row.question))
-            ],
+            lambda row: student_turn(prompt, row.passage, row.question),
             _models(this),
             config,
             lambda model, done: status.update(f"{model}: {done} of {len(rows)} questions"),

@@ -20,7 +20,7 @@ from typing import Any
 
 from potstill.core.scoring import exact_match, normalize_answer, token_f1
 from potstill.evaluate.overlap import bleu_counts, chrf, rouge, sentence_bleu
-from potstill.records import Example
+from potstill.records import Example, Turn
 
 REFUSAL = "refusal"
 """The kind of a row that has no answer in its passage: its gold answer declines."""
@@ -56,6 +56,8 @@ class Gold:
     passage: str = ""
     v2: bool = False
     """Scored by the rules of SQuAD v2.0: of data that says where a question has no answer."""
+    turns: tuple[Turn, ...] = ()
+    """The conversation before the answer, of a row that is one."""
 
 
 @dataclass(frozen=True)
@@ -155,6 +157,7 @@ def gold_of(example: Example) -> Gold:
         kind=example.kind,
         question=example.question,
         passage=passage_of(example),
+        turns=example.turns[:-1],
     )
 
 

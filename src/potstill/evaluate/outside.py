@@ -41,17 +41,18 @@ class Answered:
 
 def answer_rows(
     rows: Sequence[Gold],
-    turns: Callable[[Gold], Sequence[Turn]],
+    asked: Callable[[Gold], str],
     models: Mapping[str, Path],
     config: EvaluateConfig,
     tell: Callable[[str, int], None] = lambda model, done: None,
 ) -> Answered:
     """Every model answers every row that fits into all of them, one model in memory at a time.
 
-    turns: what a row is put into, up to the answer. Errors: InputError if no row fits, or a row
-    has no question; ModelError for a model that cannot be read.
+    asked: how a question is put to a model; a row that is a conversation is put as it stands.
+    Errors: InputError if no row fits, or a row has no question; ModelError for a model that cannot
+    be read.
     """
-    missing = next((row.id for row in rows if not row.question.strip()), None)
+    missing = next((row.id for row in rows if not row.turns and not row.question.strip()), None)
     if missing is not None:
         raise InputError(f"The row {missing} has no question to ask.")
     prompts: dict[str, list[list[int]]] = {}
@@ -62,7 +63,8 @@ def answer_rows(
         limit = min(config.max_tokens, int(window) if window else config.max_tokens)
         prompts[name] = []
         for place, row in enumerate(rows):
-            encoded = encode_example(tokenizer, [*turns(row), ANSWER], config.max_tokens)
+            turns = row.turns or (Turn(role="user", content=asked(row)),)
+            encoded = encode_example(tokenizer, [*turns, ANSWER], config.max_tokens)
             room = len(encoded.prompt) + config.answer_tokens <= limit
             fits[place] = fits[place] and room and not encoded.truncated
             prompts[name].append(encoded.prompt)

@@ -13,7 +13,6 @@ from potstill.errors import InputError
 from potstill.evaluate import EvaluateConfig
 from potstill.evaluate.answer_scores import Gold
 from potstill.evaluate.outside import answer_rows
-from potstill.records import Turn
 
 CONFIG = EvaluateConfig(answer_tokens=8, batch_size=2, max_tokens=400)
 ROWS = [
@@ -22,8 +21,8 @@ ROWS = [
 ]
 
 
-def turns(row: Gold) -> list[Turn]:
-    return [Turn(role="user", content=f"{row.passage}{row.question}")]
+def asked(row: Gold) -> str:
+    return f"{row.passage}{row.question}"
 
 
 @pytest.fixture
@@ -38,12 +37,12 @@ def test_answers_are_those_of_generate_one_row_at_a_time(
     models: dict[str, Path], make_model: Callable[..., Any], tokenizer: Any
 ) -> None:
     heard: list[tuple[str, int]] = []
-    found = answer_rows(ROWS, turns, models, CONFIG, lambda *told: heard.append(told))
+    found = answer_rows(ROWS, asked, models, CONFIG, lambda *told: heard.append(told))
     assert found.too_long == ()
     for seed, name in enumerate(models):
         model = make_model(seed)
         for row in ROWS:
-            messages = [{"role": "user", "content": turns(row)[0].content}]
+            messages = [{"role": "user", "content": asked(row)}]
             text = tokenizer.apply_chat_template(
                 messages, tokenize=False, add_generation_prompt=True
             )
@@ -57,10 +56,10 @@ def test_answers_are_those_of_generate_one_row_at_a_time(
 
 def test_rows_without_room_are_named_and_left_out(models: dict[str, Path]) -> None:
     long = Gold("long", ("x",), question="What?", passage="word " * 200)
-    found = answer_rows([*ROWS, long], turns, models, CONFIG)
+    found = answer_rows([*ROWS, long], asked, models, CONFIG)
     assert found.too_long == ("long",)
     assert set(found.answers["teacher"]) == {row.id for row in ROWS}
     with pytest.raises(InputError, match="None of 1 rows leaves room"):
-        answer_rows([long], turns, models, CONFIG)
+        answer_rows([long], asked, models, CONFIG)
     with pytest.raises(InputError, match="row bare has no question"):
-        answer_rows([Gold("bare", ("x",))], turns, models, CONFIG)
+        answer_rows([Gold("bare", ("x",))], asked, models, CONFIG)
