@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from potstill.cli_options import JsonOption, ProjectOption, RunArgument, err, out, print_json
-from potstill.errors import UsageError
+from potstill.errors import ModelError, UsageError
 
 
 def export(
@@ -31,7 +31,9 @@ def export(
     ] = None,
     speed: Annotated[
         float | None,
-        typer.Option(metavar="N", help="It must write N tokens a second on this machine."),
+        typer.Option(
+            min=0.01, metavar="N", help="It must write N tokens a second on this machine."
+        ),
     ] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="Processor threads to use.")] = None,
     as_json: JsonOption = False,
@@ -56,8 +58,8 @@ def export(
     if target.given and not wanted:
         weights = next(iter(found["models"].values()))["parameters"]
         wanted = tuple(choose.worth_making(weights, target))
-    if missing := [kind for kind in wanted if f"gguf-{kind}" not in found["models"]]:
-        found = _made(this, found, missing, threads)
+    if missing := [kind for kind in wanted if kind not in _tried(found)]:
+        found = _made(this, missing, threads)
     if target.given:
         key = choose.chosen(found["models"], target)
         why = "the nearest to the student within the target"
@@ -66,13 +68,9 @@ def export(
     path = this.folder / "export" / found["models"][key]["file"]
     if as_json:
         print_json({"chosen": {"model": key, "path": str(path), "why": why}, **found})
-        return
-    from potstill import display
-
-    console = out()
-    console.print(display.table(choose.TITLES, choose.rows(found["models"])))
-    console.print("\nKL (nats a token) and agreement are to the PyTorch student.", highlight=False)
-    console.print(f"Take {path}: {why}.", highlight=False, soft_wrap=True)
+    else:
+        _show(found, path, why)
+    _refuse(kinds, found)
 
 
 def parse_kinds(text: str) -> tuple[str, ...]:
@@ -82,6 +80,8 @@ def parse_kinds(text: str) -> tuple[str, ...]:
     names = tuple(dict.fromkeys(one.strip().lower() for one in text.split(",") if one.strip()))
     if names == ("all",):
         return KINDS
+    if not names:
+        raise UsageError(f"{text!r} names no kind.", f"There are {', '.join(KINDS)}.")
     if unknown := [name for name in names if name not in KINDS]:
         raise UsageError(
             f"There is no kind {', '.join(unknown)}.", f"There are {', '.join(KINDS)}."
@@ -89,25 +89,50 @@ def parse_kinds(text: str) -> tuple[str, ...]:
     return names
 
 
+def _show(found: dict[str, Any], path: Path, why: str) -> None:
+    from potstill import display
+    from potstill.export import choose
+
+    console = out()
+    console.print(display.table(choose.TITLES, choose.rows(found["models"])))
+    console.print("\nKL (nats a token) and agreement are to the PyTorch student.", highlight=False)
+    for one in found["left_out"]:
+        console.print(f"Left out: {one['why']}", highlight=False, soft_wrap=True)
+    console.print(f"Take {path}: {why}.", highlight=False, soft_wrap=True)
+
+
 def _exported(this: Any) -> dict[str, Any]:
     from potstill.core.files import read_json
 
     found: dict[str, Any] = read_json(this.artifact("export").path("export.json"))
-    return found
+    return {"left_out": [], **found}  # a run of an earlier Potstill has no such list
 
 
-def _made(
-    this: Any, found: dict[str, Any], missing: list[str], threads: int | None
-) -> dict[str, Any]:
-    """The run's export again with these kinds beside the ones that it has; all else is reused."""
+def _tried(found: dict[str, Any]) -> set[str]:
+    """Kinds that are there, or were made and lost more than they may."""
+    there = {key.removeprefix("gguf-") for key in found["models"]}
+    return there | {one["kind"] for one in found["left_out"]}
+
+
+def _refuse(kinds: str | None, found: dict[str, Any]) -> None:
+    """Errors: ModelError if a kind that was asked for by its name had to be left out."""
+    named = parse_kinds(kinds) if kinds and kinds.strip().lower() != "all" else ()
+    for one in found["left_out"]:
+        if one["kind"] in named:
+            raise ModelError(one["why"], "Take a kind with more bits, or raise its bounds.")
+
+
+def _made(this: Any, missing: list[str], threads: int | None) -> dict[str, Any]:
+    """The run's export again with these kinds beside the ones that it has; all else is reused.
+
+    They are candidates: one that loses more than it may is left out, and costs the run nothing.
+    """
     from potstill import display, pipeline
     from potstill.recipe import Recipe
 
-    have = [key.removeprefix("gguf-") for key in found["models"]]
-    kinds = [kind for kind in (*have, *missing) if kind != "f16"]
-    recipe = Recipe.load(
-        this.folder / "recipe.yaml", [f"export.quantisations=[{', '.join(kinds)}]"]
-    )
+    file = this.folder / "recipe.yaml"
+    kinds = (*Recipe.load(file).export.candidates, *missing)
+    recipe = Recipe.load(file, [f"export.candidates=[{', '.join(kinds)}]"])
     console = err()
     console.print(f"Making {', '.join(missing)}; finished stages are reused.", highlight=False)
     with display.following(console) as shown:

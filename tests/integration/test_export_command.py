@@ -67,3 +67,16 @@ def test_another_file_is_made_chosen_and_shown_before_it_is_sent(
     for file in (again.folder / "export").rglob("*"):
         if file.suffix in (".json", ".md", "") and file.is_file():
             assert str(tmp_path.parent) not in file.read_text("utf-8"), file
+
+    # A kind that loses more than the recipe allows is left out; who named it is told.
+    file = again.folder / "recipe.yaml"
+    bound = "quantised_max_kl: 0.5"
+    assert bound in file.read_text("utf-8")
+    file.write_text(file.read_text("utf-8").replace(bound, "quantised_max_kl: 1e-12"), "utf-8")
+    lossy = potstill("export", "small", "--kinds", "q4_0", *project)
+    assert lossy.returncode == 4
+    assert "Left out: " in lossy.stdout
+    assert "Take a kind with more bits" in lossy.stderr
+    assert pipeline.open_run("small", tmp_path).exported() == f16
+    repeated = potstill("export", "small", "--kinds", "q4_0", *project)
+    assert "Making" not in repeated.stderr  # it was tried

@@ -23,6 +23,11 @@ class ExportConfig(StageConfig):
         description="GGUF files to make beside the F16 one, which is always made. f32 and bf16 are "
         "written from the student's own weights, the others are quantised from the F16 file.",
     )
+    candidates: tuple[Quantisation, ...] = Field(
+        (),
+        description="More GGUF files to make. One that loses more than it may is left out with its "
+        "reason, where one of `quantisations` fails the run.",
+    )
     max_examples: int = Field(
         32,
         ge=2,
@@ -99,7 +104,12 @@ class ExportConfig(StageConfig):
         32, ge=2, le=4096, description="Tokens decoded in each timing, the first included."
     )
 
-    @field_validator("quantisations", mode="before")
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """Of all GGUF files to make; F16 first, because the others are made of it."""
+        return tuple(dict.fromkeys(("f16", *self.quantisations, *self.candidates)))
+
+    @field_validator("quantisations", "candidates", mode="before")
     @classmethod
     def _lower_case(cls, value: object) -> object:
         """Q4_K_M and q4_k_m are the same; f16 is made anyway; nothing is made twice."""

@@ -22,7 +22,7 @@ from typing import Any
 from potstill.core.files import disk_errors
 from potstill.errors import ModelError
 from potstill.export import convert_worker
-from potstill.export.pieces import sentencepiece_model
+from potstill.export.pieces import sentencepiece_model, words_of_their_own
 from potstill.models import native
 from potstill.models.load import gguf_metadata
 from potstill.models.packages import package_folder, pinned
@@ -132,6 +132,9 @@ def _with_pieces(folder: Path, scratch: Path) -> tuple[Path, bool | None]:
     for file in folder.resolve().iterdir():
         (scratch / file.name).symlink_to(file)
     (scratch / "tokenizer.model").write_bytes(model)
+    added = scratch / "added_tokens.json"
+    if not added.exists():
+        added.write_text(json.dumps(words_of_their_own(folder)), "utf-8")
     return scratch, space_first
 
 

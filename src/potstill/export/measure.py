@@ -17,6 +17,7 @@ from typing import Any
 
 from potstill.core.extras import installed_version
 from potstill.core.stage import Context
+from potstill.errors import ModelError
 from potstill.export import blocks, chain, parity
 from potstill.export.chain import Allowance
 from potstill.export.config import ExportConfig
@@ -40,7 +41,8 @@ def measured(
 ) -> dict[str, Any]:
     """Every file's figures and hop. adapter: its base and itself, if it was kept.
 
-    Errors: ModelError for a file that is not the student.
+    A candidate that lost more than it may is `left_out`, with the reason. Errors: ModelError for
+    every other file that is not the student.
     """
     worst = check_files(files, tokenizer, rows)
     student = load_model(folder, "float32")
@@ -63,7 +65,8 @@ def measured(
         context.threads,
         lambda done: context.events.progress(done, len(rows), "rows", step="compare"),
     )
-    models = {}
+    models: dict[str, Any] = {}
+    left_out: list[dict[str, str]] = []
     for kind, path in files.items():
         parity.check_numbers(path.name, sums[kind])
         found = parity.figures(
@@ -91,7 +94,13 @@ def measured(
             ),
             "block_errors": worst.get(kind),
         }
-        hops.append(chain.judged(hop, _allowance(config, kind)))
+        try:
+            hops.append(chain.judged(hop, _allowance(config, kind)))
+        except ModelError as error:
+            if kind not in config.candidates or kind in config.quantisations:
+                raise
+            left_out.append({"kind": kind, "file": path.name, "why": error.message})
+            continue
         models[f"gguf-{kind}"] = {
             "file": path.name,
             "parameters": parameters,
@@ -108,6 +117,7 @@ def measured(
     return {
         "models": models,
         "chain": hops,
+        "left_out": left_out,
         "notes": [],
         "level": config.level,
         "engines": _engines(),

@@ -62,6 +62,16 @@ def sentencepiece_model(folder: Path) -> tuple[bytes, bool] | None:
     return b"".join(spoken) + _text(2, trainer) + _text(3, normalizer), prefixed
 
 
+def words_of_their_own(folder: Path) -> dict[str, int]:
+    """Added tokens that are no control tokens (Gemma's `<a>`, runs of spaces) -> their ids.
+
+    The converter takes them for ordinary pieces unless `added_tokens.json` names them.
+    """
+    state = json.loads((folder / "tokenizer.json").read_text("utf-8"))
+    added = state.get("added_tokens", ())
+    return {token["content"]: token["id"] for token in added if not token["special"]}
+
+
 def _steps(normalizer: Any) -> list[Any]:
     if not normalizer:
         return []

@@ -36,7 +36,7 @@ def estimate(config: ExportConfig, earlier: Mapping[str, Figures], project: Path
     """Every file answers and scores every row, beside the student and the teacher in PyTorch."""
     teacher = expected_parameters(config.teacher)
     student = earlier["distill"]["parameters"]
-    kinds = ("f16", *config.quantisations)
+    kinds = config.kinds
     rows = min(earlier["curate"]["test_rows"], config.max_examples)
     length = min(earlier["ingest"]["chunk_tokens"], config.max_tokens)
     read = rows * length * (2 + 2 * len(kinds))

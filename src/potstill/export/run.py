@@ -5,7 +5,8 @@ safetensors/, student-<kind>.gguf, Modelfile, SERVING.md, export.json, README.md
 training.
 
 A file that is finished in the draft is not made again after a kill; a file that fails its
-comparison with the PyTorch student is deleted and the run fails.
+comparison with the PyTorch student is deleted and the run fails, or, where it is a candidate that
+lost more than it may, goes on without it.
 """
 
 from __future__ import annotations
@@ -82,6 +83,9 @@ def run(
         raise
     exported["chain"].insert(0, first)
     exported["parity"] = [chain.flat(hop) for hop in exported["chain"]]
+    for one in exported["left_out"]:
+        files.pop(one["kind"]).unlink()
+        exported["notes"].append(f"{one['file']} is left out: {one['why']}")
     exported["examples"] = {"measured": len(rows), "too_long": too_long}
     for kind, path in files.items():
         note = gguf.fallback_note(path, kind) if kind not in gguf.CONVERTED else None
@@ -143,8 +147,7 @@ def _make_files(
     config: ExportConfig, folder: Path, tokenizer: Any, data: Path, context: Context
 ) -> dict[str, Path]:
     """Kind -> GGUF file, F16 first: it is the source of the others."""
-    kinds = ("f16", *config.quantisations)
-    files = {kind: data / f"{NAME}-{kind}.gguf" for kind in kinds}
+    files = {kind: data / f"{NAME}-{kind}.gguf" for kind in config.kinds}
     for done, (kind, path) in enumerate(files.items()):
         context.events.progress(done, len(files), "files", step="convert")
         if path.exists():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -122,6 +123,42 @@ def test_a_missing_student_is_one_clear_line(exporting: Any, tmp_path: Path) -> 
     draft.data.mkdir()
     with pytest.raises(ModelError, match="left no student"):
         STAGE.load()(exporting.config, inputs, draft, exporting.context)
+
+
+@pytest.fixture
+def strict(exporting: Any, tmp_path: Path) -> tuple[Any, Draft]:
+    """Bounds that no quantised file can keep, and a draft that has the files already."""
+    bounds = {"quantised_max_kl": 1e-12, "quantisations": ()}
+    shutil.copytree(exporting.draft.data, tmp_path / "data")
+    (tmp_path / "data/export.json").unlink()
+    draft = Draft(tmp_path)
+    draft.work.mkdir()
+    return exporting.config.model_copy(update=bounds), draft
+
+
+def test_a_candidate_that_loses_too_much_is_left_out_with_its_reason(
+    exporting: Any, strict: tuple[Any, Draft]
+) -> None:
+    config, draft = strict
+    config = config.model_copy(update={"candidates": ("q4_k_m",)})
+    STAGE.load()(config, exporting.inputs, draft, exporting.context)
+    found = json.loads((draft.data / "export.json").read_text())
+    assert [one["kind"] for one in found["left_out"]] == ["q4_k_m"]
+    assert "nats a token" in found["left_out"][0]["why"]
+    assert set(found["models"]) == {"gguf-f16"}
+    assert "gguf-q4_k_m" not in [hop["to"] for hop in found["chain"]]
+    assert any("is left out" in note for note in found["notes"])
+    assert not (draft.data / "student-q4_k_m.gguf").exists()
+
+
+def test_a_file_that_was_asked_for_and_loses_too_much_fails_the_run(
+    exporting: Any, strict: tuple[Any, Draft]
+) -> None:
+    config, draft = strict
+    both = {"quantisations": ("q4_k_m",), "candidates": ("q4_k_m",)}
+    with pytest.raises(ModelError, match="nats a token"):
+        STAGE.load()(config.model_copy(update=both), exporting.inputs, draft, exporting.context)
+    assert not list(draft.data.glob("*.gguf"))
 
 
 def test_names_of_quantisations_may_be_upper_case_and_f16_is_not_made_twice() -> None:
