@@ -2,7 +2,7 @@
 
     python benchmarks/evaluate.py [--data FILE]
 
-Runs `evaluate_metrics.py`, `evaluate_speed.py` and `evaluate_exports.py`, one after the other, each
+Runs `evaluate_metrics.py`, `evaluate_speed.py`, `evaluate_exports.py` and `evaluate_half.py`, each
 a process of its own. Prints their JSON objects, one a line; everything else goes to standard error.
 """
 
@@ -14,7 +14,12 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).parent
-PARTS = ("evaluate_metrics.py", "evaluate_speed.py", "evaluate_exports.py")
+PARTS = (
+    "evaluate_metrics.py",
+    "evaluate_speed.py",
+    "evaluate_exports.py",
+    "evaluate_half.py",
+)
 DATA = HERE.resolve().parents[1] / "shared" / "data" / "xquad-en-dev.json"
 
 

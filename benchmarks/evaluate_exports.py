@@ -23,7 +23,7 @@ from potstill.core.machine import usable_cores
 from potstill.core.scoring import bootstrap_ratio
 from potstill.export.blocks import block_errors
 from potstill.export.gguf import CONVERTED, convert, quantize, tensor_types
-from potstill.export.parity import Row, score_files
+from potstill.export.parity import Reader, Row, score_files
 from potstill.models.chat import encode_example
 from potstill.models.load import load_model, load_tokenizer, model_folder
 from potstill.records import Turn
@@ -54,6 +54,38 @@ def question_rows(data: Path, tokenizer: Any, count: int) -> list[Row]:
     return made[:count]
 
 
+@torch.no_grad()
+def round_to_q8_0(model: Any) -> None:
+    """Every matrix as Q8_0 keeps it: 32 numbers share a float16 scale, 127 steps to each side."""
+    for weights in {id(one): one for one in model.parameters() if one.ndim == 2}.values():
+        blocks = weights.view(-1, 32)
+        scale = blocks.abs().amax(dim=1, keepdim=True) / 127
+        steps = torch.where(scale > 0, blocks / scale, 0).round()
+        blocks.copy_(steps * scale.half().float())
+
+
+def weights_alone(model: Any, rows: list[Row], vocabulary: int) -> None:
+    """What the rounding of the weights costs where all else is computed exactly; changes `model`.
+
+    The rest of a Q8_0 file's loss is llama.cpp's, which rounds what goes into each product too.
+    """
+    before = Reader(model, vocabulary)
+    exact = [before.log_probabilities(row.ids, 1).argmax(-1) for row in rows]
+    round_to_q8_0(model)
+    after = Reader(model, vocabulary)
+    same = [
+        float((after.log_probabilities(row.ids, 1).argmax(-1) == first).sum())
+        for row, first in zip(rows, exact, strict=True)
+    ]
+    tokens = [float(len(first)) for first in exact]
+    found = bootstrap_ratio(same, tokens, 17)
+    how = (
+        f"PyTorch fp32 with weights rounded as in Q8_0 against without, same {sum(tokens):.0f} "
+        f"tokens; 95% interval {found.low:.3g} to {found.high:.3g}"
+    )
+    figure("q8_0_agreement_of_the_weights_alone", found.value, "share of tokens", None, True, how)
+
+
 def main() -> None:
     """Make every kind of file, score all of them on the same rows, print the figures."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -74,13 +106,15 @@ def main() -> None:
             else:
                 quantize(files["f16"], path, kind, threads)
             print(f"{kind}: {time.monotonic() - began:.1f} s", file=sys.stderr, flush=True)
+        vocabulary = max(tokenizer.get_vocab().values()) + 1
         sums = score_files(
-            files, model, None, rows, max(tokenizer.get_vocab().values()) + 1, threads,
+            files, model, None, rows, vocabulary, threads,
             lambda done: print(f"{done} of {len(rows)} rows", file=sys.stderr, flush=True),
         )  # fmt: skip
         for kind, path in files.items():
             worst = block_errors(files["f16"], path) if kind not in CONVERTED else {}
             report(kind, path, sums[kind], worst)
+    weights_alone(model, rows, vocabulary)
 
 
 def report(kind: str, path: Path, sums: list[dict[str, float]], worst: dict[str, float]) -> None:

@@ -39,7 +39,7 @@ HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE / "peers"))
 import rows as bench_rows  # noqa: E402
 
-ANSWER_TOKENS, BATCH, PARALLEL = 24, 16, 8
+ANSWER_TOKENS, BATCH, PARALLEL = 24, 16, 4
 ROUNDS = 2
 """Each side's times; the better one counts."""
 

@@ -28,6 +28,8 @@ from potstill.distill.sparse import LOGITS_BYTES, exact_logits
 class Part:
     """What one teacher says of the tokens that it has a share in."""
 
+    teacher: int
+    """Its place among them."""
     said: TeacherTokens
     at: Tensor
     """[n] int64: which of the batch's N predictions, in order."""
@@ -103,12 +105,17 @@ class Teachers:
         """Each teacher is asked for the tokens in whose row it has a say, and for no others."""
         shares = self._weights(batch)
         heard = [
-            (signal, (own != 0).nonzero()[:, 0], own)
-            for signal, own in zip(self.signals, shares, strict=True)
+            (place, signal, (own != 0).nonzero()[:, 0], own)
+            for place, (signal, own) in enumerate(zip(self.signals, shares, strict=True))
         ]
         parts = [
-            Part(signal.tokens(rows, replace(batch, positions=batch.positions[at])), at, own[at])
-            for signal, at, own in heard
+            Part(
+                place,
+                signal.tokens(rows, replace(batch, positions=batch.positions[at])),
+                at,
+                own[at],
+            )
+            for place, signal, at, own in heard
             if len(at)
         ]
         return Mixture(tuple(self._by_confidence(parts, len(batch.positions))))

@@ -15,7 +15,7 @@ from potstill.distill.batches import Row, RowSet
 from potstill.distill.families import group
 from potstill.distill.layers import LayerStates
 from potstill.distill.objective import AttentionConfig, Objective
-from potstill.distill.signals import LiveTeacher, TopK
+from potstill.distill.signals import HiddenStates, LiveTeacher, TopK
 from potstill.distill.terms import TermLoss
 from potstill.errors import TrainingError
 from potstill.models.surgery import drop_layers
@@ -102,6 +102,43 @@ def test_t_squared_on_the_value_alone(check: Probe, plant: Any) -> None:
     plant("potstill.distill.fused.dense_block", unscaled)
     with pytest.raises(TrainingError, match="gradient of the term kd is 75% off"):
         check()
+
+
+class Rounded(LiveTeacher):
+    """A teacher whose states are as coarse as a file of few bits, and stand `shift` tokens off."""
+
+    def __init__(self, teacher: Any, shift: int = 0) -> None:
+        super().__init__(teacher, torch.float32)
+        self.shift = shift
+
+    def tokens(self, rows: Any, batch: Any) -> HiddenStates:
+        said = super().tokens(rows, batch)
+        coarse = (said.states * 16).round() / 16
+        return HiddenStates(coarse.roll(self.shift, dims=0).bfloat16(), said.output)
+
+
+def test_rounding_is_taken_for_no_mistake(check: Probe, teacher: Any) -> None:
+    check(Rounded(teacher), ce_weight=0.0)
+    check(Rounded(teacher), kd_tokens="answer")
+
+
+def test_a_small_mistake_does_not_hide_behind_rounding(
+    check: Probe, teacher: Any, plant: Any
+) -> None:
+    real = teaching.dense_block
+
+    def off(*args: Any, **more: Any) -> Any:
+        value, grad, seen = real(*args, **more)
+        return value, None if grad is None else grad * 1.02, seen
+
+    plant("potstill.distill.fused.dense_block", off)
+    with pytest.raises(TrainingError, match="gradient of the term kd is 2% off"):
+        check(Rounded(teacher))
+
+
+def test_words_of_other_tokens(check: Probe, teacher: Any) -> None:
+    with pytest.raises(TrainingError, match=r"hears of the teacher is .* nats a token away"):
+        check(Rounded(teacher, shift=1))
 
 
 def test_a_mixture_that_fell_back_to_one_part(check: Probe, plant: Any) -> None:
