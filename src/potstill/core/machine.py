@@ -78,7 +78,7 @@ def peak_memory_bytes() -> int:
 
 
 def resident_bytes(process: int) -> int:
-    """Memory that another process holds now; 0 where the system does not say (or it has ended).
+    """Memory that a process holds now; 0 where the system does not say (or it has ended).
 
     Read from /proc on Linux, elsewhere by psutil where it is installed.
     """

@@ -16,12 +16,12 @@ import ctypes
 import os
 import sys
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import TrainerCallback
 
+from potstill.core.machine import resident_bytes
 from potstill.distill.config import DistillConfig
 from potstill.errors import TrainingError
 
@@ -37,15 +37,6 @@ def raise_malloc_thresholds() -> None:
     if library is not None:
         library.mallopt(M_MMAP_THRESHOLD, 1 << 30)
         library.mallopt(M_TRIM_THRESHOLD, (1 << 31) - 1)
-
-
-def resident_bytes() -> int | None:
-    """Bytes of memory that the process holds; None where that cannot be known."""
-    try:
-        pages = int(Path("/proc/self/statm").read_text().split()[1])
-    except (OSError, ValueError, IndexError):
-        return None
-    return pages * os.sysconf("SC_PAGE_SIZE")
 
 
 def give_back() -> None:
@@ -100,8 +91,8 @@ class Trimmer(TrainerCallback):  # type: ignore[misc]
         self.fresh = True
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        held = resident_bytes()
-        if held is None:
+        held = resident_bytes(os.getpid())
+        if not held:  # the system does not say
             return
         if self.fresh:
             self.need, self.fresh = max(self.need, held), False

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 
 from potstill.distill import memory
@@ -13,7 +15,7 @@ def test_memory_is_given_back_only_after_growing_far_beyond_a_step(
     given: list[int] = []
     held = iter([1000, 1200, 1300, 1100, 1370, 1380])
     monkeypatch.setattr(memory, "give_back", lambda: given.append(1))
-    monkeypatch.setattr(memory, "resident_bytes", lambda: next(held))
+    monkeypatch.setattr(memory, "resident_bytes", lambda process: next(held))
     trimmer = memory.Trimmer()
     told = []
     for _ in range(6):
@@ -30,16 +32,14 @@ def test_memory_is_given_back_only_after_growing_far_beyond_a_step(
 def test_a_freed_block_is_held_until_it_is_given_back() -> None:
     memory.raise_malloc_thresholds()
     memory.give_back()
-    before = memory.resident_bytes()
+    before = memory.resident_bytes(os.getpid())
     block = bytearray(64 << 20)
     guard = bytearray(1 << 16)  # above the block, so that the heap's end cannot simply shrink
     del block
-    kept = memory.resident_bytes()
+    kept = memory.resident_bytes(os.getpid())
     memory.give_back()
-    after = memory.resident_bytes()
-    assert before is not None
-    assert kept is not None
-    assert after is not None
+    after = memory.resident_bytes(os.getpid())
+    assert before > 0
     assert len(guard) == 1 << 16
     assert kept - before > 50 << 20
     assert after - before < 10 << 20
