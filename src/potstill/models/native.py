@@ -188,8 +188,7 @@ class _Worker:
             stderr=self._errors,
             text=True,
             encoding="utf-8",
-            # Idle threads of the engine must not spin beside another process that works.
-            env={**os.environ, "OMP_WAIT_POLICY": "passive"},
+            env={**os.environ, **_waiting(self._name)},
         )
         self.write(self._job)
         return self
@@ -226,6 +225,15 @@ class _Worker:
             f"llama.cpp cannot {self._name} {self._file}: {_reason(code, self._errors.read())}.",
             "The file may be truncated, or its architecture unknown to this llama.cpp.",
         )
+
+
+def _waiting(job: str) -> dict[str, str]:
+    """How idle threads of the engine wait, in the environment's words.
+
+    `score` goes on in turn with a PyTorch model, beside which they must not spin. The others work
+    alone: threads that sleep between two products write 2.7 times fewer tokens a second.
+    """
+    return {"OMP_WAIT_POLICY": "passive"} if job == "score" else {}
 
 
 def _reason(code: int, errors: str) -> str:
