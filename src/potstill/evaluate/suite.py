@@ -35,13 +35,14 @@ def run_suite(
 ) -> dict[str, Any]:
     """Run one task of the harness on each model, on the processor.
 
-    Returns `task`, `harness` (its version), `models`: name -> figure -> {"value", "stderr"}.
+    Returns `task`, `rows` (how many were asked; None where the harness does not say), `harness`
+    (its version), `models`: name -> figure -> {"value", "stderr"}.
     limit: first rows of the task only. Errors: MissingExtraError without the harness, InputError
     for a task that it does not know or that has no figure.
     """
     check_installed("lm_eval", "The suite lm-eval")
     harness = importlib.import_module("lm_eval")
-    found = {}
+    found, rows = {}, None
     for name, folder in models.items():
         try:
             made = harness.simple_evaluate(
@@ -57,13 +58,15 @@ def run_suite(
                 f"lm-eval cannot run the task {task}: {error}.",
                 "The command `lm-eval ls tasks` lists the tasks.",
             ) from error
-        figures = _figures(made["results"].get(task, {}))
+        results = dict(made["results"].get(task, {}))
+        rows = results.pop("sample_len", limit)
+        figures = _figures(results)
         if not figures:
             raise InputError(f"lm-eval gave no figure for the task {task}.")
         found[name] = figures
     return {
         "task": task,
-        "limit": limit,
+        "rows": rows,
         "harness": installed_version("lm_eval") or "unknown",
         "models": found,
     }

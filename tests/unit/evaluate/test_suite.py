@@ -29,6 +29,7 @@ def harness(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
             raise KeyError("unknown")
         figures = {
             "alias": task,
+            "sample_len": 17,
             "acc,none": 0.5 if arguments["model_args"]["pretrained"] == "/t" else 0.25,
             "acc_stderr,none": 0.05,
             "exact_match,strict-match": 0.125,
@@ -49,6 +50,7 @@ def test_teacher_and_student_are_run_on_the_same_task(harness: list[dict[str, An
         "acc": {"value": 0.25, "stderr": 0.05},
         "exact_match (strict-match)": {"value": 0.125, "stderr": None},
     }
+    assert found["rows"] == 17
     assert [call["model_args"]["pretrained"] for call in harness] == ["/t", "/s"]
     assert {call["limit"] for call in harness} == {20}
     assert {call["device"] for call in harness} == {"cpu"}
