@@ -14,9 +14,7 @@ from __future__ import annotations
 import ctypes
 import gc
 import math
-import resource
 import statistics
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -26,6 +24,7 @@ from typing import Any
 import torch
 from transformers import DynamicCache
 
+from potstill.core.machine import own_peak_bytes
 from potstill.evaluate.forward import layers_of
 
 
@@ -79,7 +78,7 @@ def measure_speed(
             _decode(model, prompts[name], 2)  # warm-up: first use allocates and picks kernels
             first, *steps = _decode(model, prompts[name], tokens)
             timings[name].append(_Timing(loaded, first, steps))
-            memory[name] = max(memory.get(name, 0), peak_memory_bytes())
+            memory[name] = max(memory.get(name, 0), own_peak_bytes())
             for requests in parallel if number == rounds - 1 else ():
                 rate = _throughput(model, prompts[name], tokens, requests)
                 together[name][str(requests)] = rate
@@ -137,17 +136,6 @@ def _throughput(model: Any, prompt: Sequence[int], tokens: int, requests: int) -
         output = model(input_ids=step, past_key_values=cache, use_cache=True, logits_to_keep=1)
         step = output.logits[:, -1].argmax(-1, keepdim=True)
     return requests * tokens / (time.perf_counter() - began)
-
-
-def peak_memory_bytes() -> int:
-    """Highest resident memory since the last reset; since the process began where that fails."""
-    status = Path("/proc/self/status")
-    if status.exists():
-        for line in status.read_text().splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) * 1024
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def _reset_peak_memory() -> None:

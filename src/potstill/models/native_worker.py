@@ -19,6 +19,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from potstill.core.machine import own_peak_bytes
+
 # The server is on this machine: no proxy of the environment may come between.
 _OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 REQUEST_SECONDS = 3600
@@ -108,7 +110,7 @@ def answer(
         "stops": forced.get("stop_type") == "eos",
         "first_token_s": statistics.median(firsts),
         "tokens_per_second": statistics.median(rates),
-        "peak_memory_bytes": _peak_memory(),
+        "peak_memory_bytes": own_peak_bytes(),
     }
 
 
@@ -212,19 +214,6 @@ def _raw_model(gguf: str) -> tuple[Any, Any]:
     params = native.LlamaModelParams()
     params.n_gpu_layers = 0
     return native, Model(gguf, params)
-
-
-def _peak_memory() -> int:
-    """This process's largest resident memory; not ru_maxrss where it can be helped, because on
-    Linux a child's starts at its parent's size."""
-    try:
-        status = Path("/proc/self/status").read_text()
-    except OSError:
-        import resource
-
-        unit = 1 if sys.platform == "darwin" else 1024
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-    return int(status.split("VmHWM:")[1].split()[0]) * 1024
 
 
 JOBS: dict[str, Callable[..., dict[str, Any]]] = {
