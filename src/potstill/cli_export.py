@@ -54,7 +54,8 @@ def export(
     )
     this = open_run(run_name, project)
     found = _exported(this)
-    wanted = parse_kinds(kinds) if kinds else ()
+    named = parse_kinds(kinds) if kinds else ()
+    wanted = named
     if target.given and not wanted:
         weights = next(iter(found["models"].values()))["parameters"]
         wanted = tuple(choose.worth_making(weights, target))
@@ -70,7 +71,7 @@ def export(
         print_json({"chosen": {"model": key, "path": str(path), "why": why}, **found})
     else:
         _show(found, path, why)
-    _refuse(kinds, found)
+    _refuse(named, found)
 
 
 def parse_kinds(text: str) -> tuple[str, ...]:
@@ -114,10 +115,11 @@ def _tried(found: dict[str, Any]) -> set[str]:
     return there | {one["kind"] for one in found["left_out"]}
 
 
-def _refuse(kinds: str | None, found: dict[str, Any]) -> None:
+def _refuse(named: tuple[str, ...], found: dict[str, Any]) -> None:
     """Errors: ModelError if a kind that was asked for by its name had to be left out."""
-    named = parse_kinds(kinds) if kinds and kinds.strip().lower() != "all" else ()
-    for one in found["left_out"]:
+    from potstill.export.choose import KINDS
+
+    for one in found["left_out"] if named != KINDS else ():
         if one["kind"] in named:
             raise ModelError(one["why"], "Take a kind with more bits, or raise its bounds.")
 

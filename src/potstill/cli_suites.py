@@ -22,8 +22,6 @@ def run_task(
     run_name: str, suite: str, limit: int | None, threads: int | None, project: Path | None
 ) -> dict[str, Any]:
     """A task of lm-eval. Errors: UsageError, MissingExtraError, those of `suite.run_suite`."""
-    import torch
-
     from potstill.core.extras import check_installed
     from potstill.core.files import write_json
     from potstill.core.machine import usable_cores
@@ -32,6 +30,8 @@ def run_task(
     task = parse_suite(suite)
     check_installed("lm_eval", "The suite lm-eval")
     this = open_run(run_name, project)
+    import torch
+
     torch.set_num_threads(threads or usable_cores())
     found = run_suite(task, _models(this), limit=limit)
     write_json(this.folder / "suites" / f"{task}.json", found)
