@@ -148,11 +148,11 @@ def pages_of(data: dict[str, Path]) -> list[str]:
     return [" ".join(text[one["start"] : one["end"]].split()) for one in document["pages"]]
 
 
-def measure_ocr(project: Path) -> None:
+def measure_ocr(project: Path, engine: str) -> None:
     """The shipped scan: seconds a page on one core, characters right against the text's PDF."""
     first_page(project / "first.pdf")
-    first_seconds = min(ingested(project, "first.pdf")[0] for _ in range(2))
-    seconds, _, scan = ingested(project, "sample:handbook-scan.pdf")
+    first_seconds = min(ingested(project, "first.pdf", ocr_engine=engine)[0] for _ in range(2))
+    seconds, _, scan = ingested(project, "sample:handbook-scan.pdf", ocr_engine=engine)
     _, _, exact = ingested(project, "sample:handbook.pdf")
     seen, true = pages_of(scan), pages_of(exact)
     with multiprocessing.Pool(1) as pool:  # quick to say, slow to compute: away from the clock
@@ -160,8 +160,9 @@ def measure_ocr(project: Path) -> None:
         wrong = sum(pool.starmap(same, pairs))
     right = 1 - wrong / sum(len(text) for _, text in pairs)
     each = (seconds - first_seconds) / (len(seen) - 1)
-    how = f"one thread, 200 dpi; {seconds:.1f} s for {len(seen)} pages less {first_seconds:.1f} s "
-    how += "for the first alone, which has the start and the loading of the models in it"
+    how = f"{engine}, one thread, 200 dpi; {seconds:.1f} s for {len(seen)} pages less "
+    how += f"{first_seconds:.1f} s for the first alone, which has the start and the loading of the "
+    how += "models in it"
     figure("ocr_seconds_per_page", round(each, 2), "s", OCR_GOAL, each <= OCR_GOAL, how)
     how = "1 - edit distance / characters, white space as one; against the text layer's pages"
     figure("ocr_characters_right", round(right, 4), "share", RIGHT_GOAL, right >= RIGHT_GOAL, how)
@@ -225,6 +226,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--pages", type=int, default=500)
     parser.add_argument("--megabytes", type=float, default=100.0)
+    parser.add_argument("--ocr-engine", choices=("rapidocr", "tesseract"), default="rapidocr")
     parser.add_argument("--only", choices=("pages", "ocr", "rows"))
     options = parser.parse_args()
     project = Path(tempfile.mkdtemp(prefix="potstill-ingest-"))
@@ -232,7 +234,7 @@ def main() -> None:
         if options.only in (None, "pages"):
             measure_pages(project, options.pages)
         if options.only in (None, "ocr"):
-            measure_ocr(project)
+            measure_ocr(project, options.ocr_engine)
         if options.only in (None, "rows"):
             measure_rows(project, options.megabytes)
     finally:

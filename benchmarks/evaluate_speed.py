@@ -16,11 +16,14 @@ import argparse
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import asdict
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import torch
+from answering import ANSWER_TOKENS, PARALLEL, through_llamacpp
 from figures import figure
 
 from potstill.core.machine import usable_cores
@@ -28,8 +31,6 @@ from potstill.evaluate.answer_scores import Gold
 from potstill.evaluate.config import EvaluateConfig
 from potstill.evaluate.outside import answer_prompts
 from potstill.evaluate.scan import Held, ScanSettings, scan
-from potstill.inference.base import Request
-from potstill.inference.open import open_model
 from potstill.models.chat import encode_example
 from potstill.models.load import load_model, load_tokenizer, model_folder
 from potstill.models.sampling import end_tokens
@@ -39,14 +40,14 @@ HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE / "peers"))
 import rows as bench_rows  # noqa: E402
 
-ANSWER_TOKENS, BATCH, PARALLEL = 24, 16, 4
+BATCH = 16
 ROUNDS = 2
 """Each side's times; the better one counts."""
 
 
-def held_rows(data: Path, tokenizer: Any, count: int) -> tuple[list[Held], list[list[Turn]]]:
-    """The first questions of the file that fit, as evaluation has them and as conversations."""
-    held, turns = [], []
+def held_rows(data: Path, tokenizer: Any, count: int) -> tuple[list[Held], list[str]]:
+    """The first questions of the file that fit, as evaluation has them and as they are asked."""
+    held, texts = [], []
     for paragraph in bench_rows.read_paragraphs(data):
         for one in paragraph:
             asked = Turn(role="user", content=f"{one.paragraph}\n\n{one.question}")
@@ -54,16 +55,18 @@ def held_rows(data: Path, tokenizer: Any, count: int) -> tuple[list[Held], list[
             encoded = encode_example(tokenizer, said, bench_rows.MAX_TOKENS)
             if not encoded.truncated and len(held) < count:
                 held.append(Held(one.id, encoded, Gold(one.id, (one.answer,))))
-                turns.append(said)
-    return held, turns
+                texts.append(asked.content)
+    return held, texts
 
 
 @torch.inference_mode()
-def one_by_one(model: Any, held: list[Held], ends: frozenset[int]) -> list[list[int]]:
+def one_by_one(
+    model: Any, prompts: Sequence[Sequence[int]], ends: frozenset[int]
+) -> list[list[int]]:
     """The usual way: `generate` for each row."""
     found = []
-    for row in held:
-        ids = torch.tensor([row.encoded.prompt])
+    for prompt in prompts:
+        ids = torch.tensor([list(prompt)])
         made = model.generate(
             ids,
             attention_mask=torch.ones_like(ids),
@@ -84,16 +87,13 @@ def batched(model: Any, tokenizer: Any, held: list[Held]) -> list[list[int]]:
     return [one.ids for one in answer_prompts(model, tokenizer, prompts, names, config)]
 
 
-def through_llamacpp(reference: str, turns: list[list[Turn]]) -> tuple[float, list[str]]:
-    """Seconds and answers of llama.cpp, opened before the clock starts."""
-    requests = [Request(tuple(some[:-1]), max_tokens=ANSWER_TOKENS) for some in turns]
-    with open_model(
-        reference, "llamacpp", threads=usable_cores(), parallel=PARALLEL, context_tokens=640
-    ) as model:
-        list(model.complete(requests[:1]))
-        began = time.perf_counter()
-        replies = dict(model.complete(requests))
-        return time.perf_counter() - began, [replies[n].text for n in range(len(requests))]
+def slots(prompts: Sequence[str]) -> None:
+    """Seconds by how many requests run at once, and by how long their replies may be."""
+    for parallel, tokens in product((1, 4, 8), (1, ANSWER_TOKENS, 96)):
+        seconds, replies = through_llamacpp(bench_rows.TEACHER, prompts, tokens, parallel)
+        written = sum(one.completion_tokens for one in replies)
+        how = f"{len(prompts)} prompts, {written} new tokens, up to {tokens} each"
+        figure(f"llama.cpp, {parallel} at once, {tokens} tokens", seconds, "s", None, True, how)
 
 
 def main() -> int:
@@ -101,22 +101,27 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, default=bench_rows.DATA, help="a SQuAD v1.1 file")
     parser.add_argument("--rows", type=int, default=40)
+    parser.add_argument("--slots", action="store_true", help="only llama.cpp, by requests at once")
     options = parser.parse_args()
     torch.set_num_threads(usable_cores())
     folder = model_folder(bench_rows.TEACHER)
     tokenizer, model = load_tokenizer(folder), load_model(folder)
-    held, turns = held_rows(options.data, tokenizer, options.rows)
+    held, texts = held_rows(options.data, tokenizer, options.rows)
+    if options.slots:
+        slots(texts)
+        return 0
     ends, words = end_tokens(model, tokenizer), len(tokenizer)
-    one_by_one(model, held[:1], ends)
+    prompts = [row.encoded.prompt for row in held]
+    one_by_one(model, prompts[:1], ends)
     seconds: dict[str, list[float]] = {"one": [], "batch": [], "llama": []}
     for _ in range(ROUNDS):
         began = time.perf_counter()
-        usual = one_by_one(model, held, ends)
+        usual = one_by_one(model, prompts, ends)
         seconds["one"].append(time.perf_counter() - began)
         began = time.perf_counter()
         ours = batched(model, tokenizer, held)
         seconds["batch"].append(time.perf_counter() - began)
-        took, said = through_llamacpp(bench_rows.TEACHER, turns)
+        took, replies = through_llamacpp(bench_rows.TEACHER, texts)
         seconds["llama"].append(took)
     best = {name: min(some) for name, some in seconds.items()}
     rows = len(held)
@@ -131,8 +136,8 @@ def main() -> int:
     same = sum(a == b for a, b in zip(usual, ours, strict=True)) / rows
     figure("of them the same, token for token", 100 * same, "%", 100, same == 1, how)
     ratio = best["one"] / best["llama"]
-    texts = [tokenizer.decode(ids, skip_special_tokens=True).strip() for ids in usual]
-    alike = sum(a == b.strip() for a, b in zip(texts, said, strict=True)) / rows
+    said = [tokenizer.decode(ids, skip_special_tokens=True).strip() for ids in usual]
+    alike = sum(a == b.text.strip() for a, b in zip(said, replies, strict=True)) / rows
     how = (
         f"the package's GGUF file, {PARALLEL} requests at once; {100 * alike:.0f}% of the answers "
         "are those of float32, the file's weights being quantised"

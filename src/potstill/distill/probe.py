@@ -39,7 +39,7 @@ EXACT, ROUNDED = 1e-3, 0.1
 """Largest relative difference that rounding explains: of fp32, and of a teacher in bf16 or int8."""
 MISHEARD = 0.05
 """Nats a token between a teacher's rounded states and the teacher read row by row: 0.003 for
-SmolLM2-135M in bf16. The words of another token, row or teacher are nats away."""
+SmolLM2-135M, in bf16 and in int8. The words of another token, row or teacher are nats away."""
 NOTHING = 1e-4
 """A term below it is rounding: where the student is the teacher, nothing need move."""
 LEAST_SHARE = 0.05
