@@ -267,8 +267,8 @@ class Traffic:
     def _useless(self, reason: str) -> TeacherError:
         return TeacherError(
             f"{self.dialect.model} at {self.endpoint.base_url} cannot be asked: {reason}.",
-            "Check generate.endpoint.base_url (it usually ends in /v1), the model's name after "
-            "openai: in generate.teacher, and whether the server runs.",
+            "Check the address (endpoint.base_url or --judge-url; it usually ends in /v1), the "
+            "model's name after openai:, and whether the server runs.",
         )
 
     def _refuses_all(self, reason: str) -> TeacherError:
