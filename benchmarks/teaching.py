@@ -16,7 +16,6 @@ import argparse
 import hashlib
 import json
 import random
-import statistics
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -228,13 +227,13 @@ def compare(bench: Bench, seeds: int) -> None:
         for name, arm in ARMS.items():
             if seed < (arm.seeds or seeds):
                 arms.setdefault(name, []).append(bench.scores(name, arm, seed))
-    base = statistics.median(one["seconds"] for one in arms[BASE])
+    base = min(one["seconds"] for one in arms[BASE])  # whatever else ran only adds to it
     for name, arm in ARMS.items():
         if arm.settings is None or name == BASE:
             continue
-        own = statistics.median(one["seconds"] for one in arms[name])
+        own = min(one["seconds"] for one in arms[name])
         if abs(base / own - 1) > SAME_TIME:
-            pace = statistics.median(one["seconds_a_token"] for one in arms[name])
+            pace = min(one["seconds_a_token"] for one in arms[name])
             tokens = round(TOKENS + (base - own) / pace)  # what comes before the first step stays
             tokens = max(2 * COMMON["step_tokens"], tokens)
             arms[f"{name}{EQUAL}"] = [
