@@ -204,6 +204,13 @@ def _check_tools(config: DistillConfig) -> None:
         )
     for name in config.trackers:
         check_installed(name, f"distill.trackers: {name}")
+    if config.optimizer == "paged_adamw":
+        check_installed("bitsandbytes", "distill.optimizer: paged_adamw", "quantised")
+        if not torch.cuda.is_available():
+            raise TrainingError(
+                "distill.optimizer: paged_adamw needs an NVIDIA GPU, and CUDA is not available.",
+                "Set distill.optimizer: auto, which takes PyTorch's own AdamW here.",
+            )
     compiler = os.environ.get("CXX", "g++")  # where torch.compile looks
     if config.compile and not torch.cuda.is_available() and shutil.which(compiler) is None:
         raise TrainingError(
@@ -273,6 +280,14 @@ def _report_unseen(
             f"distill.max_tokens ends the training before {len(rows) - len(seen)} of {len(rows)} "
             "rows are seen once."
         )
+
+
+def pick_optimizer(config: DistillConfig, *, cuda: bool) -> str:
+    """The optimizer's name, as transformers' `TrainingArguments.optim` has it."""
+    paged = config.optimizer == "paged_adamw"
+    if config.optimizer == "auto":
+        paged = cuda and config.adapter == "qlora"
+    return "paged_adamw_32bit" if paged else "adamw_torch_fused"
 
 
 def pick_dtype(precision: str) -> torch.dtype:

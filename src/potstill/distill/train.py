@@ -29,7 +29,7 @@ from potstill.distill import attention, checkpoints, mixed
 from potstill.distill.config import DistillConfig
 from potstill.distill.diary import Clock, Diary, Meter, is_curve, open_board
 from potstill.distill.flops import machine_flops
-from potstill.distill.material import PADDING, Material
+from potstill.distill.material import PADDING, Material, pick_optimizer
 from potstill.distill.memory import Trimmer, explained
 from potstill.distill.objective import Objective
 from potstill.distill.rollouts import Kept
@@ -97,7 +97,7 @@ def train_student(
         weight_decay=config.weight_decay,
         adam_beta2=config.adam_beta2,
         max_grad_norm=config.clip_norm,
-        optim="adamw_torch_fused",
+        optim=pick_optimizer(config, cuda=torch.cuda.is_available()),
         eval_strategy="steps",
         eval_steps=every,
         eval_on_start=resumed is None,

@@ -55,6 +55,12 @@ class TrainingConfig(StageConfig):
     warmup_ratio: float = Field(0.05, ge=0, lt=1, description="Share of steps for the warm-up.")
     weight_decay: float = Field(0.0, ge=0, le=1, description="AdamW's decoupled weight decay.")
     adam_beta2: float = Field(0.98, gt=0, lt=1, description="AdamW's second decay rate.")
+    optimizer: Literal["auto", "adamw", "paged_adamw"] = Field(
+        "auto",
+        description="adamw: PyTorch's, fused. paged_adamw: bitsandbytes', whose moments move to "
+        "the processor's memory when the GPU's is full; it needs CUDA. auto: paged_adamw for "
+        "adapter: qlora on CUDA, else adamw.",
+    )
     clip_norm: float = Field(1.0, ge=0, description="Largest gradient norm; 0 does not clip.")
     freeze_embeddings: bool = Field(
         False,

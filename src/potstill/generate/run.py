@@ -21,7 +21,8 @@ from potstill.errors import InputError
 from potstill.generate.asking import Generation, ordered
 from potstill.generate.config import GenerateConfig
 from potstill.generate.jobs import jobs_of
-from potstill.generate.kinds import ChunkKind
+from potstill.generate.joining import joined
+from potstill.generate.kinds import ChunkKind, FocusKind
 from potstill.generate.paraphrase_config import ParaphraseConfig
 from potstill.generate.paraphrases import Paraphrasing, can_vary
 from potstill.inference.base import TextModel
@@ -92,7 +93,8 @@ def _generated(
     for place, kind in enumerate(config.kinds):
         step = kind.kind if isinstance(kind, ChunkKind) else ""
         jobs = jobs_of(config, place, read_records(chunks, Chunk), seed)
-        yield from generation.rows(jobs, step)
+        rows = generation.rows(jobs, step)
+        yield from joined(rows, kind.turns) if isinstance(kind, FocusKind) else rows
 
 
 def _total(config: GenerateConfig, chunks: Path, seed: int) -> int:

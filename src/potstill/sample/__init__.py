@@ -1,8 +1,8 @@
-"""The sample that is shipped with Potstill: an invented handbook in four file formats.
+"""The sample that is shipped with Potstill: an invented handbook, and questions about it.
 
 In: a file's name. Out: its path on disk. Everything that the handbook says is made up, so that no
 language model can have read it before. `tools/make_sample.py` builds the PDF, the DOCX and the
-scan from `handbook.md`. Knows nothing of recipes or stages.
+scan from `handbook.md`, `tools/make_squad.py` the questions. Knows nothing of recipes or stages.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pathlib import Path
 
 from potstill.errors import InputError
 
-SUFFIXES = frozenset({".pdf", ".docx", ".md"})
+SUFFIXES = frozenset({".pdf", ".docx", ".md", ".json"})
 
 
 def sample_files() -> dict[str, Path]:

@@ -97,6 +97,13 @@ def test_a_compiled_qlora_student_learns_the_same(train: Train) -> None:
     assert kl(compiled, -1) == pytest.approx(kl(plain, -1), rel=1e-3)
 
 
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="a machine with an NVIDIA GPU runs it")
+def test_a_qlora_student_learns_with_paged_moments(train: Train) -> None:
+    found = train("paged", adapter="qlora", optimizer="paged_adamw", epochs=2)
+    assert kl(found, -1) < kl(found, 0)
+
+
 def test_an_adapter_is_kept_and_merges_into_the_undistilled_student(
     config_of: Callable[..., DistillConfig], run_stage: Callable[..., Draft], teacher_folder: Path
 ) -> None:

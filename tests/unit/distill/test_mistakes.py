@@ -165,3 +165,9 @@ def test_what_is_not_installed_is_named_with_the_way_to_get_it(
     monkeypatch.setenv("CXX", "no-such-compiler")
     with pytest.raises(TrainingError, match=r"no-such-compiler is not found.*compile: false"):
         train(name="compiled", compile=True)
+
+
+def test_paged_moments_need_a_gpu(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    with pytest.raises(TrainingError, match=r"needs an NVIDIA GPU.*optimizer: auto"):
+        train(optimizer="paged_adamw")

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from transformers.training_args import OptimizerNames
 
 from potstill.core.events import Emitter
 from potstill.distill import checkpoints
@@ -17,7 +18,7 @@ from potstill.distill.attention import use
 from potstill.distill.batches import Row, RowSet, active_counts, encode_rows
 from potstill.distill.config import DistillConfig
 from potstill.distill.losses import forward_kl
-from potstill.distill.material import Material, pick_dtype
+from potstill.distill.material import Material, pick_dtype, pick_optimizer
 from potstill.distill.objective import Objective
 from potstill.distill.packing import plan_steps
 from potstill.distill.signals import LiveTeacher
@@ -371,3 +372,17 @@ def test_precision_is_what_the_recipe_says() -> None:
     assert pick_dtype("fp32") == torch.float32
     assert pick_dtype("bf16") == torch.bfloat16
     assert pick_dtype("auto") in (torch.float32, torch.bfloat16)
+
+
+@pytest.mark.parametrize(("cuda", "adapter", "optimizer", "wanted"), [
+    (True, "qlora", "auto", "paged_adamw_32bit"),
+    (True, "lora", "auto", "adamw_torch_fused"),
+    (False, "qlora", "auto", "adamw_torch_fused"),
+    (True, "qlora", "adamw", "adamw_torch_fused"),
+    (True, "none", "paged_adamw", "paged_adamw_32bit"),
+])  # fmt: skip
+def test_the_optimizer_fits_the_machine(
+    cuda: bool, adapter: Any, optimizer: Any, wanted: str
+) -> None:
+    config = DistillConfig(teacher="t", adapter=adapter, optimizer=optimizer)
+    assert pick_optimizer(config, cuda=cuda) == wanted == OptimizerNames(wanted).value

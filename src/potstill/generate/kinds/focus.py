@@ -19,3 +19,10 @@ class FocusKind(BaseModel):
     kind: Literal["focus"] = Field(
         "focus", description="One question about each fact, for small teachers."
     )
+    turns: int = Field(
+        1,
+        ge=1,
+        le=16,
+        description="Above 1: questions about one chunk are put one after the other into "
+        "conversations of up to so many, with the passage in the first turn.",
+    )
