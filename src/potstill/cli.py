@@ -87,12 +87,12 @@ def run(
 
 def _show_report(report: dict[str, Any], folder: Path) -> None:
     from potstill import display
-    from potstill.evaluate.report import summary_table
+    from potstill.evaluate import comparison
 
-    header, *rows = summary_table(report)
     console = out()
-    console.print()
-    console.print(display.table(header, rows))
+    for header, *rows in (comparison.quality(report), comparison.sizes(report)):
+        console.print()
+        console.print(display.table(header, rows))
     spent = [
         (
             name,

@@ -1,8 +1,8 @@
-"""The report of a whole run: JSON, CSV, HTML and Markdown of the same, and a short table.
+"""The report of a whole run: JSON, CSV, HTML, Markdown and plain text of the same.
 
 In: the data folders of the finished stages, what the runner knows of them, recipe and machine.
-Out: report.json, .html, .md and .csv in the run's folder, each written atomically, and the same as
-a dictionary.
+Out: report.json, .html, .md, .txt and .csv in the run's folder, each written atomically, and the
+same as a dictionary.
 Measures nothing and starts no model: every figure was measured by a stage.
 
 report.json holds `run`, `models` (evaluate's and each exported file's; `exported` names those),
@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from potstill.core.files import count_lines, read_json, read_records, write_atomic, write_json
-from potstill.evaluate import formats, words
+from potstill.evaluate import comparison, formats, words
 from potstill.records import Example
 
 SAMPLES = 6
@@ -32,14 +32,6 @@ KEPT_FILES = {
     "generate": {"examples": "examples.jsonl"},
     "curate": {"train": "train.jsonl", "validation": "validation.jsonl", "test": "test.jsonl"},
 }
-TABLE_METRICS = {"kl": "KL", "agreement": "agreement %", "perplexity": "perplexity", "f1": "F1 %"}
-APART_METRICS = {
-    "span_kl": "span KL",
-    "agreement": "agreement %",
-    "bits_per_byte": "bits/byte",
-    "f1": "F1 %",
-}
-"""Where student and teacher have different tokenizers."""
 
 
 def build_report(
@@ -49,7 +41,7 @@ def build_report(
     recipe: Mapping[str, Any],
     machine: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """Write the report's four files below `run_folder` and return report.json's content.
+    """Write the report's five files below `run_folder` and return report.json's content.
 
     artifacts: stage name -> its data folder. stages: stage name -> {seconds,
     peak_memory_bytes, reused, ...}. Errors: StoreError for a damaged file or a disk that
@@ -92,39 +84,10 @@ def build_report(
     report["model_index"] = formats.model_index(report, "distilled")
     write_json(run_folder / "report.json", report)
     write_atomic(run_folder / "report.md", formats.markdown(report))
+    write_atomic(run_folder / "report.txt", comparison.text(report))
     write_atomic(run_folder / "report.csv", formats.csv_text(report))
     write_atomic(run_folder / "report.html", render(report))
     return report
-
-
-def summary_table(report: Mapping[str, Any]) -> list[list[str]]:
-    """Header and one row a model, for the terminal."""
-    apart = _apart(report)
-    shown = APART_METRICS if apart else TABLE_METRICS
-    rows = [["model", "parameters", "disk", *shown.values(), "tok/s"]]
-    for name, model in report["models"].items():
-        metrics = model.get("metrics") or {}
-
-        def value(metric: str, metrics: Mapping[str, Any] = metrics) -> str:
-            found = metrics.get(metric)
-            return words.figure(metric, found["value"]) if found else words.MISSING
-
-        rows.append(
-            [
-                words.model_name(name),
-                words.millions(model.get("parameters")),
-                words.size(words.disk_bytes(model)),
-                *(value(metric) for metric in shown),
-                words.number(model.get("tokens_per_second")),
-            ]
-        )
-    return rows
-
-
-def _apart(report: Mapping[str, Any]) -> bool:
-    """Whether student and teacher have different tokenizers."""
-    teacher = report["models"].get("teacher") or {}
-    return "span_kl" in (teacher.get("metrics") or {})
 
 
 def _optional(artifacts: Mapping[str, Path], stage: str, name: str) -> dict[str, Any]:
@@ -253,7 +216,7 @@ def _own_notes(report: Mapping[str, Any]) -> list[str]:
             f"The teacher's disk size is that of its own file; unpacked for PyTorch it takes "
             f"{words.size(teacher['disk_bytes'])}."
         )
-    if _apart(report):
+    if comparison.apart(report):
         notes.append(
             "Student and teacher have different tokenizers. Span KL compares how likely each takes "
             "the pieces of text between common token boundaries; agreement is over those "

@@ -13,8 +13,8 @@ import pytest
 import torch
 
 from potstill.errors import ModelError
+from potstill.evaluate import comparison
 from potstill.evaluate.apart import two_outcome_kl
-from potstill.evaluate.report import summary_table
 from potstill.models.align import Aligner
 from potstill.models.chat import encode_example
 from potstill.records import Example, Provenance, Turn
@@ -129,10 +129,10 @@ def test_figures_are_those_that_exist_and_equal_plain_ones(
 
 def test_the_table_names_what_was_measured(evaluate: Callable[[], Path]) -> None:
     report = json.loads((evaluate() / "results.json").read_text())
-    header, teacher, *_ = summary_table(report)
-    assert header[3:7] == ["span KL", "agreement %", "bits/byte", "F1 %"]
-    assert teacher[3] == "0"
-    assert all(cell != "\N{EN DASH}" for row in summary_table(report) for cell in row)
+    header, teacher, *_ = table = comparison.quality(report)
+    assert header[1:] == ["span KL", "agreement %", "bits/byte", "F1 %", "EM %"]
+    assert teacher[1] == "0"
+    assert all(cell != "\N{EN DASH}" for row in table for cell in row)
 
 
 def test_students_of_two_tokenizers_are_one_clear_error(

@@ -11,8 +11,8 @@ import pytest
 
 from potstill.core.charts import Dot, Line, line_chart, scatter, short, ticks
 from potstill.core.files import write_json, write_records
-from potstill.evaluate import words
-from potstill.evaluate.report import build_report, summary_table
+from potstill.evaluate import comparison, words
+from potstill.evaluate.report import build_report
 from potstill.records import Chunk, Document, Example, Provenance, Rejected, Turn
 
 NASTY = '<script>alert(1)</script> & "quotes"'
@@ -209,14 +209,58 @@ def test_the_page_is_the_same_each_time(tmp_path: Path) -> None:
     assert pages[0] == pages[1]
 
 
-def test_summary_table_has_a_row_a_model_and_marks_what_is_missing(
+def test_both_tables_have_a_row_a_model_and_mark_what_is_missing(
     built: tuple[dict[str, Any], str],
 ) -> None:
-    header, *rows = summary_table(built[0])
-    assert {len(row) for row in rows} == {len(header)}
-    assert rows[0][:3] == ["Teacher", "0.0 M", "700 B"]  # the file, not its unpacked copy
-    assert rows[-1][0] == "GGUF Q4_K_M"
-    assert rows[-1][3] == words.MISSING
+    report = built[0]
+    names = [words.model_name(name) for name in report["models"]]
+    for header, *rows in (comparison.quality(report), comparison.sizes(report)):
+        assert {len(row) for row in rows} == {len(header)}
+        assert [row[0] for row in rows[: len(names)]] == names
+    quality, sizes = comparison.quality(report), comparison.sizes(report)
+    assert quality[names.index("GGUF Q4_K_M") + 1][1] == words.MISSING
+    assert sizes[1][:3] == ["Teacher", "0.0 M", "700 B"]  # the file, not its unpacked copy
+
+
+def test_sizes_end_with_shares_of_the_teacher() -> None:
+    teacher = {
+        "parameters": 1000,
+        "disk_bytes": 2000,
+        "reference_disk_bytes": 500,
+        "peak_memory_bytes": 400,
+        "time_to_first_token_s": 0.2,
+        "tokens_per_second": 10.0,
+        "parallel_tokens_per_second": {"4": 20.0, "16": 40.0},
+    }
+    student = {
+        "parameters": 500,
+        "disk_bytes": 1000,
+        "peak_memory_bytes": 100,
+        "time_to_first_token_s": 0.05,
+        "tokens_per_second": 25.0,
+        "parallel_tokens_per_second": {"4": 40.0, "16": 100.0},
+    }
+    file = student | {"disk_bytes": 125, "parallel_tokens_per_second": None}
+    report = {
+        "models": {"teacher": teacher, "distilled": student, "gguf-q8_0": file},
+        "recommended": {"model": "gguf-q8_0"},
+    }
+    assert comparison.sizes(report)[-2:] == [
+        ["Distilled / Teacher", "50%", "200%", "25%", "25%", "2.50x", "2.50x"],
+        ["GGUF Q8_0 / Teacher", "50%", "25%", "25%", "25%", "2.50x", words.MISSING],
+    ]
+
+
+def test_the_text_shows_rows_side_by_side(built: tuple[dict[str, Any], str]) -> None:
+    report = built[0]
+    lines = comparison.text(report).splitlines()
+    sample = report["samples"][0]
+    start = lines.index(f"? {sample['question']}")
+    shown = lines[start + 1 : start + 2 + len(sample["answers"])]
+    assert shown[0].split()[0] == "right"
+    for (name, one), line in zip(sample["answers"].items(), shown[1:], strict=True):
+        assert line.strip().startswith(words.model_name(name))
+        assert line.endswith(" ".join(one["answer"].split()) or "(nothing)")
 
 
 def test_only_intervals_that_exclude_zero_become_claims(
@@ -264,7 +308,8 @@ def test_a_correction_is_told_whether_it_helped_or_not(tmp_path: Path) -> None:
     opened = made["verdict"]["open"][-1]
     assert opened["text"] == "The corrected teacher is not told apart from the teacher as it came"
     assert [one.split(" 50")[0] for one in opened["figures"]] == ["Answer F1", "Exact match"]
-    assert [row[0] for row in summary_table(made) if "unc" in row[0]] == ["Teacher, uncorrected"]
+    shown = [row[0] for row in comparison.quality(made)]
+    assert [name for name in shown if "unc" in name] == ["Teacher, uncorrected"]
 
 
 def test_a_teacher_is_no_judge_of_itself_whatever_the_tokenizers() -> None:
