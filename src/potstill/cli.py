@@ -2,7 +2,7 @@
 
 Results go to standard output, progress and errors to standard error. Exit codes: 0 done, 1 failed,
 2 usage or recipe, 3 documents, 4 models, 5 store or disk, 6 missing package, 7 training, 8 budget,
-130 stopped by Ctrl-C. Nothing heavy is imported before a command needs it.
+9 too small a machine, 130 stopped by Ctrl-C. Nothing heavy is imported before a command needs it.
 """
 
 from __future__ import annotations
@@ -69,6 +69,9 @@ def run(
     set_: SetOption = None,
     until: Annotated[str | None, typer.Option(help="Stop after this stage.")] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="Processor threads to use.")] = None,
+    anyway: Annotated[
+        bool, typer.Option("--anyway", help="Run though memory or disk look too small.")
+    ] = False,
     project: ProjectOption = None,
 ) -> None:
     """Run a recipe; the same command again goes on, or reuses what is finished."""
@@ -78,7 +81,9 @@ def run(
     console = err()
     loaded = Recipe.load(recipe, set_ or ())
     with display.following(console) as shown:
-        finished = pipeline.run(loaded, project, until=until, threads=threads, watch=shown)
+        finished = pipeline.run(
+            loaded, project, until=until, threads=threads, watch=shown, anyway=anyway
+        )
     if (until or pipeline.PIPELINE[-1].name) != pipeline.PIPELINE[-1].name:
         console.print(f"Stopped after {until}, as asked. Results: {finished.folder}")
         return
@@ -134,24 +139,34 @@ def plan(
     as_json: JsonOption = False,
     project: ProjectOption = None,
 ) -> None:
-    """Say what a run would do now, why, and what it would cost. Starts nothing."""
-    from dataclasses import asdict
-
+    """Say what a run would do now, why, what it would cost, which models it would download, and
+    what stands in its way. Starts and fetches nothing."""
     from potstill import display, pipeline
+    from potstill.outlook import this_processor
     from potstill.recipe import Recipe
 
-    steps = pipeline.plan(Recipe.load(recipe, set_ or ()), project)
+    found = pipeline.plan(Recipe.load(recipe, set_ or ()), project)
     if as_json:
-        print_json([asdict(step) for step in steps])
+        print_json(found.as_dict())
         return
     console = out()
-    console.print(display.plan_table(steps))
-    if any(step.estimate for step in steps):
+    console.print(display.plan_table(found))
+    if any(step.estimate for step in found):
         console.print(
-            "\nExpected, about; times are corrected by what a stage took here the last time.",
+            f"\nExpected, about, on {this_processor()}; times are corrected by what a stage took "
+            "here the last time.",
             highlight=False,
         )
-    if advice := [one for step in steps for one in step.advice]:
+    if found.downloads:
+        console.print("\nDownloads:", highlight=False)
+        console.print(display.downloads_table(found.downloads))
+    if found.obstacles:
+        console.print("\nIn the way of a run:", highlight=False)
+    for obstacle in found.obstacles:
+        console.print(_plain(f"  {obstacle}"), highlight=False, soft_wrap=True)
+    for shortage in found.tight:
+        console.print(_plain(f"\nTight: {shortage.message}"), highlight=False, soft_wrap=True)
+    if advice := [one for step in found for one in step.advice]:
         console.print("\nFor this machine and these rows:", highlight=False)
         console.print(display.advice_table(advice))
 

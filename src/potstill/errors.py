@@ -5,7 +5,8 @@
     │   └── RecipeError                         a recipe field is unknown or impossible
     ├── InputError                exit code 3   a document or a data file cannot be used
     ├── ModelError                exit code 4   a model cannot be found, loaded or trusted
-    │   └── TeacherError                        the teacher answered nothing usable
+    │   ├── TeacherError                        the teacher answered nothing usable
+    │   └── UnavailableError                    a model is not here and cannot be fetched now
     ├── StoreError                exit code 5   a stored result is damaged or locked
     ├── MissingExtraError         exit code 6   an optional package is needed; the message names it
     ├── TrainingError             exit code 7   training cannot start or cannot go on
@@ -64,6 +65,11 @@ class TeacherError(ModelError):
     """The teacher answered nothing that can be used."""
 
 
+class UnavailableError(ModelError):
+    """A model is not on this machine and cannot be fetched now: no hub, no login, no access, terms
+    that are not accepted. A plan shows it and goes on; a run refuses."""
+
+
 class StoreError(PotstillError):
     """A stored result is damaged or locked, or the disk refuses it."""
 
@@ -88,6 +94,12 @@ class BudgetError(PotstillError):
     exit_code = 8
 
 
+class MachineError(PotstillError):
+    """The machine clearly lacks the memory or the disk for the run."""
+
+    exit_code = 9
+
+
 def by_name(name: str) -> type[PotstillError]:
     """The error class of that name, so that a failure can cross a process border as text."""
     known: dict[str, type[PotstillError]] = {
@@ -98,10 +110,12 @@ def by_name(name: str) -> type[PotstillError]:
             InputError,
             ModelError,
             TeacherError,
+            UnavailableError,
             StoreError,
             MissingExtraError,
             TrainingError,
             BudgetError,
+            MachineError,
         )
     }
     return known.get(name, PotstillError)
