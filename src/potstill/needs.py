@@ -154,8 +154,10 @@ def _of_hub(reference: Reference, fields: tuple[str, ...], ask: bool) -> ModelNe
             said = hub.check(name, reference.revision)
         except (UnavailableError, MissingExtraError) as error:
             problem, remedy = error.message, error.hint
-    count = parameters(reference) if ask or here else known and known.parameters
-    size = (said and said.bytes) or (known and known.bytes) or (2 * count if count else None)
+    count = known.parameters if known else None
+    if ask or here:
+        count = parameters(reference)
+    size = (said and said.bytes) or (known.bytes if known else 2 * count if count else None)
     return ModelNeed(
         str(reference),
         fields,

@@ -144,9 +144,10 @@ def run(
 ) -> Run:
     """Take a recipe through the stages; finished ones are reused, a killed one goes on.
 
-    `until` names the last stage to run. `anyway`: though memory or disk look too small. `watch` sees every event as it is written, and `pulse` is
+    `until` names the last stage to run. `watch` sees every event as it is written, and `pulse` is
     called several times a second while a stage runs: what either raises stops the run, which goes
-    on at the next call. `folder`: the run's own, instead of `runs/<name>` of the project.
+    on at the next call. `folder`: the run's own, instead of `runs/<name>` of the project. `anyway`:
+    run though memory or disk look too small.
     Errors: UnavailableError or MachineError, before anything is done, for what stands in the way;
     PotstillError of the stage that failed; what was finished before stays.
     """

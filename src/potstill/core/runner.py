@@ -65,9 +65,7 @@ class Runner:
     """Called several times a second while a stage runs; what it raises stops the stage, as Ctrl-C
     does, so that a caller in a thread of its own can be stopped too."""
 
-    def key(
-        self, step: Step, done: Mapping[str, Artifact], facts: Facts | None = None
-    ) -> StageKey:
+    def key(self, step: Step, done: Mapping[str, Artifact], facts: Facts | None = None) -> StageKey:
         """The step's key, given its finished inputs. facts: if they were gathered already."""
         if facts is None:
             facts = step.stage.facts(step.config, self.project)

@@ -113,10 +113,11 @@ def snapshot(name: str, revision: str | None = None) -> Path:
     folder = cached(name, revision)
     if folder is not None:
         return folder
-    said = check(name, revision)
+    check(name, revision)
     hub = _library()
     try:
-        return Path(hub.snapshot_download(name, revision=said.commit, allow_patterns=FILES))
+        # By the revision's own name, so that it is found under it when the hub cannot be asked.
+        return Path(hub.snapshot_download(name, revision=revision, allow_patterns=FILES))
     except Exception as error:
         raise _explained(name, revision, error) from error
 
@@ -139,6 +140,11 @@ def said(name: str, revision: str | None = None) -> Said | None:
         return check(name, revision)
     except (ModelError, MissingExtraError):
         return None
+
+
+def forget() -> None:
+    """Ask again, though a minute has not passed: a login or a connection may be new."""
+    _asked.cache_clear()
 
 
 @lru_cache(maxsize=64)
@@ -167,7 +173,7 @@ def _asked(name: str, revision: str | None, minute: int) -> Said | ModelError:
 def _read(information: Any) -> Said:
     files = list(information.siblings or ())
     wanted = [one for one in files if any(fnmatch(one.rfilename, form) for form in FILES)]
-    sizes = [getattr(one, "size", None) for one in wanted]
+    sizes: list[int | None] = [getattr(one, "size", None) for one in wanted]
     card = information.card_data
     licence = str((card.get("license") if card is not None else None) or "")
     if licence == "other":  # its own name stands beside it
@@ -175,7 +181,7 @@ def _read(information: Any) -> Said:
     return Said(
         commit=str(information.sha),
         parameters=information.safetensors.total if information.safetensors else None,
-        bytes=sum(sizes) if sizes and None not in sizes else None,
+        bytes=sum(one or 0 for one in sizes) if sizes and None not in sizes else None,
         licence=licence,
         gated=bool(information.gated),
         files=tuple(one.rfilename for one in files),
@@ -263,8 +269,10 @@ def _gated(name: str) -> UnavailableError:
 def _unreachable(name: str, why: str) -> UnavailableError:
     known = published(name)
     terms = f" Its terms are accepted at {page(name)}." if known and known.gated else ""
+    begun = (cache() / f"models--{name.replace('/', '--')}" / "snapshots").is_dir()
+    here = "not whole in the hub's cache" if begun else "not cached here"
     return UnavailableError(
-        f"{name}: not cached here, and the hub cannot be reached ({why}).",
+        f"{name}: {here}, and the hub cannot be reached ({why}).",
         f"Connect to the network once, or name a local folder or a .gguf file.{terms}",
     )
 
@@ -297,4 +305,6 @@ def _explained(name: str, revision: str | None, error: Exception) -> ModelError:
         return _unreachable(name, OFFLINE)
     if status is not None:
         return _unreachable(name, f"it answers with status {status}")
-    return _unreachable(name, type(error).__name__)
+    if isinstance(error, OSError | ValueError | errors.HTTPError):  # ValueError: no JSON, as of a
+        return _unreachable(name, type(error).__name__)  # network that wants a login of its own
+    raise error

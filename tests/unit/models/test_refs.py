@@ -121,7 +121,7 @@ def test_a_hub_model_that_is_neither_cached_nor_reachable_is_one_clear_line(
     monkeypatch.setattr(huggingface_hub.HfApi, "model_info", refuse)
     (tmp_path / "models" / "distilled").mkdir(parents=True)
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ModelError, match=r"neither cached here.*Did you mean models/distilled\?"):
+    with pytest.raises(ModelError, match=r"not cached here.*Did you mean models/distilled\?"):
         digest(parse("models/distiled"))
     commit = "0123456789abcdef" * 2 + "01234567"
     assert digest(parse(f"org/name@{commit}")) == commit
