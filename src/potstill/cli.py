@@ -152,9 +152,10 @@ def plan(
     console = out()
     console.print(display.plan_table(found))
     if any(step.estimate for step in found):
+        assumed = f", and for {found.assumes}, as the files are not there yet" * bool(found.assumes)
         console.print(
-            f"\nExpected, about, on {this_processor()}; times are corrected by what a stage took "
-            "here the last time.",
+            f"\nExpected, about, on {this_processor()}{assumed}; times are corrected by what a "
+            "stage took here the last time.",
             highlight=False,
         )
     if found.downloads:

@@ -4,6 +4,7 @@
     ├── UsageError                exit code 2   the command or the recipe cannot be understood
     │   └── RecipeError                         a recipe field is unknown or impossible
     ├── InputError                exit code 3   a document or a data file cannot be used
+    │   └── AbsentError                         a document or a data file is not there yet
     ├── ModelError                exit code 4   a model cannot be found, loaded or trusted
     │   ├── TeacherError                        the teacher answered nothing usable
     │   └── UnavailableError                    a model is not here and cannot be fetched now
@@ -53,6 +54,10 @@ class InputError(PotstillError):
     """A document or a data file cannot be used."""
 
     exit_code = 3
+
+
+class AbsentError(InputError):
+    """A document or a data file is not there yet. A plan shows it and goes on; a run refuses."""
 
 
 class ModelError(PotstillError):
@@ -108,6 +113,7 @@ def by_name(name: str) -> type[PotstillError]:
             UsageError,
             RecipeError,
             InputError,
+            AbsentError,
             ModelError,
             TeacherError,
             UnavailableError,

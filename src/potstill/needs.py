@@ -86,13 +86,13 @@ def _used(recipe: Recipe) -> Mapping[str, Values]:
     """The sections as plain values, without what is switched off."""
     values = recipe.model_dump(mode="json")
     used = {name: dict(one) for name, one in values.items() if isinstance(one, dict)}
-    if recipe.correct.method == "none":
+    if used["correct"].get("method") == "none":
         del used["correct"]
-    if recipe.curate.semantic_duplicate is None:
-        del used["curate"]["encoder"]
-    if recipe.distill.teachers:
+    if used["curate"].get("semantic_duplicate") is None:
+        used["curate"].pop("encoder", None)
+    teachers = used["distill"].get("teachers")
+    if teachers and all(one["teacher"] for one in teachers):
         del used["distill"]["teacher"]
-        used["distill"]["teachers"] = [{"teacher": one.teacher} for one in recipe.distill.voices]
     return used
 
 

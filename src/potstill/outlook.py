@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, overload
 
@@ -52,6 +52,8 @@ class Plan(Sequence[PlannedStep]):
     models: tuple[ModelNeed, ...]
     """All that the recipe names, those that are here included."""
     shortages: tuple[Shortage, ...]
+    assumes: str = ""
+    """What the figures are for, where files are still to come: 1,000 rows. Else empty."""
 
     @overload
     def __getitem__(self, place: int) -> PlannedStep: ...
@@ -70,16 +72,16 @@ class Plan(Sequence[PlannedStep]):
 
     @property
     def obstacles(self) -> tuple[PotstillError, ...]:
-        """What `run` refuses for, each once: models that cannot be had, memory and disk that are
-        clearly too little. Nothing for stages that are finished."""
-        waiting = {step.name for step in self.steps if step.action != "reuse"}
-        models = {
-            one.problem: UnavailableError(one.problem, one.remedy)
-            for one in self.models
-            if one.problem and one.sections & waiting
-        }
-        short = [MachineError(one.message, one.remedy) for one in self.shortages if one.refused]
-        return (*models.values(), *short)
+        """What `run` refuses for, each once: models that cannot be had, files that are not there,
+        memory and disk that are clearly too little. Nothing for stages that are finished."""
+        waiting = [step for step in self.steps if step.action != "reuse"]
+        names = {step.name for step in waiting}
+        found = [step.problem for step in waiting if step.problem is not None]
+        for one in self.models:
+            if one.problem and one.sections & names:
+                found.append(UnavailableError(one.problem, one.remedy))
+        found += [MachineError(one.message, one.remedy) for one in self.shortages if one.refused]
+        return tuple({one.message: one for one in found}.values())
 
     @property
     def tight(self) -> tuple[Shortage, ...]:
@@ -89,13 +91,17 @@ class Plan(Sequence[PlannedStep]):
     def as_dict(self) -> dict[str, Any]:
         """For programs."""
         return {
-            "steps": [asdict(step) for step in self.steps],
+            "steps": [
+                {**asdict(replace(step, problem=None)), "problem": str(step.problem or "")}
+                for step in self.steps
+            ],
             "downloads": [{**asdict(one), "role": one.role} for one in self.downloads],
             "obstacles": [
                 {"error": type(one).__name__, "message": one.message, "hint": one.hint}
                 for one in self.obstacles
             ],
             "tight": [asdict(one) for one in self.tight],
+            "assumes": self.assumes,
             "times_are_for": this_processor(),
         }
 

@@ -24,6 +24,7 @@ from potstill.core.runner import Pulse, Runner, Step
 from potstill.core.stage import Artifact, Stage
 from potstill.core.store import Store, check_files
 from potstill.errors import MachineError, PotstillError, StoreError, UsageError
+from potstill.ingest.plan import assumed
 from potstill.needs import models_of
 from potstill.outlook import Plan, shortages
 from potstill.recipe import Recipe
@@ -128,7 +129,9 @@ def _plan(recipe: Recipe, runner: Runner, steps: list[Step]) -> Plan:
     planned = runner.plan(steps)
     models = models_of(recipe)
     eases = {step.stage.name: step.stage.eases_memory for step in steps}
-    return Plan(tuple(planned), models, tuple(shortages(planned, models, runner.store.root, eases)))
+    short = shortages(planned, models, runner.store.root, eases)
+    assumes = assumed(recipe.ingest, runner.project)
+    return Plan(tuple(planned), models, tuple(short), assumes)
 
 
 def run(

@@ -21,7 +21,7 @@ from potstill.core.events import Emitter, follow
 from potstill.core.keys import StageKey, changed_parts, stage_key
 from potstill.core.stage import Advice, Artifact, Facts, Figures, Stage, StageConfig
 from potstill.core.store import Store
-from potstill.errors import PotstillError, UnavailableError, by_name
+from potstill.errors import AbsentError, PotstillError, UnavailableError, by_name
 
 Watcher = Callable[[dict[str, Any]], None]
 Pulse = Callable[[], None]
@@ -51,6 +51,8 @@ class PlannedStep:
     key: str | None
     advice: tuple[Advice, ...] = ()
     """What the stage proposes for this machine; nothing if it is reused."""
+    problem: PotstillError | None = None
+    """What it needs and cannot have now."""
 
 
 @dataclass(frozen=True)
@@ -80,8 +82,8 @@ class Runner:
         for step in steps:
             name = step.stage.name
             missing = [one for one in step.stage.inputs if one not in done]
-            facts, lacks = self._facts(step)
-            key = None if missing or lacks else self.key(step, done, facts)
+            facts, problem = self._facts(step)
+            key = None if missing or problem else self.key(step, done, facts)
             artifact = self.store.find(name, key.value) if key else None
             if key and artifact is not None:
                 done[name] = artifact
@@ -93,22 +95,22 @@ class Runner:
             advice = self._advice(step, figures)
             if key is None:
                 action, reason = "wait", f"after {', '.join(missing)}"
-                if lacks and not missing:
-                    action, reason = "blocked", lacks
-                planned.append(PlannedStep(name, action, reason, expected, None, advice))
+                if problem and not missing:
+                    action, reason = "blocked", problem.message
+                planned.append(PlannedStep(name, action, reason, expected, None, advice, problem))
                 continue
             action = "resume" if self.store.has_draft(name, key.value) else "run"
             reason = self._reason(name, key, action)
             planned.append(PlannedStep(name, action, reason, expected, key.value, advice))
         return planned
 
-    def _facts(self, step: Step) -> tuple[Facts, str]:
+    def _facts(self, step: Step) -> tuple[Facts, PotstillError | None]:
         """The step's facts, or what it needs and cannot have now. What is wrong, as a model that
         nobody knows, is raised."""
         try:
-            return step.stage.facts(step.config, self.project), ""
-        except UnavailableError as error:
-            return {}, error.message
+            return step.stage.facts(step.config, self.project), None
+        except (UnavailableError, AbsentError) as error:
+            return {}, error
 
     def _counts(self, artifact: Artifact) -> Figures:
         """What a finished stage left for the later ones, as its manifest says."""

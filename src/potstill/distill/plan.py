@@ -216,6 +216,7 @@ def estimate(config: DistillConfig, earlier: Mapping[str, Figures], project: Pat
         disk += loading.spill_bytes(config, width, max(rows, held_out) * computed)
     return {
         "parameters": student,
+        "compared_by_token": 0.0 if config.alignment.used else 1.0,
         "tokens": round(2 * budget + between + assisted),
         "seconds": spent,
         "memory_bytes": memory_need(config, config.micro_tokens),
