@@ -28,6 +28,7 @@ from potstill.cli_options import (
     out,
     print_json,
 )
+from potstill.cli_recipes import new_command, recipes_command
 from potstill.errors import PotstillError, StoreError
 
 STOPPED = 130  # what typer makes of Ctrl-C, without a word
@@ -41,6 +42,8 @@ app = typer.Typer(
 )
 app.add_typer(config_app, name="config")
 app.add_typer(adapters_app, name="adapters")
+app.command("recipes")(recipes_command)
+app.command("new")(new_command)
 app.command("eval")(eval_command)
 app.command("compare")(compare_command)
 app.command()(export)
@@ -160,7 +163,7 @@ def plan(
         )
     if found.downloads:
         console.print("\nDownloads:", highlight=False)
-        console.print(display.downloads_table(found.downloads))
+        console.print(display.models_table(found.downloads))
     if found.obstacles:
         console.print("\nIn the way of a run:", highlight=False)
     for obstacle in found.obstacles:

@@ -240,16 +240,16 @@ def plan_table(steps: Sequence[PlannedStep]) -> Table:
     return drawn
 
 
-def downloads_table(models: Sequence[ModelNeed]) -> Table:
-    """Models that are not here: what each is for, its size, its licence, and where to accept it."""
+def models_table(models: Sequence[ModelNeed]) -> Table:
+    """Models: what each is for, its size, whether it is here, its licence and where it is accepted."""
     rows = [
         [
             one.reference,
             one.role,
             parameters(one.parameters),
-            size(one.download_bytes) if one.download_bytes else "unknown",
-            one.licence or "see its page",
-            f"accept at {one.page}" if one.gated else "open",
+            "here" if one.here else size(one.download_bytes) if one.download_bytes else "unknown",
+            one.licence or ("see its page" if one.page else "your own"),
+            f"accept at {one.page}" if one.gated else "open" if one.page or one.licence else "",
         ]
         for one in models
     ]

@@ -17,6 +17,8 @@ from potstill.models.size import expected_parameters
 
 # float32: weight, gradient, AdamW's two moments; embeddings are in full below QLoRA too.
 BYTES_A_WEIGHT = {"none": 16, "lora": 5, "dora": 5, "qlora": 2}
+# In a checkpoint: what is trained, and its two moments; adapters are a few hundredths of weights.
+CHECKPOINT_BYTES = {"none": 12.0, "lora": 0.5, "dora": 0.5, "qlora": 0.5}
 BYTES_A_TOKEN = 1.6e6  # activations of a micro-batch's token, at 99M weights
 CHECKPOINTED = 0.45  # of them: 0.48 of 1.03 MB a token, SmolLM2-135M, 2,048 tokens
 KEPT_BYTES = 4.6e4  # keys and values of a token while answers are generated, at 99M weights

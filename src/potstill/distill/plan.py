@@ -210,7 +210,8 @@ def estimate(config: DistillConfig, earlier: Mapping[str, Figures], project: Pat
     spent += _writing_seconds(config, budget / length, length * computed, student)
     width = hidden_width(teacher)
     # Models in bf16; starts, two checkpoints and the teachers' states go when training is done.
-    disk = 3 * 2 * student + 2 * sum(sizes) + (4 + 2 * 12) * max([student, *sizes])
+    checkpoint = loading.CHECKPOINT_BYTES[config.adapter]
+    disk = 3 * 2 * student + 2 * sum(sizes) + (4 + 2 * checkpoint) * max([student, *sizes])
     disk += signal_bytes(config, width) * rows * len(config.voices)
     if is_streamed(config):
         disk += loading.spill_bytes(config, width, max(rows, held_out) * computed)
