@@ -111,7 +111,7 @@ def describe(source: str | Path, project: Path | None = None) -> Described:
     models = models_of(recipe, ask=False)
     by_reference = {one.reference: one for one in models}
     figures = _estimates(recipe, project)
-    student = recipe.distill.student.model or ""
+    student = str(recipe.distill.student.model or "")
     teacher = by_reference.get(recipe.teacher)
     own = by_reference[student].parameters if student in by_reference else None
     spent = sum(one.get("seconds", 0.0) for one in figures.values())

@@ -58,9 +58,10 @@ def _show(one: Described, console: Console) -> None:
     pair = f"{one.teacher} ({parameters(one.teacher_parameters)}) -> "
     pair += f"{student} ({parameters(one.student_parameters)})"
     fetched = size(one.download_bytes) if one.download_bytes else "no"
-    needs = (
-        f"{size(one.memory_bytes)} of memory, {size(one.disk_bytes)} of disk, {fetched} download"
-    )
+    have = most_memory_bytes()
+    short = f" (this machine has {size(have)})" if have and have < one.memory_bytes else ""
+    needs = f"{size(one.memory_bytes)} of memory{short}, {size(one.disk_bytes)} of disk, "
+    needs += f"{fetched} download"
     took = f"{duration(one.seconds)} on {one.times_are_for}"
     took += f", for {one.assumes}" if one.assumes else ""
     lines = {

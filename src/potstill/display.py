@@ -241,7 +241,7 @@ def plan_table(steps: Sequence[PlannedStep]) -> Table:
 
 
 def models_table(models: Sequence[ModelNeed]) -> Table:
-    """Models: what each is for, its size, whether it is here, its licence and where it is accepted."""
+    """Models: what each is for, its size, whether it is here, its licence, where it is accepted."""
     rows = [
         [
             one.reference,
