@@ -1,7 +1,7 @@
 """`potstill recipes` and `potstill new`: what there is to begin with, and how to begin.
 
-In: names on the command line. Out: words or JSON on standard output, a project folder. Knows nothing
-of runs.
+In: names on the command line. Out: words or JSON on standard output, a project folder. Knows
+nothing of runs.
 """
 
 from __future__ import annotations
