@@ -7,7 +7,7 @@
     │   └── AbsentError                         a document or a data file is not there yet
     ├── ModelError                exit code 4   a model cannot be found, loaded or trusted
     │   ├── TeacherError                        the teacher answered nothing usable
-    │   └── UnavailableError                    a model is not here and cannot be fetched now
+    │   └── UnavailableError                    a model cannot be had now: no hub, login, key, terms
     ├── StoreError                exit code 5   a stored result is damaged or locked
     ├── MissingExtraError         exit code 6   an optional package is needed; the message names it
     ├── TrainingError             exit code 7   training cannot start or cannot go on
@@ -71,8 +71,8 @@ class TeacherError(ModelError):
 
 
 class UnavailableError(ModelError):
-    """A model is not on this machine and cannot be fetched now: no hub, no login, no access, terms
-    that are not accepted. A plan shows it and goes on; a run refuses."""
+    """A model cannot be had now: no hub, no login, no access, no key, terms that are not accepted.
+    A plan shows it and goes on; a run refuses."""
 
 
 class StoreError(PotstillError):

@@ -14,7 +14,7 @@ import yaml
 
 from potstill import pipeline
 from potstill.core import machine
-from potstill.errors import AbsentError, MachineError, UnavailableError
+from potstill.errors import AbsentError, MachineError, ModelError, UnavailableError
 from potstill.recipe import Recipe
 
 PUBLISHED = {
@@ -115,3 +115,26 @@ def test_a_machine_that_is_too_small_is_refused_unless_it_is_wanted_anyway(
     run = pipeline.run(recipe, project, until="ingest", anyway=True)
     assert list(run.record["stages"]) == ["ingest"]
     assert pipeline.run(recipe, project, until="ingest").record["stages"]["ingest"]["reused"]
+
+
+def test_a_key_that_is_not_set_is_in_the_way_too(
+    project: Path, small_recipe: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("NO_SUCH_KEY", raising=False)
+    endpoint = {"base_url": "http://127.0.0.1:9/v1", "keys": ["NO_SUCH_KEY"]}
+    asked = {"teacher": "openai:some-model", "endpoint": endpoint}
+    recipe = Recipe.from_dict(small_recipe | {"generate": asked})
+    plan = pipeline.plan(recipe, project)
+    assert [one.message for one in plan.obstacles] == [
+        "No key for http://127.0.0.1:9/v1: none of these environment variables is set: NO_SUCH_KEY."
+    ]
+    with pytest.raises(UnavailableError, match="NO_SUCH_KEY"):
+        pipeline.run(recipe, project)
+    assert not (project / "runs").exists()
+
+
+def test_a_cut_that_cannot_be_is_known_from_the_catalogue(project: Path) -> None:
+    cut = {"student": {"parameters": 1000}}
+    recipe = Recipe.from_dict(PUBLISHED | {"distill": cut})
+    with pytest.raises(ModelError, match=r"leaves 1,000 weights, but the smallest student"):
+        pipeline.plan(recipe, project)

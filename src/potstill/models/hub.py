@@ -28,6 +28,11 @@ COMMIT = re.compile(r"[0-9a-f]{40}")
 SECONDS = 10.0  # longest wait for an answer of the hub
 LOGIN = "log in with `hf auth login`, or set HF_TOKEN"
 OFFLINE = "HF_HUB_OFFLINE is set"
+CONVERT = (
+    "Only safetensors are loaded. Convert the model once, where you trust it: load it with "
+    "transformers' from_pretrained, save it and its tokenizer with save_pretrained into a folder, "
+    "and name that folder."
+)
 
 
 @dataclass(frozen=True)
@@ -80,10 +85,10 @@ def cached(name: str, revision: str | None = None) -> Path | None:
         )
     except (ImportError, OSError, ValueError):
         return None
-    return folder if _whole(folder) else None
+    return folder if is_whole(folder) else None
 
 
-def _whole(folder: Path) -> bool:
+def is_whole(folder: Path) -> bool:
     """Whether weights are there, and every shard that an index names. The hub's library knows of
     what it fetched itself in one go alone."""
     index = folder / "model.safetensors.index.json"
@@ -197,8 +202,7 @@ def _check_weights(name: str, files: tuple[str, ...]) -> None:
         raise ModelError(
             f"{name} has its weights as pickle files alone (*.bin), which can run code and are not "
             "loaded.",
-            "Convert it once where you trust it: load it with transformers' from_pretrained, save "
-            "it with save_pretrained into a folder, the tokenizer too, and name that folder.",
+            CONVERT,
         )
     if ".gguf" in endings:
         raise ModelError(
@@ -241,16 +245,18 @@ def _library() -> Any:
 
 def _token() -> str:
     """Where the login comes from; empty if there is none. Its value goes nowhere."""
+    import huggingface_hub
     from huggingface_hub import constants
 
     for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
         if os.environ.get(name, "").strip():
             return name
     try:
-        kept = Path(constants.HF_TOKEN_PATH).read_text("utf-8").strip()
-    except OSError:
+        found = huggingface_hub.get_token()  # of a file, or of places that the library knows
+    except Exception:  # of an exchange over the network
         return ""
-    return "hf auth login" if kept else ""
+    kept = Path(constants.HF_TOKEN_PATH).is_file()
+    return ("hf auth login" if kept else "huggingface_hub") if found else ""
 
 
 def _gated(name: str) -> UnavailableError:

@@ -105,8 +105,26 @@ def digest(reference: Reference) -> str:
             f"The folder {path} holds no model (no config.json, no safetensors).",
             _nearest(path / "config.json") + FORMS,
         )
+    if reference.kind == "folder":
+        _check_weights(path)
     lines = [[file.name, file_sha256(file)] for file in files]
     return hashlib.sha256(json.dumps(lines).encode()).hexdigest()
+
+
+def _check_weights(folder: Path) -> None:
+    """Errors: ModelError if weights are missing: told now, and not by the stage that loads them."""
+    if hub.is_whole(folder):
+        return
+    if any(folder.glob("*.safetensors")):
+        raise ModelError(
+            f"The folder {folder} lacks weights that its model.safetensors.index.json names.",
+            "An interrupted download leaves such a folder; fetch it again.",
+        )
+    pickles = any(one for kind in ("*.bin", "*.pt", "*.pth") for one in folder.glob(kind))
+    raise ModelError(
+        f"The folder {folder} has no safetensors file.",
+        hub.CONVERT if pickles else "Point to the folder that holds model.safetensors.",
+    )
 
 
 def gguf_file(reference: Reference) -> Path | None:
