@@ -15,6 +15,7 @@ import typer
 
 from potstill import __version__
 from potstill.cli_adapters import adapters_app
+from potstill.cli_before import new, plan, recipes
 from potstill.cli_config import config_app
 from potstill.cli_evaluate import compare_command, eval_command
 from potstill.cli_export import export, push
@@ -28,7 +29,6 @@ from potstill.cli_options import (
     out,
     print_json,
 )
-from potstill.cli_recipes import new_command, recipes_command
 from potstill.errors import PotstillError, StoreError
 
 STOPPED = 130  # what typer makes of Ctrl-C, without a word
@@ -42,8 +42,9 @@ app = typer.Typer(
 )
 app.add_typer(config_app, name="config")
 app.add_typer(adapters_app, name="adapters")
-app.command("recipes")(recipes_command)
-app.command("new")(new_command)
+app.command()(recipes)
+app.command()(new)
+app.command()(plan)
 app.command("eval")(eval_command)
 app.command("compare")(compare_command)
 app.command()(export)
@@ -133,46 +134,6 @@ def _shown(folder: Path) -> Path:
         return folder.resolve().relative_to(Path.cwd())
     except ValueError:
         return folder
-
-
-@app.command()
-def plan(
-    recipe: RecipeArgument,
-    set_: SetOption = None,
-    as_json: JsonOption = False,
-    project: ProjectOption = None,
-) -> None:
-    """Say what a run would do now, why, what it would cost, which models it would download, and
-    what stands in its way. Starts and fetches nothing."""
-    from potstill import display, pipeline
-    from potstill.outlook import this_processor
-    from potstill.recipe import Recipe
-
-    found = pipeline.plan(Recipe.load(recipe, set_ or ()), project)
-    if as_json:
-        print_json(found.as_dict())
-        return
-    console = out()
-    console.print(display.plan_table(found))
-    if any(step.estimate for step in found):
-        assumed = f", and for {found.assumes}, as the files are not there yet" * bool(found.assumes)
-        console.print(
-            f"\nExpected, about, on {this_processor()}{assumed}; times are corrected by what a "
-            "stage took here the last time.",
-            highlight=False,
-        )
-    if found.downloads:
-        console.print("\nDownloads:", highlight=False)
-        console.print(display.models_table(found.downloads))
-    if found.obstacles:
-        console.print("\nIn the way of a run:", highlight=False)
-    for obstacle in found.obstacles:
-        console.print(_plain(f"  {obstacle}"), highlight=False, soft_wrap=True)
-    for shortage in found.tight:
-        console.print(_plain(f"\nTight: {shortage.message}"), highlight=False, soft_wrap=True)
-    if advice := [one for step in found for one in step.advice]:
-        console.print("\nFor this machine and these rows:", highlight=False)
-        console.print(display.advice_table(advice))
 
 
 @app.command()

@@ -241,7 +241,7 @@ def plan_table(steps: Sequence[PlannedStep]) -> Table:
 
 
 def models_table(models: Sequence[ModelNeed]) -> Table:
-    """Models: what each is for, its size, whether it is here, its licence, where it is accepted."""
+    """Models: what each is for, its size, whether it is here, its licence."""
     rows = [
         [
             one.reference,
@@ -249,7 +249,7 @@ def models_table(models: Sequence[ModelNeed]) -> Table:
             parameters(one.parameters),
             "here" if one.here else size(one.download_bytes) if one.download_bytes else "unknown",
             one.licence or ("see its page" if one.page else "your own"),
-            f"accept at {one.page}" if one.gated else "open" if one.page or one.licence else "",
+            "to accept" if one.gated else "open" if one.page or one.licence else "",
         ]
         for one in models
     ]
@@ -257,6 +257,11 @@ def models_table(models: Sequence[ModelNeed]) -> Table:
     for column in (drawn.columns[1], *drawn.columns[4:]):
         column.justify = "left"
     return drawn
+
+
+def terms_lines(models: Sequence[ModelNeed]) -> list[str]:
+    """Where the terms are that must be accepted; too long for a table's column."""
+    return [f"Terms of {one.reference}: {one.page}" for one in models if one.gated]
 
 
 def parameters(count: float | None) -> str:

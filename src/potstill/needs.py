@@ -17,7 +17,7 @@ from potstill.models import hub
 from potstill.models.catalogue import published
 from potstill.models.packages import check_terms, is_fetched, pinned
 from potstill.models.refs import Reference, cached_snapshot, parse
-from potstill.models.size import expected_parameters, parameters
+from potstill.models.size import parameters
 from potstill.recipe import Recipe
 
 NAMES = ("teacher", "model", "encoder")
@@ -170,8 +170,3 @@ def _of_hub(reference: Reference, fields: tuple[str, ...], ask: bool) -> ModelNe
         problem,
         remedy,
     )
-
-
-def sized(one: ModelNeed) -> int:
-    """The model's parameters, or a guess. Errors: ModelError."""
-    return one.parameters or expected_parameters(one.reference)

@@ -149,7 +149,9 @@ def _disks(
     left: Sequence[PlannedStep], models: Sequence[ModelNeed], store: Path
 ) -> Iterator[Shortage]:
     """By disk, since results, the hub's cache and that of packages may lie on one or on several."""
-    needs = [(store, step.estimate.get("disk_bytes", 0.0)) for step in left]
+    # What a stage that goes on has written already is not free any more; how much, nobody counted.
+    fresh = [step for step in left if step.action != "resume"]
+    needs = [(store, step.estimate.get("disk_bytes", 0.0)) for step in fresh]
     for one in models:
         size = float(one.download_bytes or 0)
         if one.reference.startswith(PACKAGE):

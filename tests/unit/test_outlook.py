@@ -100,6 +100,13 @@ def test_disk_is_summed_over_stages_and_downloads_of_one_disk(
     assert package.needed == 80 * GB + outlook.UNPACKED * 10 * GB
 
 
+def test_what_a_stage_that_goes_on_has_on_disk_already_is_not_asked_for_again(
+    room: dict[str, Any], tmp_path: Path
+) -> None:
+    steps = [step("distill", "resume", disk_bytes=900 * GB), step("export", disk_bytes=20 * GB)]
+    assert shortages(steps, (), tmp_path, {}) == []
+
+
 def test_finished_stages_need_nothing_any_more(room: dict[str, Any], tmp_path: Path) -> None:
     done = [step(name, "reuse", memory_bytes=99 * GB) for name in ("distill", "evaluate")]
     assert shortages(done, (), tmp_path, {}) == []

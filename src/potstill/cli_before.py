@@ -1,7 +1,7 @@
-"""`potstill recipes` and `potstill new`: what there is to begin with, and how to begin.
+"""`potstill recipes`, `new` and `plan`: what there is to begin with, and what it would take.
 
-In: names on the command line. Out: words or JSON on standard output, a project folder. Knows
-nothing of runs.
+In: names and recipes on the command line. Out: words or JSON on standard output, a project folder.
+Starts no run and fetches nothing.
 """
 
 from __future__ import annotations
@@ -11,7 +11,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from potstill.cli_options import JsonOption, ProjectOption, out, print_json
+from potstill.cli_options import (
+    JsonOption,
+    ProjectOption,
+    RecipeArgument,
+    SetOption,
+    out,
+    print_json,
+)
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -19,7 +26,7 @@ if TYPE_CHECKING:
     from potstill.builtin import Described
 
 
-def recipes_command(
+def recipes(
     name: Annotated[
         str | None, typer.Argument(help="A built-in recipe's name, or a recipe file, for more.")
     ] = None,
@@ -27,17 +34,17 @@ def recipes_command(
     project: ProjectOption = None,
 ) -> None:
     """List the built-in recipes: what each gives, and what it needs. Fetches nothing."""
-    from potstill.builtin import describe, recipes
+    from potstill import builtin
 
     if name is not None:
-        found = describe(name, project)
+        found = builtin.describe(name, project)
         if as_json:
             print_json(found.as_dict())
         else:
             _show(found, out())
             _show_more(found, out())
         return
-    everything = recipes(project)
+    everything = builtin.recipes(project)
     if as_json:
         print_json([one.as_dict() for one in everything])
         return
@@ -78,18 +85,20 @@ def _show(one: Described, console: Console) -> None:
 
 
 def _show_more(one: Described, console: Console) -> None:
-    from potstill.display import models_table
+    from potstill.display import models_table, terms_lines
 
     console.print(f"  {'from':<8}{', '.join(one.sources)}", highlight=False, markup=False)
     console.print()
     console.print(models_table(one.models))
+    for line in terms_lines(one.models):
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
     console.print()
     width = max(len(command) for _, command in one.commands)
     for does, command in one.commands:
         console.print(f"{command:<{width}}   {does}", highlight=False, markup=False)
 
 
-def new_command(
+def new(
     name: Annotated[str, typer.Argument(help="Name of the new folder, and of its run.")],
     recipe: Annotated[
         str, typer.Option("--recipe", help="The built-in recipe to begin from.")
@@ -114,3 +123,46 @@ def new_command(
     console = out()
     for label, words in lines:
         console.print(f"{label:<6} {words}", highlight=False, markup=False, soft_wrap=True)
+
+
+def plan(
+    recipe: RecipeArgument,
+    set_: SetOption = None,
+    as_json: JsonOption = False,
+    project: ProjectOption = None,
+) -> None:
+    """Say what a run would do now, why, what it would cost, which models it would download, and
+    what stands in its way. Starts and fetches nothing."""
+    from rich.markup import escape
+
+    from potstill import display, pipeline
+    from potstill.outlook import this_processor
+    from potstill.recipe import Recipe
+
+    found = pipeline.plan(Recipe.load(recipe, set_ or ()), project)
+    if as_json:
+        print_json(found.as_dict())
+        return
+    console = out()
+    console.print(display.plan_table(found))
+    if any(step.estimate for step in found):
+        assumed = f", and for {found.assumes}, as the files are not there yet" * bool(found.assumes)
+        console.print(
+            f"\nExpected, about, on {this_processor()}{assumed}; times are corrected by what a "
+            "stage took here the last time.",
+            highlight=False,
+        )
+    if found.downloads:
+        console.print("\nDownloads:", highlight=False)
+        console.print(display.models_table(found.downloads))
+        for line in display.terms_lines(found.downloads):
+            console.print(escape(line), highlight=False, soft_wrap=True)
+    if found.obstacles:
+        console.print("\nIn the way of a run:", highlight=False)
+    for obstacle in found.obstacles:
+        console.print(escape(f"  {obstacle}"), highlight=False, soft_wrap=True)
+    for shortage in found.tight:
+        console.print(escape(f"\nTight: {shortage.message}"), highlight=False, soft_wrap=True)
+    if advice := [one for step in found for one in step.advice]:
+        console.print("\nFor this machine and these rows:", highlight=False)
+        console.print(display.advice_table(advice))
