@@ -8,6 +8,7 @@ references to other places, and of what is inside a model.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -19,12 +20,14 @@ from time import monotonic
 from typing import Any
 
 from potstill.core.extras import require
+from potstill.core.files import disk_refusal
 from potstill.errors import MissingExtraError, ModelError, UnavailableError
 from potstill.models.catalogue import published
 
 FILES = ["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt"]
 """What is fetched of a repository."""
 COMMIT = re.compile(r"[0-9a-f]{40}")
+DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS)
 SECONDS = 10.0  # longest wait for an answer of the hub
 LOGIN = "log in with `hf auth login`, or set HF_TOKEN"
 OFFLINE = "HF_HUB_OFFLINE is set"
@@ -113,8 +116,10 @@ def commit(name: str, revision: str | None = None) -> str:
 
 
 def snapshot(name: str, revision: str | None = None) -> Path:
-    """The model's folder in the hub's own cache, fetched if it is not there. Errors: as `check`,
-    before anything is fetched."""
+    """The model's folder in the hub's own cache, fetched if it is not there.
+
+    Errors: as `check`, before anything is fetched; StoreError for a disk that refuses.
+    """
     folder = cached(name, revision)
     if folder is not None:
         return folder
@@ -124,6 +129,10 @@ def snapshot(name: str, revision: str | None = None) -> Path:
         # By the revision's own name, so that it is found under it when the hub cannot be asked.
         return Path(hub.snapshot_download(name, revision=revision, allow_patterns=FILES))
     except Exception as error:
+        number = getattr(error, "errno", None)
+        if number in DISK_ERRORS:
+            reason = f"Cannot download {name} into {cache()}: {os.strerror(number)}."
+            raise disk_refusal(reason, number) from error
         raise _explained(name, revision, error) from error
 
 

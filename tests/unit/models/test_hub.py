@@ -3,14 +3,16 @@ anything is fetched; what was fetched once needs no hub any more."""
 
 from __future__ import annotations
 
+import errno
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hub_stand_in import COMMIT, TOKEN, HubStandIn, Repository, standing_in
 
-from potstill.errors import ModelError, UnavailableError
+from potstill.errors import ModelError, StoreError, UnavailableError
 from potstill.models import hub
 from potstill.models.refs import digest, hub_folder, parse
 from potstill.models.size import expected_parameters, folder_config, parameters
@@ -190,6 +192,24 @@ def test_a_partial_download_is_not_taken_for_the_model(
     hub.forget()
     assert hub_folder(parse("org/shards")) == folder
     assert (folder / shards[1]).read_bytes() == b"weights"
+
+
+def test_a_full_disk_is_not_a_hub_that_is_out_of_reach(
+    stand_in: HubStandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import huggingface_hub
+
+    real = huggingface_hub.snapshot_download
+
+    def full(*arguments: Any, **named: Any) -> str:
+        if named.get("local_files_only"):
+            return str(real(*arguments, **named))
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    stand_in.repositories["org/open"] = Repository(dict(WHOLE))
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", full)
+    with pytest.raises(StoreError, match=r"Cannot download org/open into .*No space left"):
+        hub_folder(parse("org/open"))
 
 
 def test_access_says_why_and_no_token(
