@@ -30,7 +30,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GgufCo
 from potstill.core.files import disk_errors, fsync_folder, read_json, write_json
 from potstill.errors import ModelError
 from potstill.models.cache import converted_folder
-from potstill.models.refs import Reference, digest, gguf_file, hub_folder, parse
+from potstill.models.refs import Reference, digest, gguf_file, hub_snapshot, parse
 from potstill.models.tokens import (
     check_chat_template,
     mend_pre_tokenizer,
@@ -55,7 +55,7 @@ def model_folder(source: Source) -> Path:
     if gguf is not None:
         return _converted(gguf, digest(reference))
     if reference.kind == "hub":
-        folder = hub_folder(reference)
+        folder = hub_snapshot(reference)
     else:
         assert reference.path is not None
         folder = reference.path

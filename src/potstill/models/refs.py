@@ -25,7 +25,7 @@ from potstill.models import hub
 from potstill.models.cache import cache_folder, file_sha256
 from potstill.models.packages import check_terms, package_gguf, pinned
 
-__all__ = ["Reference", "cache_folder", "digest", "gguf_file", "hub_folder", "parse"]
+__all__ = ["Reference", "cache_folder", "digest", "gguf_file", "hub_snapshot", "parse"]
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 # What decides how a folder's model behaves; notes, logs and other files do not.
@@ -139,7 +139,7 @@ def cached_snapshot(reference: Reference) -> Path | None:
     return hub.cached(reference.name, reference.revision)
 
 
-def hub_folder(reference: Reference) -> Path:
+def hub_snapshot(reference: Reference) -> Path:
     """The hub model's folder in the hub's own cache, downloaded if it is not there."""
     with _perhaps_a_path(reference):
         return hub.snapshot(reference.name, reference.revision)

@@ -14,7 +14,7 @@ from hub_stand_in import COMMIT, TOKEN, HubStandIn, Repository, standing_in
 
 from potstill.errors import ModelError, StoreError, UnavailableError
 from potstill.models import hub
-from potstill.models.refs import digest, hub_folder, parse
+from potstill.models.refs import digest, hub_snapshot, parse
 from potstill.models.size import expected_parameters, folder_config, parameters
 
 WHOLE = {
@@ -59,7 +59,7 @@ def test_what_was_fetched_needs_no_hub_any_more(
     from huggingface_hub import constants
 
     stand_in.repositories["org/open"] = Repository(dict(WHOLE))
-    folder = hub_folder(parse("org/open"))
+    folder = hub_snapshot(parse("org/open"))
     assert sorted(one.name for one in folder.iterdir()) == [
         "config.json",
         "model.safetensors",
@@ -68,7 +68,7 @@ def test_what_was_fetched_needs_no_hub_any_more(
     asked = len(stand_in.asked)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     hub.forget()
-    assert hub.cached("org/open") == folder == hub_folder(parse("org/open"))
+    assert hub.cached("org/open") == folder == hub_snapshot(parse("org/open"))
     assert digest(parse("org/open")) == COMMIT
     assert folder_config("org/open") == {}
     assert len(stand_in.asked) == asked
@@ -112,7 +112,7 @@ def test_a_gated_model(stand_in: HubStandIn, monkeypatch: pytest.MonkeyPatch) ->
     gated.granted = (TOKEN,)
     hub.forget()
     assert hub.check("org/gated").gated
-    assert hub_folder(parse("org/gated")).name == COMMIT
+    assert hub_snapshot(parse("org/gated")).name == COMMIT
 
 
 def test_the_login_of_hf_auth_login_is_used(stand_in: HubStandIn, tmp_path: Path) -> None:
@@ -165,7 +165,7 @@ def test_weights_that_cannot_be_loaded(
     stand_in.repositories["org/other"] = Repository(content)
     assert words in line_of("org/other")
     with pytest.raises(ModelError):
-        hub_folder(parse("org/other"))
+        hub_snapshot(parse("org/other"))
     assert not any("/resolve/" in one for one in stand_in.asked)
 
 
@@ -178,7 +178,7 @@ def test_a_partial_download_is_not_taken_for_the_model(
     index = {"weight_map": {"a": shards[0], "b": shards[1]}}
     files = {"config.json": b"{}", "model.safetensors.index.json": json.dumps(index).encode()}
     stand_in.repositories["org/shards"] = Repository(files | dict.fromkeys(shards, b"weights"))
-    folder = hub_folder(parse("org/shards"))
+    folder = hub_snapshot(parse("org/shards"))
     (folder / shards[1]).unlink()
     assert hub.cached("org/shards") is None
     trees = folder.parent.parent / "trees"
@@ -190,7 +190,7 @@ def test_a_partial_download_is_not_taken_for_the_model(
     assert "org/shards: not whole in the hub's cache" in line_of("org/shards")
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     hub.forget()
-    assert hub_folder(parse("org/shards")) == folder
+    assert hub_snapshot(parse("org/shards")) == folder
     assert (folder / shards[1]).read_bytes() == b"weights"
 
 
@@ -209,7 +209,7 @@ def test_a_full_disk_is_not_a_hub_that_is_out_of_reach(
     stand_in.repositories["org/open"] = Repository(dict(WHOLE))
     monkeypatch.setattr(huggingface_hub, "snapshot_download", full)
     with pytest.raises(StoreError, match=r"Cannot download org/open into .*No space left"):
-        hub_folder(parse("org/open"))
+        hub_snapshot(parse("org/open"))
 
 
 def test_access_says_why_and_no_token(
