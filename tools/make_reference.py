@@ -21,7 +21,7 @@ from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
 import potstill
-from potstill import distill, errors, tune
+from potstill import builtin, distill, errors, needs, outlook, project, tune
 from potstill.cli import app
 from potstill.distill import losses
 from potstill.evaluate import answer_scores, compare, judge, overlap, predictions
@@ -30,6 +30,13 @@ from potstill.recipe import Recipe
 FOLDER = Path(__file__).parent.parent / "docs" / "reference"
 NOTE = "<!-- Written by tools/make_reference.py from the code; change the code, not this page. -->"
 
+BEFORE_A_RUN = {
+    outlook: ["Plan", "Shortage"],
+    needs: ["models_of", "ModelNeed"],
+    builtin: ["recipes", "describe", "Described"],
+    project: ["new_project", "Project"],
+}
+"""What is known before anything is started or fetched."""
 EVALUATION = {
     predictions: ["score_file", "score_answers"],
     answer_scores: ["Gold", "score_answer", "squad_v2"],
@@ -153,6 +160,9 @@ def python_page() -> str:
     """The public face: what `import potstill` gives."""
     lines = [NOTE, "", "# Python", "", (potstill.__doc__ or "").strip(), ""]
     lines += _names(potstill, potstill.__all__)
+    for module, names in BEFORE_A_RUN.items():
+        lines += [f"# `{module.__name__}`", "", (module.__doc__ or "").strip(), ""]
+        lines += _names(module, names)
     lines += ["# `potstill.distill`", "", (distill.__doc__ or "").strip(), ""]
     lines += _names(distill, ["Distiller", "Distilled"])
     lines += ["# `potstill.tune`", "", (tune.__doc__ or "").strip(), ""]

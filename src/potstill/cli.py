@@ -2,7 +2,7 @@
 
 Results go to standard output, progress and errors to standard error. Exit codes: 0 done, 1 failed,
 2 usage or recipe, 3 documents, 4 models, 5 store or disk, 6 missing package, 7 training, 8 budget,
-130 stopped by Ctrl-C. Nothing heavy is imported before a command needs it.
+9 too small a machine, 130 stopped by Ctrl-C. Nothing heavy is imported before a command needs it.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import typer
 
 from potstill import __version__
 from potstill.cli_adapters import adapters_app
+from potstill.cli_before import new, plan, recipes
 from potstill.cli_config import config_app
 from potstill.cli_evaluate import compare_command, eval_command
 from potstill.cli_export import export, push
@@ -41,6 +42,9 @@ app = typer.Typer(
 )
 app.add_typer(config_app, name="config")
 app.add_typer(adapters_app, name="adapters")
+app.command()(recipes)
+app.command()(new)
+app.command()(plan)
 app.command("eval")(eval_command)
 app.command("compare")(compare_command)
 app.command()(export)
@@ -69,6 +73,9 @@ def run(
     set_: SetOption = None,
     until: Annotated[str | None, typer.Option(help="Stop after this stage.")] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="Processor threads to use.")] = None,
+    anyway: Annotated[
+        bool, typer.Option("--anyway", help="Run though memory or disk look too small.")
+    ] = False,
     project: ProjectOption = None,
 ) -> None:
     """Run a recipe; the same command again goes on, or reuses what is finished."""
@@ -78,7 +85,9 @@ def run(
     console = err()
     loaded = Recipe.load(recipe, set_ or ())
     with display.following(console) as shown:
-        finished = pipeline.run(loaded, project, until=until, threads=threads, watch=shown)
+        finished = pipeline.run(
+            loaded, project, until=until, threads=threads, watch=shown, anyway=anyway
+        )
     if (until or pipeline.PIPELINE[-1].name) != pipeline.PIPELINE[-1].name:
         console.print(f"Stopped after {until}, as asked. Results: {finished.folder}")
         return
@@ -125,35 +134,6 @@ def _shown(folder: Path) -> Path:
         return folder.resolve().relative_to(Path.cwd())
     except ValueError:
         return folder
-
-
-@app.command()
-def plan(
-    recipe: RecipeArgument,
-    set_: SetOption = None,
-    as_json: JsonOption = False,
-    project: ProjectOption = None,
-) -> None:
-    """Say what a run would do now, why, and what it would cost. Starts nothing."""
-    from dataclasses import asdict
-
-    from potstill import display, pipeline
-    from potstill.recipe import Recipe
-
-    steps = pipeline.plan(Recipe.load(recipe, set_ or ()), project)
-    if as_json:
-        print_json([asdict(step) for step in steps])
-        return
-    console = out()
-    console.print(display.plan_table(steps))
-    if any(step.estimate for step in steps):
-        console.print(
-            "\nExpected, about; times are corrected by what a stage took here the last time.",
-            highlight=False,
-        )
-    if advice := [one for step in steps for one in step.advice]:
-        console.print("\nFor this machine and these rows:", highlight=False)
-        console.print(display.advice_table(advice))
 
 
 @app.command()

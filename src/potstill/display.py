@@ -19,6 +19,7 @@ from rich.table import Table
 
 from potstill.core.runner import PlannedStep
 from potstill.core.stage import Advice
+from potstill.needs import ModelNeed
 
 QUIET_SECONDS = 10.0  # between two progress lines where there is no terminal
 MADE = ("chunks", "rows", "train_rows", "validation_rows", "test_rows")
@@ -59,6 +60,8 @@ def duration(seconds: float) -> str:
     """Seconds for people: 75 -> 1 min 15 s."""
     if seconds < 60:
         return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1f} s"
+    if seconds >= 48 * 3600:
+        return f"{seconds / 86400:,.0f} days"
     minutes, rest = divmod(round(seconds), 60)
     if minutes < 60:
         return f"{minutes} min {rest:02d} s"
@@ -222,7 +225,11 @@ def plan_table(steps: Sequence[PlannedStep]) -> Table:
     def costs(figures: Mapping[str, float]) -> list[str]:
         return [form(figures[name]) if name in figures else "" for name, _, form in shown]
 
-    rows = [[step.name, step.action, step.reason, *costs(step.estimate)] for step in steps]
+    whys = ["see below" if step.action == "blocked" else step.reason for step in steps]
+    rows = [
+        [step.name, step.action, why, *costs(step.estimate)]
+        for step, why in zip(steps, whys, strict=True)
+    ]
     if total:
         rows.append(["in all", "", "", *costs(total)])
     drawn = table(["stage", "action", "why", *(title for _, title, _ in shown)], rows)
@@ -231,6 +238,37 @@ def plan_table(steps: Sequence[PlannedStep]) -> Table:
     for column in (*drawn.columns[:2], *drawn.columns[3:]):
         column.no_wrap = True
     return drawn
+
+
+def models_table(models: Sequence[ModelNeed]) -> Table:
+    """Models: what each is for, its size, whether it is here, its licence."""
+    rows = [
+        [
+            one.reference,
+            one.role,
+            parameters(one.parameters),
+            "here" if one.here else size(one.download_bytes) if one.download_bytes else "unknown",
+            one.licence or ("see its page" if one.page else "your own"),
+            "to accept" if one.gated else "open" if one.page or one.licence else "",
+        ]
+        for one in models
+    ]
+    drawn = table(["model", "for", "parameters", "download", "licence", "terms"], rows)
+    for column in (drawn.columns[1], *drawn.columns[4:]):
+        column.justify = "left"
+    return drawn
+
+
+def terms_lines(models: Sequence[ModelNeed]) -> list[str]:
+    """Where the terms are that must be accepted; too long for a table's column."""
+    return [f"Terms of {one.reference}: {one.page}" for one in models if one.gated]
+
+
+def parameters(count: float | None) -> str:
+    """A number of weights for people: 134515008 -> 135M."""
+    if count is None:
+        return "unknown"
+    return f"{count / 1e9:.3g}B" if count >= 1e9 else f"{count / 1e6:.3g}M"
 
 
 def advice_table(advice: Sequence[Advice]) -> Table:

@@ -1,13 +1,12 @@
 """What this machine can do with Potstill, and the exact line for what is missing.
 
-In: nothing. Out: a list of findings. Reads package metadata only; imports nothing heavy.
+In: nothing. Out: a list of findings. Reads package metadata, and asks the model hub whether it is
+there; imports nothing heavy.
 """
 
 from __future__ import annotations
 
 import os
-import shutil
-import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,8 +42,8 @@ class Finding:
 
 
 def examine(project: Path) -> list[Finding]:
-    """Look at the machine, the packages and the folders."""
-    return [*_machine(project), *_packages(), *_folders(project)]
+    """Look at the machine, the packages, the folders and the way to the model hub."""
+    return [*_machine(project), *_packages(), *_folders(project), *_hub()]
 
 
 def _machine(project: Path) -> list[Finding]:
@@ -78,15 +77,26 @@ def _enough(name: str, have: int | None, need: int, why: str) -> Finding:
 
 
 def _gpu() -> tuple[Literal["ok", "note"], str]:
-    tool = shutil.which("nvidia-smi")
-    if tool is not None:
-        query = [tool, "--query-gpu=name,memory.total", "--format=csv,noheader"]
-        try:
-            found = subprocess.run(query, capture_output=True, text=True, timeout=10, check=True)
-            return "ok", "; ".join(found.stdout.strip().splitlines())
-        except (subprocess.SubprocessError, OSError):
-            pass
+    found = machine.gpus()
+    if found:
+        return "ok", "; ".join(found)
     return "note", "none found; everything runs on the processor"
+
+
+def _hub() -> list[Finding]:
+    """The hub is needed for its own models alone, so that nothing here counts as missing."""
+    from potstill.models.hub import LOGIN, access
+
+    found = access()
+    reach = Finding("model hub", "ok", "can be reached")
+    if not found.reached:
+        text = f"not reached ({found.why}); models that are in its cache or in folders still work"
+        reach = Finding("model hub", "note", text)
+    login = Finding("hub login", "ok", f"there is one (from {found.token})")
+    if not found.token:
+        text = f"none; gated models need one: {LOGIN}"
+        login = Finding("hub login", "note", text)
+    return [reach, login]
 
 
 def _packages() -> list[Finding]:

@@ -4,8 +4,10 @@
     ├── UsageError                exit code 2   the command or the recipe cannot be understood
     │   └── RecipeError                         a recipe field is unknown or impossible
     ├── InputError                exit code 3   a document or a data file cannot be used
+    │   └── AbsentError                         a document or a data file is not there yet
     ├── ModelError                exit code 4   a model cannot be found, loaded or trusted
-    │   └── TeacherError                        the teacher answered nothing usable
+    │   ├── TeacherError                        the teacher answered nothing usable
+    │   └── UnavailableError                    a model cannot be had now: no hub, login, key, terms
     ├── StoreError                exit code 5   a stored result is damaged or locked
     ├── MissingExtraError         exit code 6   an optional package is needed; the message names it
     ├── TrainingError             exit code 7   training cannot start or cannot go on
@@ -54,6 +56,10 @@ class InputError(PotstillError):
     exit_code = 3
 
 
+class AbsentError(InputError):
+    """A document or a data file is not there yet. A plan shows it and goes on; a run refuses."""
+
+
 class ModelError(PotstillError):
     """A model cannot be found, loaded, converted or trusted."""
 
@@ -62,6 +68,11 @@ class ModelError(PotstillError):
 
 class TeacherError(ModelError):
     """The teacher answered nothing that can be used."""
+
+
+class UnavailableError(ModelError):
+    """A model cannot be had now: no hub, no login, no access, no key, terms that are not accepted.
+    A plan shows it and goes on; a run refuses."""
 
 
 class StoreError(PotstillError):
@@ -88,6 +99,12 @@ class BudgetError(PotstillError):
     exit_code = 8
 
 
+class MachineError(PotstillError):
+    """The machine clearly lacks the memory or the disk for the run."""
+
+    exit_code = 9
+
+
 def by_name(name: str) -> type[PotstillError]:
     """The error class of that name, so that a failure can cross a process border as text."""
     known: dict[str, type[PotstillError]] = {
@@ -96,12 +113,15 @@ def by_name(name: str) -> type[PotstillError]:
             UsageError,
             RecipeError,
             InputError,
+            AbsentError,
             ModelError,
             TeacherError,
+            UnavailableError,
             StoreError,
             MissingExtraError,
             TrainingError,
             BudgetError,
+            MachineError,
         )
     }
     return known.get(name, PotstillError)

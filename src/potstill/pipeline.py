@@ -20,10 +20,13 @@ from potstill.core.claims import claimed
 from potstill.core.events import Emitter
 from potstill.core.files import disk_errors, folder_files, read_json, write_atomic, write_json
 from potstill.core.machine import describe, usable_cores
-from potstill.core.runner import PlannedStep, Pulse, Runner, Step
+from potstill.core.runner import Pulse, Runner, Step
 from potstill.core.stage import Artifact, Stage
 from potstill.core.store import Store, check_files
-from potstill.errors import PotstillError, StoreError, UsageError
+from potstill.errors import MachineError, PotstillError, StoreError, UsageError
+from potstill.ingest.plan import assumed
+from potstill.needs import models_of
+from potstill.outlook import Plan, shortages
 from potstill.recipe import Recipe
 
 PIPELINE: tuple[Stage, ...] = (
@@ -115,10 +118,20 @@ def open_run(name: str | Path, project: Path | None = None) -> Run:
     raise UsageError(f"There is no run {name}.", hint)
 
 
-def plan(recipe: Recipe, project: Path | None = None) -> list[PlannedStep]:
-    """What `run` would do now, step by step, with the reason and the expected cost."""
+def plan(recipe: Recipe, project: Path | None = None) -> Plan:
+    """What `run` would do now, step by step, with the reason and the expected cost; which models
+    it would fetch; what stands in its way. Fetches nothing."""
     runner = _runner(recipe, (project or Path.cwd()).resolve(), None)
-    return runner.plan(_steps(recipe, None))
+    return _plan(recipe, runner, _steps(recipe, None))
+
+
+def _plan(recipe: Recipe, runner: Runner, steps: list[Step]) -> Plan:
+    planned = runner.plan(steps)
+    models = models_of(recipe)
+    eases = {step.stage.name: step.stage.eases_memory for step in steps}
+    short = shortages(planned, models, runner.store.root, eases)
+    assumes = assumed(recipe.ingest, runner.project)
+    return Plan(tuple(planned), models, tuple(short), assumes)
 
 
 def run(
@@ -130,17 +143,23 @@ def run(
     watch: Watcher | None = None,
     folder: Path | None = None,
     pulse: Pulse | None = None,
+    anyway: bool = False,
 ) -> Run:
     """Take a recipe through the stages; finished ones are reused, a killed one goes on.
 
     `until` names the last stage to run. `watch` sees every event as it is written, and `pulse` is
     called several times a second while a stage runs: what either raises stops the run, which goes
-    on at the next call. `folder`: the run's own, instead of `runs/<name>` of the project.
-    Errors: PotstillError of the stage that failed; what was finished before stays.
+    on at the next call. `folder`: the run's own, instead of `runs/<name>` of the project. `anyway`:
+    run though memory or disk look too small.
+    Errors: UnavailableError or MachineError, before anything is done, for what stands in the way;
+    PotstillError of the stage that failed; what was finished before stays.
     """
     project = (project or Path.cwd()).resolve()
     steps = _steps(recipe, until)
     runner = _runner(recipe, project, threads, pulse)
+    for obstacle in _plan(recipe, runner, steps).obstacles:
+        if not (anyway and isinstance(obstacle, MachineError)):
+            raise obstacle
     folder = folder or project / "runs" / recipe.name
     with claimed(folder, f"The run {recipe.name}"):
         return _run_locked(recipe, runner, steps, Run(folder), watch or _nobody)

@@ -53,6 +53,9 @@ def modules_loaded_by(*arguments: str) -> set[str]:
         ("config", "check", "quickstart"),
         ("config", "schema"),
         ("doctor",),
+        ("recipes",),
+        ("recipes", "quickstart", "--json"),
+        ("plan", "quickstart", "--set", "teacher=google/gemma-7b-it"),
     ],
 )
 def test_nothing_heavy_is_loaded(arguments: tuple[str, ...]) -> None:

@@ -8,9 +8,12 @@ from __future__ import annotations
 import os
 import platform
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+
+CONTAINER = Path("/sys/fs/cgroup")
 
 
 def usable_cores() -> int:
@@ -35,13 +38,28 @@ def available_memory_bytes() -> int | None:
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
         found += [1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable")]
-        group = Path("/sys/fs/cgroup")
-        limit = (group / "memory.max").read_text().strip()
-        if limit != "max":
-            found.append(max(0, int(limit) - int((group / "memory.current").read_text())))
+        limit = _container_limit()
+        if limit is not None:
+            held = int((CONTAINER / "memory.current").read_text())
+            found.append(max(0, limit - held))
     except (OSError, ValueError, IndexError):
         pass
     return min(found) if found else memory_bytes()
+
+
+def most_memory_bytes() -> int | None:
+    """The most that work can ever have here: physical memory, or the container's limit (cgroup) if
+    that is lower; None where the system does not say."""
+    found = [one for one in (memory_bytes(), _container_limit()) if one is not None]
+    return min(found) if found else None
+
+
+def _container_limit() -> int | None:
+    try:
+        limit = (CONTAINER / "memory.max").read_text().strip()
+        return None if limit == "max" else int(limit)
+    except (OSError, ValueError):
+        return None
 
 
 def processor() -> str:
@@ -122,6 +140,19 @@ def free_disk_bytes(folder: Path) -> int:
     while not folder.exists():
         folder = folder.parent
     return shutil.disk_usage(folder).free
+
+
+def gpus() -> list[str]:
+    """NVIDIA's graphics processors with their memory, as its own tool names them."""
+    tool = shutil.which("nvidia-smi")
+    if tool is None:
+        return []
+    query = [tool, "--query-gpu=name,memory.total", "--format=csv,noheader"]
+    try:
+        found = subprocess.run(query, capture_output=True, text=True, timeout=10, check=True)
+    except (subprocess.SubprocessError, OSError):
+        return []
+    return found.stdout.strip().splitlines()
 
 
 def describe() -> dict[str, Any]:

@@ -19,9 +19,9 @@ from typing import Any
 
 from potstill.core.events import Emitter, follow
 from potstill.core.keys import StageKey, changed_parts, stage_key
-from potstill.core.stage import Advice, Artifact, Figures, Stage, StageConfig
+from potstill.core.stage import Advice, Artifact, Facts, Figures, Stage, StageConfig
 from potstill.core.store import Store
-from potstill.errors import PotstillError, by_name
+from potstill.errors import AbsentError, PotstillError, UnavailableError, by_name
 
 Watcher = Callable[[dict[str, Any]], None]
 Pulse = Callable[[], None]
@@ -43,13 +43,16 @@ class PlannedStep:
 
     name: str
     action: str
-    """reuse, run, resume, or wait (its inputs are not there yet)."""
+    """reuse, run, resume, wait (its inputs are not there yet), or blocked (something that it needs
+    cannot be had now, so nobody knows whether it is finished)."""
     reason: str
     estimate: Figures
     """What it is expected to cost; empty if it is reused."""
     key: str | None
     advice: tuple[Advice, ...] = ()
     """What the stage proposes for this machine; nothing if it is reused."""
+    problem: PotstillError | None = None
+    """What it needs and cannot have now."""
 
 
 @dataclass(frozen=True)
@@ -64,9 +67,10 @@ class Runner:
     """Called several times a second while a stage runs; what it raises stops the stage, as Ctrl-C
     does, so that a caller in a thread of its own can be stopped too."""
 
-    def key(self, step: Step, done: Mapping[str, Artifact]) -> StageKey:
-        """The step's key, given its finished inputs."""
-        facts = step.stage.facts(step.config, self.project)
+    def key(self, step: Step, done: Mapping[str, Artifact], facts: Facts | None = None) -> StageKey:
+        """The step's key, given its finished inputs. facts: if they were gathered already."""
+        if facts is None:
+            facts = step.stage.facts(step.config, self.project)
         inputs = {name: done[name].digest for name in step.stage.inputs}
         return stage_key(step.stage, step.config, inputs, facts, self.seed)
 
@@ -78,7 +82,8 @@ class Runner:
         for step in steps:
             name = step.stage.name
             missing = [one for one in step.stage.inputs if one not in done]
-            key = None if missing else self.key(step, done)
+            facts, problem = self._facts(step)
+            key = None if missing or problem else self.key(step, done, facts)
             artifact = self.store.find(name, key.value) if key else None
             if key and artifact is not None:
                 done[name] = artifact
@@ -89,14 +94,23 @@ class Runner:
             expected = self._corrected(name, figures[name])
             advice = self._advice(step, figures)
             if key is None:
-                step.stage.facts(step.config, self.project)  # a wrong model is told of now
-                reason = f"after {', '.join(missing)}"
-                planned.append(PlannedStep(name, "wait", reason, expected, None, advice))
+                action, reason = "wait", f"after {', '.join(missing)}"
+                if problem and not missing:
+                    action, reason = "blocked", problem.message
+                planned.append(PlannedStep(name, action, reason, expected, None, advice, problem))
                 continue
             action = "resume" if self.store.has_draft(name, key.value) else "run"
             reason = self._reason(name, key, action)
             planned.append(PlannedStep(name, action, reason, expected, key.value, advice))
         return planned
+
+    def _facts(self, step: Step) -> tuple[Facts, PotstillError | None]:
+        """The step's facts, or what it needs and cannot have now. What is wrong, as a model that
+        nobody knows, is raised."""
+        try:
+            return step.stage.facts(step.config, self.project), None
+        except (UnavailableError, AbsentError) as error:
+            return {}, error
 
     def _counts(self, artifact: Artifact) -> Figures:
         """What a finished stage left for the later ones, as its manifest says."""

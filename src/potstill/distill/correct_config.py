@@ -15,7 +15,12 @@ from pydantic import Field
 from potstill.core.costs import seconds
 from potstill.core.stage import Facts, Figures
 from potstill.distill.config import DistillConfig
-from potstill.distill.loading import BYTES_A_TOKEN, BYTES_A_WEIGHT, LIBRARIES
+from potstill.distill.loading import (
+    BYTES_A_WEIGHT,
+    CHECKPOINT_BYTES,
+    LIBRARIES,
+    activation_bytes,
+)
 from potstill.distill.objective import Tokens
 from potstill.distill.plan import (
     READING_RATE,
@@ -78,15 +83,15 @@ def estimate(config: CorrectConfig, earlier: Mapping[str, Figures], project: Pat
     computed = computed_share(config, earlier)
     spent = 20 + seconds(budget * computed, TRAINING_RATE / teacher)
     spent += seconds((config.validations + 3) * held_out * computed, READING_RATE / teacher)
-    weights = BYTES_A_WEIGHT[config.method if config.method == "lora" else "none"]
-    activations = BYTES_A_TOKEN * (teacher / 99e6) ** 0.5 * config.micro_tokens
+    kind = "lora" if config.method == "lora" else "none"
+    activations = activation_bytes(config, teacher, config.micro_tokens)
     return {
         "parameters": teacher,
         "tokens": round(budget),
         "seconds": spent,
-        "memory_bytes": LIBRARIES + (weights + 4) * teacher + activations,
+        "memory_bytes": LIBRARIES + (BYTES_A_WEIGHT[kind] + 4) * teacher + activations,
         # Checkpoints go when training is done.
-        "disk_bytes": (2 * 12 + 2) * teacher,
+        "disk_bytes": (2 * CHECKPOINT_BYTES[kind] + 2) * teacher,
     }
 
 

@@ -11,12 +11,16 @@ import math
 from potstill.core.machine import processor_flags
 from potstill.distill.config import DistillConfig
 from potstill.distill.residence import why_resident
+from potstill.distill.training_config import TrainingConfig
 from potstill.errors import TrainingError
 from potstill.models.size import expected_parameters
 
 # float32: weight, gradient, AdamW's two moments; embeddings are in full below QLoRA too.
 BYTES_A_WEIGHT = {"none": 16, "lora": 5, "dora": 5, "qlora": 2}
+# In a checkpoint: what is trained, and its two moments; adapters are a few hundredths of weights.
+CHECKPOINT_BYTES = {"none": 12.0, "lora": 0.5, "dora": 0.5, "qlora": 0.5}
 BYTES_A_TOKEN = 1.6e6  # activations of a micro-batch's token, at 99M weights
+CHECKPOINTED = 0.45  # of them: 0.48 of 1.03 MB a token, SmolLM2-135M, 2,048 tokens
 KEPT_BYTES = 4.6e4  # keys and values of a token while answers are generated, at 99M weights
 TEACHER_BYTES = {"full": 4, "8bit": 2, "4bit": 1.5}  # of a weight, with embeddings in full
 LAYER_SHARE = 0.026  # of a small model's weights; larger ones have more layers
@@ -84,11 +88,17 @@ def cut_bytes(teacher: float, student: float) -> float:
 def training_bytes(config: DistillConfig, student: float, micro_tokens: int) -> float:
     """Weights, gradients and moments, and the activations of a micro-batch; or what generating
     the student's own answers between steps takes, if that is more."""
-    activations = BYTES_A_TOKEN * math.sqrt(student / 99e6) * micro_tokens
+    activations = activation_bytes(config, student, micro_tokens)
     if config.on_policy.used:
         kept = KEPT_BYTES * math.sqrt(student / 99e6) * config.on_policy.batch_tokens
         activations = max(activations, kept)
     return BYTES_A_WEIGHT[config.adapter] * student + activations
+
+
+def activation_bytes(config: TrainingConfig, parameters: float, micro_tokens: int) -> float:
+    """What the backward pass of a micro-batch needs of its forward pass."""
+    kept = CHECKPOINTED if config.gradient_checkpointing else 1.0
+    return kept * BYTES_A_TOKEN * math.sqrt(parameters / 99e6) * micro_tokens
 
 
 def number_bytes(config: DistillConfig) -> int:

@@ -210,12 +210,14 @@ def estimate(config: DistillConfig, earlier: Mapping[str, Figures], project: Pat
     spent += _writing_seconds(config, budget / length, length * computed, student)
     width = hidden_width(teacher)
     # Models in bf16; starts, two checkpoints and the teachers' states go when training is done.
-    disk = 3 * 2 * student + 2 * sum(sizes) + (4 + 2 * 12) * max([student, *sizes])
+    checkpoint = loading.CHECKPOINT_BYTES[config.adapter]
+    disk = 3 * 2 * student + 2 * sum(sizes) + (4 + 2 * checkpoint) * max([student, *sizes])
     disk += signal_bytes(config, width) * rows * len(config.voices)
     if is_streamed(config):
         disk += loading.spill_bytes(config, width, max(rows, held_out) * computed)
     return {
         "parameters": student,
+        "compared_by_token": 0.0 if config.alignment.used else 1.0,
         "tokens": round(2 * budget + between + assisted),
         "seconds": spent,
         "memory_bytes": memory_need(config, config.micro_tokens),

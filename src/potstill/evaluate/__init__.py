@@ -21,4 +21,5 @@ STAGE = Stage(
     function="potstill.evaluate.run:run",
     facts=facts,
     estimate=estimate,
+    eases_memory="Set evaluate.dtype: bfloat16, or evaluate.batch_size to half of what it is.",
 )

@@ -14,6 +14,9 @@ from potstill.evaluate.config import EvaluateConfig
 from potstill.models.refs import digest, parse
 from potstill.models.size import expected_parameters
 
+PROCESS_BYTES = 1.9e9
+"""Libraries, a batch's states and keys and values, the teacher's output layer, about."""
+NUMBER_BYTES = {"float32": 4.4, "bfloat16": 2.2}  # one model at a time is in memory
 MODELS = 4
 """Besides the teacher as it came, where it is corrected."""
 # Weights times tokens a second in float32: SmolLM2-135M, two cores.
@@ -43,6 +46,6 @@ def estimate(config: EvaluateConfig, earlier: Mapping[str, Figures], project: Pa
         "seconds": 15
         + seconds(read, READING_RATE / teacher)
         + seconds(written, WRITING_RATE / teacher),
-        "memory_bytes": 8e8 + 12 * teacher,
+        "memory_bytes": PROCESS_BYTES + NUMBER_BYTES[config.dtype] * teacher,
         "disk_bytes": 2000.0 * rows * models,
     }

@@ -18,6 +18,7 @@ STAGE = Stage(
     function="potstill.export.run:run",
     facts=facts,
     estimate=estimate,
+    eases_memory="Teacher and student are compared in float32: cut a smaller student.",
 )
 
 __all__ = ["STAGE", "ExportConfig"]

@@ -36,6 +36,8 @@ def estimate(config: ExportConfig, earlier: Mapping[str, Figures], project: Path
     """Every file answers and scores every row, beside the student and the teacher in PyTorch."""
     teacher = expected_parameters(config.teacher)
     student = earlier["distill"]["parameters"]
+    # A teacher with another tokenizer is not compared, so it is not loaded.
+    beside = teacher * earlier["distill"].get("compared_by_token", 1.0)
     kinds = config.kinds
     rows = min(earlier["curate"]["test_rows"], config.max_examples)
     length = min(earlier["ingest"]["chunk_tokens"], config.max_tokens)
@@ -46,6 +48,6 @@ def estimate(config: ExportConfig, earlier: Mapping[str, Figures], project: Path
         "seconds": 25
         + seconds(read, READING_RATE / teacher)
         + seconds(written, WRITING_RATE / teacher),
-        "memory_bytes": 8e8 + 4 * (teacher + student) + 3 * student,
+        "memory_bytes": 8e8 + 4 * (beside + student) + 3 * student,
         "disk_bytes": student * (2 + sum(BYTES_A_WEIGHT.get(kind, SMALLEST) for kind in kinds)),
     }

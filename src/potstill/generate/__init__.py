@@ -23,4 +23,6 @@ STAGE = Stage(
     facts=facts,
     estimate=estimate,
     counts=counts,
+    eases_memory="Let a GGUF file, or a model behind an address (generate.endpoint), write the "
+    "rows: name it as generate.teacher.",
 )

@@ -123,7 +123,7 @@ def _cost(config: GenerateConfig, asked: Asked) -> Figures:
     from potstill.models.size import expected_parameters
 
     backend = resolve_backend(asked.teacher, asked.backend)
-    if backend == "fake":
+    if backend == "fake" or asked.requests == 0:  # who is asked nothing is not opened
         return {"seconds": 1 + asked.requests / 1000, "memory_bytes": 2e8}
     work, focus = asked.work, asked.focus
     prompt, reply = work.prompt + focus * PROMPT_TOKENS, work.reply + focus * REPLY_TOKENS

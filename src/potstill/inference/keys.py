@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from urllib.parse import quote
 
-from potstill.errors import ModelError
+from potstill.errors import ModelError, UnavailableError
 from potstill.inference.endpoint import EndpointConfig
 from potstill.inference.limits import Adaptive, Entry, Limit
 
@@ -152,7 +152,8 @@ def backoff(failures: int, chance: float) -> float:
 
 
 def check_keys(endpoint: EndpointConfig, environment: Mapping[str, str] = os.environ) -> None:
-    """Errors: ModelError if no variable that the endpoint names holds a usable key."""
+    """Errors: UnavailableError if no variable that the endpoint names is set, ModelError if one
+    holds no usable key."""
     _secrets(endpoint, environment)
 
 
@@ -163,7 +164,7 @@ def open_pool(
     warn: Callable[[str], None],
     environment: Mapping[str, str] = os.environ,
 ) -> KeyPool:
-    """The keys that the environment has. Errors: ModelError if it has none of them."""
+    """The keys that the environment has. Errors: UnavailableError if it has none of them."""
     secrets = _secrets(endpoint, environment)
     keys: list[Key] = []
     for limits in endpoint.limits:
@@ -200,7 +201,7 @@ def _secrets(endpoint: EndpointConfig, environment: Mapping[str, str]) -> dict[s
         found[variable] = secret
     if endpoint.keys and not found:
         names = ", ".join(endpoint.variables)
-        raise ModelError(
+        raise UnavailableError(
             f"No key for {endpoint.base_url}: none of these environment variables is set: {names}.",
             f"Set one in the shell that starts Potstill: export {endpoint.variables[0]}=...",
         )

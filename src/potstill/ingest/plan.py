@@ -16,7 +16,7 @@ from potstill.core.extras import installed_version
 from potstill.core.files import count_lines, file_digest, read_records
 from potstill.core.machine import usable_cores
 from potstill.core.stage import Facts, Figures
-from potstill.errors import RecipeError
+from potstill.errors import AbsentError, RecipeError
 from potstill.ingest.config import IngestConfig
 from potstill.ingest.row_files import KINDS as ROW_KINDS
 from potstill.ingest.row_files import STREAMED
@@ -45,14 +45,16 @@ ROWS_PER_SECOND = 8_000
 CHUNK_FILL = 0.75  # chunks end at sections and sentences, so most are not full
 TOKENS_PER_SECOND = 20_000  # reading and cutting; OCR takes longer, and nobody knows before
 START_SECONDS = 8
+ASSUMED_ROWS, ASSUMED_PAGES = 1000, 100  # where the files are still to come
 PROCESS_BYTES = 2e8
 
 
 def facts(config: IngestConfig, project: Path) -> Facts:
     """Digests of every source, of the teacher and of the libraries that shape the text.
 
-    Errors: InputError for a source that is missing or outside the project, ModelError for the
-    teacher, RecipeError when there is none, MissingExtraError without the OCR program asked for.
+    Errors: AbsentError for a source that is missing, InputError for one outside the project,
+    ModelError for the teacher, RecipeError when there is none, MissingExtraError without the OCR
+    program asked for.
     """
     from potstill.models.refs import digest, parse
 
@@ -89,23 +91,47 @@ class _Sizes:
     pictures: int = 0
 
 
+def assumed(config: IngestConfig, project: Path) -> str:
+    """What the estimate takes for sources that are not there yet; empty: they are there."""
+    try:
+        find_sources(config.sources, project)
+    except AbsentError:
+        rows = _names_rows(config.sources)
+        return f"{ASSUMED_ROWS:,} rows" if rows else f"{ASSUMED_PAGES} pages"
+    return ""
+
+
+def _names_rows(sources: list[str]) -> bool:
+    return any(Path(source).suffix.lower() in ROW_KINDS for source in sources)
+
+
+def _assumed_sizes(config: IngestConfig) -> _Sizes:
+    if _names_rows(config.sources):
+        return _Sizes(rows=ASSUMED_ROWS, row_bytes=ASSUMED_ROWS * BYTES_PER_ROW)
+    return _Sizes(tokens=ASSUMED_PAGES * PAGE_TOKENS)
+
+
 def estimate(config: IngestConfig, earlier: Mapping[str, Figures], project: Path) -> Figures:
-    """What the sizes of the files let expect."""
-    files = find_sources(config.sources, project)
-    sizes = _Sizes()
-    for file in files:
-        _add(sizes, file, config)
+    """What the sizes of the files let expect; of files that are not there yet, what is usual."""
+    sizes, count = _Sizes(), 1
+    try:
+        files = find_sources(config.sources, project)
+        count = len(files)
+        for file in files:
+            _add(sizes, file, config)
+    except AbsentError:
+        sizes = _assumed_sizes(config)
     length = CHUNK_FILL * config.chunk_tokens
     forward = max(length - config.overlap_tokens, length / 4)
     cores = usable_cores()
-    processes = max(1, min(config.processes or cores, len(files), cores))
+    processes = max(1, min(config.processes or cores, count, cores))
     one_core = (
         seconds(sizes.tokens, TOKENS_PER_SECOND)
         + seconds(sizes.rows, ROWS_PER_SECOND)
         + sizes.pictures * PAGE_SECONDS
     )
     return {
-        "files": len(files),
+        "files": count,
         "chunks": max(0 if sizes.rows else 1, math.ceil(sizes.tokens / forward)),
         "chunk_tokens": min(sizes.tokens, length),
         "rows": math.ceil(sizes.rows),

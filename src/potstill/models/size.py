@@ -1,7 +1,7 @@
 """How large a model is, from its files' headers alone: for plans, before anything is loaded.
 
-In: a reference. Out: its number of parameters, or a guess where no file is here yet to tell.
-Reads headers, never weights; fetches nothing.
+In: a reference. Out: its number of parameters: of files that are here, of the catalogue, of what
+the hub says, or a guess where nobody tells. Reads headers, never weights; fetches nothing.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from potstill.models import hub
+from potstill.models.catalogue import published
 from potstill.models.packages import pinned
 from potstill.models.refs import Reference, cached_snapshot, parse
 
@@ -34,16 +36,28 @@ def expected_parameters(reference: Reference | str) -> int:
 
 
 def parameters(reference: Reference | str) -> int | None:
-    """Number of weights, tied ones once; None if no file here tells. Errors: ModelError."""
+    """Number of weights, tied ones once; None if no file here, no catalogue and no hub tells.
+
+    Errors: ModelError.
+    """
     reference = parse(reference) if isinstance(reference, str) else reference
     if reference.kind == "pypi":
         return pinned(reference.name, reference.revision).parameters
     if reference.kind == "hub":
         folder = cached_snapshot(reference)
-        return folder_parameters(folder) if folder else None
+        return folder_parameters(folder) if folder else _hub_parameters(reference)
     assert reference.path is not None
     count = folder_parameters if reference.kind == "folder" else gguf_parameters
     return count(reference.path)
+
+
+def _hub_parameters(reference: Reference) -> int | None:
+    """Of a model that is not here: what the catalogue knows, else what the hub says."""
+    known = published(reference.name)
+    if known is not None:
+        return known.parameters
+    said = hub.said(reference.name, reference.revision)
+    return said.parameters if said else None
 
 
 def folder_parameters(folder: Path) -> int | None:
@@ -67,14 +81,16 @@ def folder_parameters(folder: Path) -> int | None:
 
 
 def folder_config(text: str) -> dict[str, Any] | None:
-    """The configuration of a model in a folder, or in the hub's cache; None if it cannot be read.
+    """The configuration of a model in a folder, in the hub's cache or the catalogue; None if it
+    cannot be read.
 
     Errors: ModelError for a reference without sense.
     """
     reference = parse(text)
     folder = cached_snapshot(reference) if reference.kind == "hub" else reference.path
     if folder is None:
-        return None
+        known = published(reference.name)
+        return dict(known.config) if known else None
     try:
         found = json.loads((folder / "config.json").read_text("utf-8"))
         return found if isinstance(found, dict) else None

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
+from potstill.core import machine
 from potstill.core.machine import own_peak_bytes, peak_memory_bytes
 
 SAY = "from potstill.core.machine import own_peak_bytes; print(own_peak_bytes())"
@@ -25,3 +27,32 @@ def test_a_small_program_of_a_large_one_is_small() -> None:
 
 def test_the_largest_of_all_is_no_smaller_than_its_own() -> None:
     assert peak_memory_bytes() >= 0.9 * own_peak_bytes() > 0
+
+
+def test_a_containers_limit_bounds_the_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(machine, "CONTAINER", tmp_path)
+    whole = machine.memory_bytes()
+    assert machine.most_memory_bytes() == whole  # there is no container
+    (tmp_path / "memory.max").write_text("max\n")
+    assert machine.most_memory_bytes() == whole
+    (tmp_path / "memory.max").write_text("50000000\n")
+    (tmp_path / "memory.current").write_text("20000000\n")
+    assert machine.most_memory_bytes() == 50_000_000
+    assert machine.available_memory_bytes() == 30_000_000
+    (tmp_path / "memory.current").write_text("60000000\n")
+    assert machine.available_memory_bytes() == 0
+
+
+def test_graphics_processors_are_those_that_the_driver_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert machine.gpus() == []
+    tool = tmp_path / "nvidia-smi"
+    tool.write_text("#!/bin/sh\necho 'A card, 80 GB'\n")
+    tool.chmod(0o755)
+    assert machine.gpus() == ["A card, 80 GB"]
+    tool.write_text("#!/bin/sh\nexit 9\n")
+    assert machine.gpus() == []

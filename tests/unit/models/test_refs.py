@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -76,6 +77,24 @@ def test_a_folders_digest_follows_its_model_files_and_nothing_else(
     assert digest(parse(folder)) != first
 
 
+def test_a_folder_without_its_weights_is_told_of_before_anything_is_loaded(
+    tmp_path: Path, own_cache: Path
+) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(ModelError, match=r"has no safetensors file\. Point to the folder"):
+        digest(parse(tmp_path))
+    (tmp_path / "pytorch_model.bin").write_bytes(b"pickle")
+    with pytest.raises(ModelError, match=r"has no safetensors file\. Only safetensors are loaded"):
+        digest(parse(tmp_path))
+    shards = {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": shards}))
+    (tmp_path / shards["a"]).write_bytes(b"weights")
+    with pytest.raises(ModelError, match=r"lacks weights that its .* names\. An interrupted"):
+        digest(parse(tmp_path))
+    (tmp_path / shards["b"]).write_bytes(b"weights")
+    assert len(digest(parse(tmp_path))) == 64
+
+
 def test_an_unchanged_file_is_hashed_once_and_a_changed_one_again(
     tmp_path: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -121,7 +140,7 @@ def test_a_hub_model_that_is_neither_cached_nor_reachable_is_one_clear_line(
     monkeypatch.setattr(huggingface_hub.HfApi, "model_info", refuse)
     (tmp_path / "models" / "distilled").mkdir(parents=True)
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ModelError, match=r"neither cached here.*Did you mean models/distilled\?"):
+    with pytest.raises(ModelError, match=r"not cached here.*Did you mean models/distilled\?"):
         digest(parse("models/distiled"))
     commit = "0123456789abcdef" * 2 + "01234567"
     assert digest(parse(f"org/name@{commit}")) == commit
