@@ -94,8 +94,10 @@ class Runner:
             expected = self._corrected(name, figures[name])
             advice = self._advice(step, figures)
             if key is None:
-                action, reason = "wait", f"after {', '.join(missing)}"
-                if problem and not missing:
+                if missing:  # inputs are in the order of the flow: the last one comes last
+                    action, reason = "wait", f"after {missing[-1]}"
+                else:
+                    assert problem is not None
                     action, reason = "blocked", problem.message
                 planned.append(PlannedStep(name, action, reason, expected, None, advice, problem))
                 continue
