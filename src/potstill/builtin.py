@@ -28,6 +28,7 @@ from potstill.pipeline import PIPELINE
 from potstill.recipe import Recipe, builtin_recipes
 
 DAY = 86_400.0
+STUDENT = "distill.student.model"
 ENCODERS = frozenset({"bert", "distilbert", "roberta", "albert", "electra", "deberta-v2", "mpnet"})
 """Types of models that read a whole text at once: they mark answers and write none."""
 
@@ -111,7 +112,7 @@ def describe(source: str | Path, project: Path | None = None) -> Described:
     models = models_of(recipe, ask=False)
     by_reference = {one.reference: one for one in models}
     figures = _estimates(recipe, project)
-    student = str(recipe.distill.student.model or "")
+    student = next((one.reference for one in models if STUDENT in one.fields), "")
     teacher = by_reference.get(recipe.teacher)
     own = by_reference[student].parameters if student in by_reference else None
     spent = sum(one.get("seconds", 0.0) for one in figures.values())
