@@ -24,7 +24,7 @@ from potstill.models.packages import PINNED
 from potstill.models.size import folder_config
 from potstill.needs import PACKAGE, ModelNeed, models_of
 from potstill.outlook import this_processor
-from potstill.pipeline import PIPELINE
+from potstill.pipeline import steps_of
 from potstill.recipe import Recipe, builtin_recipes
 
 DAY = 86_400.0
@@ -139,12 +139,12 @@ def describe(source: str | Path, project: Path | None = None) -> Described:
 def _estimates(recipe: Recipe, project: Path) -> dict[str, Figures]:
     """Each stage's estimate, as if nothing were finished; none where it cannot be told."""
     figures: dict[str, Figures] = {}
-    for stage in PIPELINE:
+    for step in steps_of(recipe):
         try:
-            found = stage.estimate(getattr(recipe, stage.name), figures, project)
+            found = step.stage.estimate(step.config, figures, project)
         except (PotstillError, ArithmeticError, LookupError, OSError, TypeError, ValueError):
             found = {}
-        figures[stage.name] = found
+        figures[step.stage.name] = found
     return figures
 
 
