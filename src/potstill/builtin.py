@@ -24,10 +24,11 @@ from potstill.models.packages import PINNED
 from potstill.models.size import folder_config
 from potstill.needs import PACKAGE, ModelNeed, models_of
 from potstill.outlook import this_processor
-from potstill.pipeline import PIPELINE
+from potstill.pipeline import steps_of
 from potstill.recipe import Recipe, builtin_recipes
 
 DAY = 86_400.0
+STUDENT = "distill.student.model"
 ENCODERS = frozenset({"bert", "distilbert", "roberta", "albert", "electra", "deberta-v2", "mpnet"})
 """Types of models that read a whole text at once: they mark answers and write none."""
 
@@ -111,7 +112,7 @@ def describe(source: str | Path, project: Path | None = None) -> Described:
     models = models_of(recipe, ask=False)
     by_reference = {one.reference: one for one in models}
     figures = _estimates(recipe, project)
-    student = str(recipe.distill.student.model or "")
+    student = next((one.reference for one in models if STUDENT in one.fields), "")
     teacher = by_reference.get(recipe.teacher)
     own = by_reference[student].parameters if student in by_reference else None
     spent = sum(one.get("seconds", 0.0) for one in figures.values())
@@ -138,12 +139,12 @@ def describe(source: str | Path, project: Path | None = None) -> Described:
 def _estimates(recipe: Recipe, project: Path) -> dict[str, Figures]:
     """Each stage's estimate, as if nothing were finished; none where it cannot be told."""
     figures: dict[str, Figures] = {}
-    for stage in PIPELINE:
+    for step in steps_of(recipe):
         try:
-            found = stage.estimate(getattr(recipe, stage.name), figures, project)
+            found = step.stage.estimate(step.config, figures, project)
         except (PotstillError, ArithmeticError, LookupError, OSError, TypeError, ValueError):
             found = {}
-        figures[stage.name] = found
+        figures[step.stage.name] = found
     return figures
 
 

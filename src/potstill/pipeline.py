@@ -122,7 +122,7 @@ def plan(recipe: Recipe, project: Path | None = None) -> Plan:
     """What `run` would do now, step by step, with the reason and the expected cost; which models
     it would fetch; what stands in its way. Fetches nothing."""
     runner = _runner(recipe, (project or Path.cwd()).resolve(), None)
-    return _plan(recipe, runner, _steps(recipe, None))
+    return _plan(recipe, runner, steps_of(recipe))
 
 
 def _plan(recipe: Recipe, runner: Runner, steps: list[Step]) -> Plan:
@@ -155,7 +155,7 @@ def run(
     PotstillError of the stage that failed; what was finished before stays.
     """
     project = (project or Path.cwd()).resolve()
-    steps = _steps(recipe, until)
+    steps = steps_of(recipe, until)
     runner = _runner(recipe, project, threads, pulse)
     for obstacle in _plan(recipe, runner, steps).obstacles:
         if not (anyway and isinstance(obstacle, MachineError)):
@@ -267,7 +267,8 @@ def verify(this: Run) -> dict[str, list[str]]:
     return found
 
 
-def _steps(recipe: Recipe, until: str | None) -> list[Step]:
+def steps_of(recipe: Recipe, until: str | None = None) -> list[Step]:
+    """The stages that the recipe goes through, each with its section. Errors: UsageError."""
     names = [stage.name for stage in PIPELINE]
     if until is not None and until not in names:
         raise UsageError(f"There is no stage {until}.", f"The stages are {', '.join(names)}.")

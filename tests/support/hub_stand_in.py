@@ -1,7 +1,7 @@
 """A model hub in memory, asked by huggingface_hub itself: its requests end here.
 
 In: repositories. Out: the answers that the hub gives for them, errors included (the status and the
-X-Error-Code that it sends). Knows nothing of Potstill.
+X-Error-Code that it sends). Of Potstill it knows only where answers are kept for a minute.
 """
 
 from __future__ import annotations
@@ -103,6 +103,13 @@ class HubStandIn:
         return httpx2.Response(200, headers=headers, content=content)
 
 
+def forget() -> None:
+    """As if the minute were over for which an answer is kept."""
+    from potstill.models import hub
+
+    hub._asked.cache_clear()
+
+
 def _digest(content: bytes) -> str:
     return hashlib.sha1(content).hexdigest()
 
@@ -114,8 +121,6 @@ def standing_in(cache: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubSta
     from huggingface_hub import constants
     from huggingface_hub.utils import _http
 
-    from potstill.models import hub
-
     stand_in = HubStandIn()
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache / "hub"))
@@ -126,9 +131,9 @@ def standing_in(cache: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubSta
     huggingface_hub.set_client_factory(
         lambda: httpx2.Client(transport=httpx2.MockTransport(stand_in))
     )
-    hub.forget()
+    forget()
     try:
         yield stand_in
     finally:
         huggingface_hub.set_client_factory(before)
-        hub.forget()
+        forget()

@@ -82,8 +82,12 @@ def test_a_study_file_is_valid(path: Path) -> None:
 
 
 def whole(part: dict[str, Any]) -> dict[str, Any]:
-    """The part in place of what the quickstart says in those fields."""
-    base = yaml.safe_load(builtin_recipes()["quickstart"].read_text("utf-8"))
+    """The part in place of what a built-in recipe says in those fields: the quickstart, or the
+    first one for the same task, where the part says what its task is."""
+    builtin = [yaml.safe_load(path.read_text("utf-8")) for path in builtin_recipes().values()]
+    base = next(one for one in builtin if one["name"] == "quickstart")
+    if "task" in part:
+        base = next(one for one in builtin if one.get("task") == part["task"])
     merged = dict(base)
     for name, value in part.items():
         both = isinstance(value, dict) and isinstance(base.get(name), dict)

@@ -156,11 +156,6 @@ def said(name: str, revision: str | None = None) -> Said | None:
         return None
 
 
-def forget() -> None:
-    """Ask again, though a minute has not passed: a login or a connection may be new."""
-    _asked.cache_clear()
-
-
 @lru_cache(maxsize=64)
 def _asked(name: str, revision: str | None, minute: int) -> Said | ModelError:
     """One answer a minute: a plan asks about the same model many times."""

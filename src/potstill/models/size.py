@@ -20,6 +20,8 @@ from potstill.models.refs import Reference, cached_snapshot, parse
 
 UNKNOWN = 1_000_000_000
 """What a plan reckons with for a hub model that is not cached here and whose name tells nothing."""
+MASK = re.compile(r"\.attn\.(masked_)?bias$")
+"""Of GPT-2's layers: no weights, though older files hold them."""
 IN_NAME = re.compile(r"(?<![A-Za-z0-9.])(\d+(?:\.\d+)?)([BbMm])(?![A-Za-z0-9])")
 
 
@@ -115,6 +117,7 @@ def _safetensors(path: Path) -> int:
 
     try:
         with safe_open(path, framework="numpy") as file:
-            return sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118
+            weights = (name for name in file.keys() if not MASK.search(name))  # noqa: SIM118
+            return sum(math.prod(file.get_slice(name).get_shape()) for name in weights)
     except SafetensorError as error:
         raise ValueError(f"{path}: {error}") from error

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hub_stand_in import COMMIT, TOKEN, HubStandIn, Repository, standing_in
+from hub_stand_in import COMMIT, TOKEN, HubStandIn, Repository, forget, standing_in
 
 from potstill.errors import ModelError, StoreError, UnavailableError
 from potstill.models import hub
@@ -67,7 +67,7 @@ def test_what_was_fetched_needs_no_hub_any_more(
     ]
     asked = len(stand_in.asked)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    hub.forget()
+    forget()
     assert hub.cached("org/open") == folder == hub_snapshot(parse("org/open"))
     assert digest(parse("org/open")) == COMMIT
     assert folder_config("org/open") == {}
@@ -83,7 +83,7 @@ def test_no_way_to_the_hub(stand_in: HubStandIn, monkeypatch: pytest.MonkeyPatch
         "org/open: not cached here, and the hub cannot be reached (ConnectError)"
     )
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    hub.forget()
+    forget()
     assert "(HF_HUB_OFFLINE is set)" in line_of("google/gemma-7b-it")
     assert "Its terms are accepted at https://huggingface.co/google/gemma-7b-it." in line_of(
         "google/gemma-7b-it"
@@ -105,12 +105,12 @@ def test_a_gated_model(stand_in: HubStandIn, monkeypatch: pytest.MonkeyPatch) ->
         "https://huggingface.co/org/gated, then log in with `hf auth login`, or set HF_TOKEN."
     )
     monkeypatch.setenv("HF_TOKEN", TOKEN)
-    hub.forget()
+    forget()
     line = line_of("org/gated")
     assert "your login has not been granted access" in line
     assert "https://huggingface.co/org/gated" in line
     gated.granted = (TOKEN,)
-    hub.forget()
+    forget()
     assert hub.check("org/gated").gated
     assert hub_snapshot(parse("org/gated")).name == COMMIT
 
@@ -186,10 +186,10 @@ def test_a_partial_download_is_not_taken_for_the_model(
         file.unlink()
     assert hub.cached("org/shards") is None
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    hub.forget()
+    forget()
     assert "org/shards: not whole in the hub's cache" in line_of("org/shards")
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    hub.forget()
+    forget()
     assert hub_snapshot(parse("org/shards")) == folder
     assert (folder / shards[1]).read_bytes() == b"weights"
 

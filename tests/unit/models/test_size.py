@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -39,6 +41,21 @@ def test_weights_that_a_folder_holds_twice_are_counted_once(
     assert parameters(str(folder)) == parameters(str(tiny_folder))
     (folder / "model.safetensors").write_bytes(b"cut")
     assert parameters(str(folder)) is None
+
+
+def test_masks_that_older_files_of_gpt2_hold_are_no_weights(
+    tmp_path: Path, random_model: Callable[..., Any]
+) -> None:
+    from safetensors.torch import load_file, save_file
+    from torch import ones
+
+    model = random_model("gpt2", n_embd=32, n_layer=2, n_head=4, n_positions=16)
+    model.save_pretrained(tmp_path)
+    masks = {f"transformer.h.{n}.attn.bias": ones(1, 1, 16, 16) for n in range(2)}
+    masks["transformer.h.0.attn.masked_bias"] = ones(())
+    file = tmp_path / "model.safetensors"
+    save_file(load_file(file) | masks, file, {"format": "pt"})
+    assert parameters(str(tmp_path)) == sum(one.numel() for one in model.parameters())
 
 
 @pytest.mark.parametrize("length", [0, 10, 46, 400, 4000])
