@@ -220,7 +220,10 @@ def plan_table(steps: Sequence[PlannedStep]) -> Table:
         for name, value in step.estimate.items():
             before = total.get(name, 0.0)
             total[name] = max(before, value) if name == "memory_bytes" else before + value
-    shown = [cost for cost in COSTS if cost[0] in total]
+    # Fees of nothing are left out too: the reason needs the room.
+    shown = [
+        cost for cost in COSTS if total.get(cost[0]) or (cost[0] in total and cost[0] != "money")
+    ]
 
     def costs(figures: Mapping[str, float]) -> list[str]:
         return [form(figures[name]) if name in figures else "" for name, _, form in shown]
