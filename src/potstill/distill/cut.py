@@ -3,7 +3,7 @@
 In: a model, rows, settings, a target. Out: the smaller model, and what was measured as plain
 values. Knows nothing of stages or of training.
 
-Depth alone works on every decoder with its layers in `model.model.layers`. Widths, and the fit of
+Depth alone works on every decoder that `surgery.body_of` knows. Widths, and the fit of
 what is left, need a family of `models/shape.py`. Of the shapes that meet the target the likeliest
 few are made, fitted on a little text and compared on held-out rows; the best is fitted on all.
 """
@@ -68,7 +68,7 @@ def check(settings: StudentConfig, model: Any) -> None:
     elif settings.drop_layers is None:
         surgery.drops_for(model, target_of(settings, model))
     else:
-        surgery.check_count(settings.drop_layers, len(surgery.body_of(model).layers))
+        surgery.check_count(settings.drop_layers, len(surgery.layers_of(surgery.body_of(model))))
 
 
 def target_of(settings: StudentConfig, model: Any) -> targets.Target:

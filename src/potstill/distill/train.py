@@ -230,9 +230,9 @@ def _trainable(student: Any, config: DistillConfig) -> Any:
 
 def _compile(student: Any) -> None:
     """Compile what is element-wise or a product in each layer; attention has shapes that change."""
-    for layer in surgery.body_of(student).layers:
-        for part in layer.children():
-            if part is not layer.self_attn:
+    for layer in surgery.layers_of(surgery.body_of(student)):
+        for name, part in layer.named_children():
+            if name not in ("self_attn", "attn"):
                 part.compile(dynamic=True)
 
 

@@ -41,6 +41,7 @@ from potstill.models.chat import encode_example
 from potstill.models.corrected import corrected
 from potstill.models.load import load_tokenizer
 from potstill.models.refs import parse
+from potstill.models.size import longest_text
 from potstill.records import Example
 
 NAME = "student"
@@ -107,7 +108,7 @@ def _write_words(
     key, why = recommended(exported["models"])
     best = exported["models"][key]["file"]
     exported["recommended"] = {"model": key, "file": best, "why": why}
-    window = read_json(folder / "config.json").get("max_position_embeddings")
+    window = longest_text(folder)
     write_atomic(data / "Modelfile", modelfile(tokenizer, best, window))
     write_atomic(data / "SERVING.md", serving(best, window))
     write_json(data / "export.json", exported)
@@ -166,8 +167,8 @@ def _rows(
     """The test rows that fit, in the order of their ids, and how many did not fit."""
     test_file = inputs["curate"].path("test.jsonl")
     examples = sorted(read_records(test_file, Example), key=lambda example: example.id)
-    window = read_json(folder / "config.json").get("max_position_embeddings") or config.max_tokens
-    limit = min(config.max_tokens, window - config.answer_tokens)
+    room = max(config.answer_tokens, config.speed_tokens)
+    limit = min(config.max_tokens, (longest_text(folder) or config.max_tokens) - room)
     known = _student_answers(inputs["evaluate"].path("predictions.jsonl"))
     rows, too_long = [], 0
     for example in examples[: config.max_examples]:

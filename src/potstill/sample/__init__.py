@@ -12,7 +12,7 @@ from pathlib import Path
 
 from potstill.errors import InputError
 
-SUFFIXES = frozenset({".pdf", ".docx", ".md"})
+SUFFIXES = frozenset({".pdf", ".docx", ".md", ".csv"})
 
 
 def sample_files() -> dict[str, Path]:
