@@ -1,13 +1,14 @@
-"""Write the sample rows: src/potstill/sample/final_qa.csv, questions about an invented company's books.
+"""Write the sample rows, src/potstill/sample/final_qa.csv: about an invented company's books.
 
 In: the chart of accounts below. Out: a CSV file with the columns question and answer, as a real
 export would hold it: plain questions, multiple choice with the choices in the text and the answer
 as a letter or in words, sentences with a blank; a few rows twice, and a few that are damaged.
 The same script gives the same bytes.
 
-What is asked about an account follows from few facts: its class decides on which side it stands and
-in which statement it appears, its desk decides how often it is reconciled. So a row that was held
-out can be answered by who has learnt from the others.
+Number and name of an account are asked for in several ways that share few words, so that a row that
+was held out asks in new words for what others have told, and repeats none of them. Everything else
+is asked once an account. It follows from what others tell: an account's class decides its side and
+its statement, its desk decides how often it is reconciled.
 
 Run: python tools/make_rows.py
 """
@@ -22,7 +23,6 @@ from random import Random
 
 FILE = Path(__file__).parents[1] / "src" / "potstill" / "sample" / "final_qa.csv"
 SEED = 8
-WORDINGS = 19  # of those that each account has
 
 # Class -> side on which its accounts stand, statement in which they appear, first digit.
 CLASSES = {
@@ -41,59 +41,126 @@ DESKS = {
     "works": "every quarter",
     "closing": "once a year",
 }
-ACCOUNTS = (
-    ("harbour bank", "asset", "bank"),
-    ("petty cash tin", "asset", "bank"),
-    ("cheques in transit", "asset", "bank"),
-    ("raw hemp stock", "asset", "stores"),
-    ("tar and pitch stock", "asset", "stores"),
-    ("finished rope stock", "asset", "stores"),
-    ("chandler receivables", "asset", "sales"),
-    ("fleet receivables", "asset", "sales"),
-    ("prepaid insurance", "asset", "closing"),
-    ("spinning hall", "asset", "works"),
-    ("twisting machines", "asset", "works"),
-    ("delivery carts", "asset", "works"),
-    ("overdraft facility", "liability", "bank"),
-    ("hemp growers payable", "liability", "stores"),
-    ("freight payable", "liability", "stores"),
-    ("customer deposits", "liability", "sales"),
-    ("wages owed", "liability", "payroll"),
-    ("holiday pay owed", "liability", "payroll"),
-    ("pension dues", "liability", "payroll"),
-    ("machine loan", "liability", "works"),
-    ("tax provision", "liability", "closing"),
-    ("founder capital", "equity", "closing"),
-    ("retained surplus", "equity", "closing"),
-    ("partner drawings reserve", "equity", "closing"),
-    ("anchor rope sales", "income", "sales"),
-    ("rigging sales", "income", "sales"),
-    ("net mending fees", "income", "sales"),
-    ("deposit interest", "income", "bank"),
-    ("scrap fibre revenue", "income", "stores"),
-    ("hall letting revenue", "income", "works"),
-    ("hemp consumed", "expense", "stores"),
-    ("packing material", "expense", "stores"),
-    ("spinner wages", "expense", "payroll"),
-    ("office salaries", "expense", "payroll"),
-    ("apprentice training", "expense", "payroll"),
-    ("bank charges", "expense", "bank"),
-    ("machine wear", "expense", "works"),
-    ("roof repairs", "expense", "works"),
-    ("trade fair costs", "expense", "sales"),
-    ("audit fee", "expense", "closing"),
-)
+ACCOUNTS = {
+    ("asset", "bank"): (
+        "north harbour deposit",
+        "petty cash tin",
+        "uncleared cheque folder",
+        "foreign coin drawer",
+    ),
+    ("asset", "stores"): (
+        "raw hemp bales",
+        "pitch barrel stock",
+        "finished hawser coils",
+        "spare spindle shelf",
+    ),
+    ("asset", "sales"): (
+        "unpaid chandler bills",
+        "fleet owner claims",
+        "sample book loans",
+    ),
+    ("asset", "works"): (
+        "long spinning hall",
+        "steam twisting engine",
+        "delivery horse cart",
+        "rooftop water tower",
+    ),
+    ("asset", "closing"): (
+        "prepaid fire insurance",
+        "deferred licence cost",
+    ),
+    ("liability", "bank"): (
+        "winter overdraft line",
+        "returned draft dues",
+    ),
+    ("liability", "stores"): (
+        "grower harvest debt",
+        "river freight owed",
+        "jute import bond",
+    ),
+    ("liability", "sales"): (
+        "customer advance money",
+        "rebate promise fund",
+    ),
+    ("liability", "payroll"): (
+        "outstanding weekly wages",
+        "untaken holiday pay",
+        "pension scheme arrears",
+    ),
+    ("liability", "works"): (
+        "twelve year mortgage",
+        "engine hire purchase",
+    ),
+    ("liability", "closing"): (
+        "town tax provision",
+        "auditor fee accrual",
+    ),
+    ("equity", "closing"): (
+        "founding family capital",
+        "retained yearly surplus",
+        "widow share reserve",
+        "employee stake pool",
+    ),
+    ("income", "sales"): (
+        "anchor cable turnover",
+        "rigging kit revenue",
+        "net mending charges",
+        "mooring line exports",
+    ),
+    ("income", "bank"): (
+        "savings interest earned",
+        "exchange rate gains",
+    ),
+    ("income", "stores"): (
+        "scrap fibre proceeds",
+        "empty sack refunds",
+    ),
+    ("income", "works"): (
+        "museum visitor tickets",
+        "loft letting rent",
+    ),
+    ("expense", "stores"): (
+        "hemp yarn consumption",
+        "packing straw usage",
+        "tarring oil burnt",
+    ),
+    ("expense", "payroll"): (
+        "journeyman spinner salaries",
+        "office clerk pay",
+        "apprentice schooling outlay",
+    ),
+    ("expense", "bank"): (
+        "transfer handling commission",
+        "safe box rental",
+    ),
+    ("expense", "works"): (
+        "gutter roof repairs",
+        "gearwheel wear allowance",
+        "boiler coal heating",
+    ),
+    ("expense", "sales"): (
+        "trade fair stand",
+        "catalogue printing expenditure",
+        "traveller lodging costs",
+    ),
+    ("expense", "closing"): (
+        "yearly audit invoice",
+        "bad debt losses",
+    ),
+}
+"""(Class, desk) -> names. They share few words, so that no two accounts are taken for one."""
 
 Row = tuple[str, str]
 
 
-def numbered() -> Iterator[tuple[str, str, str, int]]:
-    """Each account with its number: the class's digit, then one in steps of forty from ten."""
+def numbered() -> Iterator[tuple[str, str, str, str]]:
+    """Name, class, desk and number of each account: the class's digit, then steps of forty."""
     seen = dict.fromkeys(CLASSES, 0)
-    for name, kind, desk in ACCOUNTS:
-        number = 1000 * CLASSES[kind][2] + 110 + 40 * seen[kind]
-        seen[kind] += 1
-        yield name, kind, desk, number
+    for (kind, desk), names in ACCOUNTS.items():
+        for name in names:
+            number = 1000 * CLASSES[kind][2] + 110 + 40 * seen[kind]
+            seen[kind] += 1
+            yield name, kind, desk, str(number)
 
 
 def choices(lot: Random, stem: str, right: str, others: list[str]) -> Row:
@@ -105,40 +172,67 @@ def choices(lot: Random, stem: str, right: str, others: list[str]) -> Row:
     return f"{stem} {listed}", lot.choice([letter, f"{letter}) {right}", right])
 
 
-def rows_of(lot: Random, name: str, kind: str, desk: str, number: int, all_numbers: list[str],
-            all_names: list[str]) -> list[Row]:  # fmt: skip
-    """Everything that is asked about one account."""
+def about_number(lot: Random, name: str, number: str, numbers: list[str]) -> list[Row]:
+    """The number of an account, in ways that share no more than its name."""
+    return [
+        (f"What number does the chart at Tamsin Quay print beside {name}?", number),
+        (f"Under which code would a new clerk book an invoice for {name}?", number),
+        (f"The vouchers of {name} are stamped, signed and filed under ____.", number),
+        choices(lot, f"Somebody types {name} into the search field. Which figure comes up first?",
+                number, numbers),
+    ]  # fmt: skip
+
+
+def about_name(lot: Random, name: str, number: str, names: list[str]) -> list[Row]:
+    """The account of a number."""
+    return [
+        (f"Which account of the ledger is kept as {number}?", name),
+        (f"A receipt marked {number} goes into the tray labelled ____.", name),
+        choices(lot, f"What does {number} mean on a monthly report?", name, names),
+        (f"What item is hidden behind code {number}?", name),
+    ]
+
+
+def about_rest(lot: Random, name: str, kind: str, desk: str) -> list[Row]:
+    """What follows from the class and the desk of an account, in one of several ways each."""
     side, statement, _ = CLASSES[kind]
     other = "credit" if side == "debit" else "debit"
-    often, code = DESKS[desk], str(number)
-    kinds, statements = list(CLASSES), ["balance sheet", "income statement", "cash plan", "tax file"]
-    return [
-        (f"What number does the chart of accounts give to {name}?", code),
-        (f"Under which code would a clerk at Tamsin Quay book {name}?", code),
-        (f"In the ledger at Tamsin Quay the page headed {name} is marked ____.", code),
-        choices(lot, f"Which of the following numbers stands for {name}?", code, all_numbers),
-        (f"Which account is kept under number {code}?", name),
-        (f"A voucher stamped {code} goes into the file called ____.", name),
-        choices(lot, f"What does the code {code} mean on an invoice?", name, all_names),
-        (f"To which class of accounts does {name} belong?", kind),
-        (f"What kind of item is {name} in the books?", kind),
-        choices(lot, f"Which heading of the chart is {name} listed under?", kind, kinds),
-        (f"An auditor who finds {name} in the trial balance files it as ____.", kind),
-        (f"On which side does {name} normally stand?", side),
-        (f"Is the usual balance of {name} a debit or a credit?", side),
-        (f"An entry that makes {name} grow is a ____.", side),
-        (f"Which entry makes {name} smaller?", other),
-        (f"In which statement does {name} appear at the end of the year?", statement),
-        (f"Does a reader find {name} on the balance sheet or in the income statement?", statement),
-        choices(lot, f"Where is {name} reported to the partners?", statement, statements),
-        (f"Which desk looks after {name}?", f"the {desk} desk"),
-        (f"Whom does one ask about an error in {name}?", f"the {desk} desk"),
-        choices(lot, f"Who signs off {name}?", f"the {desk} desk", [f"the {d} desk" for d in DESKS]),
-        (f"The vouchers of {name} are handed to ____.", f"the {desk} desk"),
-        (f"How often is {name} reconciled?", often),
-        (f"When are the figures of {name} compared with the vouchers?", often),
-        (f"By the rules of Tamsin Quay {name} is checked ____.", often),
-    ]  # fmt: skip
+    office, often = f"the {desk} desk", DESKS[desk]
+    offices = [f"the {one} desk" for one in DESKS]
+    statements = ["balance sheet", "income statement", "cash plan", "tax file"]
+    ways = (
+        [
+            (f"To which class does {name} belong?", kind),
+            (f"What kind of account is {name}?", kind),
+            choices(lot, f"What is the type of {name}?", kind, list(CLASSES)),
+            (f"The auditor lists {name} as ____.", kind),
+        ],
+        [
+            (f"On which side does {name} stand?", side),
+            (f"Which entry raises {name}?", side),
+            (f"An increase of {name} is a ____.", side),
+        ],
+        [
+            (f"Which entry lowers {name}?", other),
+            (f"A decrease of {name} is a ____.", other),
+        ],
+        [
+            (f"Which statement shows {name}?", statement),
+            choices(lot, f"Where is {name} reported?", statement, statements),
+            (f"The partners find {name} in the ____.", statement),
+        ],
+        [
+            (f"Who looks after {name}?", office),
+            choices(lot, f"Who signs for {name}?", office, offices),
+            (f"Calls on {name} reach ____.", office),
+        ],
+        [
+            (f"At which times is {name} reconciled?", often),
+            (f"When is {name} checked?", often),
+            (f"The clerks compare {name} ____.", often),
+        ],
+    )
+    return [lot.choice(some) for some in ways]
 
 
 def rules() -> list[Row]:
@@ -173,12 +267,12 @@ def table() -> str:
     """The whole file."""
     lot = Random(SEED)
     accounts = list(numbered())
-    numbers, names = [str(one[3]) for one in accounts], [one[0] for one in accounts]
+    numbers, names = [one[3] for one in accounts], [one[0] for one in accounts]
     rows: list[list[str]] = [list(row) for row in rules()]
     for name, kind, desk, number in accounts:
-        asked = rows_of(lot, name, kind, desk, number, numbers, names)
-        kept = sorted(lot.sample(range(len(asked)), WORDINGS))
-        rows += [list(asked[place]) for place in kept]
+        asked = about_number(lot, name, number, numbers) + about_name(lot, name, number, names)
+        asked += about_rest(lot, name, kind, desk)
+        rows += [list(row) for row in asked]
     lot.shuffle(rows)
     again = [list(row) for row in lot.sample(rows, 9)]
     for row in again[:4]:  # as somebody typed it once more

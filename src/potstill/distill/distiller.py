@@ -126,7 +126,9 @@ class Distiller:
             student_tokenizer=student_tokenizer,
         )
         leading = self.config.voices[0].teacher
-        self.tokenizer = tokenizer if tokenizer is not None else load_tokenizer(leading, self.config.template)
+        self.tokenizer = (
+            tokenizer if tokenizer is not None else load_tokenizer(leading, self.config.template)
+        )
         named_student = isinstance(self.student, str | Path)
         beside = tokenizer_beside(self.student, self.config.template) if named_student else None
         self.student_tokenizer = student_tokenizer or beside or self.tokenizer

@@ -64,7 +64,9 @@ def make_student(
     if settings.model is not None:
         parameters["student"] = surgery.parameters_of(outline(settings.model))
         found = {"method": "pretrained", "model": settings.model, "parameters": parameters}
-        return Start(settings.model, tokenizer_beside(settings.model, config.template) or tokenizer, found)
+        return Start(
+            settings.model, tokenizer_beside(settings.model, config.template) or tokenizer, found
+        )
     done, folder = work / "surgery.json", work / "student"
     if done.exists() and folder.is_dir():
         return Start(folder, tokenizer, read_json(done))

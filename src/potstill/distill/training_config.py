@@ -21,8 +21,8 @@ class TrainingConfig(StageConfig):
 
     template: str = Field(
         "",
-        description="Chat template (Jinja) that rows are put into instead of the models' own, which "
-        "the student then carries into every file; filled by the recipe.",
+        description="Chat template (Jinja) that rows are put into instead of the models' own; the "
+        "student carries it into every file. Filled by the recipe.",
     )
     epochs: float = Field(3.0, gt=0, le=1000, description="Passes over the training rows.")
     max_tokens: int | None = Field(

@@ -39,8 +39,8 @@ class EvaluateConfig(StageConfig):
     teacher: str = Field("", description="Model reference of the teacher; filled by the recipe.")
     template: str = Field(
         "",
-        description="Chat template (Jinja) that rows are put into instead of the models' own, which "
-        "the student then carries into every file; filled by the recipe.",
+        description="Chat template (Jinja) that rows are put into instead of the models' own; the "
+        "student carries it into every file. Filled by the recipe.",
     )
     max_tokens: int = Field(
         2048,

@@ -57,9 +57,7 @@ def file_sha256(path: Path) -> str:
     except (OSError, ValueError, KeyError, TypeError):
         pass  # never hashed before, or a damaged note: hash it now
     sha256 = file_digest(path)
-    if time.time() - status.st_mtime > DRAW = 1  # bumped when the weights of a fresh model would come out differently
-DRAW_SEED = 17
-SETTLED_SECONDS:
+    if time.time() - status.st_mtime > SETTLED_SECONDS:
         with suppress(StoreError, OSError):  # a read-only cache only costs the time to hash
             write_atomic(memo, json.dumps({**state, "sha256": sha256}) + "\n")
     return sha256

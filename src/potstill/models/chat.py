@@ -138,7 +138,9 @@ def check_template(template: str) -> None:
     Errors: ModelError for what is no Jinja, and for a template that leaves a question out, or whose
     prompt is not how the whole conversation begins.
     """
-    messages = [{"role": role, "content": word} for role, word in (("user", MARK), ("assistant", "a"))]
+    messages = [
+        {"role": role, "content": word} for role, word in (("user", MARK), ("assistant", "a"))
+    ]
     try:
         # As transformers sets it up; what it adds besides is not used here.
         environment = ImmutableSandboxedEnvironment(

@@ -93,7 +93,8 @@ def digest(reference: Reference) -> str:
     """The model's content identity, 64 or 40 hex digits; hashes big files once only.
 
     pypi and gguf: SHA-256 of the GGUF file. folder: SHA-256 over its model files' names and
-    digests. fresh: the same, with the seed and the version of the draw. hub: the commit that is cached here, else the one the hub names now.
+    digests. fresh: the same, with the seed and the version of the draw. hub: the commit that is
+    cached here, else the one the hub names now.
     Errors: ModelError if it cannot be known, for example offline, or if the model's terms must be
     accepted before it is fetched.
     """

@@ -235,7 +235,7 @@ def drop_layers(model: Any, layers: Iterable[int]) -> Any:
     for number, layer in enumerate(layers_of(body)):
         for module in layer.modules():
             if hasattr(module, "layer_idx"):
-                module.layer_idx = number
+                module.layer_idx = number  # type: ignore[assignment]
     return model
 
 

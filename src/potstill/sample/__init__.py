@@ -1,8 +1,9 @@
-"""The sample that is shipped with Potstill: an invented handbook in four file formats.
+"""The samples that are shipped with Potstill: an invented handbook in four file formats, and rows
+of questions and answers about an invented company's accounts.
 
-In: a file's name. Out: its path on disk. Everything that the handbook says is made up, so that no
-language model can have read it before. `tools/make_sample.py` builds the PDF, the DOCX and the
-scan from `handbook.md`. Knows nothing of recipes or stages.
+In: a file's name. Out: its path on disk. Everything that they say is made up, so that no language
+model can have read it before. `tools/make_sample.py` builds the PDF, the DOCX and the scan from
+`handbook.md`, `tools/make_rows.py` the rows. Knows nothing of recipes or stages.
 """
 
 from __future__ import annotations
