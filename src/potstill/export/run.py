@@ -169,7 +169,7 @@ def _rows(
     examples = sorted(read_records(test_file, Example), key=lambda example: example.id)
     room = max(config.answer_tokens, config.speed_tokens)
     limit = min(config.max_tokens, (longest_text(folder) or config.max_tokens) - room)
-    known = _student_answers(inputs["evaluate"].path("predictions.jsonl"))
+    known = _student_answers(inputs["evaluate"])
     rows, too_long = [], 0
     for example in examples[: config.max_examples]:
         encoded = encode_example(tokenizer, example.turns, limit)
@@ -197,9 +197,14 @@ def _rows(
     return rows, too_long
 
 
-def _student_answers(predictions: Path) -> dict[str, str]:
-    """Row id -> what the distilled student answered in PyTorch, where it came to an end."""
-    if not predictions.exists():
+def _student_answers(evaluate: Artifact) -> dict[str, str]:
+    """Row id -> what the distilled student answered in PyTorch, where it came to an end.
+
+    None that were drawn by lot: files answer greedily, and the two cannot be compared.
+    """
+    predictions = evaluate.path("predictions.jsonl")
+    settings = read_json(evaluate.path("results.json")).get("settings", {})
+    if not predictions.exists() or settings.get("decoding", {}).get("temperature", 0) > 0:
         return {}
     lines = [json.loads(line) for line in predictions.read_text("utf-8").splitlines() if line]
     return {line["id"]: line["answer"] for line in lines if _whole(line)}
