@@ -37,7 +37,7 @@ CONFIG = {
     "n_embd": 256,
     "n_inner": None,
     "n_head": 4,
-    "n_layer": 8,
+    "n_layer": 6,
     "n_positions": 512,
     "tie_word_embeddings": True,
 }
