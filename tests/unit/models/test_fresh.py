@@ -127,4 +127,3 @@ def test_the_shapes_tokenizer_follows_gpt2_and_knows_every_byte(own_cache: Path)
     assert tokenizer("Question: Who?").input_ids[0] != tokenizer.bos_token_id
     total = sum(one.stat().st_size for one in shapes()["gpt2-mini"].iterdir())
     assert total < 300_000
-
