@@ -49,9 +49,9 @@ def encode_examples(
 ) -> tuple[Encoded, list[Rejected]]:
     """Encode, and set aside what is longer than `limit` tokens in any model.
 
-    folders: of the models, the teacher first. template: instead of their own.
-    Errors: ModelError for a student that turns an example into other tokens of the teacher's own vocabulary, and for students that differ in
-    theirs.
+    folders: of the models, the teacher first. template: a chat template instead of their own.
+    Errors: ModelError for a student that turns an example into other tokens of the teacher's own
+    vocabulary, and for students that differ in theirs.
     """
     tokenizers = {name: load_tokenizer(folder, template) for name, folder in folders.items()}
     teacher = tokenizers[TEACHER]

@@ -63,8 +63,8 @@ def _say_how_long(base: Any) -> None:
     transformers no longer writes it."""
     known = base.load_hparams
 
-    def with_the_older_name(*given: Any) -> Any:
-        found = known(*given)
+    def with_the_older_name(*given: Any, **named: Any) -> Any:
+        found = known(*given, **named)
         if "n_positions" in found:
             found.setdefault("n_ctx", found["n_positions"])
         return found

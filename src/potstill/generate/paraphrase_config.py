@@ -73,7 +73,7 @@ class ParaphraseConfig(BaseModel):
         1.0,
         gt=0,
         le=1,
-        description="Share of the rows whose question is asked for, drawn by lot; each is a request.",
+        description="Share of the rows whose question is varied, drawn by lot; each is a request.",
     )
     temperature: float = Field(0.7, ge=0, le=2, description="Sampling temperature; 0 is greedy.")
     max_tokens: int = Field(200, ge=16, le=8192, description="Longest reply, in tokens.")

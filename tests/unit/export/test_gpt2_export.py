@@ -1,4 +1,4 @@
-"""A GPT-2 with a recipe's template: prompted by the same ids here and in llama.cpp, and it stops."""
+"""A GPT-2 with a recipe's template: the same prompt ids here and in llama.cpp, and it stops."""
 
 from __future__ import annotations
 

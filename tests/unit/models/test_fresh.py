@@ -105,7 +105,7 @@ def test_a_folder_that_cannot_be_drawn_says_why(shape: Path, own_cache: Path) ->
     (shape / "model.safetensors").unlink()
     config = json.loads((shape / "config.json").read_text())
     (shape / "config.json").write_text(json.dumps(config | {"vocab_size": 5, "eos_token_id": 0}))
-    with pytest.raises(ModelError, match="vocab_size of its config.json is 5"):
+    with pytest.raises(ModelError, match=r"vocab_size of its config\.json is 5"):
         model_folder(f"fresh:{shape}")
     assert list((own_cache / "models").glob("*-fresh")) == []
     (shape / "config.json").write_text(json.dumps({"model_type": "of-tomorrow"}))
