@@ -84,6 +84,21 @@ def test_a_cut_gpt2_learns_and_carries_the_template(
     assert not [event for event in events if event["kind"] == "warning"]  # nothing fell back
 
 
+def test_a_pretrained_student_is_given_the_template_too(
+    teacher: Path, tmp_path: Path, random_model: Callable[..., Any]
+) -> None:
+    student = Path(shutil.copytree(teacher, tmp_path / "student"))
+    words = json.loads((teacher / "config.json").read_text())["vocab_size"]
+    end = {"bos_token_id": 0, "eos_token_id": 0, "num_hidden_layers": 1}
+    model = random_model("gpt2", 5, 0.2, vocab_size=words, max_position_embeddings=64, **end)
+    model.save_pretrained(student)
+    settings = {**SETTINGS, "epochs": 1}
+    done = Distiller(teacher, str(student), output=tmp_path / "out", **settings).train(ROWS)
+    assert load_model(done.folder).config.n_layer == 1
+    assert load_tokenizer(done.folder).chat_template == TEMPLATE
+    assert load_tokenizer(student).chat_template is None
+
+
 def test_rows_side_by_side_teach_the_same_as_packed_ones(distil: Callable[..., Any]) -> None:
     packed, padded = (
         distil(name, batching=name, share_beginnings=False) for name in ("packed", "buckets")
