@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from potstill.export.gguf import convert
+from potstill.export.gguf import convert, fallback_note, quantize, tensor_types
 from potstill.export.parity import Row, check_prompts, check_special, check_stop, score_files
 from potstill.export.serving import modelfile, pieces_of
 from potstill.inference.base import Request
@@ -87,6 +87,14 @@ def test_the_same_prompt_ids_in_training_transformers_and_llamacpp(
     with torch.no_grad():
         logits = model(torch.tensor([trained[0].prompt])).logits
     assert torch.isfinite(logits).all()
+
+
+def test_learned_positions_are_no_matrix_that_fell_back(student: Path, tmp_path: Path) -> None:
+    f16, q8 = tmp_path / "f16.gguf", tmp_path / "q8.gguf"
+    convert(student, f16, load_tokenizer(student), "student")
+    quantize(f16, q8, "q8_0", 1)
+    assert fallback_note(q8, "q8_0") is None
+    assert set(tensor_types(q8)) == {"Q8_0"}
 
 
 def test_ollama_is_given_the_same_template(student: Path) -> None:
