@@ -16,9 +16,9 @@ from typing import Any
 import torch
 
 from potstill.distill.batches import MicroBatch
+from potstill.models.body import body_of, layers_of
 from potstill.models.output import output_layer
 from potstill.models.quantised import weights_in
-from potstill.models.surgery import body_of, layers_of
 
 SIDE = 4096
 """Of the square product by which a machine is measured; smaller ones do not reach its rate."""

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from potstill.distill.losses import weighted_sum
 from potstill.errors import TrainingError
-from potstill.models.surgery import body_of, layers_of
+from potstill.models.body import body_of, layers_of
 
 LayerMap = str | Mapping[int, int]
 """`uniform`, `last-K` (the last K layers of both), or {student layer: teacher layer}."""

@@ -30,8 +30,8 @@ from potstill.distill.signals import HiddenStates, LiveTeacher, Samples, Teacher
 from potstill.distill.steps import Step, Steps
 from potstill.distill.terms import COUNTED_BY, TermLoss, Weights
 from potstill.errors import TrainingError
+from potstill.models.body import body_of, layers_of, norm_of
 from potstill.models.output import output_layer
-from potstill.models.surgery import body_of, layers_of, norm_of
 
 BEGINNING, END = 24, 8
 """Tokens of the rows on which layouts are tried."""

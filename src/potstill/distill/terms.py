@@ -39,8 +39,8 @@ from potstill.distill.signals import (
 )
 from potstill.distill.spans import aligned_scores
 from potstill.errors import TrainingError
+from potstill.models.body import body_of, layers_of
 from potstill.models.output import output_layer
-from potstill.models.surgery import body_of, layers_of
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,9 @@ from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
 from transformers.initialization import no_init_weights
 
 from potstill.errors import ModelError
+from potstill.models.body import body_of, layers_of, prefixes
 from potstill.models.load import Source, load_errors, model_folder
-from potstill.models.surgery import body_of, drop_layers, layers_of, prefixes
+from potstill.models.surgery import drop_layers
 from potstill.models.weights import WeightFiles
 
 RESIDENT = "A teacher can be loaded whole instead (distill.teacher_loading: resident)."

@@ -24,10 +24,10 @@ import torch
 from torch import Tensor
 
 from potstill.errors import ModelError
+from potstill.models.body import body_of, layers_of, norm_of, prefixes, put_layers
 from potstill.models.cast import cast
 from potstill.models.load import Source, model_folder
 from potstill.models.skeleton import RESIDENT, ends_of, is_tied, put, skeleton
-from potstill.models.surgery import body_of, layers_of, norm_of, prefixes, put_layers
 from potstill.models.weights import WeightFiles
 
 POSITIONS = "transformer.wpe."

@@ -1,9 +1,7 @@
 """Cut a smaller model out of a larger one by dropping decoder layers, chosen by measurement.
 
 In: a decoder-only transformers model and calibration token ids. Out: each layer's influence, the
-layers to drop, the model without them. Works on models with their decoder layers in
-`model.model.layers` (Llama, Mistral, Qwen, Gemma, SmolLM and their like), and on GPT-2 and those
-that name their parts as it does (`model.transformer.h`).
+layers to drop, the model without them. Works on the architectures that `body.py` knows.
 Knows nothing of training, data sets or stages.
 """
 
@@ -17,19 +15,14 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from potstill.errors import ModelError
+from potstill.models.body import KNOWN, body_of, layers_of, norm_of, put_layers
 from potstill.models.output import OutputLayer, output_layer, summed_kl
 from potstill.models.quantised import weights_in
 from potstill.models.targets import Target
 
-KNOWN = (
-    "Dropping layers is known for decoders with their layers in model.model.layers or, as GPT-2, "
-    "in model.transformer.h."
-)
-NAMES = {"model": ("layers", "norm"), "transformer": ("h", "ln_f")}
-"""What a decoder's body is called in its model, and in the body its layers and the final norm."""
 REFER_BY_NUMBER = ("num_kv_shared_layers", "mlp_only_layers", "scale_attn_by_inverse_layer_idx")
 """Fields of configurations that make a layer depend on its number."""
 MEASURED_TOKENS = 384
@@ -65,46 +58,6 @@ class _Traced:
     arguments: list[dict[str, Any]]
     measured: Tensor
     log_p: Tensor
-
-
-def body_of(model: Any) -> Any:
-    """The decoder without its output layer. Errors: ModelError for an unknown architecture."""
-    # A PEFT model hides the real one a level deeper.
-    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
-    for name, (layers, _) in NAMES.items():
-        body = getattr(inner, name, None)
-        found = getattr(body, layers, None)
-        if isinstance(found, nn.ModuleList) and len(found):
-            return body
-    raise ModelError(f"The architecture {type(model).__name__} is not known here.", KNOWN)
-
-
-def layers_of(body: Any) -> nn.ModuleList:
-    """A body's decoder layers."""
-    layers: nn.ModuleList = getattr(body, _names(body)[0])
-    return layers
-
-
-def norm_of(body: Any) -> Any:
-    """A body's final norm; None if it has none of that name."""
-    return getattr(body, _names(body)[1], None)
-
-
-def put_layers(body: Any, layers: Iterable[nn.Module]) -> None:
-    """Give a body these decoder layers instead of its own."""
-    setattr(body, _names(body)[0], nn.ModuleList(layers))
-
-
-def prefixes(model: Any) -> tuple[str, str]:
-    """How the names of all tensors of decoder layers begin, and those of the final norm."""
-    body = body_of(model)
-    own = next(name for name, module in model.named_modules() if module is body)
-    layers, norm = _names(body)
-    return f"{own}.{layers}.", f"{own}.{norm}."
-
-
-def _names(body: Any) -> tuple[str, str]:
-    return next(names for names in NAMES.values() if names[0] in body._modules)
 
 
 def layer_influence(model: Any, batches: Iterable[Tensor]) -> list[float]:

@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM
 
 from potstill.errors import ModelError
 from potstill.models import surgery
+from potstill.models.body import body_of, layers_of, norm_of, prefixes
 from potstill.models.load import load_model
 from potstill.models.size import configured_parameters, longest_text
 from potstill.models.skeleton import load_without, outline
@@ -46,11 +47,11 @@ def _kl(teacher: Any, student: Any) -> float:
 
 
 def test_its_parts_are_found(model: Any) -> None:
-    body = surgery.body_of(model)
+    body = body_of(model)
     assert body is model.transformer
-    assert surgery.layers_of(body) is body.h
-    assert surgery.norm_of(body) is body.ln_f
-    assert surgery.prefixes(model) == ("transformer.h.", "transformer.ln_f.")
+    assert layers_of(body) is body.h
+    assert norm_of(body) is body.ln_f
+    assert prefixes(model) == ("transformer.h.", "transformer.ln_f.")
 
 
 def test_the_layers_that_matter_least_go_first_and_their_loss_is_true(model: Any) -> None:
