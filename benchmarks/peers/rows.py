@@ -18,9 +18,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from potstill.models.body import body_of
 from potstill.models.chat import encode_example
 from potstill.models.load import load_model, load_tokenizer, model_folder, quiet
-from potstill.models.surgery import body_of, drop_layers, parameters_of
+from potstill.models.surgery import drop_layers, parameters_of
 from potstill.records import Turn
 
 DATA = Path(__file__).resolve().parents[3] / "shared" / "data" / "xquad-en-dev.json"

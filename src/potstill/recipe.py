@@ -27,7 +27,7 @@ from potstill.inference.endpoint import is_endpoint
 from potstill.ingest import IngestConfig
 
 SCHEMA_HINT = "`potstill config schema` describes every field."
-SHARED = ("teacher",)  # top-level fields that fill a stage's field of the same name
+SHARED = ("teacher", "template")  # top-level fields that fill a stage's field of the same name
 Section = Annotated[dict[str, Any], Field(default_factory=dict)]
 
 
@@ -43,9 +43,15 @@ class Recipe(BaseModel):
     description: str = Field("", description="One sentence for people.")
     seed: int = Field(17, ge=0, lt=2**31, description="Seed of everything that is drawn by lot.")
     teacher: str = Field(
-        description="The teacher: a hub id, a folder, a GGUF file, or pypi:NAME (one behind an "
-        "address goes into generate.teacher). "
+        description="The teacher: a hub id, a folder, a GGUF file, pypi:NAME, or fresh:NAME for "
+        "one that is not trained yet (one behind an address goes into generate.teacher). "
         "Fills the `teacher` of every section that does not name its own.",
+    )
+    template: str = Field(
+        "",
+        description="Chat template (Jinja) that rows are put into instead of the models' own: for "
+        "models that come without one, such as GPT-2. The student carries it into every file. "
+        "Fills the `template` of every section that does not name its own.",
     )
     ingest: IngestConfig = Field(description="Files -> documents -> chunks.")
     generate: GenerateConfig = Field(description="Chunks -> question-answer rows, by the teacher.")
@@ -87,6 +93,13 @@ class Recipe(BaseModel):
                 raise ValueError(
                     f"{name}.teacher is {other}, but the first teacher of distill is {first}; "
                     "set teacher at the top, or each of them"
+                )
+        names = ["evaluate"] + (["correct"] if self.correct.method != "none" else [])
+        for name in names:
+            if getattr(self, name).template != self.distill.template:
+                raise ValueError(
+                    f"{name}.template is not distill.template, so models would be prompted in "
+                    "two ways; set template at the top"
                 )
         return self
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -60,6 +61,11 @@ def modules_loaded_by(*arguments: str) -> set[str]:
 )
 def test_nothing_heavy_is_loaded(arguments: tuple[str, ...]) -> None:
     assert modules_loaded_by(*arguments) & HEAVY == set()
+
+
+def test_the_plan_of_a_model_that_is_not_drawn_yet_draws_none(tmp_path: Path) -> None:
+    loaded = modules_loaded_by("plan", "gpt2-qa-local", "--project", str(tmp_path))
+    assert loaded & HEAVY <= {"jinja2"}  # which reads the recipe's template
 
 
 def test_importing_the_package_loads_almost_nothing() -> None:

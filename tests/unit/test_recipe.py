@@ -209,3 +209,19 @@ def test_builtin_recipes_explain_themselves() -> None:
         comments = sum(line.lstrip().startswith("#") or " # " in line for line in text.splitlines())
         assert comments >= 8
         assert yaml.safe_load(text)["description"]
+
+
+def test_the_template_fills_every_stage_that_prompts_a_student(tmp_path: Path) -> None:
+    text = MINIMAL + 'template: "{{ messages[0].content }}"\n'
+    recipe = Recipe.load(written(tmp_path, text))
+    assert recipe.distill.template == recipe.evaluate.template == recipe.correct.template
+    assert recipe.distill.template == "{{ messages[0].content }}"
+    assert Recipe.load(written(tmp_path, recipe.to_yaml())) == recipe
+    assert recipe.to_yaml().count("messages[0]") == 1
+
+
+def test_one_run_prompts_in_one_way(tmp_path: Path) -> None:
+    other = "evaluate: {template: other}\n"
+    assert "evaluate.template is not distill.template" in mistake(tmp_path, MINIMAL + other)
+    corrected = "correct: {template: other, method: full}\n"
+    assert "correct.template is not distill.template" in mistake(tmp_path, MINIMAL + corrected)

@@ -116,7 +116,7 @@ def _trained(
     events: Emitter,
 ) -> tuple[Correction, Any, Any]:
     """What was measured, and the trained teacher in bf16 with its tokenizer."""
-    tokenizer = load_tokenizer(config.teacher)
+    tokenizer = load_tokenizer(config.teacher, config.template)
     rows, validation = (
         encode_rows(some, tokenizer, config.sequence_tokens) for some in (examples, unseen)
     )

@@ -3,7 +3,7 @@
 In: a model, rows, settings, a target. Out: the smaller model, and what was measured as plain
 values. Knows nothing of stages or of training.
 
-Depth alone works on every decoder with its layers in `model.model.layers`. Widths, and the fit of
+Depth alone works on every decoder that `body_of` knows. Widths, and the fit of
 what is left, need a family of `models/shape.py`. Of the shapes that meet the target the likeliest
 few are made, fitted on a little text and compared on held-out rows; the best is fitted on all.
 """
@@ -22,6 +22,7 @@ from potstill.core.events import Emitter
 from potstill.distill.batches import Row, evenly
 from potstill.distill.student_config import COMPARED_TOKENS, StudentConfig
 from potstill.models import importance, likeness, surgery, targets, width
+from potstill.models.body import body_of, layers_of
 from potstill.models.load import Source
 from potstill.models.refit import refit
 from potstill.models.shape import FAMILIES, Shape
@@ -68,7 +69,7 @@ def check(settings: StudentConfig, model: Any) -> None:
     elif settings.drop_layers is None:
         surgery.drops_for(model, target_of(settings, model))
     else:
-        surgery.check_count(settings.drop_layers, len(surgery.body_of(model).layers))
+        surgery.check_count(settings.drop_layers, len(layers_of(body_of(model))))
 
 
 def target_of(settings: StudentConfig, model: Any) -> targets.Target:

@@ -24,9 +24,9 @@ from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 
 from potstill.distill import attention
 from potstill.distill.families import Family, group, shared_tokens
+from potstill.models.body import body_of
 from potstill.models.output import output_layer
 from potstill.models.sampling import Draw
-from potstill.models.surgery import body_of
 
 GOING_ON = 0.75
 """Rows that have ended are taken out of a batch when fewer than this share go on."""

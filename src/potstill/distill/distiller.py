@@ -104,7 +104,14 @@ class Distiller:
         try:
             self.config = DistillConfig(**{"teacher": named, **settings})
             method = "none" if correct is None else "full"
-            self.correct = CorrectConfig(**{"teacher": named, "method": method, **(correct or {})})
+            self.correct = CorrectConfig(
+                **{
+                    "teacher": named,
+                    "template": self.config.template,
+                    "method": method,
+                    **(correct or {}),
+                }
+            )
         except ValidationError as error:
             first = error.errors()[0]
             where = ".".join(str(part) for part in first["loc"]) or "settings"
@@ -119,9 +126,11 @@ class Distiller:
             student_tokenizer=student_tokenizer,
         )
         leading = self.config.voices[0].teacher
-        self.tokenizer = tokenizer if tokenizer is not None else load_tokenizer(leading)
+        self.tokenizer = (
+            tokenizer if tokenizer is not None else load_tokenizer(leading, self.config.template)
+        )
         named_student = isinstance(self.student, str | Path)
-        beside = tokenizer_beside(self.student) if named_student else None
+        beside = tokenizer_beside(self.student, self.config.template) if named_student else None
         self.student_tokenizer = student_tokenizer or beside or self.tokenizer
         # Now, as training changes a loaded model.
         self.identity = {"teacher": digest_of(teacher), "student": digest_of(self.student)}

@@ -16,9 +16,9 @@ from typing import Any
 import torch
 
 from potstill.distill.batches import MicroBatch
+from potstill.models.body import body_of, layers_of
 from potstill.models.output import output_layer
 from potstill.models.quantised import weights_in
-from potstill.models.surgery import body_of
 
 SIDE = 4096
 """Of the square product by which a machine is measured; smaller ones do not reach its rate."""
@@ -40,12 +40,12 @@ class Cost:
         """Those of a decoder."""
         body = body_of(model)
         config = body.config
-        matrices = sum(weights_in(one) for one in body.layers.parameters() if one.ndim >= 2)
+        matrices = sum(weights_in(one) for one in layers_of(body).parameters() if one.ndim >= 2)
         heads = config.num_attention_heads
         width = heads * (getattr(config, "head_dim", None) or config.hidden_size // heads)
         return cls(
             2.0 * matrices,
-            4.0 * width * len(body.layers),
+            4.0 * width * len(layers_of(body)),
             2.0 * output_layer(model).weight.numel(),
         )
 

@@ -44,6 +44,11 @@ def check(
                 f"{teacher} is to be corrected, but {', '.join(taught)} teach.",
                 "Name it in teachers, or leave correct out.",
             )
+    if config.template and tokenizer is not None:
+        raise UsageError(
+            "A loaded tokenizer carries its own chat template.",
+            "Set tokenizer.chat_template, and leave template out.",
+        )
     if config.passages:
         raise UsageError(
             "passages are chunks of documents, which rows do not have.",

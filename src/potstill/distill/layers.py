@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from potstill.distill.losses import weighted_sum
 from potstill.errors import TrainingError
-from potstill.models.surgery import body_of
+from potstill.models.body import body_of, layers_of
 
 LayerMap = str | Mapping[int, int]
 """`uniform`, `last-K` (the last K layers of both), or {student layer: teacher layer}."""
@@ -122,7 +122,7 @@ class LayerStates:
     """
 
     def __init__(self, model: Any, layers: Iterable[int]) -> None:
-        modules = body_of(model).layers
+        modules = layers_of(body_of(model))
         self._modules: dict[int, nn.Module] = {}
         for layer in sorted(set(layers)):
             if not 1 <= layer <= len(modules):

@@ -25,9 +25,9 @@ from potstill.distill.schedules import weight_at
 from potstill.distill.signals import LiveTeacher
 from potstill.distill.steps import Step, Steps
 from potstill.errors import TrainingError
+from potstill.models.body import body_of
 from potstill.models.output import output_layer
 from potstill.models.sampling import Draw, end_tokens
-from potstill.models.surgery import body_of
 
 if TYPE_CHECKING:
     from potstill.distill.material import Material

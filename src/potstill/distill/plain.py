@@ -24,7 +24,7 @@ from potstill.distill.probe_aligned import plain_spans
 from potstill.distill.signals import HiddenStates, LiveTeacher
 from potstill.distill.sparse import exact_logits
 from potstill.distill.terms import TermLoss
-from potstill.models.surgery import body_of
+from potstill.models.body import body_of
 
 
 @dataclass(frozen=True)

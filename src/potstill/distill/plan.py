@@ -52,6 +52,10 @@ def facts(config: DistillConfig, project: Path) -> Facts:
     ):
         if asked:
             check_installed("bitsandbytes", f"distill.{field}", "quantised")
+    if config.template:
+        from potstill.models.chat import check_template
+
+        check_template(config.template)
     _check_cut(config)
     digests = [refs.digest(refs.parse(one.teacher)) for one in config.voices]
     found = {"teacher": digests[0]}

@@ -30,8 +30,8 @@ from potstill.distill.signals import HiddenStates, LiveTeacher, Samples, Teacher
 from potstill.distill.steps import Step, Steps
 from potstill.distill.terms import COUNTED_BY, TermLoss, Weights
 from potstill.errors import TrainingError
+from potstill.models.body import body_of, layers_of, norm_of
 from potstill.models.output import output_layer
-from potstill.models.surgery import body_of
 
 BEGINNING, END = 24, 8
 """Tokens of the rows on which layouts are tried."""
@@ -187,11 +187,11 @@ def check_layers(model: Any) -> None:
     """
     body, device = body_of(model), next(model.parameters()).device
     ids = torch.arange(1, 9, device=device).unsqueeze(0)
-    numbers = range(1, len(body.layers) + 1)
+    numbers = range(1, len(layers_of(body)) + 1)
     with LayerStates(model, numbers) as seen:
         known = body(input_ids=ids, use_cache=False, output_hidden_states=True).hidden_states
     right = all(torch.equal(seen[n], known[n]) for n in numbers[:-1])
-    if not right or not torch.allclose(body.norm(seen[len(numbers)]), known[-1]):
+    if not right or not torch.allclose(norm_of(body)(seen[len(numbers)]), known[-1]):
         raise _mistaken("The layers of hidden states are off by one or more.")
 
 

@@ -56,9 +56,9 @@ def run(
     torch.set_num_threads(context.threads)
     uncorrected = config.voices[0].teacher
     config = resolved(config, corrected(inputs["correct"], config.teacher))
-    tokenizer = load_tokenizer(config.teacher)
+    tokenizer = load_tokenizer(config.teacher, config.template)
     given = config.student.model
-    own = (None if given is None else tokenizer_beside(given)) or tokenizer
+    own = (None if given is None else tokenizer_beside(given, config.template)) or tokenizer
     examples = list(read_records(inputs["curate"].path("train.jsonl"), Example))
     encoded = encode_all(
         config,

@@ -38,9 +38,9 @@ from potstill.distill.families import Family
 from potstill.distill.recording import Recorder
 from potstill.distill.sparse import Kept, Samples, TopK, joined
 from potstill.errors import TrainingError
+from potstill.models.body import body_of
 from potstill.models.cast import cast
 from potstill.models.output import OutputLayer, output_layer
-from potstill.models.surgery import body_of
 
 if TYPE_CHECKING:
     from potstill.distill.mixture import Mixture

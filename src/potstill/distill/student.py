@@ -64,7 +64,9 @@ def make_student(
     if settings.model is not None:
         parameters["student"] = surgery.parameters_of(outline(settings.model))
         found = {"method": "pretrained", "model": settings.model, "parameters": parameters}
-        return Start(settings.model, tokenizer_beside(settings.model) or tokenizer, found)
+        return Start(
+            settings.model, tokenizer_beside(settings.model, config.template) or tokenizer, found
+        )
     done, folder = work / "surgery.json", work / "student"
     if done.exists() and folder.is_dir():
         return Start(folder, tokenizer, read_json(done))
@@ -105,6 +107,8 @@ def make_student(
     return Start(folder, tokenizer, report)
 
 
-def tokenizer_beside(student: str | Path) -> Any:
-    """The tokenizer that lies beside a model, or None."""
-    return load_tokenizer(student) if (model_folder(student) / "tokenizer.json").exists() else None
+def tokenizer_beside(student: str | Path, template: str = "") -> Any:
+    """The tokenizer that lies beside a model, or None. template: instead of its own."""
+    if not (model_folder(student) / "tokenizer.json").exists():
+        return None
+    return load_tokenizer(student, template)

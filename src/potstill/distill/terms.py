@@ -39,8 +39,8 @@ from potstill.distill.signals import (
 )
 from potstill.distill.spans import aligned_scores
 from potstill.errors import TrainingError
+from potstill.models.body import body_of, layers_of
 from potstill.models.output import output_layer
-from potstill.models.surgery import body_of
 
 
 @dataclass(frozen=True)
@@ -163,7 +163,7 @@ class TermLoss:
                 "Set distill.signal: live.",
             )
         configs = [body_of(model).config for model in (student, signal.model)]
-        depths = [len(body_of(model).layers) for model in (student, signal.model)]
+        depths = [len(layers_of(body_of(model))) for model in (student, signal.model)]
         if objective.hidden.used:
             self.hidden_pairs = layer_pairs(objective.hidden.layers, *depths)
             ours, theirs = (int(config.hidden_size) for config in configs)

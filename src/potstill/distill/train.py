@@ -35,7 +35,8 @@ from potstill.distill.objective import Objective
 from potstill.distill.rollouts import Kept
 from potstill.distill.steps import Steps
 from potstill.distill.trainer import DistillTrainer
-from potstill.models import adapters, surgery
+from potstill.models import adapters
+from potstill.models.body import body_of, layers_of
 from potstill.models.load import quiet
 
 STATE = "trainer_state.json"
@@ -230,9 +231,9 @@ def _trainable(student: Any, config: DistillConfig) -> Any:
 
 def _compile(student: Any) -> None:
     """Compile what is element-wise or a product in each layer; attention has shapes that change."""
-    for layer in surgery.body_of(student).layers:
-        for part in layer.children():
-            if part is not layer.self_attn:
+    for layer in layers_of(body_of(student)):
+        for name, part in layer.named_children():
+            if name not in ("self_attn", "attn"):
                 part.compile(dynamic=True)
 
 

@@ -19,6 +19,11 @@ class TrainingConfig(StageConfig):
 
     not_in_key: ClassVar[frozenset[str]] = frozenset({"checkpoint_minutes", "trackers"})
 
+    template: str = Field(
+        "",
+        description="Chat template (Jinja) that rows are put into instead of the models' own; the "
+        "student carries it into every file. Filled by the recipe.",
+    )
     epochs: float = Field(3.0, gt=0, le=1000, description="Passes over the training rows.")
     max_tokens: int | None = Field(
         None, gt=0, description="Stop after so many tokens, if the epochs are not over before."

@@ -37,6 +37,11 @@ class EvaluateConfig(StageConfig):
     not_in_key: ClassVar[frozenset[str]] = frozenset({"projection_rows"})
 
     teacher: str = Field("", description="Model reference of the teacher; filled by the recipe.")
+    template: str = Field(
+        "",
+        description="Chat template (Jinja) that rows are put into instead of the models' own; the "
+        "student carries it into every file. Filled by the recipe.",
+    )
     max_tokens: int = Field(
         2048,
         ge=16,

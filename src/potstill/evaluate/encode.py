@@ -45,15 +45,15 @@ class Encoded:
 
 
 def encode_examples(
-    examples: Sequence[Example], folders: Mapping[str, Path], limit: int
+    examples: Sequence[Example], folders: Mapping[str, Path], limit: int, template: str = ""
 ) -> tuple[Encoded, list[Rejected]]:
     """Encode, and set aside what is longer than `limit` tokens in any model.
 
-    folders: of the models, the teacher first. Errors: ModelError for a student that turns an
-    example into other tokens of the teacher's own vocabulary, and for students that differ in
-    theirs.
+    folders: of the models, the teacher first. template: a chat template instead of their own.
+    Errors: ModelError for a student that turns an example into other tokens of the teacher's own
+    vocabulary, and for students that differ in theirs.
     """
-    tokenizers = {name: load_tokenizer(folder) for name, folder in folders.items()}
+    tokenizers = {name: load_tokenizer(folder, template) for name, folder in folders.items()}
     teacher = tokenizers[TEACHER]
     students = {name: one for name, one in tokenizers.items() if name not in (TEACHER, UNCORRECTED)}
     others = [name for name, one in students.items() if one.get_vocab() != teacher.get_vocab()]

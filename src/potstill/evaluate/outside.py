@@ -15,7 +15,6 @@ from typing import Any
 
 import torch
 
-from potstill.core.files import read_json
 from potstill.errors import InputError
 from potstill.evaluate.answer_scores import Gold
 from potstill.evaluate.answers import Answer, ReadPrompt, write_answers
@@ -25,6 +24,7 @@ from potstill.evaluate.scan import draw_of
 from potstill.models.chat import encode_example
 from potstill.models.load import load_model, load_tokenizer
 from potstill.models.sampling import end_tokens
+from potstill.models.size import longest_text
 from potstill.records import Turn
 
 ANSWER = Turn(role="assistant", content="-")
@@ -58,9 +58,8 @@ def answer_rows(
     prompts: dict[str, list[list[int]]] = {}
     fits = [True] * len(rows)
     for name, folder in models.items():
-        tokenizer = load_tokenizer(folder)
-        window = read_json(folder / "config.json").get("max_position_embeddings")
-        limit = min(config.max_tokens, int(window) if window else config.max_tokens)
+        tokenizer = load_tokenizer(folder, config.template)
+        limit = min(config.max_tokens, longest_text(folder) or config.max_tokens)
         prompts[name] = []
         for place, row in enumerate(rows):
             turns = row.turns or (Turn(role="user", content=asked(row)),)

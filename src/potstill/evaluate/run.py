@@ -36,6 +36,7 @@ from potstill.evaluate.sources import Source, models_of
 from potstill.evaluate.speed import Speed, measure_speed
 from potstill.models.load import load_model, load_tokenizer
 from potstill.models.output import OutputLayer
+from potstill.models.size import longest_text
 from potstill.records import Example
 
 
@@ -53,7 +54,7 @@ def run(
     examples = _examples(test_file, config.max_examples)
     limit = _longest(config, sources)
     folders = {source.name: source.folder for source in sources}
-    encoded, too_long = encode_examples(examples, folders, limit)
+    encoded, too_long = encode_examples(examples, folders, limit, config.template)
     held = encoded.held["teacher"]
     write_records(draft.data / "rejected.jsonl", too_long)
     if too_long:
@@ -124,11 +125,9 @@ def _audit(
 
 def _longest(config: EvaluateConfig, sources: Sequence[Source]) -> int:
     """Tokens that an example may have: the recipe's limit, and room to answer in every model."""
-    windows = [
-        read_json(source.folder / "config.json").get("max_position_embeddings")
-        for source in sources
-    ]
-    return min([config.max_tokens, *(int(w) - config.answer_tokens for w in windows if w)])
+    windows = [longest_text(source.folder) for source in sources]
+    room = max(config.answer_tokens, config.speed_tokens)
+    return min([config.max_tokens, *(window - room for window in windows if window)])
 
 
 def _need_enough(held: Sequence[Held], test_file: Path, limit: int) -> None:

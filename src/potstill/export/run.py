@@ -41,6 +41,7 @@ from potstill.models.chat import encode_example
 from potstill.models.corrected import corrected
 from potstill.models.load import load_tokenizer
 from potstill.models.refs import parse
+from potstill.models.size import longest_text
 from potstill.records import Example
 
 NAME = "student"
@@ -107,7 +108,7 @@ def _write_words(
     key, why = recommended(exported["models"])
     best = exported["models"][key]["file"]
     exported["recommended"] = {"model": key, "file": best, "why": why}
-    window = read_json(folder / "config.json").get("max_position_embeddings")
+    window = longest_text(folder)
     write_atomic(data / "Modelfile", modelfile(tokenizer, best, window))
     write_atomic(data / "SERVING.md", serving(best, window))
     write_json(data / "export.json", exported)
@@ -166,9 +167,9 @@ def _rows(
     """The test rows that fit, in the order of their ids, and how many did not fit."""
     test_file = inputs["curate"].path("test.jsonl")
     examples = sorted(read_records(test_file, Example), key=lambda example: example.id)
-    window = read_json(folder / "config.json").get("max_position_embeddings") or config.max_tokens
-    limit = min(config.max_tokens, window - config.answer_tokens)
-    known = _student_answers(inputs["evaluate"].path("predictions.jsonl"))
+    room = max(config.answer_tokens, config.speed_tokens)
+    limit = min(config.max_tokens, (longest_text(folder) or config.max_tokens) - room)
+    known = _student_answers(inputs["evaluate"])
     rows, too_long = [], 0
     for example in examples[: config.max_examples]:
         encoded = encode_example(tokenizer, example.turns, limit)
@@ -196,9 +197,14 @@ def _rows(
     return rows, too_long
 
 
-def _student_answers(predictions: Path) -> dict[str, str]:
-    """Row id -> what the distilled student answered in PyTorch, where it came to an end."""
-    if not predictions.exists():
+def _student_answers(evaluate: Artifact) -> dict[str, str]:
+    """Row id -> what the distilled student answered in PyTorch, where it came to an end.
+
+    None that were drawn by lot: files answer greedily, and the two cannot be compared.
+    """
+    predictions = evaluate.path("predictions.jsonl")
+    settings = read_json(evaluate.path("results.json")).get("settings", {})
+    if not predictions.exists() or settings.get("decoding", {}).get("temperature", 0) > 0:
         return {}
     lines = [json.loads(line) for line in predictions.read_text("utf-8").splitlines() if line]
     return {line["id"]: line["answer"] for line in lines if _whole(line)}

@@ -69,6 +69,12 @@ class ParaphraseConfig(BaseModel):
     backend: Literal["auto", "llamacpp", "transformers", "fake"] = Field(
         "auto", description="Engine of a teacher that is named here."
     )
+    share: float = Field(
+        1.0,
+        gt=0,
+        le=1,
+        description="Share of the rows whose question is varied, drawn by lot; each is a request.",
+    )
     temperature: float = Field(0.7, ge=0, le=2, description="Sampling temperature; 0 is greedy.")
     max_tokens: int = Field(200, ge=16, le=8192, description="Longest reply, in tokens.")
     prompt: ParaphrasePrompt = Field(ParaphrasePrompt(), description="How the teacher is asked.")

@@ -8,6 +8,7 @@ Knows no engine. Where variants may go (only into training) is curation's to kee
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections import Counter
 from collections.abc import Iterator
@@ -76,6 +77,14 @@ def can_vary(row: Example) -> bool:
         and len(row.turns) >= 2
         and row.question in row.turns[-2].content
     )
+
+
+def is_asked_for(row: Example, one: ParaphraseConfig, seed: int) -> bool:
+    """Whether a row can vary and the lot chose it; of each row by itself, whatever others do."""
+    if not can_vary(row):
+        return False
+    drawn = hashlib.sha256(f"{seed}/{row.id}/{one.tone}/{one.teacher}".encode()).digest()
+    return int.from_bytes(drawn[:8], "big") < one.share * 2**64
 
 
 class Paraphrasing:

@@ -86,12 +86,12 @@ def estimate(config: GenerateConfig, earlier: Mapping[str, Figures], project: Pa
         if one.teacher:
             asked = Asked(one.teacher, one.backend, one.endpoint, Work(), 0)
             teachers.append(asked)
-        asked.work.add(total * REQUESTS_PER_REPLY, *PARAPHRASE_TOKENS)
+        asked.work.add(total * one.share * REQUESTS_PER_REPLY, *PARAPHRASE_TOKENS)
         if config.judge == "teacher":
-            asked.work.add(total, *JUDGE_TOKENS)
+            asked.work.add(total * one.share, *JUDGE_TOKENS)
     costs = [_cost(config, asked) for asked in teachers]
     figures: dict[str, float] = {
-        "rows": round(total * (1 + len(config.paraphrases))),
+        "rows": round(total * (1 + sum(one.share for one in config.paraphrases))),
         "requests": round(sum(asked.requests for asked in teachers)),
         "memory_bytes": max(cost["memory_bytes"] for cost in costs),
     }

@@ -24,7 +24,7 @@ from potstill.generate.jobs import jobs_of
 from potstill.generate.joining import joined
 from potstill.generate.kinds import ChunkKind, FocusKind
 from potstill.generate.paraphrase_config import ParaphraseConfig
-from potstill.generate.paraphrases import Paraphrasing, can_vary
+from potstill.generate.paraphrases import Paraphrasing, is_asked_for
 from potstill.inference.base import TextModel
 from potstill.inference.budget import Meter
 from potstill.inference.endpoint import EndpointConfig
@@ -123,17 +123,19 @@ class Variants:
     def after(self, examples: Path) -> Iterator[Example]:
         """The rows of the file, then their variants."""
         yield from read_records(examples, Example)
-        total = sum(can_vary(row) for row in read_records(examples, Example))
+        seed = self.context.seed
         taken: dict[str, set[str]] = {}
         for one in self.config.paraphrases:
             teacher = self.engines.of(one)
+            total = sum(is_asked_for(row, one, seed) for row in read_records(examples, Example))
             work = Paraphrasing(
                 self.config, one, teacher, self.context, total, self.engines.meter, self._before()
             )
             self.done.append(work)
             with closing(teacher):
-                rows = (row for row in read_records(examples, Example) if can_vary(row))
-                yield from work.variants(rows, taken)
+                rows = read_records(examples, Example)
+                chosen = (row for row in rows if is_asked_for(row, one, seed))
+                yield from work.variants(chosen, taken)
             self.sent += teacher.sent
             self.replayed += teacher.replayed
 

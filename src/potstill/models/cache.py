@@ -1,7 +1,7 @@
 """The user's cache folder, and digests of files that are not hashed twice.
 
-In: paths, digests. Out: `cache_folder()`, where in it a converted GGUF is, and `file_sha256(path)`,
-remembered by path, size and time. Knows nothing of how models are fetched or converted.
+In: paths, digests. Out: `cache_folder()`, where in it a converted GGUF or a fresh model is, and
+`file_sha256(path)`, remembered by path, size and time. Knows nothing of how models are made.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ from potstill.errors import StoreError
 
 VARIABLE = "POTSTILL_CACHE"
 CONVERSION = 1  # bumped when a converted GGUF would come out differently
+DRAW = 1  # bumped when the weights of a fresh model would come out differently
+DRAW_SEED = 17
 SETTLED_SECONDS = 2.0  # a file changed later than this may change again within one clock tick
 
 
@@ -34,6 +36,11 @@ def cache_folder() -> Path:
 def converted_folder(sha256: str) -> Path:
     """Where the Hugging Face folder of a GGUF with that digest is, once it is made."""
     return cache_folder() / "models" / f"{sha256[:32]}-v{CONVERSION}"
+
+
+def drawn_folder(digest: str) -> Path:
+    """Where the Hugging Face folder of a fresh model with that digest is, once it is made."""
+    return cache_folder() / "models" / f"{digest[:32]}-fresh"
 
 
 def file_sha256(path: Path) -> str:

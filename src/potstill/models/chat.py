@@ -23,9 +23,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from jinja2.exceptions import TemplateError
+from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from potstill.errors import InputError, ModelError
 from potstill.records import Turn
+
+MARK = "Is it so?"
+"""A question, to see where a template puts it."""
 
 
 @dataclass(frozen=True)
@@ -126,6 +130,37 @@ def encode_example(tokenizer: Any, turns: Sequence[Turn], max_tokens: int) -> En
         answer_start=min(len(prompt), max_tokens),
         truncated=len(ids) > max_tokens,
     )
+
+
+def check_template(template: str) -> None:
+    """What can be told of a chat template without a tokenizer, before anything is computed.
+
+    Errors: ModelError for what is no Jinja, and for a template that leaves a question out, or whose
+    prompt is not how the whole conversation begins.
+    """
+    messages = [
+        {"role": role, "content": word} for role, word in (("user", MARK), ("assistant", "a"))
+    ]
+    try:
+        # As transformers sets it up; what it adds besides is not used here.
+        environment = ImmutableSandboxedEnvironment(
+            trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
+        )
+        made = environment.from_string(template)
+        said = {"eos_token": "<end>", "bos_token": ""}
+        prompt = made.render(messages=messages[:1], add_generation_prompt=True, **said)
+        whole = made.render(messages=messages, add_generation_prompt=False, **said)
+    except TemplateError as error:
+        raise ModelError(
+            f"The template cannot be used: {type(error).__name__}: {error}.",
+            "It is Jinja over messages, add_generation_prompt, bos_token and eos_token.",
+        ) from error
+    if MARK not in prompt or not whole.startswith(prompt) or whole == prompt:
+        raise ModelError(
+            "The template does not make a prompt that holds the question and begins the whole "
+            f"conversation: {prompt!r} and {whole!r}.",
+            "What it writes before an answer must be what add_generation_prompt adds.",
+        )
 
 
 def _messages(turns: Sequence[Turn]) -> list[dict[str, str]]:

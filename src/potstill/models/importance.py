@@ -21,8 +21,9 @@ import torch
 from torch import Tensor, nn
 
 from potstill.errors import ModelError
+from potstill.models.body import body_of
 from potstill.models.shape import Shape, shape_of_config
-from potstill.models.surgery import body_of, parameters_of
+from potstill.models.surgery import parameters_of
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from potstill.errors import ModelError
+from potstill.models.body import body_of
 from potstill.models.output import OutputLayer, output_layer, summed_kl
-from potstill.models.surgery import body_of
 
 MEASURED = 1024
 """Predictions at most; the output layer is the dear part of them."""

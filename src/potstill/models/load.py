@@ -1,8 +1,9 @@
-"""Load a model into PyTorch: from the hub, a folder, a GGUF file or a package.
+"""Load a model into PyTorch: from the hub, a folder, a GGUF file, a package, or drawn anew.
 
 In: a reference or a folder. Out: a Hugging Face folder (`model_folder`), its tokenizer, its model
 in evaluation mode. A GGUF is dequantised once, its tokenizer mended and compared with llama.cpp,
-and the result kept in the cache; from then on it loads like any folder.
+and the result kept in the cache; from then on it loads like any folder. So does a model that is
+not trained yet, once its weights are drawn by lot.
 What is not trusted: pickle files, code that comes with a model, weights that do not fill the
 whole model. Knows nothing of training.
 """
@@ -29,7 +30,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GgufCo
 
 from potstill.core.files import disk_errors, fsync_folder, read_json, write_json
 from potstill.errors import ModelError
-from potstill.models.cache import converted_folder
+from potstill.models.cache import DRAW_SEED, converted_folder, drawn_folder
 from potstill.models.refs import Reference, digest, gguf_file, hub_snapshot, parse
 from potstill.models.tokens import (
     check_chat_template,
@@ -48,12 +49,15 @@ def model_folder(source: Source) -> Path:
     """The model as a Hugging Face folder: config.json, safetensors, tokenizer files.
 
     A GGUF (a file, or in a package) becomes a folder in the cache, in float32, so that each
-    weight is exactly what its quantised form stands for. Errors: ModelError.
+    weight is exactly what its quantised form stands for. A fresh model (`fresh:`) becomes one too:
+    transformers draws its weights, always the same. Errors: ModelError.
     """
     reference = source if isinstance(source, Reference) else parse(source)
     gguf = gguf_file(reference)
     if gguf is not None:
         return _converted(gguf, digest(reference))
+    if reference.kind == "fresh":
+        return _drawn(reference)
     if reference.kind == "hub":
         folder = hub_snapshot(reference)
     else:
@@ -63,9 +67,18 @@ def model_folder(source: Source) -> Path:
     return folder
 
 
-def load_tokenizer(source: Source) -> Any:
-    """The model's tokenizer, with a pad token that is not its EOS (or none)."""
-    folder = model_folder(source)
+def load_tokenizer(source: Source, template: str = "") -> Any:
+    """The model's tokenizer, with a pad token that is not its EOS (or none).
+
+    template: a chat template instead of the tokenizer's own; empty: its own.
+    """
+    tokenizer = _tokenizer_in(model_folder(source))
+    if template:
+        tokenizer.chat_template = template
+    return tokenizer
+
+
+def _tokenizer_in(folder: Path) -> Any:
     try:
         with quiet():
             tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
@@ -118,6 +131,14 @@ def load_errors(folder: Path) -> Iterator[None]:
 
 def check_folder(folder: Path) -> None:
     """Errors: ModelError unless the folder has a known config and whole safetensors files."""
+    check_config(folder)
+    for path in weight_files(folder):
+        with opened(path) as content:
+            content.keys()
+
+
+def check_config(folder: Path) -> None:
+    """Errors: ModelError unless the folder has a config that transformers knows."""
     config = folder / "config.json"
     if not config.is_file():
         raise ModelError(
@@ -133,9 +154,6 @@ def check_folder(folder: Path) -> None:
             f"{first_line(error)}",
             "A newer transformers may know it; models that bring their own code are not run.",
         ) from error
-    for path in weight_files(folder):
-        with opened(path) as content:
-            content.keys()
 
 
 def _converted(gguf: Path, sha256: str) -> Path:
@@ -168,13 +186,56 @@ def _convert(gguf: Path, sha256: str, models: Path, target: Path) -> None:
             model.save_pretrained(work)
             tokenizer.save_pretrained(work)
         write_json(work / CHECKED, {"gguf_sha256": sha256, "engines": _engines()})
-        for path in work.iterdir():
-            with path.open("rb+") as file:
-                os.fsync(file.fileno())
-            path.chmod(0o644)  # safetensors writes for the owner alone; the cache may be shared
-        work.chmod(0o755)
-        work.rename(target)
-        fsync_folder(models)
+        _keep(work, target)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def _keep(work: Path, target: Path) -> None:
+    """Give a folder of the cache its name, now that it is whole."""
+    for path in work.iterdir():
+        with path.open("rb+") as file:
+            os.fsync(file.fileno())
+        path.chmod(0o644)  # safetensors writes for the owner alone; the cache may be shared
+    work.chmod(0o755)
+    work.rename(target)
+    fsync_folder(target.parent)
+
+
+def _drawn(reference: Reference) -> Path:
+    """The cached Hugging Face folder of a fresh model, made if it is not there."""
+    target = drawn_folder(digest(reference))
+    models, shape = target.parent, reference.path
+    assert shape is not None
+    with disk_errors(models, "write to the cache folder"):
+        models.mkdir(parents=True, exist_ok=True)
+        with FileLock(models / f"{target.name}.lock"):
+            if not target.is_dir():
+                _draw(shape, models, target)
+    return target
+
+
+def _draw(shape: Path, models: Path, target: Path) -> None:
+    check_config(shape)
+    tokenizer = _tokenizer_in(shape)
+    work = Path(tempfile.mkdtemp(dir=models, prefix=".draw-"))
+    try:
+        with load_errors(shape), torch.random.fork_rng(devices=[]):
+            torch.manual_seed(DRAW_SEED)
+            config = AutoConfig.from_pretrained(shape, local_files_only=True)
+            model = AutoModelForCausalLM.from_config(
+                config, dtype=torch.float32, trust_remote_code=False
+            )
+            rows, words = len(model.get_output_embeddings().weight), len(tokenizer)
+            if rows < words:
+                raise ModelError(
+                    f"The tokenizer in {shape} knows {words} tokens, but the vocab_size of its "
+                    f"config.json is {rows}.",
+                    "Make vocab_size as large, or take the tokenizer that belongs to it.",
+                )
+            model.save_pretrained(work)
+            tokenizer.save_pretrained(work)
+        _keep(work, target)
     finally:
         shutil.rmtree(work, ignore_errors=True)
 

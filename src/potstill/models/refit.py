@@ -27,7 +27,8 @@ import torch
 from torch import Tensor
 
 from potstill.errors import ModelError
-from potstill.models.surgery import Calls, body_of, calls_of, states_of
+from potstill.models.body import body_of
+from potstill.models.surgery import Calls, calls_of, states_of
 from potstill.models.width import Parts, rows_of
 
 RIDGE = 0.05

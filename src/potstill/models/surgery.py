@@ -1,13 +1,13 @@
 """Cut a smaller model out of a larger one by dropping decoder layers, chosen by measurement.
 
 In: a decoder-only transformers model and calibration token ids. Out: each layer's influence, the
-layers to drop, the model without them. Works on models with their decoder layers in
-`model.model.layers` (Llama, Mistral, Qwen, Gemma, SmolLM and their like).
+layers to drop, the model without them. Works on the architectures that `body.py` knows.
 Knows nothing of training, data sets or stages.
 """
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -15,14 +15,16 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from potstill.errors import ModelError
+from potstill.models.body import KNOWN, body_of, layers_of, norm_of, put_layers
 from potstill.models.output import OutputLayer, output_layer, summed_kl
 from potstill.models.quantised import weights_in
 from potstill.models.targets import Target
 
-KNOWN = "Dropping layers is known for decoders with their layers in model.model.layers."
+REFER_BY_NUMBER = ("num_kv_shared_layers", "mlp_only_layers", "scale_attn_by_inverse_layer_idx")
+"""Fields of configurations that make a layer depend on its number."""
 MEASURED_TOKENS = 384
 """Predictions on which a candidate's KL is measured; the output layer is the dear part of it."""
 CANDIDATES = 8
@@ -58,20 +60,6 @@ class _Traced:
     log_p: Tensor
 
 
-def body_of(model: Any) -> Any:
-    """The decoder without its output layer. Errors: ModelError for an unknown architecture."""
-    body = getattr(model, "model", None)
-    if hasattr(model, "get_base_model"):  # a PEFT model hides the real one a level deeper
-        body = getattr(model.get_base_model(), "model", None)
-    layers = getattr(body, "layers", None)
-    if body is None or not isinstance(layers, nn.ModuleList) or not len(layers):
-        raise ModelError(
-            f"The architecture {type(model).__name__} is not known here.",
-            KNOWN,
-        )
-    return body
-
-
 def layer_influence(model: Any, batches: Iterable[Tensor]) -> list[float]:
     """1 - cosine of each decoder layer's input and output, averaged over tokens.
 
@@ -79,7 +67,7 @@ def layer_influence(model: Any, batches: Iterable[Tensor]) -> list[float]:
     that changes nothing (at most 2). Source: ShortGPT's Block Influence, Men et al. 2024,
     arXiv:2403.03853, equation 1.
     """
-    layers = body_of(model).layers
+    layers = layers_of(body_of(model))
     sums = [0.0] * len(layers)
     tokens = 0
 
@@ -127,11 +115,11 @@ def greedy_drops(
     that did the least harm when they were last tried are tried again.
     """
     body = body_of(model)
-    check_count(count, len(body.layers))
+    check_count(count, len(layers_of(body)))
     output = output_layer(model).detached()
     with torch.no_grad():
         traced = _trace(body, output, batches)
-        kept = list(range(len(body.layers)))
+        kept = list(range(len(layers_of(body))))
         # What removing each layer added to the KL when it was last tried.
         harm = dict.fromkeys(kept, 0.0)
         kl, removals = 0.0, list[Dropped]()
@@ -156,7 +144,7 @@ def drops_for(model: Any, target: Target) -> int:
 
     Errors: ModelError if embeddings and one layer alone are more than that.
     """
-    layers = body_of(model).layers
+    layers = layers_of(body_of(model))
     total = left = parameters_of(model) - (unread_parameters(model) if target.reading else 0)
     sizes = sorted(parameters_of(layer) for layer in layers)
     count = 0
@@ -188,18 +176,19 @@ def drop_layers(model: Any, layers: Iterable[int]) -> Any:
     Errors: ModelError for an unknown architecture, layers that do not exist, or all of them.
     """
     body = body_of(model)
-    before = len(body.layers)
+    layers_before = layers_of(body)
+    before = len(layers_before)
     gone = set(layers)
     check_count(len(gone), before)
     if not gone <= set(range(before)):
         raise ModelError(f"The model has layers 0 to {before - 1}, not {sorted(gone)}.")
     kept = [number for number in range(before) if number not in gone]
     follow_layers(model, model.config.get_text_config(), kept)
-    body.layers = nn.ModuleList([body.layers[number] for number in kept])
-    for number, layer in enumerate(body.layers):
+    put_layers(body, (layers_before[number] for number in kept))
+    for number, layer in enumerate(layers_of(body)):
         for module in layer.modules():
             if hasattr(module, "layer_idx"):
-                module.layer_idx = number
+                module.layer_idx = number  # type: ignore[assignment]
     return model
 
 
@@ -208,8 +197,8 @@ def follow_layers(model: Any, config: Any, kept: Sequence[int]) -> None:
 
     Errors: ModelError where layers refer to each other by number.
     """
-    before = len(body_of(model).layers)
-    shared = [name for name in ("num_kv_shared_layers", "mlp_only_layers") if _set(config, name)]
+    before = len(layers_of(body_of(model)))
+    shared = [name for name in REFER_BY_NUMBER if _set(config, name)]
     if shared or config.num_hidden_layers != before:
         raise ModelError(
             f"The layers of {type(model).__name__} refer to each other by number "
@@ -245,10 +234,13 @@ def calls_of(body: Any, ids: Tensor) -> Calls:
     arguments: list[dict[str, Any]] = []
 
     def note(_: Any, args: Any, kwargs: Any) -> None:
-        inputs.append(args[0] if args else kwargs["hidden_states"])
-        arguments.append({k: v for k, v in kwargs.items() if k != "hidden_states"})
+        given = dict(zip(names, args, strict=False)) | kwargs
+        inputs.append(given.pop("hidden_states"))
+        arguments.append(given)
 
-    hooks = [layer.register_forward_pre_hook(note, with_kwargs=True) for layer in body.layers]
+    layers = layers_of(body)
+    names = list(inspect.signature(layers[0].forward).parameters)  # GPT-2's are given by position
+    hooks = [layer.register_forward_pre_hook(note, with_kwargs=True) for layer in layers]
     try:
         last = body(input_ids=ids, use_cache=False).last_hidden_state
     finally:
@@ -280,10 +272,10 @@ def _trace(body: Any, output: OutputLayer, batches: Sequence[Tensor]) -> list[_T
 
 def _inputs_of(body: Any, kept: Sequence[int], batch: _Traced) -> dict[int, Tensor]:
     """The input of every kept layer, in the model that is left."""
-    states, inputs = batch.first_input, {}
+    states, inputs, layers = batch.first_input, {}, layers_of(body)
     for layer in kept:
         inputs[layer] = states
-        states = states_of(body.layers[layer](states, **batch.arguments[layer]))
+        states = states_of(layers[layer](states, **batch.arguments[layer]))
     return inputs
 
 
@@ -296,13 +288,13 @@ def _kl_without(
     traced: Sequence[_Traced],
 ) -> float:
     """KL(intact || kept without `removed`) in nats per measured token."""
-    total, tokens = 0.0, 0
+    total, tokens, layers = 0.0, 0, layers_of(body)
     for before, batch in zip(inputs, traced, strict=True):
         states = before[removed]
         for layer in kept:
             if layer > removed:
-                states = states_of(body.layers[layer](states, **batch.arguments[layer]))
-        last = body.norm(states).flatten(0, 1)[batch.measured]
+                states = states_of(layers[layer](states, **batch.arguments[layer]))
+        last = norm_of(body)(states).flatten(0, 1)[batch.measured]
         total += summed_kl(batch.log_p.__getitem__, output, last)
         tokens += len(last)
     return total / max(1, tokens)

@@ -34,7 +34,7 @@ def vocabulary_of(source: str) -> dict[str, int] | None:
 
 
 def _file(reference: Reference) -> Path | None:
-    if reference.kind == "folder":
+    if reference.kind in ("folder", "fresh"):
         return reference.path / "tokenizer.json" if reference.path else None
     if reference.kind == "hub":
         cached = cached_snapshot(reference)

@@ -1,8 +1,10 @@
-"""The sample that is shipped with Potstill: an invented handbook, and questions about it.
+"""The samples that are shipped with Potstill: an invented handbook, questions about it, and rows
+of questions and answers about an invented company's accounts.
 
-In: a file's name. Out: its path on disk. Everything that the handbook says is made up, so that no
-language model can have read it before. `tools/make_sample.py` builds the PDF, the DOCX and the
-scan from `handbook.md`, `tools/make_squad.py` the questions. Knows nothing of recipes or stages.
+In: a file's name. Out: its path on disk. Everything that they say is made up, so that no language
+model can have read it before. `tools/make_sample.py` builds the PDF, the DOCX and the scan from
+`handbook.md`, `tools/make_squad.py` the questions, `tools/make_rows.py` the rows. Knows nothing of
+recipes or stages.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ from pathlib import Path
 
 from potstill.errors import InputError
 
-SUFFIXES = frozenset({".pdf", ".docx", ".md", ".json"})
+SUFFIXES = frozenset({".pdf", ".docx", ".md", ".json", ".csv"})
 
 
 def sample_files() -> dict[str, Path]:

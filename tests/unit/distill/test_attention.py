@@ -15,7 +15,7 @@ from potstill.distill import attention, probe
 from potstill.distill.attention import Segment, segment_attention
 from potstill.distill.batches import Row, RowSet
 from potstill.distill.objective import ActiveTokens
-from potstill.models.surgery import body_of
+from potstill.models.body import body_of
 
 HEADS, GROUPS, WIDTH = 9, 3, 8
 LENGTHS = (5, 1, 11, 7)

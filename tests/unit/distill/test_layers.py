@@ -24,7 +24,8 @@ from potstill.distill.layers import (
     projection_for,
 )
 from potstill.errors import ModelError, TrainingError
-from potstill.models.surgery import body_of, drop_layers
+from potstill.models.body import body_of
+from potstill.models.surgery import drop_layers
 
 N, D = 6, 5
 Distance = Callable[..., Tensor]

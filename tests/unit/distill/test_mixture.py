@@ -29,8 +29,9 @@ from potstill.distill.signals import CacheFormat, LiveTeacher, open_cache
 from potstill.distill.teachers_config import TeacherConfig
 from potstill.distill.terms import TermLoss, Weights
 from potstill.errors import StoreError, TrainingError
+from potstill.models.body import body_of
 from potstill.models.load import load_model, load_tokenizer
-from potstill.models.surgery import body_of, drop_layers
+from potstill.models.surgery import drop_layers
 from potstill.records import Example
 
 Configs = Callable[..., DistillConfig]

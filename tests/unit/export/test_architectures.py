@@ -29,7 +29,7 @@ WIDE = {
     "max_position_embeddings": 256,
 }
 GEMMA_2 = {"query_pre_attn_scalar": 64, "sliding_window": 16}
-GPT_2 = {"n_embd": 256, "n_layer": 2, "n_head": 4, "n_positions": 256, "n_ctx": 256}
+GPT_2 = {"n_embd": 256, "n_layer": 2, "n_head": 4, "n_positions": 256}
 CASES = {
     "llama": ("words", WIDE),
     "llama-pieces": ("pieces", WIDE),

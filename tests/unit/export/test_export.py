@@ -13,7 +13,7 @@ import torch
 import yaml
 from pydantic import ValidationError
 
-from potstill.core.stage import Draft
+from potstill.core.stage import Artifact, Draft
 from potstill.errors import ModelError
 from potstill.export import STAGE, ExportConfig
 from potstill.export.chain import Allowance
@@ -166,3 +166,16 @@ def test_names_of_quantisations_may_be_upper_case_and_f16_is_not_made_twice() ->
     assert config.quantisations == ("q4_k_m", "q8_0")
     with pytest.raises(ValidationError, match="q4_k_m"):
         ExportConfig(quantisations=("q3",))  # type: ignore[arg-type]
+
+
+def test_answers_that_were_drawn_are_not_compared_with_greedy_ones(tmp_path: Path) -> None:
+    from potstill.export.run import _student_answers
+
+    evaluate = Artifact("evaluate", "key", tmp_path, "digest")
+    evaluate.path("results.json").parent.mkdir(exist_ok=True)
+    line = {"model": "distilled", "id": "r", "answer": "1310", "finished": True}
+    evaluate.path("predictions.jsonl").write_text(json.dumps(line) + "\n")
+    for temperature, known in ((0, {"r": "1310"}), (0.7, {})):
+        settings = {"settings": {"decoding": {"temperature": temperature}}}
+        evaluate.path("results.json").write_text(json.dumps(settings))
+        assert _student_answers(evaluate) == known

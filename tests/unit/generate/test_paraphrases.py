@@ -16,7 +16,8 @@ from potstill.core.events import Emitter
 from potstill.core.stage import Context
 from potstill.errors import TeacherError
 from potstill.generate.config import GenerateConfig
-from potstill.generate.paraphrases import Paraphrasing, can_vary, check_meaning
+from potstill.generate.paraphrase_config import ParaphraseConfig
+from potstill.generate.paraphrases import Paraphrasing, can_vary, check_meaning, is_asked_for
 from potstill.generate.unusable import UnusableError
 from potstill.inference.base import Reply, Request, TextModel
 from potstill.inference.budget import Meter
@@ -200,3 +201,19 @@ def test_rows_without_a_question_of_their_own_are_left_alone() -> None:
 def test_paraphrases_that_cannot_work_are_refused(fields: dict[str, Any], words: str) -> None:
     with pytest.raises(ValidationError, match=words):
         GenerateConfig.model_validate({"teacher": "t", "paraphrases": [fields]})
+
+
+def test_a_share_of_the_rows_is_drawn_by_lot_each_by_itself() -> None:
+    one = ParaphraseConfig(tone="casual", share=0.25)
+    rows = [row(f"How much does boiler {number} hold?") for number in range(800)]
+    chosen = {each.id for each in rows if is_asked_for(each, one, 17)}
+    assert 150 < len(chosen) < 250
+    assert chosen == {each.id for each in reversed(rows) if is_asked_for(each, one, 17)}
+    assert chosen != {each.id for each in rows if is_asked_for(each, one, 18)}
+    other = one.model_copy(update={"tone": "formal"})
+    assert chosen != {each.id for each in rows if is_asked_for(each, other, 17)}
+    larger = one.model_copy(update={"share": 0.5})
+    assert chosen < {each.id for each in rows if is_asked_for(each, larger, 17)}
+    whole = one.model_copy(update={"share": 1.0})
+    assert all(is_asked_for(each, whole, 17) for each in rows)
+    assert not is_asked_for(row("", kind="conversation"), whole, 17)

@@ -251,6 +251,9 @@ def test_a_plan_counts_requests_of_all_kinds_judges_and_paraphrases(tmp_path: Pa
     varied = planned(kinds=[{"kind": "qa", "per_chunk": 4}], paraphrases=TONES)
     assert varied["rows"] == 135
     assert varied["requests"] == 11 + 99
+    fifth = [{"tone": "formal", "share": 0.2}]
+    some = planned(kinds=[{"kind": "qa", "per_chunk": 4}], paraphrases=fifth)
+    assert (some["rows"], some["requests"]) == (54, 11 + 10)
     assert STAGE.facts(config(paraphrases=TONES), tmp_path) == {
         "teacher": "fake 1",
         "paraphrases.1": "fake 1",

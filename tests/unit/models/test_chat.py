@@ -9,7 +9,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from potstill.errors import InputError, ModelError
-from potstill.models.chat import encode_example
+from potstill.models.chat import check_template, encode_example
+from potstill.recipe import Recipe, builtin_recipes
 from potstill.records import Turn
 
 CHATML = (
@@ -99,3 +100,48 @@ def test_a_template_that_raises_is_a_model_error_with_its_words() -> None:
 def test_a_conversation_that_does_not_end_in_an_answer_is_refused(turns: tuple[Turn, ...]) -> None:
     with pytest.raises(InputError, match="must end with the assistant"):
         encode_example(byte_tokenizer(), turns, 500)
+
+
+QA = Recipe.load("gpt2-qa-local").template
+
+
+def test_the_published_prompt_is_made_of_question_and_answer() -> None:
+    tokenizer = byte_tokenizer(QA, eos="<s>")  # one token for both, as GPT-2 has it
+    turns = (Turn(role="user", content="Who pays?"), Turn(role="assistant", content="The bank."))
+    encoded = encode_example(tokenizer, turns, 500)
+    assert tokenizer.decode(encoded.prompt) == "Question: Who pays?\nAnswer:"
+    assert tokenizer.decode(encoded.answer) == " The bank.<s>"
+    again = (*turns, Turn(role="user", content="When?"), Turn(role="assistant", content="Now."))
+    prompt = tokenizer.decode(encode_example(tokenizer, again, 500).prompt)
+    assert prompt == "Question: Who pays?\nAnswer: The bank.<s>Question: When?\nAnswer:"
+    told = (Turn(role="system", content="Be brief."), *turns)
+    prompt = tokenizer.decode(encode_example(tokenizer, told, 500).prompt)
+    assert prompt == "Be brief.\n\nQuestion: Who pays?\nAnswer:"
+
+
+@pytest.mark.parametrize("template", [QA, CHATML])
+def test_a_usable_template_passes_before_anything_is_computed(template: str) -> None:
+    check_template(template)
+
+
+@pytest.mark.parametrize("name", sorted(builtin_recipes()))
+def test_the_templates_of_builtin_recipes_are_usable(name: str) -> None:
+    if template := Recipe.load(name).template:
+        check_template(template)
+
+
+@pytest.mark.parametrize(
+    ("template", "words"),
+    [
+        ("{% for m in messages %}", "TemplateSyntaxError"),
+        ("{{ messages[0].contents.x }}", "UndefinedError"),
+        ("Question?", "holds the question"),
+        ("{% for m in messages %}{{ m.content }}{% endfor %}\nSo:", "begins the whole"),
+        (QA.replace("Answer:{% endif %}", "Reply:{% endif %}"), "must be what add_generation"),
+    ],
+)
+def test_a_template_that_would_fail_later_is_refused_now(template: str, words: str) -> None:
+    with pytest.raises(ModelError) as caught:
+        check_template(template)
+    assert words in str(caught.value)
+    assert "\n" not in caught.value.message

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from potstill.errors import ModelError
+from potstill.models.body import body_of
 from potstill.models.output import output_layer
-from potstill.models.surgery import body_of
 
 SMALL = {
     "hidden_size": 32,

@@ -12,6 +12,7 @@ import torch
 
 from potstill.errors import ModelError
 from potstill.models import surgery, width
+from potstill.models.body import body_of
 from potstill.models.importance import measure, shape_of
 from potstill.models.refit import refit
 
@@ -57,9 +58,7 @@ def test_an_uncut_model_stays_as_it_is(model: Any) -> None:
 
 
 def test_neurons_that_others_can_stand_in_for_cost_nothing(model: Any) -> None:
-    for layer in surgery.body_of(
-        model
-    ).layers:  # each neuron of the second half is one of the first
+    for layer in body_of(model).layers:  # each neuron of the second half is one of the first
         for linear in (layer.mlp.gate_proj, layer.mlp.up_proj):
             linear.weight[10:] = linear.weight[:10]
         layer.mlp.down_proj.weight[:, 10:] *= 0.2
@@ -76,12 +75,12 @@ def test_neurons_that_others_can_stand_in_for_cost_nothing(model: Any) -> None:
 
 def test_a_fit_is_the_ridge_regression_that_numpy_finds(model: Any) -> None:
     small, parts = _carved(model, intermediate=12)
-    lean, layer = (surgery.body_of(one).layers[0] for one in (small, model))
+    lean, layer = (body_of(one).layers[0] for one in (small, model))
     old = lean.mlp.down_proj.weight.clone().numpy()
     reads: dict[str, list[Any]] = {"in": [], "out": [], "mid": [], "behind": []}
     refitted, _ = _carved(model, intermediate=12)
     refit(model, refitted, parts, BATCHES, 0.1)
-    new = surgery.body_of(refitted).layers[0].mlp.down_proj.weight.numpy()
+    new = body_of(refitted).layers[0].mlp.down_proj.weight.numpy()
     # Attention of the first layer is whole, so it is fitted to what it already says.
     lean.mlp.down_proj.register_forward_pre_hook(lambda _, args: reads["in"].append(args[0][0]))
     layer.mlp.down_proj.register_forward_hook(lambda *args: reads["out"].append(args[2][0]))
@@ -117,6 +116,6 @@ def test_the_fitted_model_is_nearer_to_the_whole_one(model: Any, cut: dict[str, 
 def test_states_that_are_not_finite_are_one_error(model: Any) -> None:
     small, parts = _carved(model, intermediate=12)
     with torch.no_grad():
-        surgery.body_of(model).layers[1].mlp.up_proj.weight[0, 0] = torch.nan
+        body_of(model).layers[1].mlp.up_proj.weight[0, 0] = torch.nan
     with pytest.raises(ModelError, match="not finite, so nothing is fitted"):
         refit(model, small, parts, BATCHES, 0.1)

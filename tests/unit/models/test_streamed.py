@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from potstill.errors import ModelError
 from potstill.models import surgery
+from potstill.models.body import body_of
 from potstill.models.cast import cast
 from potstill.models.load import load_model
 from potstill.models.skeleton import load_without
@@ -22,6 +23,7 @@ from potstill.models.weights import WeightFiles
 Make = Callable[..., Path]
 FAMILIES: dict[str, dict[str, Any]] = {
     "llama": {},
+    "gpt2": {"bos_token_id": 1, "eos_token_id": 1},
     "qwen3": {},
     "gemma3_text": {
         "sliding_window": 5,
@@ -73,7 +75,7 @@ def test_the_same_bits_as_resident(make: Make, family: str, tied: bool, dtype: t
     resident, streamed = cast(load_model(folder), dtype), StreamedModel(folder, dtype)
     inputs = {"input_ids": _ids(), "use_cache": False}
     with torch.no_grad():
-        states = resident.model(**inputs).last_hidden_state
+        states = body_of(resident)(**inputs).last_hidden_state
         logits = resident(**inputs).logits
         assert torch.equal(_layer_by_layer(streamed, inputs), states)
         assert torch.equal(streamed.model(**inputs).logits, logits)
@@ -102,7 +104,7 @@ def test_files_of_every_type_are_rounded_as_loading_rounds_them(
     inputs = {"input_ids": _ids(), "use_cache": False}
     resident = cast(load_model(folder), torch.bfloat16)
     with torch.no_grad():
-        wanted = resident.model(**inputs).last_hidden_state
+        wanted = body_of(resident)(**inputs).last_hidden_state
     assert torch.equal(_layer_by_layer(StreamedModel(folder, torch.bfloat16), inputs), wanted)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
+from transformers import AutoModelForCausalLM, GPTNeoXConfig, GPTNeoXForCausalLM
 
 from potstill.errors import ModelError
 from potstill.models import surgery
@@ -139,13 +139,14 @@ def test_impossible_cuts_are_refused(model: Any, layers: Any) -> None:
 
 
 def test_an_unknown_architecture_is_a_clear_error() -> None:
-    stranger = GPT2LMHeadModel(GPT2Config(n_embd=16, n_layer=2, n_head=2, vocab_size=50))
+    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 2}
+    stranger = GPTNeoXForCausalLM(GPTNeoXConfig(num_attention_heads=2, vocab_size=50, **sizes))
     for action in (
         lambda: surgery.layer_influence(stranger, BATCHES),
         lambda: surgery.drop_layers(stranger, [0]),
         lambda: surgery.drops_for(stranger, Target(1, "few")),
     ):
-        with pytest.raises(ModelError, match="GPT2LMHeadModel is not known"):
+        with pytest.raises(ModelError, match="GPTNeoXForCausalLM is not known"):
             action()
 
 

@@ -13,6 +13,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, GPT2Config, GPT2LMHea
 
 from potstill.errors import ModelError
 from potstill.models import surgery, width
+from potstill.models.body import body_of
 from potstill.models.importance import channel_norms, measure, shape_of
 from potstill.models.shape import FAMILIES
 from potstill.models.surgery import parameters_of
@@ -78,7 +79,7 @@ def _silence(model: Any, parts: width.Parts) -> None:
     """Set to zero, in place, whatever is not kept of neurons and heads."""
     size = int(model.config.head_dim)
     for layer, neurons, heads in zip(
-        surgery.body_of(model).layers, parts.neurons, parts.heads, strict=True
+        body_of(model).layers, parts.neurons, parts.heads, strict=True
     ):
         gone = [n for n in range(layer.mlp.down_proj.in_features) if n not in neurons]
         layer.mlp.down_proj.weight[:, gone] = 0
@@ -99,7 +100,7 @@ def test_without_neurons_and_heads_it_equals_the_model_in_which_they_are_masked(
 
 def _mute(model: Any, channels: list[int]) -> None:
     """Let nothing write to these channels of the residual stream."""
-    body = surgery.body_of(model)
+    body = body_of(model)
     body.embed_tokens.weight[:, channels] = 0
     head = model.get_output_embeddings()
     head.weight[:, channels] = 0
