@@ -66,7 +66,6 @@ def test_it_is_drawn_once_and_the_same_everywhere(
 
 def test_another_shape_is_another_model(shape: Path, own_cache: Path) -> None:
     before = digest(parse(f"fresh:{shape}"))
-    assert before != digest(parse(str(shape)))
     config = json.loads((shape / "config.json").read_text())
     (shape / "config.json").write_text(json.dumps(config | {"n_layer": 3}))
     assert digest(parse(f"fresh:{shape}")) != before
