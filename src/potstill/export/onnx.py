@@ -26,7 +26,8 @@ from potstill.core.files import disk_errors
 from potstill.core.scoring import bootstrap
 from potstill.errors import InputError, ModelError
 from potstill.export.chain import Allowance, judged
-from potstill.models.load import load_errors, load_tokenizer, quiet
+from potstill.models.load import load_tokenizer, quiet
+from potstill.models.span_model import load_span_model
 
 OPSET = 18
 KINDS = ("fp32", "int8")
@@ -90,27 +91,6 @@ def export_span_model(
         finally:
             part.unlink(missing_ok=True)
     return found
-
-
-def load_span_model(folder: Path) -> Any:
-    """The model in fp32, for evaluation. Errors: ModelError if it is not one that marks spans."""
-    from transformers import AutoModelForQuestionAnswering
-
-    with load_errors(folder):
-        model, loading = AutoModelForQuestionAnswering.from_pretrained(
-            folder,
-            dtype=torch.float32,
-            local_files_only=True,
-            use_safetensors=True,
-            trust_remote_code=False,
-            output_loading_info=True,
-        )
-    if missing := loading.get("missing_keys"):
-        raise ModelError(
-            f"{folder} is no model that marks answers: it has no {sorted(missing)[0]}.",
-            "Only …ForQuestionAnswering models are written as ONNX; decoders go out as GGUF.",
-        )
-    return model.eval()
 
 
 class _Spans(nn.Module):
