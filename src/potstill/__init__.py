@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from potstill.models.load import load_model as load_model
-    from potstill.models.span_reader import SpanReader as SpanReader
+    from potstill.models.spans.reader import SpanReader as SpanReader
     from potstill.pipeline import Run as Run
     from potstill.pipeline import open_run as open_run
     from potstill.pipeline import plan as plan
@@ -40,7 +40,7 @@ __all__ = [
 _HOMES = {
     "Recipe": "potstill.recipe",
     "Run": "potstill.pipeline",
-    "SpanReader": "potstill.models.span_reader",
+    "SpanReader": "potstill.models.spans.reader",
     "load_model": "potstill.models.load",
     "open_run": "potstill.pipeline",
     "plan": "potstill.pipeline",

@@ -23,7 +23,10 @@ from potstill.core.machine import describe, usable_cores
 from potstill.core.runner import PlannedStep, Pulse, Runner, Step
 from potstill.core.stage import Artifact, Stage
 from potstill.core.store import Store, check_files
+from potstill.distill import extractive as distill_spans
 from potstill.errors import PotstillError, StoreError, UsageError
+from potstill.evaluate import extractive as evaluate_spans
+from potstill.export import extractive as export_spans
 from potstill.recipe import Recipe
 
 PIPELINE: tuple[Stage, ...] = (
@@ -35,6 +38,14 @@ PIPELINE: tuple[Stage, ...] = (
     evaluate.STAGE,
     export.STAGE,
 )
+
+SPANS: tuple[Stage, ...] = (
+    *PIPELINE[:4],
+    distill_spans.STAGE,
+    evaluate_spans.STAGE,
+    export_spans.STAGE,
+)
+"""Of a student that marks answers: the same stages by name and order."""
 
 Watcher = Callable[[dict[str, Any]], None]
 
@@ -183,7 +194,7 @@ def _run_locked(
         emit("run_started", name=recipe.name, stages=[step.stage.name for step in steps])
     try:
         done = runner.run(steps, this.events, folder / "logs", watch, finished)
-        if steps[-1].stage is PIPELINE[-1]:
+        if steps[-1].stage.name == PIPELINE[-1].name:
             _publish(folder, done["export"])
             write_report(this)
     except PotstillError as error:
@@ -253,7 +264,12 @@ def _steps(recipe: Recipe, until: str | None) -> list[Step]:
     if until is not None and until not in names:
         raise UsageError(f"There is no stage {until}.", f"The stages are {', '.join(names)}.")
     last = names.index(until) if until else len(names) - 1
-    return [Step(stage, getattr(recipe, stage.name)) for stage in PIPELINE[: last + 1]]
+    return [Step(stage, getattr(recipe, stage.name)) for stage in stages_of(recipe)[: last + 1]]
+
+
+def stages_of(recipe: Recipe) -> tuple[Stage, ...]:
+    """The stages of the recipe's task."""
+    return SPANS if recipe.task == "spans" else PIPELINE
 
 
 def _runner(

@@ -55,6 +55,8 @@ MEASURES = {
     "span_kl_answer": Measure("Span KL, answer", "nats a span", True),
     "bits_per_byte": Measure("Bits a byte", "", True),
     "bits_per_byte_answer": Measure("Bits a byte of the answer", "", True),
+    "marked_kl": Measure("KL of the marks to the teacher", "nats", True),
+    "same_span": Measure("Same span as the teacher", "%", False, 100, 1),
     "f1": Measure("Answer F1", "%", False, 100, 1),
     "em": Measure("Exact match", "%", False, 100, 1),
     "bleu": Measure("Sentence BLEU", "", False, 100, 1),
@@ -66,8 +68,11 @@ MEASURES = {
     "refusal_rate": Measure("Refusals", "%", None, 100, 1),
     "grounded": Measure("Words found in the passage", "%", False, 100, 1),
 }
-HEADLINES = ("kl", "span_kl", "agreement", "perplexity", "bits_per_byte", "f1", "em")
-TO_THE_TEACHER = frozenset({"kl", "span_kl", "agreement"})
+HEADLINES = (
+    "kl", "span_kl", "marked_kl", "agreement", "same_span", "perplexity", "bits_per_byte",
+    "f1", "em",
+)  # fmt: skip
+TO_THE_TEACHER = frozenset({"kl", "span_kl", "marked_kl", "agreement", "same_span"})
 """Figures of likeness to the teacher: of the teacher itself they say nothing."""
 APART, BITS = "span_kl", "bits_per_byte"
 COMPARED = (

@@ -27,13 +27,13 @@ from potstill.core.scoring import bootstrap
 from potstill.errors import InputError, ModelError
 from potstill.export.chain import Allowance, judged
 from potstill.models.load import load_tokenizer, quiet
-from potstill.models.span_model import load_span_model
+from potstill.models.spans.backends import OUTPUTS, open_session
+from potstill.models.spans.model import load_span_model
 
 OPSET = 18
 KINDS = ("fp32", "int8")
 ALLOWANCES = {"fp32": Allowance(1e-4, 0.99), "int8": Allowance(0.5, 0.8)}
 """Highest KL a position's distribution may have, and the least share of equal spans, by kind."""
-OUTPUTS = ("start_logits", "end_logits")
 Pair = tuple[str, str]
 """A question and its passage."""
 
@@ -175,12 +175,8 @@ def _compared(
     resamples: int,
     level: float,
 ) -> dict[str, Any]:
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
+    session = open_session(file)
     try:
-        session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
         names = [one.name for one in session.get_inputs()]
         answers = [
             session.run(list(OUTPUTS), {name: batch[name].numpy() for name in names})

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from span_models import WORDS, word_tokenizer
 
-from potstill.models.span_decoding import Logits, best, likeliest, scored
-from potstill.models.windows import Windows, encode
+from potstill.models.spans.decoding import Logits, best, likeliest, scored
+from potstill.models.spans.windows import Windows, encode
 
 TOKENIZER = word_tokenizer()
 

@@ -15,12 +15,13 @@ import torch
 from torch import Tensor
 
 from potstill.errors import ModelError
-from potstill.models.load import load_errors, load_tokenizer
-from potstill.models.windows import Window
+from potstill.models.load import load_errors
+from potstill.models.spans.windows import Window
 
 HEAD = "qa_outputs."
 """What the names of the weights begin with that an encoder does not have yet."""
 AT_ONCE = 16
+INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 
 
 def load_span_model(folder: Path) -> Any:
@@ -68,17 +69,23 @@ def _loaded(folder: Path) -> tuple[Any, list[str]]:
     return model.eval(), missing
 
 
-def longest_window(model: Any, tokenizer: Any, asked: int) -> int:
-    """The tokens of a window that both can read, at most `asked`."""
-    own = getattr(model.config, "max_position_embeddings", None) or asked
+def longest_window(config: Any, tokenizer: Any, asked: int) -> int:
+    """The tokens of a window that a model of that config can read, at most `asked`."""
+    own = getattr(config, "max_position_embeddings", None) or asked
     # RoBERTa's positions begin after its padding's.
-    if getattr(model.config, "model_type", "") in ("roberta", "xlm-roberta", "camembert"):
-        own -= model.config.pad_token_id + 1
+    if getattr(config, "model_type", "") in ("roberta", "xlm-roberta", "camembert"):
+        own -= config.pad_token_id + 1
     return int(min(asked, own, tokenizer.model_max_length))
 
 
-def collate(model: Any, tokenizer: Any, windows: Sequence[Window]) -> dict[str, Tensor]:
-    """Ids, mask and, where the model takes them, segments: [windows, longest] int64 each."""
+def inputs_of(model: Any) -> tuple[str, ...]:
+    """Which of ids, mask and segments the model takes."""
+    known = inspect.signature(model.forward).parameters
+    return tuple(name for name in INPUTS if name in known)
+
+
+def collate(names: Sequence[str], tokenizer: Any, windows: Sequence[Window]) -> dict[str, Tensor]:
+    """The inputs of those names: [windows, longest] int64 each."""
     longest = max(len(one.ids) for one in windows)
     padding = tokenizer.pad_token_id or 0
     ids = torch.full((len(windows), longest), padding)
@@ -87,9 +94,8 @@ def collate(model: Any, tokenizer: Any, windows: Sequence[Window]) -> dict[str, 
         ids[row, : len(one.ids)] = torch.tensor(one.ids)
         segments[row, : len(one.ids)] = torch.tensor(one.segments)
         mask[row, : len(one.ids)] = 1
-    known = inspect.signature(model.forward).parameters
     batch = {"input_ids": ids, "attention_mask": mask, "token_type_ids": segments}
-    return {name: value for name, value in batch.items() if name in known}
+    return {name: batch[name] for name in names}
 
 
 @torch.inference_mode()
@@ -100,7 +106,7 @@ def logits_of(
     order = sorted(range(len(windows)), key=lambda number: len(windows[number].ids))
     found: dict[int, tuple[Tensor, Tensor]] = {}
     for some in _parts(order, at_once):
-        batch = collate(model, tokenizer, [windows[number] for number in some])
+        batch = collate(inputs_of(model), tokenizer, [windows[number] for number in some])
         device = next(model.parameters()).device
         out = model(**{name: value.to(device) for name, value in batch.items()})
         starts, ends = out.start_logits.float().cpu(), out.end_logits.float().cpu()
@@ -118,8 +124,3 @@ def logits_of(
 def _parts(order: Sequence[int], size: int) -> Iterator[Sequence[int]]:
     for start in range(0, len(order), size):
         yield order[start : start + size]
-
-
-def open_span_model(folder: Path) -> tuple[Any, Any]:
-    """Model and tokenizer of a folder. Errors: ModelError."""
-    return load_span_model(folder), load_tokenizer(folder)

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from potstill.models.windows import Windows
+from potstill.models.spans.windows import Windows
 
 Logits = Sequence[tuple[Tensor, Tensor]]
 """Of each window the logits of its tokens as start and as end, [tokens] float each."""
@@ -94,6 +94,18 @@ def likeliest(windows: Windows, found: Scored, count: int) -> list[tuple[int, in
         start, end = windows.offsets[first][0], windows.offsets[first + length][1]
         spans.append((start, end, value))
     return spans
+
+
+def marginals(found: Scored) -> Tensor:
+    """Log-probabilities of each passage token as start and as end, and, last, of no answer:
+    [2, tokens + 1]."""
+    total, longest = found.spans.shape
+    starts = found.spans.logsumexp(1)
+    ends = torch.full((longest, total), -torch.inf, dtype=found.spans.dtype)
+    for length in range(longest):
+        ends[length, length:] = found.spans[: total - length, length]
+    none = torch.tensor([found.none], dtype=found.spans.dtype)
+    return torch.stack([torch.cat([starts, none]), torch.cat([ends.logsumexp(0), none])])
 
 
 def _trimmed(passage: str, start: int, end: int) -> tuple[int, int]:

@@ -10,7 +10,8 @@ from span_models import save_span_model
 
 from potstill import SpanReader
 from potstill.errors import InputError, ModelError
-from potstill.models.span_model import begin_span_model, load_span_model, logits_of, longest_window
+from potstill.models.spans.model import begin_span_model, load_span_model, logits_of, longest_window
+from potstill.models.spans.reader import ReaderSettings
 
 PAIRS = [
     ("what holds litres", "the boiler of unit holds litres and the keeper notes the time"),
@@ -25,7 +26,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_answers_stand_in_their_passages_whatever_the_batch(folder: Path) -> None:
-    reader = SpanReader(folder, window_tokens=24, window_overlap=8, no_answer_threshold=None)
+    reader = SpanReader(folder, ReaderSettings(24, 8, no_answer_threshold=None))
     together = reader.answers(PAIRS)
     for (question, passage), found in zip(PAIRS, together, strict=True):
         assert passage[found.start : found.end] == found.answer != ""
@@ -36,21 +37,23 @@ def test_answers_stand_in_their_passages_whatever_the_batch(folder: Path) -> Non
 
 
 def test_logits_are_those_of_transformers(folder: Path) -> None:
-    reader = SpanReader(folder)
+    reader, model = SpanReader(folder), load_span_model(folder)
     windows = [reader.windows(*pair).windows[0] for pair in PAIRS]
     for pair, (starts, ends) in zip(
-        PAIRS, logits_of(reader.model, reader.tokenizer, windows, 2), strict=True
+        PAIRS, logits_of(model, reader.tokenizer, windows, 2), strict=True
     ):
         batch = reader.tokenizer(*pair, return_tensors="pt", truncation=True, max_length=64)
         with torch.no_grad():
-            wanted = reader.model(**batch)
+            wanted = model(**batch)
         torch.testing.assert_close(starts, wanted.start_logits[0], rtol=1e-4, atol=1e-4)
         torch.testing.assert_close(ends, wanted.end_logits[0], rtol=1e-4, atol=1e-4)
 
 
 def test_a_window_is_no_longer_than_the_model_reads(folder: Path) -> None:
-    reader = SpanReader(folder, window_tokens=4096)
-    assert reader.window_tokens == longest_window(reader.model, reader.tokenizer, 4096) == 64
+    reader = SpanReader(folder, ReaderSettings(4096))
+    assert (
+        reader.window_tokens == longest_window(reader.backend.config, reader.tokenizer, 4096) == 64
+    )
 
 
 def test_an_encoder_gets_a_head_that_the_seed_draws(tmp_path: Path) -> None:

@@ -16,7 +16,6 @@ from dataclasses import dataclass
 
 from potstill.records import Chunk, Example, Rejected
 
-STAGE = "distill"
 REFUSAL = "refusal"
 
 
@@ -33,9 +32,10 @@ class SpanRow:
 
 
 def span_rows(
-    examples: Iterable[Example], chunks: Mapping[str, Chunk]
+    examples: Iterable[Example], chunks: Mapping[str, Chunk], stage: str
 ) -> tuple[list[SpanRow], list[Rejected]]:
-    """Every row that marks a span or says that there is none; the others with their reason."""
+    """Every row that marks a span or says that there is none; the others with their reason,
+    as that stage's."""
     rows, rejected = [], []
     for example in examples:
         found = _row(example, chunks)
@@ -45,7 +45,7 @@ def span_rows(
             rejected.append(
                 Rejected(
                     id=example.id,
-                    stage=STAGE,
+                    stage=stage,
                     reason=found,
                     detail=example.question,
                     row=example.model_dump(mode="json"),
@@ -63,7 +63,8 @@ def _row(example: Example, chunks: Mapping[str, Chunk]) -> SpanRow | str:
     place = (None, None) if example.kind == REFUSAL else place_of(example, chunk.text)
     if place is None:
         return "answer_not_in_passage"
-    return SpanRow(example.id, example.question, chunk.text, *place, example)
+    start, end = place
+    return SpanRow(example.id, example.question, chunk.text, start, end, example)
 
 
 def place_of(example: Example, passage: str) -> tuple[int, int] | None:

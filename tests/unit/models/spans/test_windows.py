@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from span_models import WORDS, word_tokenizer
 
 from potstill.errors import InputError, ModelError
-from potstill.models.windows import MAX_QUESTION_TOKENS, encode
+from potstill.models.spans.windows import MAX_QUESTION_TOKENS, encode
 
 TOKENIZER = word_tokenizer()
 
