@@ -29,16 +29,20 @@ SWITCHES: dict[str, tuple[str, Callable[[Recipe], bool]]] = {
     "distill.attention": ("its weight is 0", lambda recipe: recipe.distill.attention.used),
 }
 """Parts of a recipe that may be off: why they are, and whether they are on."""
+OF_ANY_TASK = ("correct", "correct.lora")
 HOW: dict[Compared, str] = {
     "tokens": "token by token, without distill.alignment",
     "spans": "span by span, with distill.alignment",
+    "marks": "by the spans that they mark, with task: spans",
 }
 
 
 def check_fields(searched: Iterable[str], recipes: Sequence[Recipe], places: Places) -> None:
     """Errors: RecipeError for a field below a part that none of the recipes uses."""
+    spans = any(one.task == "spans" for one in recipes)
+    switches = {part: one for part, one in SWITCHES.items() if not spans or part in OF_ANY_TASK}
     for field in searched:
-        for part, (why, is_on) in SWITCHES.items():
+        for part, (why, is_on) in switches.items():
             if field.startswith(f"{part}.") and not any(map(is_on, recipes)):
                 where = places.get(("search", field), "study")
                 raise RecipeError(
@@ -73,6 +77,8 @@ def _compared(recipe: Recipe, level: Level) -> Compared | None:
     Training compares spans where the recipe says so; evaluation where the tokenizers differ, and a
     student that is cut from its teacher has its teacher's. None: not known before it is there.
     """
+    if recipe.task == "spans":
+        return "marks"
     config = recipe.distill
     if not config.alignment.used:
         return "tokens"

@@ -101,6 +101,7 @@ class SpanTraining:
             ],
             lr=config.learning_rate,
         )
+        self.taught = any(one.teacher is not None for one in (*lessons, *validation))
         self.state = _State()
         own = [len(one.window.ids) for one in lessons]
         self.tokens = [sum(own[number] for number in step) for step in plan]
@@ -144,7 +145,7 @@ class SpanTraining:
 
     def gradients(self, lessons: Sequence[Lesson]) -> dict[str, float]:
         """Add the gradient of the mean loss over these windows; the figures of the step."""
-        sums = dict.fromkeys(("loss", "ce", "kd"), 0.0)
+        sums: dict[str, float] = {}
         for some in micros(lessons, self.config.micro_tokens):
             loss, found = self._loss(some, self.goal)
             if not torch.isfinite(loss):
@@ -155,14 +156,14 @@ class SpanTraining:
                     "checkpoint is kept.",
                 )
             torch.autograd.backward(loss / len(lessons))
-            sums = {name: sums[name] + value for name, value in found.items()}
+            sums = {name: sums.get(name, 0.0) + value for name, value in found.items()}
         means = {name: value / len(lessons) for name, value in sums.items()}
         return means if self.goal.kd_weight else {name: means[name] for name in ("loss", "ce")}
 
     @torch.no_grad()
     def held_out(self) -> dict[str, float]:
-        """Means over the held-out windows: the goal's loss, cross-entropy, and KL at temperature 1
-        where a teacher was asked."""
+        """Means over the held-out windows: the goal's loss, cross-entropy, and the divergence from
+        the teacher where there is one, whatever the goal's weights."""
         self.model.eval()
         sums: dict[str, float] = {}
         for some in micros(self.validation, self.config.micro_tokens):
@@ -182,7 +183,7 @@ class SpanTraining:
         ce = ce_sum(starts, ends, places, targets)
         loss = goal.ce_weight * ce
         found = {"ce": float(ce.detach())}
-        if any(one.teacher is not None for one in lessons):
+        if self.taught:  # windows that the teacher did not read add nothing
             kd = kd_sum(starts, ends, places, batch.teacher.to(self.device), goal.temperature)
             found["kd"] = float(kd.detach())
             if goal.kd_weight:
