@@ -25,9 +25,8 @@ class SpanRun:
         for number in range(rows):
             place, colour = PLACES[number % 2], COLOURS[number % 3]
             text = f"the lamp in the {place} tower is {colour} and the keeper notes the time"
-            chunks.append(
-                Chunk(id=f"c{number}", document="d", source="s", start=0, end=90, tokens=14, text=text)
-            )  # fmt: skip
+            place_of = {"document": "d", "source": "s", "start": 0, "end": len(text), "tokens": 14}
+            chunks.append(Chunk.model_validate({"id": f"c{number}", "text": text, **place_of}))
             examples.append(_row(number, f"where is the {colour} lamp", place, text))
             if refusals and number % 3 == 0:
                 examples.append(
@@ -48,7 +47,7 @@ class SpanRun:
     def run(self, stage: str, function: Callable[..., None], config: Any) -> Path:
         """Run a stage into its own artifact's folder, which later stages read."""
         draft = Draft(self.root / stage)
-        draft.data.mkdir(exist_ok=True)
+        draft.data.mkdir(parents=True, exist_ok=True)
         draft.work.mkdir(exist_ok=True)
         events = Emitter(self.root / "events.jsonl", stage)
         function(config, self.inputs, draft, Context(self.root, self.root, 7, 1, events))

@@ -83,10 +83,22 @@ COMPARED = (
 """Which model is compared with which in the verdict, and what they are called there."""
 
 
+def marks_spans(report: Mapping[str, Any]) -> bool:
+    """Whether the run's student marks answers instead of writing them."""
+    return report.get("task") == "spans"
+
+
+def speed_field(report: Mapping[str, Any]) -> str:
+    """Which of a model's figures says how fast it is."""
+    return "questions_per_second" if marks_spans(report) else "tokens_per_second"
+
+
 def model_name(key: str) -> str:
     """What a model is called in tables; an unknown one keeps its own name."""
     if key.startswith("gguf-"):
         return f"GGUF {key.removeprefix('gguf-').upper()}"
+    if key.startswith("onnx-"):
+        return f"ONNX {key.removeprefix('onnx-').upper()}"
     return NAMES.get(key, key)
 
 

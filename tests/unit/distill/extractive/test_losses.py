@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -27,8 +28,11 @@ PASSAGE = "the boiler of unit holds litres and the keeper notes the time in the 
 def row(number: int, word: str | None) -> SpanRow:
     turns = (Turn(role="user", content="q"), Turn(role="assistant", content=word or "none"))
     example = Example(
-        id=f"row-{number}", turns=turns, question="what", provenance=Provenance(document="d", chunk="c")
-    )  # fmt: skip
+        id=f"row-{number}",
+        turns=turns,
+        question="what",
+        provenance=Provenance(document="d", chunk="c"),
+    )
     start = PASSAGE.index(word) if word else None
     end = None if start is None or word is None else start + len(word)
     passage = PASSAGE if number % 2 else PASSAGE[:40]
@@ -175,7 +179,7 @@ def test_the_rate_goes_up_and_straight_down() -> None:
     rates = [rate_factor(step, 10, 2) for step in range(10)]
     assert max(rates) == rates[2] == 1.0
     assert rates[0] < rates[1] < rates[2]
-    steps = [a - b for a, b in zip(rates[2:], rates[3:], strict=False)]
+    steps = [a - b for a, b in pairwise(rates[2:])]
     assert steps == pytest.approx([1 / 8] * 7)
     assert rates[-1] > 0
 

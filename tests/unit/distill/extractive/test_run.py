@@ -48,7 +48,7 @@ def test_rows_alone_make_one_student_that_finds_its_answers(tmp_path: Path) -> N
     assert report["rows_without_answer"] > 0
     assert report["signal"] == "none"
     assert not (data / "signals.jsonl").exists()
-    (rejected,) = (json.loads(line) for line in (data / "rejected.jsonl").open())
+    rejected = json.loads((data / "rejected.jsonl").read_text())
     assert rejected["reason"] == "answer_not_in_passage"
     assert student_outcome(bench.root / "distill").parameters > 0
 
