@@ -25,7 +25,8 @@ from potstill import distill, errors, tune
 from potstill.cli import app
 from potstill.distill import losses
 from potstill.evaluate import answer_scores, compare, judge, overlap, predictions
-from potstill.recipe import Recipe
+from potstill.models.spans import decoding, reader
+from potstill.recipe import Recipe, SpanRecipe
 
 FOLDER = Path(__file__).parent.parent / "docs" / "reference"
 NOTE = "<!-- Written by tools/make_reference.py from the code; change the code, not this page. -->"
@@ -84,7 +85,13 @@ def recipe_page() -> str:
     """Every field of a recipe, by section."""
     lines = [NOTE, "", "# Recipe", "", _first_paragraph(Recipe), ""]
     lines += ["`potstill config schema` prints the same as JSON Schema, for editors.", ""]
-    lines += _section("", Recipe, {})
+    known: dict[type[BaseModel], str] = {}
+    lines += _section("", Recipe, known)
+    lines += ["# With `task: spans`", "", _first_paragraph(SpanRecipe), ""]
+    for name, field in SpanRecipe.model_fields.items():
+        if field.annotation != Recipe.model_fields[name].annotation:
+            (kind,) = _models_in(field.annotation)
+            lines += _section(name, kind, known)
     return "\n".join(lines).rstrip() + "\n"
 
 
@@ -153,6 +160,9 @@ def python_page() -> str:
     """The public face: what `import potstill` gives."""
     lines = [NOTE, "", "# Python", "", (potstill.__doc__ or "").strip(), ""]
     lines += _names(potstill, potstill.__all__)
+    lines += ["# `potstill.models.spans`", "", (reader.__doc__ or "").strip(), ""]
+    lines += _names(reader, ["ReaderSettings"])
+    lines += _names(decoding, ["SpanAnswer"])
     lines += ["# `potstill.distill`", "", (distill.__doc__ or "").strip(), ""]
     lines += _names(distill, ["Distiller", "Distilled"])
     lines += ["# `potstill.tune`", "", (tune.__doc__ or "").strip(), ""]

@@ -69,6 +69,11 @@ class Run:
         return record
 
     @property
+    def task(self) -> str:
+        """What the student does: text or spans."""
+        return str(self.record["recipe"].get("task", "text"))
+
+    @property
     def report(self) -> dict[str, Any]:
         """`report.json`, as the design describes it. Errors: StoreError if the run has none."""
         path = self.folder / "report.json"
