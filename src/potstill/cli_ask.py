@@ -95,11 +95,10 @@ def _text(passage: str) -> str:
 
 def _of_run(this: Run, question: str) -> list[tuple[str, str]]:
     """(where it is from, text) of the run's passages that fit best. Errors: InputError for none."""
-    from potstill.core.files import read_records
-    from potstill.records import Chunk
+    from potstill.models.spans.rows import passages
     from potstill.serve.retrieval import PassageIndex
 
-    index = PassageIndex(read_records(this.artifact("ingest").path("chunks.jsonl"), Chunk))
+    index = PassageIndex(passages(this.artifact("ingest")).values())
     found = index.search(question, TRIED)
     index.close()
     if not found:

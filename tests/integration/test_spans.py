@@ -21,9 +21,7 @@ RUN = CliRunner()
 
 def article(number: int) -> dict[str, Any]:
     place, colour = PLACES[number % 2], COLOURS[number % 3]
-    text = (
-        f"the lamp in the {place} tower is {colour} and the keeper notes the time number {number}"
-    )
+    text = f"the lamp in the {place} tower is {colour} and the time is {number}"
     asked = {"question": f"where is the {colour} lamp", "id": f"q{number}", "is_impossible": False}
     answer = {"text": place, "answer_start": text.index(place)}
     none = {
@@ -47,7 +45,7 @@ def project(tmp_path_factory: pytest.TempPathFactory, make_student: Callable[...
         "name": "marks",
         "task": "spans",
         "teacher": str(folder / "teacher"),
-        "ingest": {"rows": {"sources": ["questions.json"]}},
+        "ingest": {"sources": ["questions.json"]},
         "curate": {"validation_fraction": 0.15, "test_fraction": 0.25},
         "distill": {
             "student": {"model": str(folder / "encoder")},

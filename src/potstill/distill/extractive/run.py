@@ -37,7 +37,7 @@ from potstill.models.save import save_model
 from potstill.models.spans.marks import Marks
 from potstill.models.spans.model import begin_span_model, longest_window
 from potstill.models.spans.reader import ReaderSettings
-from potstill.models.spans.rows import SpanRow, counted, span_rows
+from potstill.models.spans.rows import SpanRow, counted, passages, span_rows
 from potstill.models.spans.scorer import refusal_of
 from potstill.models.spans.teachers import marks_in
 from potstill.records import Chunk, Example, Rejected
@@ -52,10 +52,7 @@ def run(
     """
     raise_malloc_thresholds()
     torch.set_num_threads(context.threads)
-    chunks = {
-        chunk.id: chunk for chunk in read_records(inputs["ingest"].path("chunks.jsonl"), Chunk)
-    }
-    training, validation, rejected = _rows(inputs["curate"], chunks)
+    training, validation, rejected = _rows(inputs["curate"], passages(inputs["ingest"]))
     write_records(draft.data / "rejected.jsonl", rejected)
     if rejected:
         reasons = ", ".join(f"{count} {name}" for name, count in counted(rejected).items())

@@ -45,11 +45,11 @@ from potstill.models.corrected import corrected
 from potstill.models.load import load_model, load_tokenizer
 from potstill.models.size import folder_parameters
 from potstill.models.spans.reader import ReaderSettings, SpanReader
-from potstill.models.spans.rows import SpanRow, counted, span_rows
+from potstill.models.spans.rows import SpanRow, counted, passages, span_rows
 from potstill.models.spans.scorer import refusal_of
 from potstill.models.spans.signal_config import SpanSignalConfig
 from potstill.models.spans.teachers import marks_in
-from potstill.records import Chunk, Example
+from potstill.records import Example
 
 TEACHER = "teacher"
 
@@ -99,9 +99,7 @@ def _test_rows(
     file = inputs["curate"].path("test.jsonl")
     examples = sorted(read_records(file, Example), key=lambda example: example.id)
     examples = examples[: config.max_examples]
-    chunks = {
-        chunk.id: chunk for chunk in read_records(inputs["ingest"].path("chunks.jsonl"), Chunk)
-    }
+    chunks = passages(inputs["ingest"])
     rows, rejected = span_rows(examples, chunks, "evaluate")
     write_records(draft.data / "rejected.jsonl", rejected)
     if rejected:
@@ -202,9 +200,7 @@ def _nearness(
     if not config.measure_teacher or signal.source == "none":
         return {}
     training = read_records(inputs["curate"].path("train.jsonl"), Example)
-    chunks = {
-        chunk.id: chunk for chunk in read_records(inputs["ingest"].path("chunks.jsonl"), Chunk)
-    }
+    chunks = passages(inputs["ingest"])
     marks = marks_in(
         work / "signals.jsonl",
         signal,

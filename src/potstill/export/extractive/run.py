@@ -36,8 +36,8 @@ from potstill.export.extractive.plan import TOOLS
 from potstill.export.onnx import export_span_model
 from potstill.models.size import folder_parameters
 from potstill.models.spans.reader import ReaderSettings, SpanReader
-from potstill.models.spans.rows import SpanRow, span_rows
-from potstill.records import Chunk, Example
+from potstill.models.spans.rows import SpanRow, passages, span_rows
+from potstill.records import Example
 
 
 def run(
@@ -109,10 +109,7 @@ def _copy_student(source: Path, folder: Path, settings: Mapping[str, Any]) -> No
 def _rows(config: SpanExportConfig, inputs: Mapping[str, Artifact]) -> list[SpanRow]:
     file = inputs["curate"].path("test.jsonl")
     examples = sorted(read_records(file, Example), key=lambda example: example.id)
-    chunks = {
-        chunk.id: chunk for chunk in read_records(inputs["ingest"].path("chunks.jsonl"), Chunk)
-    }
-    rows = span_rows(examples, chunks, "export")[0][: config.max_examples]
+    rows = span_rows(examples, passages(inputs["ingest"]), "export")[0][: config.max_examples]
     if len(rows) < 2:
         raise InputError(
             f"The test set {file} holds {len(rows)} rows whose answer stands in their passage, and "

@@ -14,6 +14,8 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from potstill.core.files import read_records
+from potstill.core.stage import Artifact
 from potstill.records import Chunk, Example, Rejected
 
 REFUSAL = "refusal"
@@ -29,6 +31,14 @@ class SpanRow:
     start: int | None
     end: int | None
     example: Example
+
+
+def passages(ingest: Artifact) -> dict[str, Chunk]:
+    """What rows may be about, by id: chunks of documents, and what came with ready-made rows."""
+    files = [ingest.path(name) for name in ("chunks.jsonl", "contexts.jsonl")]
+    return {
+        chunk.id: chunk for file in files if file.exists() for chunk in read_records(file, Chunk)
+    }
 
 
 def span_rows(
