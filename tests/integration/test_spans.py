@@ -110,11 +110,17 @@ def test_a_question_is_answered_from_a_text_or_from_the_runs_own(project: Path) 
         (("ask", "marks", "where", "--passage", "nowhere.txt"), "cannot be read"),
         (("ask", "marks", "where", "--file", "other"), "It has model-int8.onnx, model.onnx"),
         (("ask", "marks", "", "--passage", "-"), "The question is empty"),
+        (("eval", "marks", "--suite", "lm-eval:boolq"), "no task of lm-eval"),
+        (("eval", "marks", "--suite", "BARE"), "2 of 2 questions have no passage"),
     ],
 )
 def test_what_does_not_fit_is_one_clear_line(
     project: Path, words: tuple[str, ...], said: str
 ) -> None:
+    bare = project / "bare.jsonl"
+    rows = [{"id": str(n), "question": "where", "answers": ["north"]} for n in range(2)]
+    bare.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    words = tuple(str(bare) if word == "BARE" else word for word in words)
     done = invoke(project, *words, input="a text")
     assert done.exit_code != 0
     assert said in str(done.exception)
@@ -141,6 +147,13 @@ def test_the_stored_answers_score_as_they_did(project: Path) -> None:
         for metric in ("f1", "em"):
             stored = report["models"][name]["metrics"][metric]
             assert again["models"][name]["metrics"][metric]["value"] == stored["value"]
+
+
+def test_questions_from_outside_are_answered_too(project: Path) -> None:
+    done = invoke(project, "eval", "marks", "--suite", str(project / "questions.json"), "--json")
+    found = json.loads(done.stdout)
+    assert found["examples"]["evaluated"] == 30
+    assert found["models"]["distilled"]["metrics"]["f1"]["n"] == 30
 
 
 def test_two_such_runs_are_set_side_by_side(project: Path) -> None:

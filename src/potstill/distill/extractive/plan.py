@@ -18,7 +18,7 @@ from potstill.models.size import expected_parameters, folder_parameters
 
 QUESTION_TOKENS = 15
 # Weights times tokens a second, two cores: MiniLM-L6 trained; SmolLM2-135M read, both in bf16.
-TRAINING_RATE = 22.6e6 * 2500
+TRAINING_RATE = 22.6e6 * 2000
 READING_RATE = 135e6 * 450
 BYTES_A_SPAN = 40.0
 TOKENS_A_WORD = 1.4
