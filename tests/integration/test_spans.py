@@ -9,28 +9,26 @@ from typing import Any
 
 import pytest
 import yaml
-from span_models import save_span_model
+from span_models import WORDS, save_span_model
 from span_runs import COLOURS, PLACES
 from typer.testing import CliRunner
 
 from potstill.cli import app
 from potstill.errors import UsageError
 
+pytestmark = pytest.mark.timeout(900)  # two runs of seven processes each
 RUN = CliRunner()
 
 
 def article(number: int) -> dict[str, Any]:
     place, colour = PLACES[number % 2], COLOURS[number % 3]
-    text = f"the lamp in the {place} tower is {colour} and the time is {number}"
-    asked = {"question": f"where is the {colour} lamp", "id": f"q{number}", "is_impossible": False}
+    some = [WORDS[(number * step) % len(WORDS)] for step in (1, 5, 7, 11)]
+    text = f"the lamp in the {place} tower is {colour} and {' '.join(some)}"
+    asked = {"question": f"where is {' '.join(some[:3])}", "id": f"q{number}"}
     answer = {"text": place, "answer_start": text.index(place)}
-    none = {
-        "question": "when is it drained",
-        "id": f"n{number}",
-        "is_impossible": True,
-        "answers": [],
-    }
-    questions = [{**asked, "answers": [answer]}, *([none] if number % 2 == 0 else [])]
+    none = {"question": f"how many {' '.join(some[1:])}", "id": f"n{number}", "answers": []}
+    questions = [{**asked, "is_impossible": False, "answers": [answer]}]
+    questions += [{**none, "is_impossible": True}] if number % 2 == 0 else []
     return {"title": f"t{number}", "paragraphs": [{"context": text, "qas": questions}]}
 
 

@@ -257,7 +257,9 @@ search:
 
 def test_a_study_of_marks_searches_their_fields_and_figures(tmp_path: Path) -> None:
     def text(objective: str, field: str) -> str:
-        return SPAN_STUDY.replace("OBJECTIVE", objective).replace("FIELD", field)
+        better = FIGURES[objective].better
+        changed = SPAN_STUDY.replace("OBJECTIVE: minimize", f"{objective}: {better}")
+        return changed.replace("FIELD", field)
 
     load(tmp_path, text("validation_mark_ce", "distill.kd_weight"))
     load(tmp_path, text("marked_kl", "distill.temperature"))
