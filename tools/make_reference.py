@@ -25,7 +25,8 @@ from potstill import builtin, distill, errors, needs, outlook, project, tune
 from potstill.cli import app
 from potstill.distill import losses
 from potstill.evaluate import answer_scores, compare, judge, overlap, predictions
-from potstill.recipe import Recipe
+from potstill.models.spans import decoding, reader
+from potstill.recipe import Recipe, SpanRecipe
 
 FOLDER = Path(__file__).parent.parent / "docs" / "reference"
 NOTE = "<!-- Written by tools/make_reference.py from the code; change the code, not this page. -->"
@@ -91,7 +92,13 @@ def recipe_page() -> str:
     """Every field of a recipe, by section."""
     lines = [NOTE, "", "# Recipe", "", _first_paragraph(Recipe), ""]
     lines += ["`potstill config schema` prints the same as JSON Schema, for editors.", ""]
-    lines += _section("", Recipe, {})
+    known: dict[type[BaseModel], str] = {}
+    lines += _section("", Recipe, known)
+    lines += ["# With `task: spans`", "", _first_paragraph(SpanRecipe), ""]
+    for name, field in SpanRecipe.model_fields.items():
+        if field.annotation != Recipe.model_fields[name].annotation:
+            (kind,) = _models_in(field.annotation)
+            lines += _section(name, kind, known)
     return "\n".join(lines).rstrip() + "\n"
 
 
@@ -163,6 +170,9 @@ def python_page() -> str:
     for module, names in BEFORE_A_RUN.items():
         lines += [f"# `{module.__name__}`", "", (module.__doc__ or "").strip(), ""]
         lines += _names(module, names)
+    lines += ["# `potstill.models.spans`", "", (reader.__doc__ or "").strip(), ""]
+    lines += _names(reader, ["ReaderSettings"])
+    lines += _names(decoding, ["SpanAnswer"])
     lines += ["# `potstill.distill`", "", (distill.__doc__ or "").strip(), ""]
     lines += _names(distill, ["Distiller", "Distilled"])
     lines += ["# `potstill.tune`", "", (tune.__doc__ or "").strip(), ""]

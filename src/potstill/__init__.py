@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from potstill.models.load import load_model as load_model
+    from potstill.models.spans.reader import SpanReader as SpanReader
     from potstill.pipeline import Run as Run
     from potstill.pipeline import open_run as open_run
     from potstill.pipeline import plan as plan
@@ -25,11 +26,21 @@ if TYPE_CHECKING:
     from potstill.recipe import Recipe as Recipe
 
 __version__ = "0.1.0"
-__all__ = ["Recipe", "Run", "__version__", "load_model", "open_run", "plan", "run"]
+__all__ = [
+    "Recipe",
+    "Run",
+    "SpanReader",
+    "__version__",
+    "load_model",
+    "open_run",
+    "plan",
+    "run",
+]
 
 _HOMES = {
     "Recipe": "potstill.recipe",
     "Run": "potstill.pipeline",
+    "SpanReader": "potstill.models.spans.reader",
     "load_model": "potstill.models.load",
     "open_run": "potstill.pipeline",
     "plan": "potstill.pipeline",

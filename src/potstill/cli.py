@@ -15,6 +15,7 @@ import typer
 
 from potstill import __version__
 from potstill.cli_adapters import adapters_app
+from potstill.cli_ask import ask
 from potstill.cli_before import new, plan, recipes
 from potstill.cli_config import config_app
 from potstill.cli_evaluate import compare_command, eval_command
@@ -29,7 +30,7 @@ from potstill.cli_options import (
     out,
     print_json,
 )
-from potstill.errors import PotstillError, StoreError
+from potstill.errors import PotstillError, StoreError, UsageError
 
 STOPPED = 130  # what typer makes of Ctrl-C, without a word
 app = typer.Typer(
@@ -47,6 +48,7 @@ app.command()(new)
 app.command()(plan)
 app.command("eval")(eval_command)
 app.command("compare")(compare_command)
+app.command()(ask)
 app.command()(export)
 app.command()(push)
 
@@ -115,7 +117,11 @@ def _show_report(report: dict[str, Any], folder: Path) -> None:
     console.print()
     name = _shown(folder)
     console.print(f"Report   {name / 'report.html'}", highlight=False)
-    console.print(f"Chat     {_command()} chat {name}", highlight=False)
+    spans = report.get("task") == "spans"
+    talk = (
+        f'Ask      {_command()} ask {name} "…"' if spans else f"Chat     {_command()} chat {name}"
+    )
+    console.print(talk, highlight=False)
 
 
 def _command() -> str:
@@ -200,6 +206,11 @@ def chat(
     from potstill.serve.chat import converse
 
     this = open_run(run_name, project)
+    if this.task == "spans":
+        raise UsageError(
+            f"The student of {this.folder.name} marks answers and writes none.",
+            f'Ask it with: potstill ask {this.folder} "…"',
+        )
     prompt = PromptConfig.model_validate(this.record["recipe"]["generate"]["prompt"])
     chunks = read_records(this.artifact("ingest").path("chunks.jsonl"), Chunk) if passages else ()
     converse(

@@ -35,6 +35,6 @@ def config_check(recipe: RecipeArgument, set_: SetOption = None) -> None:
 @config_app.command("schema")
 def config_schema() -> None:
     """Print the JSON Schema of recipes, for editors."""
-    from potstill.recipe import Recipe
+    from potstill.recipe import recipe_schema
 
-    print_json(Recipe.model_json_schema())
+    print_json(recipe_schema())

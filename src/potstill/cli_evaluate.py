@@ -130,6 +130,7 @@ def eval_command(
                 this.artifact("evaluate").path("predictions.jsonl"),
                 this.artifact("curate").path("test.jsonl"),
                 resampling,
+                spans=this.task == "spans",
             ),
             as_json,
         )

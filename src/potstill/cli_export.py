@@ -54,6 +54,15 @@ def export(
     )
     this = open_run(run_name, project)
     found = _exported(this)
+    if this.task == "spans":
+        if kinds or target.given:
+            raise UsageError(
+                f"The student of {this.folder.name} marks answers: its files are safetensors and "
+                "ONNX, and all of them are made.",
+                "Leave out --kinds, --fits, --memory and --speed.",
+            )
+        _show_spans(found, this.folder / "export", as_json)
+        return
     named = parse_kinds(kinds) if kinds else ()
     wanted = named
     if target.given and not wanted:
@@ -100,6 +109,32 @@ def _show(found: dict[str, Any], path: Path, why: str) -> None:
     for one in found["left_out"]:
         console.print(f"Left out: {one['why']}", highlight=False, soft_wrap=True)
     console.print(f"Take {path}: {why}.", highlight=False, soft_wrap=True)
+
+
+def _show_spans(found: dict[str, Any], folder: Path, as_json: bool) -> None:
+    """The ONNX files of a student that marks answers, and the one to take."""
+    from potstill import display
+    from potstill.export import choose
+
+    best = found["recommended"]
+    if as_json:
+        chosen = {**best, "path": str(folder / best["file"])}
+        print_json({"chosen": chosen, **found})
+        return
+    rows = [
+        (
+            model["file"],
+            choose.size(model["disk_bytes"]),
+            choose.size(model["peak_memory_bytes"]),
+            f"{model['questions_per_second']:.1f}",
+            f"{model['metrics']['em']['value']:.1%}",
+            f"{model['metrics']['f1']['value']:.1%}",
+        )
+        for model in found["models"].values()
+    ]
+    console = out()
+    console.print(display.table(("file", "disk", "memory", "questions/s", "EM", "F1"), rows))
+    console.print(f"Take {folder / best['file']}: {best['why']}.", highlight=False, soft_wrap=True)
 
 
 def _exported(this: Any) -> dict[str, Any]:
@@ -167,7 +202,7 @@ def push(
     from potstill.pipeline import open_run
 
     this = open_run(run_name, project)
-    this.exported()  # so that an unfinished run is one clear line
+    this.artifact("export")  # so that an unfinished run is one clear line
     parcel = packed(this.folder / "export", repository, public=public)
     if as_json:
         print_json({**parcel.as_dict(), "sent": send(parcel) if yes else None})

@@ -7,13 +7,16 @@ folder. Heavy packages are imported when a suite is run.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from potstill.cli_options import err
-from potstill.errors import InputError
+from potstill.errors import InputError, UsageError
 from potstill.pipeline import Run, open_run
+
+if TYPE_CHECKING:
+    from potstill.evaluate.answer_scores import Gold
 
 ASKED = ("teacher", "distilled")
 
@@ -28,8 +31,14 @@ def run_task(
     from potstill.evaluate.suite import parse_suite, run_suite
 
     task = parse_suite(suite)
-    check_installed("lm_eval", "The suite lm-eval")
     this = open_run(run_name, project)
+    if this.task == "spans":
+        raise UsageError(
+            f"The student of {this.folder.name} marks answers in passages, and no task of lm-eval "
+            "asks for that.",
+            "Name a file of questions with their passages, such as a SQuAD file.",
+        )
+    check_installed("lm_eval", "The suite lm-eval")
     import torch
 
     torch.set_num_threads(threads or usable_cores())
@@ -60,6 +69,11 @@ def run_file(
         raise InputError(f"{file} holds {len(rows)} question, and an interval needs at least two.")
     this = open_run(run_name, project)
     recipe = this.record["recipe"]
+    if this.task == "spans":
+        torch.set_num_threads(threads or usable_cores())
+        found = _marked(this, rows, file)
+        write_json(this.folder / "suites" / f"{file.stem}.json", found)
+        return found
     prompt = PromptConfig.model_validate(recipe["generate"]["prompt"])
     config = EvaluateConfig.model_validate(recipe["evaluate"])
     torch.set_num_threads(threads or usable_cores())
@@ -84,6 +98,31 @@ def run_file(
     ]
     write_atomic(folder / f"{file.stem}.predictions.jsonl", "\n".join(lines) + "\n")
     write_json(folder / f"{file.stem}.json", found)
+    return found
+
+
+def _marked(this: Run, rows: Sequence[Gold], file: Path) -> dict[str, Any]:
+    """The figures of a student that marks answers on rows with passages. Errors: InputError."""
+    from potstill.core.files import file_digest
+    from potstill.evaluate.predictions import score_answers
+    from potstill.evaluate.results import Resampling
+    from potstill.models.spans.reader import SpanReader
+
+    without = [row.id for row in rows if not row.passage]
+    if without:
+        raise InputError(
+            f"{file}: {len(without)} of {len(rows)} questions have no passage to mark.",
+            "Each row needs a context, as in a SQuAD file.",
+        )
+    this.artifact("export")  # an unfinished run is one clear line
+    reader = SpanReader(this.folder / "export" / "safetensors")
+    answers = reader.answers([(row.question, row.passage) for row in rows])
+    said = {row.id: one.answer for row, one in zip(rows, answers, strict=True)}
+    settings = this.record["recipe"]["evaluate"]
+    resampling = Resampling(this.record["seed"], settings["resamples"], settings["level"])
+    found = score_answers({"distilled": said}, {row.id: row for row in rows}, resampling, file.name)
+    found["examples"]["too_long"] = 0
+    found["files"] = {file.name: file_digest(file)}
     return found
 
 

@@ -23,7 +23,10 @@ from potstill.core.machine import describe, usable_cores
 from potstill.core.runner import Pulse, Runner, Step
 from potstill.core.stage import Artifact, Stage
 from potstill.core.store import Store, check_files
+from potstill.distill import extractive as distill_spans
 from potstill.errors import MachineError, PotstillError, StoreError, UsageError
+from potstill.evaluate import extractive as evaluate_spans
+from potstill.export import extractive as export_spans
 from potstill.ingest.plan import assumed
 from potstill.needs import models_of
 from potstill.outlook import Plan, shortages
@@ -38,6 +41,14 @@ PIPELINE: tuple[Stage, ...] = (
     evaluate.STAGE,
     export.STAGE,
 )
+
+SPANS: tuple[Stage, ...] = (
+    *PIPELINE[:4],
+    distill_spans.STAGE,
+    evaluate_spans.STAGE,
+    export_spans.STAGE,
+)
+"""Of a student that marks answers: the same stages by name and order."""
 
 Watcher = Callable[[dict[str, Any]], None]
 
@@ -59,6 +70,11 @@ class Run:
         if not isinstance(record, dict):
             raise StoreError(f"{self.folder / 'run.json'} is damaged.", "Run the recipe again.")
         return record
+
+    @property
+    def task(self) -> str:
+        """What the student does: text or spans."""
+        return str(self.record["recipe"].get("task", "text"))
 
     @property
     def report(self) -> dict[str, Any]:
@@ -202,7 +218,7 @@ def _run_locked(
         emit("run_started", name=recipe.name, stages=[step.stage.name for step in steps])
     try:
         done = runner.run(steps, this.events, folder / "logs", watch, finished)
-        if steps[-1].stage is PIPELINE[-1]:
+        if steps[-1].stage.name == PIPELINE[-1].name:
             _publish(folder, done["export"])
             write_report(this)
     except PotstillError as error:
@@ -273,7 +289,12 @@ def steps_of(recipe: Recipe, until: str | None = None) -> list[Step]:
     if until is not None and until not in names:
         raise UsageError(f"There is no stage {until}.", f"The stages are {', '.join(names)}.")
     last = names.index(until) if until else len(names) - 1
-    return [Step(stage, getattr(recipe, stage.name)) for stage in PIPELINE[: last + 1]]
+    return [Step(stage, getattr(recipe, stage.name)) for stage in stages_of(recipe)[: last + 1]]
+
+
+def stages_of(recipe: Recipe) -> tuple[Stage, ...]:
+    """The stages of the recipe's task."""
+    return SPANS if recipe.task == "spans" else PIPELINE
 
 
 def _runner(

@@ -11,17 +11,27 @@ from __future__ import annotations
 import importlib.resources
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    model_validator,
+)
 
 from potstill.core import fields
 from potstill.curate import CurateConfig
 from potstill.distill import CorrectConfig, DistillConfig
+from potstill.distill.extractive import SpanDistillConfig
 from potstill.errors import RecipeError
 from potstill.evaluate import EvaluateConfig
+from potstill.evaluate.extractive import SpanEvaluateConfig
 from potstill.export import ExportConfig
+from potstill.export.extractive import SpanExportConfig
 from potstill.generate import GenerateConfig
 from potstill.inference.endpoint import is_endpoint
 from potstill.ingest import IngestConfig
@@ -41,6 +51,11 @@ class Recipe(BaseModel):
         description="Name of the run's folder: lower-case letters, digits, - and _.",
     )
     description: str = Field("", description="One sentence for people.")
+    task: Literal["text", "spans"] = Field(
+        "text",
+        description="What the student does. text: it writes answers. spans: it marks the answer's "
+        "place in a passage; `distill`, `evaluate` and `export` then have fields of their own.",
+    )
     seed: int = Field(17, ge=0, lt=2**31, description="Seed of everything that is drawn by lot.")
     teacher: str = Field(
         description="The teacher: a hub id, a folder, a GGUF file, pypi:NAME, or fresh:NAME for "
@@ -62,18 +77,18 @@ class Recipe(BaseModel):
     export: ExportConfig = Field(description="Student -> files that others run.")
 
     @model_validator(mode="after")
-    def _sections_fit(self) -> Recipe:
+    def _fits_together(self) -> Recipe:
+        if (self.task == "spans") != isinstance(self, SpanRecipe):
+            raise ValueError("a recipe of task: spans is a SpanRecipe; use Recipe.from_dict")
+        self._check_sections()
+        return self
+
+    def _check_sections(self) -> None:
+        """Errors: ValueError for sections that do not go together."""
         local = [("distill", one.teacher) for one in self.distill.voices]
         names = ["ingest", "evaluate", "export"]
         names += ["correct"] if self.correct.method != "none" else []
-        local += [(name, getattr(self, name).teacher) for name in names]
-        for name, teacher in local:
-            if is_endpoint(teacher):
-                raise ValueError(
-                    f"{name}.teacher is {teacher}, which can write rows but lends no tokenizer, "
-                    "probabilities or weights: name a local model as teacher at the top, and "
-                    f"{teacher} as generate.teacher"
-                )
+        _check_local([*local, *((name, getattr(self, name).teacher) for name in names)])
         if self.distill.student.start == "uncorrected" and self.correct.method == "none":
             raise ValueError(
                 "distill.student.start: uncorrected is for a teacher that is corrected; set "
@@ -101,7 +116,6 @@ class Recipe(BaseModel):
                     f"{name}.template is not distill.template, so models would be prompted in "
                     "two ways; set template at the top"
                 )
-        return self
 
     @classmethod
     def load(cls, source: str | Path, overrides: Sequence[str] = ()) -> Recipe:
@@ -110,12 +124,12 @@ class Recipe(BaseModel):
         data, places = fields.read(path, "recipe")
         for override in overrides:
             places[_apply(data, override)] = f"--set {override}"
-        return _validate(cls, data, places, path.name)
+        return _validate(data, places, path.name)
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Recipe:
         """Validate a recipe given as plain Python values."""
-        return _validate(cls, data, {}, "recipe")
+        return _validate(data, {}, "recipe")
 
     def to_dict(self) -> dict[str, Any]:
         """The whole recipe with every default spelled out, but for what sections take from its
@@ -131,6 +145,63 @@ class Recipe(BaseModel):
     def to_yaml(self) -> str:
         """`to_dict` as text."""
         return str(yaml.safe_dump(self.to_dict(), sort_keys=False, allow_unicode=True))
+
+
+class SpanRecipe(Recipe):
+    """A recipe whose student marks answers in passages (task: spans)."""
+
+    distill: SpanDistillConfig = Field(  # type: ignore[assignment]
+        description="Rows and teacher -> a student that marks answers (task: spans)."
+    )
+    evaluate: SpanEvaluateConfig = Field(  # type: ignore[assignment]
+        description="Student against teacher, on held-out rows (task: spans)."
+    )
+    export: SpanExportConfig = Field(  # type: ignore[assignment]
+        description="Student -> files that others run (task: spans)."
+    )
+
+    def _check_sections(self) -> None:
+        if self.template or self.correct.template:
+            raise ValueError("template is for students that write answers, not for task: spans")
+        used = ["ingest", "evaluate"]
+        used += ["correct"] if self.correct.method != "none" else []
+        used += ["distill"] if self.distill.signal.source == "language_model" else []
+        teachers = [(name, getattr(self, name).teacher) for name in used]
+        _check_local(teachers)
+        first = self.evaluate.teacher
+        for name, one in teachers:
+            if one != first and name != "ingest":
+                raise ValueError(
+                    f"{name}.teacher is {one}, but that of evaluate is {first}; set teacher at the "
+                    "top, or each of them"
+                )
+
+
+KINDS: dict[str, type[Recipe]] = {"text": Recipe, "spans": SpanRecipe}
+
+
+def recipe_schema() -> dict[str, Any]:
+    """The JSON Schema of recipes of every task."""
+    made = TypeAdapter(Recipe | SpanRecipe).json_schema()
+    names = {kind.__name__: {"$ref": f"#/$defs/{kind.__name__}"} for kind in KINDS.values()}
+    spans = {"properties": {"task": {"const": "spans"}}, "required": ["task"]}
+    return {
+        "if": spans,
+        "then": names["SpanRecipe"],
+        "else": names["Recipe"],
+        "$defs": made["$defs"],
+    }
+
+
+def _check_local(teachers: Sequence[tuple[str, str]]) -> None:
+    """Errors: ValueError for a section whose teacher is behind an address and must not be."""
+    for name, teacher in teachers:
+        if is_endpoint(teacher):
+            raise ValueError(
+                f"{name}.teacher is {teacher}, which can write rows but lends no tokenizer, "
+                "probabilities or weights: name a local model as teacher at the top, and "
+                f"{teacher} as generate.teacher"
+            )
 
 
 def builtin_recipes() -> dict[str, Path]:
@@ -163,9 +234,8 @@ def _apply(data: dict[str, Any], override: str) -> tuple[str, ...]:
     return tuple(names)
 
 
-def _validate(
-    kind: type[Recipe], data: dict[str, Any], places: dict[tuple[str, ...], str], file: str
-) -> Recipe:
+def _validate(data: dict[str, Any], places: dict[tuple[str, ...], str], file: str) -> Recipe:
+    kind = KINDS.get(str(data.get("task", "text")), Recipe)
     data = _fill_shared(kind, data)
     try:
         return kind.model_validate(data)

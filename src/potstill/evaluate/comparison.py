@@ -26,14 +26,21 @@ APART = {
     "em": "EM %",
 }
 """Where student and teacher have different tokenizers."""
-SIZES = ("parameters", "disk", "memory", "first token", "tok/s", "tok/s, several")
+MARKED = {"marked_kl": "KL", "same_span": "same span %", "f1": "F1 %", "em": "EM %"}
+"""Where the student marks answers."""
+SIZES = ("parameters", "disk", "memory")
+WAITS = {"first token": "time_to_first_token_s"}
+RATES = {"tok/s": "tokens_per_second", "tok/s, several": "several"}
+MARKED_WAITS = {"an answer": "answer_s", "95% within": "answer_p95_s"}
+MARKED_RATES = {"questions/s": "questions_per_second"}
 WIDTH = 100
 Rows = list[list[str]]
+Model = Mapping[str, Any]
 
 
 def quality(report: Mapping[str, Any]) -> Rows:
     """Header and one row a model: how near to the teacher, and how right."""
-    shown = APART if apart(report) else QUALITY
+    shown = MARKED if words.marks_spans(report) else APART if apart(report) else QUALITY
     rows = [["model", *shown.values()]]
     for name, model in report["models"].items():
         metrics = model.get("metrics") or {}
@@ -51,26 +58,35 @@ def sizes(report: Mapping[str, Any]) -> Rows:
     Of exported files that one is compared which the export recommends. Several: the most requests
     at once that were timed.
     """
-    models = report["models"]
-    rows = [["model", *SIZES]]
+    models = {name: _speeds(model) for name, model in report["models"].items()}
+    marks = words.marks_spans(report)
+    waits, rates = (MARKED_WAITS, MARKED_RATES) if marks else (WAITS, RATES)
+    rows = [["model", *SIZES, *waits, *rates]]
     rows += [
         [
             words.model_name(name),
             words.millions(model.get("parameters")),
             words.size(words.disk_bytes(model)),
             words.size(model.get("peak_memory_bytes")),
-            words.duration(model.get("time_to_first_token_s")),
-            words.number(model.get("tokens_per_second")),
-            words.number(_several(model)),
+            *(words.duration(model.get(field)) for field in waits.values()),
+            *(words.number(model.get(field)) for field in rates.values()),
         ]
         for name, model in models.items()
     ]
-    teacher = models.get("teacher") or {}
+    teacher = models.get("teacher")
     best = str((report.get("recommended") or {}).get("model"))
     for name in dict.fromkeys(["distilled", best]):
-        if name in models and teacher:
+        if teacher and name in models:
             title = f"{words.model_name(name)} / Teacher"
-            rows.append([title, *_shares(models[name], teacher)])
+            ours = models[name]
+            shares = [
+                _share(ours.get("parameters"), teacher.get("parameters")),
+                _share(words.disk_bytes(ours), words.disk_bytes(teacher)),
+                _share(ours.get("peak_memory_bytes"), teacher.get("peak_memory_bytes")),
+                *(_share(ours.get(one), teacher.get(one)) for one in waits.values()),
+            ]
+            factors = [_factor(ours.get(one), teacher.get(one)) for one in rates.values()]
+            rows.append([title, *shares, *factors])
     return rows
 
 
@@ -101,28 +117,20 @@ def text(report: Mapping[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _several(model: Mapping[str, Any]) -> float | None:
+def _speeds(model: Model) -> Model:
+    """The model with the rate of the most requests at once that were timed, as `several`."""
     found = model.get("parallel_tokens_per_second") or {}
-    return found[max(found, key=int)] if found else None
+    return {**model, "several": found[max(found, key=int)] if found else None}
 
 
-def _shares(model: Mapping[str, Any], teacher: Mapping[str, Any]) -> list[str]:
-    """Sizes as a share, speeds as a factor; nothing where one of the two was not measured."""
+def _share(ours: float | None, theirs: float | None) -> str:
+    """Nothing where one of the two was not measured."""
+    return f"{100 * ours / theirs:.0f}%" if ours and theirs else words.MISSING
 
-    def share(ours: float | None, theirs: float | None) -> str:
-        return f"{100 * ours / theirs:.0f}%" if ours and theirs else words.MISSING
 
-    def factor(ours: float | None, theirs: float | None) -> str:
-        return f"{ours / theirs:.2f}x" if ours and theirs else words.MISSING
-
-    return [
-        share(model.get("parameters"), teacher.get("parameters")),
-        share(words.disk_bytes(model), words.disk_bytes(teacher)),
-        share(model.get("peak_memory_bytes"), teacher.get("peak_memory_bytes")),
-        share(model.get("time_to_first_token_s"), teacher.get("time_to_first_token_s")),
-        factor(model.get("tokens_per_second"), teacher.get("tokens_per_second")),
-        factor(_several(model), _several(teacher)),
-    ]
+def _factor(ours: float | None, theirs: float | None) -> str:
+    """The same as a factor."""
+    return f"{ours / theirs:.2f}x" if ours and theirs else words.MISSING
 
 
 def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:

@@ -11,7 +11,7 @@ from typing import Any
 
 from potstill.evaluate import words
 
-BY_KIND = ("kl", "span_kl", "f1", "em", "refusal_rate", "grounded")
+BY_KIND = ("kl", "span_kl", "marked_kl", "f1", "em", "refusal_rate", "grounded")
 TEXTS = {"Kind", "Model", "Pair", "Metric", "Test row", "Training row", "Figures", "Stage"} | {
     "Answer token", "Key", "Digest"
 }  # fmt: skip
@@ -33,7 +33,7 @@ def cell(metric: str, figure: Mapping[str, Any] | None) -> dict[str, Any]:
 
 def parts(report: Mapping[str, Any]) -> list[Table]:
     """`{"id", "title", "why", "columns", "rows", "texts"}` of each table with figures."""
-    tables = (_speed, _kinds, _positions, _power, _clean, _sources)
+    tables = (_speed, _answering, _kinds, _positions, _power, _clean, _sources)
     made = [table(report) for table in tables]
     return [one for one in made if one["rows"]]
 
@@ -72,6 +72,22 @@ def _speed(report: Mapping[str, Any]) -> Table:
     columns = ["Model", "Load", "A token, half", "A token, 95%", "Tokens/s, one request"]
     columns += [f"{count} at once" for count in counts]
     return _table("speed", "Latency, and several requests at once", why, columns, rows)
+
+
+def _answering(report: Mapping[str, Any]) -> Table:
+    """Latency of models that mark answers, and of their teacher."""
+    rows = [
+        [
+            words.model_name(name),
+            *(words.duration(model.get(one)) for one in ("load_s", "answer_s", "answer_p95_s")),
+            words.number(model["questions_per_second"]),
+        ]
+        for name, model in report["models"].items()
+        if model.get("questions_per_second")
+    ]
+    why = "One question at a time; half, and 95%, of the answers came sooner than that."
+    columns = ["Model", "Load", "An answer, half", "An answer, 95%", "Questions/s"]
+    return _table("speed", "Latency", why, columns, rows)
 
 
 def _kinds(report: Mapping[str, Any]) -> Table:

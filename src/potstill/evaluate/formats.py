@@ -25,6 +25,8 @@ SIZES = {
     "peak_memory_bytes": "bytes",
     "tokens_per_second": "tokens a second",
     "time_to_first_token_s": "seconds",
+    "questions_per_second": "questions a second",
+    "answer_s": "seconds",
 }
 CARD = ("em", "f1", "rougeL", "chrf", "kl", "agreement", "perplexity", "span_kl", "bits_per_byte")
 """The metrics that a model card lists."""
@@ -104,7 +106,7 @@ def model_index(report: Mapping[str, Any], model: str) -> list[dict[str, Any]]:
     data = {"type": "potstill", "name": f"{report['run']}, held-out rows", "split": "test"}
     if curate.get("digest"):
         data["revision"] = str(curate["digest"])
-    task = {"type": "text-generation"}
+    task = {"type": "question-answering" if words.marks_spans(report) else "text-generation"}
     return [
         {
             "name": str(report["run"]),
@@ -115,7 +117,7 @@ def model_index(report: Mapping[str, Any], model: str) -> list[dict[str, Any]]:
 
 def _models(report: Mapping[str, Any], metrics: Sequence[str], *, sizes: bool) -> list[str]:
     """One row a metric and one column a model: many metrics fit no page's width otherwise."""
-    models = report["models"]
+    models, speed = report["models"], words.speed_field(report)
     rows = []
     if sizes:
         rows = [
@@ -123,8 +125,8 @@ def _models(report: Mapping[str, Any], metrics: Sequence[str], *, sizes: bool) -
             ["Disk", *(words.size(words.disk_bytes(one)) for one in models.values())],
             ["Peak memory", *(words.size(one.get("peak_memory_bytes")) for one in models.values())],
             [
-                "Tokens a second",
-                *(words.number(m.get("tokens_per_second")) for m in models.values()),
+                f"{speed.split('_')[0].capitalize()} a second",
+                *(words.number(m.get(speed)) for m in models.values()),
             ],
         ]
     for metric in metrics:

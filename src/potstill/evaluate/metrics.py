@@ -14,6 +14,7 @@ Token-level figures are averaged over tokens and resampled by example, see `core
     bits_per_byte (_answer)         log-loss of the text's bytes over log 2; the answer's with its
                                     end, given its prompt
     span_kl, span_kl_answer         nats a span, where the tokenizers differ (`apart.py`)
+    marked_kl, same_span            nats, share of rows, of students that mark answers (`marked.py`)
     f1, em, bleu, chrf, rouge…      of the generated answer, mean over examples (`answer_scores.py`)
     corpus_bleu                     of the answers whose gold answer has at least four tokens
     refusal_rate, grounded          share of answers; share of an answer's words, mean over answers
@@ -39,6 +40,7 @@ from potstill.core.scoring import (
 from potstill.evaluate.answer_scores import AnswerScores
 from potstill.evaluate.apart import SpanScores
 from potstill.evaluate.fidelity import FidelityScores
+from potstill.evaluate.marked import MarkScores
 from potstill.evaluate.overlap import corpus_bleu
 
 PAIRS = (
@@ -53,7 +55,7 @@ PAIRS = (
 class ExampleScores:
     """All scores of one model on one example; without fidelity if only its answer is known."""
 
-    fidelity: FidelityScores | SpanScores | None
+    fidelity: FidelityScores | SpanScores | MarkScores | None
     answer: AnswerScores
 
 
@@ -139,6 +141,11 @@ APART: dict[str, Metric | Summed] = {
     "bits_per_byte_answer": Metric("nats_answer", "bytes_answer", _bits),
 }
 """Of models whose tokenizer is not the teacher's, and of that teacher."""
+MARKED: dict[str, Metric | Summed] = {
+    "marked_kl": Metric("kl", "rows"),
+    "same_span": Metric("same", "rows"),
+}
+"""Of students that mark answers, and were taught by a teacher's distributions over spans."""
 KEPT_SCORES = tuple(one.name for one in fields(AnswerScores) if one.name not in ("bleu_counts",))
 """The scores that each stored prediction carries."""
 
@@ -148,7 +155,8 @@ def metrics_of(scores: Sequence[ExampleScores]) -> dict[str, Metric | Summed]:
     kind = scores[0].fidelity
     if kind is None:
         return ANSWERS
-    return (APART if isinstance(kind, SpanScores) else FIDELITY) | ANSWERS
+    tables = {SpanScores: APART, MarkScores: MARKED, FidelityScores: FIDELITY}
+    return tables[type(kind)] | ANSWERS
 
 
 def columns_of(scores: Sequence[ExampleScores], metric: Metric | Summed) -> list[Sequence[float]]:

@@ -19,10 +19,11 @@ from potstill.errors import InputError
 from potstill.evaluate.answer_scores import Gold
 from potstill.evaluate.answers import Answer, ReadPrompt, write_answers
 from potstill.evaluate.config import EvaluateConfig
-from potstill.evaluate.forward import Plan, PrefixReader, check_model, head_of
+from potstill.evaluate.forward import check_model, head_of
 from potstill.evaluate.scan import draw_of
 from potstill.models.chat import encode_example
 from potstill.models.load import load_model, load_tokenizer
+from potstill.models.prefix_reader import Plan, PrefixReader
 from potstill.models.sampling import end_tokens
 from potstill.models.size import longest_text
 from potstill.records import Turn

@@ -25,6 +25,8 @@ SHAPES = {
     "distilled": "circle",
     "gguf-f16": "up",
     "gguf-q4_k_m": "down",
+    "onnx-fp32": "up",
+    "onnx-int8": "down",
 }
 Row = dict[str, Any]
 
@@ -42,7 +44,8 @@ def render(report: Mapping[str, Any]) -> str:
             models=_model_rows(report),
             differences=_difference_rows(report),
             curves=_curves(report["history"]),
-            trade_offs=_trade_offs(report["models"]),
+            trade_offs=_trade_offs(report),
+            spans=words.marks_spans(report),
             data=_data_rows(report["data"]),
             stages=_stage_rows(report["stages"]),
             parity=_table(report["parity"]),
@@ -76,14 +79,15 @@ def _detail_rows(report: Mapping[str, Any]) -> list[Row]:
 
 
 def _model_rows(report: Mapping[str, Any]) -> list[Row]:
+    spans = words.marks_spans(report)
     return [
         {
             "key": name,
             "name": words.model_name(name),
             "parameters": words.millions(model.get("parameters")),
             "disk": words.size(words.disk_bytes(model)),
-            "speed": words.number(model.get("tokens_per_second")),
-            "first": words.duration(model.get("time_to_first_token_s")),
+            "speed": words.number(model.get(words.speed_field(report))),
+            "first": words.duration(model.get("answer_s" if spans else "time_to_first_token_s")),
             "memory": words.size(model.get("peak_memory_bytes")),
             "metrics": {
                 metric: details.cell(metric, figure)
@@ -137,6 +141,7 @@ def _curves(history: Mapping[str, Any]) -> list[Markup]:
     for field, title, unit in (
         ("kl", "KL to the teacher, held-out", "nats a token"),
         ("spans", "Span KL to the teacher, held-out", "nats a span"),
+        ("kd", "Divergence from the teacher, held-out", "nats, at the temperature"),
     ):
         lines = [
             Line(words.model_name(name), style(name), _points(part.get("validation"), field))
@@ -153,17 +158,20 @@ def _curves(history: Mapping[str, Any]) -> list[Markup]:
     return [chart for chart in charts if chart]
 
 
-def _trade_offs(models: Mapping[str, Any]) -> list[Markup]:
+def _trade_offs(report: Mapping[str, Any]) -> list[Markup]:
     """KL and F1, each against size on disk and against speed."""
+    models = report["models"]
+    speed = words.speed_field(report)
     charts = []
     for metric, y_label in (
         ("kl", "nats a token, lower is better"),
         ("span_kl", "nats a span, lower is better"),
+        ("marked_kl", "nats, lower is better"),
         ("f1", "%, higher is better"),
     ):
         for field, title, x_label in (
             ("disk", "size", "MB on disk"),
-            ("tokens_per_second", "speed", "tokens a second"),
+            (speed, "speed", speed.split("_")[0] + " a second"),
         ):
             dots = []
             for name, model in models.items():

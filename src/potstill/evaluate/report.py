@@ -55,6 +55,7 @@ def build_report(
     correction = _optional(artifacts, "correct", "correction.json")
     report: dict[str, Any] = {
         "run": str(recipe.get("name") or run_folder.name),
+        "task": results.get("task", "text"),
         "models": {**results["models"], **export.get("models", {})},
         "exported": list(export.get("models", {})),
         "differences": results["differences"],
@@ -102,9 +103,9 @@ def _optional(artifacts: Mapping[str, Path], stage: str, name: str) -> dict[str,
 def _data(artifacts: Mapping[str, Path]) -> dict[str, dict[str, dict[str, int]]]:
     """Stage -> {"kept": {what: count}, "rejected": {reason: count}}, most frequent first."""
     found = {}
-    for stage in ("ingest", "generate", "curate", "evaluate"):
+    for stage in ("ingest", "generate", "curate", "distill", "evaluate"):
         folder = artifacts.get(stage)
-        if folder is None:
+        if folder is None or (stage == "distill" and not _reasons(folder / "rejected.jsonl")):
             continue
         if stage == "evaluate":
             results = read_json(folder / "results.json")
@@ -112,7 +113,7 @@ def _data(artifacts: Mapping[str, Path]) -> dict[str, dict[str, dict[str, int]]]
         else:
             kept = {
                 what: count_lines(folder / name)
-                for what, name in KEPT_FILES[stage].items()
+                for what, name in KEPT_FILES.get(stage, {}).items()
                 if (folder / name).exists()
             }
         reasons = Counter(_reasons(folder / "rejected.jsonl"))
@@ -135,7 +136,8 @@ def _samples(artifacts: Mapping[str, Path]) -> list[dict[str, Any]]:
         for line in filter(str.strip, file):
             row = json.loads(line)
             said.setdefault(row["id"], {})[row["model"]] = {
-                key: row.get(key) for key in ("answer", "f1", "em", "kl", "span_kl", "finished")
+                key: row.get(key)
+                for key in ("answer", "f1", "em", "kl", "span_kl", "marked_kl", "finished")
             }
     test_file = artifacts["curate"] / "test.jsonl" if "curate" in artifacts else None
     if test_file is None or not test_file.exists():
@@ -194,7 +196,8 @@ def _own_notes(report: Mapping[str, Any]) -> list[str]:
         if evaluated and model.get("empty_answers") == evaluated
     ]
     if silent:
-        notes.append(f"Every answer of {', '.join(silent)} is empty: it ends its turn at once.")
+        why = "it marks none" if words.marks_spans(report) else "it ends its turn at once"
+        notes.append(f"Every answer of {', '.join(silent)} is empty: {why}.")
     cut = {
         words.model_name(name): model["unfinished_answers"]
         for name, model in report["models"].items()
@@ -223,6 +226,13 @@ def _own_notes(report: Mapping[str, Any]) -> list[str]:
             "boundaries; bits a byte count the same bytes for every model; tokens a second count "
             "each model's own tokens."
         )
+    if words.marks_spans(report):
+        notes.append(
+            "Speed is of one question after the other on this machine, median of rounds taken in "
+            "turn: questions a second of all, seconds of half. PyTorch and ONNX Runtime rows "
+            "differ in engine as well as in the model."
+        )
+        return notes
     notes.append(
         "Speed is one user's on this machine, greedy, median of rounds taken in turn. PyTorch and "
         "llama.cpp rows differ in engine and number format as well as in the model."

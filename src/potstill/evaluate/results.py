@@ -16,6 +16,7 @@ from typing import Any
 
 from potstill.evaluate.apart import SpanScores
 from potstill.evaluate.fidelity import POSITIONS, FidelityScores
+from potstill.evaluate.marked import MarkScores
 from potstill.evaluate.metrics import (
     KEPT_SCORES,
     PAIRS,
@@ -110,15 +111,19 @@ def prediction(example: Held, name: str, scored: ScoredAnswer) -> dict[str, Any]
         "answer": scored.answer,
         "golds": list(example.gold.answers),
         **{score: getattr(answer, score) for score in KEPT_SCORES},
-        **_nearness(scored.scores.fidelity),
+        **nearness_of(scored.scores.fidelity),
         "finished": scored.finished,
     }
 
 
-def _nearness(fidelity: FidelityScores | SpanScores | None) -> dict[str, float]:
+def nearness_of(
+    fidelity: FidelityScores | SpanScores | MarkScores | None,
+) -> dict[str, float]:
     """Of one example's prediction, how near it is to the teacher's."""
     if fidelity is None:
         return {}
+    if isinstance(fidelity, MarkScores):
+        return {"marked_kl": fidelity.kl} if fidelity.rows else {}
     if isinstance(fidelity, SpanScores):
         return {
             "span_kl": fidelity.divergence / max(1, fidelity.spans),

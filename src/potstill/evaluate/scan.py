@@ -24,10 +24,11 @@ from potstill.evaluate.answers import ReadPrompt, write_answers
 from potstill.evaluate.apart import Apart, SpanScores
 from potstill.evaluate.config import Decoding
 from potstill.evaluate.fidelity import ROWS, FidelityScores, example_scores, row_scores
-from potstill.evaluate.forward import Plan, PrefixReader, check_model, head_of, not_finite
+from potstill.evaluate.forward import check_model, head_of, not_finite
 from potstill.evaluate.metrics import ExampleScores
 from potstill.models.chat import EncodedExample
 from potstill.models.output import OutputLayer
+from potstill.models.prefix_reader import Plan, PrefixReader
 from potstill.models.sampling import Draw, end_tokens
 from potstill.records import short_id
 

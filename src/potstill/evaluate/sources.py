@@ -35,9 +35,9 @@ def models_of(teacher: str, correct: Artifact, distill: Artifact) -> list[Source
     Errors: ModelError for a student that is not there.
     """
     used = corrected(correct, teacher)
-    found = [_referenced("teacher", used)]
+    found = [referenced("teacher", used)]
     if used != teacher:
-        found.append(_referenced("uncorrected", teacher))
+        found.append(referenced("uncorrected", teacher))
     for name in STUDENTS:
         folder = distill.path("models") / name
         if not (folder / "config.json").exists():
@@ -45,17 +45,18 @@ def models_of(teacher: str, correct: Artifact, distill: Artifact) -> list[Source
                 f"The distill stage left no {name} model: {folder} has no config.json.",
                 "Run `potstill verify` on the run, and distill again if it is damaged.",
             )
-        found.append(Source(name, folder, _weights_bytes(folder)))
+        found.append(Source(name, folder, weights_bytes(folder)))
     return found
 
 
-def _referenced(name: str, text: str) -> Source:
+def referenced(name: str, text: str) -> Source:
     """The model of a reference, and the size of the file that it names."""
     reference = parse(text)
     file = gguf_file(reference)
     folder = model_folder(reference)
-    return Source(name, folder, _weights_bytes(folder), file.stat().st_size if file else None)
+    return Source(name, folder, weights_bytes(folder), file.stat().st_size if file else None)
 
 
-def _weights_bytes(folder: Path) -> int:
+def weights_bytes(folder: Path) -> int:
+    """What a folder's weights take on disk."""
     return sum(file.stat().st_size for file in folder.glob("*.safetensors"))

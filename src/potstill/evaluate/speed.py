@@ -25,7 +25,7 @@ import torch
 from transformers import DynamicCache
 
 from potstill.core.machine import own_peak_bytes
-from potstill.evaluate.forward import layers_of
+from potstill.models.prefix_reader import layers_of
 
 
 @dataclass(frozen=True)
@@ -70,8 +70,8 @@ def measure_speed(
     together: dict[str, dict[str, float]] = {name: {} for name in loaders}
     for number in range(rounds):
         for name, load in loaders.items():
-            _release_memory()
-            _reset_peak_memory()
+            release_memory()
+            reset_peak_memory()
             began = time.perf_counter()
             model = load()
             loaded = time.perf_counter() - began
@@ -84,7 +84,7 @@ def measure_speed(
                 together[name][str(requests)] = rate
             del model
             tell(sum(len(found) for found in timings.values()))
-    _release_memory()
+    release_memory()
     return {
         name: _speed(found, memory[name], together[name], tokens) for name, found in timings.items()
     }
@@ -138,7 +138,7 @@ def _throughput(model: Any, prompt: Sequence[int], tokens: int, requests: int) -
     return requests * tokens / (time.perf_counter() - began)
 
 
-def _reset_peak_memory() -> None:
+def reset_peak_memory() -> None:
     """Linux lets a process reset its own high-water mark; elsewhere the figure only rises."""
     try:
         Path("/proc/self/clear_refs").write_text("5")
@@ -146,7 +146,7 @@ def _reset_peak_memory() -> None:
         return
 
 
-def _release_memory() -> None:
+def release_memory() -> None:
     """Give freed memory back, or the next model's figure would carry the last one's."""
     gc.collect()
     try:

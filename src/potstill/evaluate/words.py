@@ -55,6 +55,8 @@ MEASURES = {
     "span_kl_answer": Measure("Span KL, answer", "nats a span", True),
     "bits_per_byte": Measure("Bits a byte", "", True),
     "bits_per_byte_answer": Measure("Bits a byte of the answer", "", True),
+    "marked_kl": Measure("KL of the marks to the teacher", "nats", True),
+    "same_span": Measure("Same span as the teacher", "%", False, 100, 1),
     "f1": Measure("Answer F1", "%", False, 100, 1),
     "em": Measure("Exact match", "%", False, 100, 1),
     "bleu": Measure("Sentence BLEU", "", False, 100, 1),
@@ -66,8 +68,11 @@ MEASURES = {
     "refusal_rate": Measure("Refusals", "%", None, 100, 1),
     "grounded": Measure("Words found in the passage", "%", False, 100, 1),
 }
-HEADLINES = ("kl", "span_kl", "agreement", "perplexity", "bits_per_byte", "f1", "em")
-TO_THE_TEACHER = frozenset({"kl", "span_kl", "agreement"})
+HEADLINES = (
+    "kl", "span_kl", "marked_kl", "agreement", "same_span", "perplexity", "bits_per_byte",
+    "f1", "em",
+)  # fmt: skip
+TO_THE_TEACHER = frozenset({"kl", "span_kl", "marked_kl", "agreement", "same_span"})
 """Figures of likeness to the teacher: of the teacher itself they say nothing."""
 APART, BITS = "span_kl", "bits_per_byte"
 COMPARED = (
@@ -78,10 +83,22 @@ COMPARED = (
 """Which model is compared with which in the verdict, and what they are called there."""
 
 
+def marks_spans(report: Mapping[str, Any]) -> bool:
+    """Whether the run's student marks answers instead of writing them."""
+    return report.get("task") == "spans"
+
+
+def speed_field(report: Mapping[str, Any]) -> str:
+    """Which of a model's figures says how fast it is."""
+    return "questions_per_second" if marks_spans(report) else "tokens_per_second"
+
+
 def model_name(key: str) -> str:
     """What a model is called in tables; an unknown one keeps its own name."""
     if key.startswith("gguf-"):
         return f"GGUF {key.removeprefix('gguf-').upper()}"
+    if key.startswith("onnx-"):
+        return f"ONNX {key.removeprefix('onnx-').upper()}"
     return NAMES.get(key, key)
 
 

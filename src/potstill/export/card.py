@@ -21,6 +21,8 @@ COLUMNS = (
     ("agreement", "top-1 agreement", "{:.1%}"),
     ("perplexity", "perplexity", "{:.2f}"),
     ("bits_per_byte", "bits a byte", "{:.3f}"),
+    ("marked_kl", "KL to teacher", "{:.3f}"),
+    ("same_span", "same span as teacher", "{:.1%}"),
     ("f1", "answer F1", "{:.2f}"),
     ("em", "answer EM", "{:.2f}"),
 )
@@ -67,7 +69,7 @@ def model_card(
             f"On held-out examples, each with its {exported['level']:.0%} bootstrap interval. "
             "The GGUF files were measured in llama.cpp, the others in PyTorch; `n` is the number "
             "of examples.\n",
-            _quality(models, files),
+            quality(models, files),
             "",
             _size(models, files),
             "\n## Checked before release\n",
@@ -104,7 +106,8 @@ def _header(teacher: Reference) -> dict[str, Any]:
     return header
 
 
-def _quality(models: Mapping[str, Any], files: Mapping[str, str]) -> str:
+def quality(models: Mapping[str, Any], files: Mapping[str, str]) -> str:
+    """A table of the models' figures with their intervals. files: of those that are exported."""
     known = {metric for model in models.values() for metric in model["metrics"]}
     shown = [column for column in COLUMNS if column[0] in known]
     rows = []
@@ -112,7 +115,7 @@ def _quality(models: Mapping[str, Any], files: Mapping[str, str]) -> str:
         cells = [_figure(model["metrics"].get(metric), form) for metric, _, form in shown]
         counts = sorted({figure["n"] for figure in model["metrics"].values()})
         rows.append([_name(key, files), *cells, ", ".join(str(n) for n in counts)])
-    return _table(["model", *(title for _, title, _ in shown), "n"], rows)
+    return table(["model", *(title for _, title, _ in shown), "n"], rows)
 
 
 def _size(models: Mapping[str, Any], files: Mapping[str, str]) -> str:
@@ -128,7 +131,7 @@ def _size(models: Mapping[str, Any], files: Mapping[str, str]) -> str:
         for key, model in models.items()
     ]
     titles = ["model", "parameters", "disk", "peak memory", "tokens/s", "time to first token"]
-    return _table(titles, rows)
+    return table(titles, rows)
 
 
 def _figure(figure: Mapping[str, Any] | None, form: str) -> str:
@@ -142,7 +145,8 @@ def _name(key: str, files: Mapping[str, str]) -> str:
     return f"`{files[key]}`" if key in files else NAMES.get(key, key)
 
 
-def _table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table."""
     lines = [titles, ["---"] * len(titles), *rows]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 

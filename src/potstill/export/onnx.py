@@ -26,13 +26,14 @@ from potstill.core.files import disk_errors
 from potstill.core.scoring import bootstrap
 from potstill.errors import InputError, ModelError
 from potstill.export.chain import Allowance, judged
-from potstill.models.load import load_errors, load_tokenizer, quiet
+from potstill.models.load import load_tokenizer, quiet
+from potstill.models.spans.backends import OUTPUTS, open_session
+from potstill.models.spans.model import load_span_model
 
 OPSET = 18
 KINDS = ("fp32", "int8")
 ALLOWANCES = {"fp32": Allowance(1e-4, 0.99), "int8": Allowance(0.5, 0.8)}
 """Highest KL a position's distribution may have, and the least share of equal spans, by kind."""
-OUTPUTS = ("start_logits", "end_logits")
 Pair = tuple[str, str]
 """A question and its passage."""
 
@@ -90,27 +91,6 @@ def export_span_model(
         finally:
             part.unlink(missing_ok=True)
     return found
-
-
-def load_span_model(folder: Path) -> Any:
-    """The model in fp32, for evaluation. Errors: ModelError if it is not one that marks spans."""
-    from transformers import AutoModelForQuestionAnswering
-
-    with load_errors(folder):
-        model, loading = AutoModelForQuestionAnswering.from_pretrained(
-            folder,
-            dtype=torch.float32,
-            local_files_only=True,
-            use_safetensors=True,
-            trust_remote_code=False,
-            output_loading_info=True,
-        )
-    if missing := loading.get("missing_keys"):
-        raise ModelError(
-            f"{folder} is no model that marks answers: it has no {sorted(missing)[0]}.",
-            "Only …ForQuestionAnswering models are written as ONNX; decoders go out as GGUF.",
-        )
-    return model.eval()
 
 
 class _Spans(nn.Module):
@@ -195,12 +175,8 @@ def _compared(
     resamples: int,
     level: float,
 ) -> dict[str, Any]:
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
+    session = open_session(file)
     try:
-        session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
         names = [one.name for one in session.get_inputs()]
         answers = [
             session.run(list(OUTPUTS), {name: batch[name].numpy() for name in names})

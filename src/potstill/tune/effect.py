@@ -15,7 +15,7 @@ from potstill.core.fields import Places
 from potstill.errors import ModelError, RecipeError
 from potstill.models.vocabulary import vocabulary_of
 from potstill.recipe import Recipe
-from potstill.tune.figures import FIGURES, Compared, Level
+from potstill.tune.figures import FIGURES, WRITERS, Compared, Level
 
 SWITCHES: dict[str, tuple[str, Callable[[Recipe], bool]]] = {
     "correct": ("correct.method is none", lambda recipe: recipe.correct.method != "none"),
@@ -29,16 +29,20 @@ SWITCHES: dict[str, tuple[str, Callable[[Recipe], bool]]] = {
     "distill.attention": ("its weight is 0", lambda recipe: recipe.distill.attention.used),
 }
 """Parts of a recipe that may be off: why they are, and whether they are on."""
+OF_ANY_TASK = ("correct", "correct.lora")
 HOW: dict[Compared, str] = {
     "tokens": "token by token, without distill.alignment",
     "spans": "span by span, with distill.alignment",
+    "marks": "by the spans that they mark, with task: spans",
 }
 
 
 def check_fields(searched: Iterable[str], recipes: Sequence[Recipe], places: Places) -> None:
     """Errors: RecipeError for a field below a part that none of the recipes uses."""
+    spans = any(one.task == "spans" for one in recipes)
+    switches = {part: one for part, one in SWITCHES.items() if not spans or part in OF_ANY_TASK}
     for field in searched:
-        for part, (why, is_on) in SWITCHES.items():
+        for part, (why, is_on) in switches.items():
             if field.startswith(f"{part}.") and not any(map(is_on, recipes)):
                 where = places.get(("search", field), "study")
                 raise RecipeError(
@@ -49,22 +53,33 @@ def check_fields(searched: Iterable[str], recipes: Sequence[Recipe], places: Pla
 
 def check_objective(names: Iterable[str], recipes: Sequence[Recipe], places: Places) -> None:
     """Errors: RecipeError for a figure that does not exist in some trials, by their recipes."""
+    spans = any(one.task == "spans" for one in recipes)
     for name in names:
         figure = FIGURES[name]
         ways = {way for one in recipes if (way := _compared(one, figure.level)) is not None}
-        if figure.compared is None or ways <= {figure.compared}:
+        if _exists(name, ways, spans):
             continue
         where = places.get(("objective", name), "study")
         known = [
             other
             for other, one in FIGURES.items()
-            if one.level == figure.level and (one.compared is None or ways <= {one.compared})
+            if one.level == figure.level and _exists(other, ways, spans)
         ]
         raise RecipeError(
             f"{where}: objective.{name} cannot be measured in every trial: it is of models that "
-            f"are compared {HOW[figure.compared]}.",
+            f"are compared {HOW[figure.compared or 'tokens']}.",
             f"Known here: {', '.join(known)}.",
         )
+
+
+def _exists(name: str, ways: set[Compared], spans: bool) -> bool:
+    """Whether the figure exists however the trials compare. spans: the recipes' task."""
+    compared = FIGURES[name].compared
+    if compared == "marks":
+        return spans
+    if compared is None:
+        return not (spans and name in WRITERS)
+    return ways <= {compared}
 
 
 def _compared(recipe: Recipe, level: Level) -> Compared | None:
@@ -73,6 +88,8 @@ def _compared(recipe: Recipe, level: Level) -> Compared | None:
     Training compares spans where the recipe says so; evaluation where the tokenizers differ, and a
     student that is cut from its teacher has its teacher's. None: not known before it is there.
     """
+    if recipe.task == "spans":
+        return "marks"
     config = recipe.distill
     if not config.alignment.used:
         return "tokens"

@@ -17,11 +17,12 @@ from typing import Any, Literal
 
 from potstill.distill.outcome import StudentOutcome
 
-Compared = Literal["tokens", "spans"]
+Compared = Literal["tokens", "spans", "marks"]
 Level = Literal["student", "distill", "evaluate"]
 LEVELS: tuple[Level, ...] = ("student", "distill", "evaluate")
 RESOURCES = frozenset(
     {"disk_bytes", "peak_memory_bytes", "tokens_per_second", "time_to_first_token_s"}
+    | {"questions_per_second", "answer_s"}
 )
 """What evaluate measures of a model whatever it is asked."""
 
@@ -40,7 +41,8 @@ class Figure:
 
     `source` is a name in a validation's figures, or in evaluate's of the distilled student;
     `form` makes the figure of that number. `compared`: it exists only where teacher and student are
-    compared token by token, or span by span; None: it always does.
+    compared token by token, span by span, or by what they mark (task: spans); None: it always does,
+    but for those of `WRITERS`.
     """
 
     title: str
@@ -93,7 +95,23 @@ FIGURES: dict[str, Figure] = {
     "time_to_first_token_s": Figure(
         "Seconds to the first token", "evaluate", "time_to_first_token_s"
     ),
+    "validation_mark_ce": Figure(
+        "Cross-entropy of the marks, validation", "student", "ce", compared="marks"
+    ),
+    "marked_kl": Figure("KL of the marks, test", "evaluate", "marked_kl", compared="marks"),
+    "same_span": Figure(
+        "Same span as the teacher, test", "evaluate", "same_span", "maximize", compared="marks"
+    ),
+    "questions_per_second": Figure(
+        "Questions a second", "evaluate", "questions_per_second", "maximize", compared="marks"
+    ),
+    "answer_s": Figure("Seconds to an answer", "evaluate", "answer_s", compared="marks"),
 }
+WRITERS = frozenset(
+    {"validation_agreement", "validation_perplexity", "agreement"}
+    | {"tokens_per_second", "time_to_first_token_s"}
+)
+"""Figures of every student that writes text, and of none that marks answers."""
 
 
 def needed_level(names: Iterable[str]) -> Level:

@@ -61,17 +61,20 @@ class Dimension:
         return json.loads(suggested) if self.kind == "choice" else suggested
 
 
-def dimensions(search: Mapping[str, Space], until: str, places: Places) -> list[Dimension]:
+def dimensions(
+    search: Mapping[str, Space], until: str, places: Places, recipe: Recipe
+) -> list[Dimension]:
     """Each searched field with its kind.
 
-    until: the last stage of a trial. Errors: RecipeError for a field that does not exist, does
-    not fit its space, or cannot change what a trial of those stages measures.
+    until: the last stage of a trial. recipe: around them; its task says which fields there are.
+    Errors: RecipeError for a field that does not exist, does not fit its space, or cannot change
+    what a trial of those stages measures.
     """
     found = []
     for field, space in search.items():
         where = f"{places.get(('search', field), 'study')}: search.{field}"
-        _check_effect(field, until, where)
-        kinds = _value_types(field, where)
+        _check_effect(field, until, where, recipe)
+        kinds = _value_types(field, where, type(recipe))
         if space.choices is not None:
             found.append(Dimension(field, "choice", space))
         elif float in kinds:
@@ -87,11 +90,13 @@ def dimensions(search: Mapping[str, Space], until: str, places: Places) -> list[
     return found
 
 
-def _check_effect(field: str, until: str, where: str) -> None:
+def _check_effect(field: str, until: str, where: str, recipe: Recipe) -> None:
     stages = [stage.name for stage in PIPELINE]
     first, _, rest = field.partition(".")
     if field in NO_EFFECT:
         raise RecipeError(f"{where} has no effect on any figure.")
+    if field == "task":
+        raise RecipeError(f"{where} cannot be searched: each task has fields of its own.")
     if first not in stages:
         return
     if stages.index(first) > stages.index(until):
@@ -99,14 +104,14 @@ def _check_effect(field: str, until: str, where: str) -> None:
             f"{where} cannot change the objective, which is known after the stage {until}.",
             "Search another field, or for another figure.",
         )
-    config = PIPELINE[stages.index(first)].config
+    config = getattr(recipe, first)
     if rest.split(".")[0] in config.not_in_key:
         raise RecipeError(f"{where} has no effect on any figure.")
 
 
-def _value_types(field: str, where: str) -> set[Any]:
+def _value_types(field: str, where: str, recipe: type[Recipe]) -> set[Any]:
     """The plain types that the field takes. Errors: RecipeError if there is no such field."""
-    kinds: set[Any] = {Recipe}
+    kinds: set[Any] = {recipe}
     for name in field.split("."):
         sections = [
             kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)

@@ -17,7 +17,7 @@ from pydantic import ValidationError
 from potstill.core import fields
 from potstill.core.fields import Places
 from potstill.errors import RecipeError
-from potstill.pipeline import PIPELINE
+from potstill.pipeline import PIPELINE, stages_of
 from potstill.recipe import Recipe, builtin_recipes
 from potstill.tune.config import StudyConfig
 from potstill.tune.effect import check_fields, check_objective
@@ -80,7 +80,7 @@ class Study:
         recipe = self.recipe.model_dump(mode="json")
         for name in NO_EFFECT:
             del recipe[name]
-        for stage in PIPELINE:
+        for stage in stages_of(self.recipe):
             for name in stage.config.not_in_key:
                 recipe[stage.name].pop(name, None)
         for field in self.config.search:
@@ -107,7 +107,7 @@ def _checked(data: dict[str, Any], places: Places, file: str, folder: Path) -> S
     beside = folder / config.recipe
     known = config.recipe in builtin_recipes() or not beside.is_file()
     recipe = Recipe.load(config.recipe if known else beside, config.set)
-    found = dimensions(config.search, config.until, places)
+    found = dimensions(config.search, config.until, places, recipe)
     where = places.get(("search",), file)
     extremes = corners(found, lambda values: _with(recipe, values), where)
     check_fields(config.search, extremes, places)

@@ -105,7 +105,7 @@ class Bench:
 def bench_of(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path, Path], Bench]:
     """bench_of(root, models) -> a bench there."""
     # collecting all of torch's objects takes longer than these models; tested with the speed
-    monkeypatch.setattr(speed, "_release_memory", lambda: None)
+    monkeypatch.setattr(speed, "release_memory", lambda: None)
     return Bench
 
 

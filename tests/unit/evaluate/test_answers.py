@@ -9,8 +9,9 @@ from typing import Any
 import torch
 
 from potstill.evaluate.answers import ReadPrompt, write_answers
-from potstill.evaluate.forward import PrefixReader, head_of
+from potstill.evaluate.forward import head_of
 from potstill.evaluate.speed import measure_speed
+from potstill.models.prefix_reader import PrefixReader
 from potstill.models.sampling import Draw, end_tokens, likeliest
 
 PROMPTS = [

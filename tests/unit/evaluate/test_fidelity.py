@@ -13,10 +13,11 @@ import torch
 from potstill.errors import ModelError
 from potstill.evaluate.answer_scores import AnswerScores
 from potstill.evaluate.fidelity import example_scores, row_scores
-from potstill.evaluate.forward import Plan, PrefixReader, check_model, head_of
+from potstill.evaluate.forward import check_model, head_of
 from potstill.evaluate.metrics import ExampleScores, figures
 from potstill.evaluate.results import by_position
 from potstill.models.output import OutputLayer
+from potstill.models.prefix_reader import Plan, PrefixReader
 
 NO_ANSWER = AnswerScores(None, None)
 IDS = [[256, 10, 20, 30, 40, 50, 60, 7], [256, 10, 20, 30, 99, 98], [256, 10, 20, 30, 40, 50, 1]]

@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 import torch
+from span_models import save_span_model
 
 from potstill.errors import InputError, ModelError
 from potstill.export import onnx
 from potstill.export.chain import Allowance
 
-WORDS = "the boiler of unit holds litres keeper notes time in log how many what does when".split()
 PAIRS = [
     ("how many litres", "the boiler of unit holds litres"),
     ("what does the keeper", "the keeper notes the time in the log"),
@@ -23,35 +23,7 @@ PAIRS = [
 
 @pytest.fixture(scope="module")
 def span_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from tokenizers import Tokenizer, models, pre_tokenizers, processors
-    from transformers import BertConfig, BertForQuestionAnswering, PreTrainedTokenizerFast
-
-    names = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *WORDS]
-    core = Tokenizer(models.WordLevel({name: n for n, name in enumerate(names)}, "[UNK]"))
-    core.pre_tokenizer = pre_tokenizers.Whitespace()
-    core.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]",
-        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
-        special_tokens=[("[CLS]", 2), ("[SEP]", 3)],
-    )
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=core, unk_token="[UNK]", pad_token="[PAD]", cls_token="[CLS]",
-        sep_token="[SEP]", model_input_names=["input_ids", "token_type_ids", "attention_mask"],
-    )  # fmt: skip
-    torch.manual_seed(0)
-    config = BertConfig(
-        vocab_size=len(names), hidden_size=32, num_hidden_layers=2, num_attention_heads=4,
-        intermediate_size=64, max_position_embeddings=64,
-    )  # fmt: skip
-    model = BertForQuestionAnswering(config)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.dim() > 1:
-                parameter.normal_(0.0, 0.3)
-    folder = tmp_path_factory.mktemp("span") / "model"
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
+    return save_span_model(tmp_path_factory.mktemp("span") / "model")
 
 
 @pytest.fixture(scope="module")

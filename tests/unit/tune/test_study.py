@@ -142,6 +142,7 @@ def test_fields_that_do_not_fit_together_are_found_in_the_corners(tmp_path: Path
         load(tmp_path, text)
 
 
+OF_MARKS = {name for name, one in FIGURES.items() if one.compared == "marks"}
 SPANS_IN_TRAINING = {"validation_kl", "validation_kl_answer"}
 
 
@@ -174,7 +175,7 @@ def test_with_alignment_there_are_other_figures(
         except RecipeError:
             found.add(name)
     answers = {f"{name}_answer" for name in ("kl", "span_kl") if name in missing}
-    assert found == missing | answers
+    assert found == missing | answers | OF_MARKS
 
 
 def test_a_study_with_alignment_is_told_which_figures_it_has(tmp_path: Path) -> None:
@@ -241,4 +242,34 @@ def test_the_definition_leaves_out_what_may_change(tmp_path: Path) -> None:
 def test_figures_on_test_rows_are_those_of_answers_and_of_likeness() -> None:
     judged = {name for name, one in FIGURES.items() if one.on_test_rows}
     likeness = {"kl", "kl_answer", "span_kl", "span_kl_answer", "agreement"}
-    assert judged == likeness | {"perplexity", "bits_per_byte", "f1", "em"}
+    marks = {"marked_kl", "same_span"}
+    assert judged == likeness | marks | {"perplexity", "bits_per_byte", "f1", "em"}
+
+
+SPAN_STUDY = """
+name: marks
+recipe: extractive-qa-local
+objective: {OBJECTIVE: minimize}
+search:
+  FIELD: {low: 0.5, high: 2.0}
+"""
+
+
+def test_a_study_of_marks_searches_their_fields_and_figures(tmp_path: Path) -> None:
+    def text(objective: str, field: str) -> str:
+        better = FIGURES[objective].better
+        changed = SPAN_STUDY.replace("OBJECTIVE: minimize", f"{objective}: {better}")
+        return changed.replace("FIELD", field)
+
+    load(tmp_path, text("validation_mark_ce", "distill.kd_weight"))
+    load(tmp_path, text("marked_kl", "distill.temperature"))
+    for objective in ("kl", "tokens_per_second", "validation_perplexity"):
+        with pytest.raises(RecipeError, match=f"{objective} cannot be measured") as caught:
+            load(tmp_path, text(objective, "distill.kd_weight"))
+        assert "mark" in caught.value.hint
+    with pytest.raises(RecipeError, match=r"has no such field \(hidden\)"):
+        load(tmp_path, text("f1", "distill.hidden.weight"))
+    with pytest.raises(RecipeError, match="has no effect on any figure"):
+        load(tmp_path, text("f1", "distill.checkpoint_minutes"))
+    with pytest.raises(RecipeError, match="cannot be searched: each task"):
+        load(tmp_path, text("f1", "task"))
