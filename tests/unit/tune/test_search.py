@@ -10,7 +10,7 @@ import threading
 import time
 import warnings
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,7 +18,7 @@ import pytest
 from potstill import pipeline
 from potstill.errors import StoreError, TrainingError, UsageError
 from potstill.recipe import Recipe
-from potstill.tune import Study, read_study, run_study
+from potstill.tune import Study, read_study, run_study, search
 from potstill.tune.trials import pareto
 
 Events = list[dict[str, Any]]
@@ -397,15 +397,20 @@ def test_auto_takes_what_cores_and_memory_allow(
 def test_what_is_under_way_when_the_time_is_over_goes_on_later(
     tmp_path: Path, fakes: ModuleType, runs: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    now = [0.0]  # seconds, by a clock that only this test moves: the machine may be slow
+
     def endless(recipe: Any, *arguments: Any, until: str, pulse: Any, **named: Any) -> Any:
         if until == "distill" and len(runs.calls) == 2:
+            now[0] = 61.0
             while True:
                 pulse()
                 time.sleep(0.01)
         return runs(recipe, *arguments, until=until, pulse=pulse, **named)
 
     monkeypatch.setattr(pipeline, "run", endless)
-    found = run_study(study_of(fakes, minutes=0.03), tmp_path)
+    clock = SimpleNamespace(monotonic=lambda: now[0], sleep=time.sleep)
+    monkeypatch.setattr(search, "time", clock)
+    found = run_study(study_of(fakes, minutes=1), tmp_path)
     assert [one.state for one in found.trials] == ["complete", "complete", "running"]
     assert not found.complete
     monkeypatch.setattr(pipeline, "run", runs)
