@@ -27,7 +27,7 @@ CUT = (
     "export.quantised_min_agreement=0.1",
     "export.quantised_max_f1_loss=1.0",
 )
-QUESTION = "Which entry raises pitch barrel stock?"
+QUESTION = "Which kind of entry makes pitch barrel stock grow?"
 
 
 def potstill(*arguments: str) -> subprocess.CompletedProcess[str]:
