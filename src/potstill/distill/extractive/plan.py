@@ -21,6 +21,7 @@ QUESTION_TOKENS = 15
 TRAINING_RATE = 22.6e6 * 2000
 READING_RATE = 135e6 * 450
 BYTES_A_SPAN = 40.0
+ACTIVATIONS = 0.027  # bytes a weight, for each token that is computed at once: MiniLM-L6
 TOKENS_A_WORD = 1.4
 
 
@@ -51,7 +52,8 @@ def estimate(config: SpanDistillConfig, earlier: Mapping[str, Figures], project:
     learned = trainings * config.epochs * rows * a_row
     measured = trainings * (config.validations + 1) * held_out * a_row / 3
     spent = 15 + seconds(learned + measured, TRAINING_RATE / student)
-    memory = 6e8 + 20.0 * student
+    at_once = min(config.micro_tokens, config.batch_size * min(length, config.window_tokens))
+    memory = 6e8 + (20.0 + ACTIVATIONS * at_once) * student
     signal = config.signal
     if signal.source == "language_model":
         teacher = expected_parameters(config.teacher)
