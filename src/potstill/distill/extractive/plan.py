@@ -12,9 +12,10 @@ from pathlib import Path
 from potstill.core.costs import seconds
 from potstill.core.stage import Facts, Figures
 from potstill.distill.extractive.config import SpanDistillConfig
-from potstill.models.encoder import encoder_digest, encoder_parameters
+from potstill.errors import ModelError
+from potstill.models.encoder import PACKAGE, encoder_digest, encoder_parameters
 from potstill.models.refs import digest, parse
-from potstill.models.size import expected_parameters, folder_parameters
+from potstill.models.size import expected_parameters, folder_config, folder_parameters
 
 QUESTION_TOKENS = 15
 # Weights times tokens a second, two cores: MiniLM-L6 trained; SmolLM2-135M read, both in bf16.
@@ -26,13 +27,46 @@ TOKENS_A_WORD = 1.4
 
 
 def facts(config: SpanDistillConfig, project: Path) -> Facts:
-    """The identities of the student's encoder and of the teacher. Errors: ModelError."""
+    """The identities of the student's encoder and of the teacher.
+
+    Errors: ModelError, also for a student or a span model that is none, where its configuration
+    lies here to tell.
+    """
+    _check_kinds(config)
     found = {"student": encoder_digest(config.student.model)}
     if config.signal.source == "language_model":
         found["teacher"] = digest(parse(config.teacher))
     if config.signal.model is not None:
         found["span teacher"] = encoder_digest(config.signal.model)
     return found
+
+
+def _check_kinds(config: SpanDistillConfig) -> None:
+    made = _made_for(config.student.model)
+    if made.endswith("ForCausalLM"):
+        raise ModelError(
+            f"distill.student.model: {config.student.model} writes text ({made}) and cannot mark "
+            "answers.",
+            "Use an encoder such as BERT, DistilBERT, RoBERTa or ELECTRA.",
+        )
+    teacher = config.signal.model
+    if teacher is None:
+        return
+    made = _made_for(teacher)
+    if made and not made.endswith("ForQuestionAnswering"):
+        raise ModelError(
+            f"distill.signal.model: {teacher} is no model that marks answers ({made}).",
+            "It takes a …ForQuestionAnswering model; a language model is signal.source: "
+            "language_model.",
+        )
+
+
+def _made_for(source: str) -> str:
+    """The class that a model was saved as; empty if nothing here tells. Errors: ModelError."""
+    if source.startswith(PACKAGE):
+        return "an encoder without a head"
+    named = (folder_config(source) or {}).get("architectures") or [""]
+    return str(named[0])
 
 
 def windows(config: SpanDistillConfig, length: float) -> float:
