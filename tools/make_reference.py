@@ -10,6 +10,7 @@ Out: Markdown pages. Knows no stage by name.
 from __future__ import annotations
 
 import inspect
+import re
 import sys
 import typing
 from pathlib import Path
@@ -194,6 +195,13 @@ def _parameters(value: Any) -> list[str]:
     return list(inspect.signature(value).parameters) if inspect.isfunction(value) else []
 
 
+def _signature(value: Any) -> str:
+    """As Python writes it; a function that is a default has an address, which is another each time."""
+    return re.sub(
+        r"<function (?:\S+\.)?(\S+) at 0x[0-9a-f]+>", r"\1", str(inspect.signature(value))
+    )
+
+
 def _names(module: Any, names: list[str]) -> list[str]:
     """Signature and docstring of each."""
     lines: list[str] = []
@@ -202,17 +210,17 @@ def _names(module: Any, names: list[str]) -> list[str]:
         if isinstance(value, str):
             continue
         if inspect.isclass(value):
-            made = inspect.signature(value) if "__init__" in vars(value) else ""
+            made = _signature(value) if "__init__" in vars(value) else ""
             lines += [f"## `{name}{made}`", "", inspect.getdoc(value) or "", ""]
             for method, function in inspect.getmembers(value):
                 if method.startswith("_") or method not in vars(value):
                     continue
                 if inspect.ismethod(function) or inspect.isfunction(function):
-                    signature = inspect.signature(function)
+                    signature = _signature(function)
                     lines += [f"### `{name}.{method}{signature}`", ""]
                     lines += [inspect.getdoc(function) or "", ""]
         else:
-            lines += [f"## `{name}{inspect.signature(value)}`", "", inspect.getdoc(value) or "", ""]
+            lines += [f"## `{name}{_signature(value)}`", "", inspect.getdoc(value) or "", ""]
     return lines
 
 

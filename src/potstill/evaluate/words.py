@@ -212,6 +212,8 @@ def verdict(report: Mapping[str, Any]) -> dict[str, list[Any]]:
         pair, model = differences.get(f"{name}_minus_{other}"), models.get(name)
         if not pair or not model or other not in models:
             continue
+        if other == "finetuned" and marks_spans(report):
+            phrase = "the same student trained on the rows alone"
         own = [one for one in headlines(report) if name != "teacher" or one not in TO_THE_TEACHER]
         sorted_out: dict[str, list[str]] = {"better": [], "worse": [], "unclear": []}
         for metric in (one for one in own if one in pair):

@@ -113,7 +113,8 @@ def quality(models: Mapping[str, Any], files: Mapping[str, str]) -> str:
     rows = []
     for key, model in models.items():
         cells = [_figure(model["metrics"].get(metric), form) for metric, _, form in shown]
-        counts = sorted({figure["n"] for figure in model["metrics"].values()})
+        owned = [model["metrics"][name] for name, _, _ in shown if name in model["metrics"]]
+        counts = sorted({figure["n"] for figure in owned})
         rows.append([_name(key, files), *cells, ", ".join(str(n) for n in counts)])
     return table(["model", *(title for _, title, _ in shown), "n"], rows)
 

