@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -65,11 +66,10 @@ def test_a_stream_counts_tokens_only_if_asked(client: openai.OpenAI) -> None:
 
 def test_completions_stop_where_told(client: openai.OpenAI) -> None:
     prompt = "The boiler of unit 7 holds"
-    free = client.completions.create(model="tiny", prompt=prompt, max_tokens=24)
+    free = client.completions.create(model="tiny", prompt=prompt, max_tokens=60)
     text = free.choices[0].text
-    assert len(text) > 8
-    stop = text[5:8]
-    cut = client.completions.create(model="tiny", prompt=prompt, max_tokens=24, stop=[stop])
+    stop = max(re.findall(r"[A-Za-z ]{3,}", text[4:]), key=len)[:5]
+    cut = client.completions.create(model="tiny", prompt=prompt, max_tokens=60, stop=[stop])
     assert cut.choices[0].text == text[: text.index(stop)]
     assert cut.choices[0].finish_reason == "stop"
 
@@ -91,8 +91,8 @@ def test_logprobs_of_both_kinds(client: openai.OpenAI) -> None:
     )
     assert chat.choices[0].logprobs is not None
     content = chat.choices[0].logprobs.content
-    assert content is not None
-    assert len(content) == 4
+    assert content
+    assert "".join(one.token for one in content) == chat.choices[0].message.content
     for one in content:
         assert len(one.top_logprobs) == 3
         assert one.logprob == pytest.approx(max(top.logprob for top in one.top_logprobs))
@@ -103,7 +103,13 @@ def test_logprobs_of_both_kinds(client: openai.OpenAI) -> None:
     assert found.tokens is not None
     assert found.token_logprobs is not None
     assert "".join(found.tokens) == plain.choices[0].text
-    assert len(found.token_logprobs) == 4
+    assert len(found.token_logprobs) == len(found.tokens)
+    assert found.top_logprobs is not None
+    for token, logprob, top in zip(
+        found.tokens, found.token_logprobs, found.top_logprobs, strict=True
+    ):
+        assert len(top) == 2 or "\ufffd" in token
+        assert logprob == pytest.approx(max(top.values()))
 
 
 SCHEMA: dict[str, Any] = {
@@ -130,7 +136,7 @@ def test_an_answer_follows_its_schema(client: openai.OpenAI) -> None:
         assert isinstance(value["safe"], bool)
     assert (said.choices[0].message.content or "").startswith("{")
     free = client.chat.completions.create(
-        model="tiny", messages=ASKED, max_tokens=8, response_format={"type": "json_object"}
+        model="tiny", messages=ASKED, max_tokens=60, response_format={"type": "json_object"}
     )
     assert (free.choices[0].message.content or "").lstrip().startswith("{")
 
@@ -183,6 +189,8 @@ def test_models(client: openai.OpenAI) -> None:
 def test_what_is_wrong_is_said(
     client: openai.OpenAI, fields: dict[str, Any], status: int, code: str, stream: bool
 ) -> None:
+    if "stream_options" in fields and stream:
+        pytest.skip("a stream may have them")
     body = {"model": "tiny", "messages": ASKED, "max_tokens": 4, "stream": stream} | fields
     with pytest.raises(openai.APIStatusError) as caught:
         client.post("/chat/completions", body=body, cast_to=object)

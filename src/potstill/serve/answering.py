@@ -22,7 +22,6 @@ from potstill.serve.library import citation
 from potstill.serve.limits import BYTES_A_TOKEN
 from potstill.serve.problems import ApiError, invalid, unavailable
 
-
 COUNTED = ("prompt_tokens", "completion_tokens", "total_tokens")
 
 

@@ -20,11 +20,11 @@ from starlette.types import ASGIApp
 
 from potstill import __version__
 from potstill.core.files import disk_errors
-from potstill.errors import InputError
+from potstill.errors import InputError, PotstillError
 from potstill.serve.gateway import Gateway
 from potstill.serve.guard import Guard
 from potstill.serve.openai_api import key_of, routes
-from potstill.serve.problems import ApiError, invalid
+from potstill.serve.problems import ApiError, invalid, unavailable
 from potstill.serve.wire import FeedbackRequest
 
 LONGEST_NAME = 200
@@ -151,6 +151,14 @@ def _error_objects(app: FastAPI) -> None:
     async def not_valid(_: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)
         return response_of(validation_problem(error))
+
+    @app.exception_handler(PotstillError)
+    async def no_disk(_: Request, error: Exception) -> Response:
+        return response_of(unavailable(str(error), "store_unavailable"))
+
+    @app.exception_handler(Exception)
+    async def unforeseen(_: Request, error: Exception) -> Response:  # the guard logs it
+        return response_of(ApiError(500, "The server failed in a way nobody foresaw.", "failed"))
 
     @app.exception_handler(HTTPException)
     async def framework(request: Request, error: Exception) -> Response:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import secrets
 import time
 from typing import Any
@@ -30,6 +31,7 @@ SECURE = (
     (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
     (b"cache-control", b"no-store"),
 )
+HALF = re.compile(rb"\\u[dD][89a-fA-F]")
 LOCAL_NAMES = {"localhost", "127.0.0.1", "[::1]", "testserver"}
 
 
@@ -53,13 +55,13 @@ class Guard:
             )
         except ApiError as error:
             await told.refuse(error)
-        except PotstillError as error:
+        except PotstillError as error:  # of the key file
             await told.refuse(unavailable(str(error), "store_unavailable"))
         except TimeoutError:
             told.error = "client_stalled"
         except Exception as error:
             self._gateway.log("failed", request=told.id, error=f"{type(error).__name__}: {error}")
-            await told.refuse(ApiError(500, "The server failed in a way nobody foresaw."))
+            await told.refuse(ApiError(500, "The server failed in a way nobody foresaw.", "failed"))
         finally:
             self._note(scope, told)
 
@@ -105,7 +107,7 @@ class Guard:
                     if len(content) > limit:
                         raise _too_large(limit)
                     if not message.get("more_body"):
-                        return bytes(content)
+                        return _sayable(bytes(content))
         except TimeoutError as error:
             raise ApiError(
                 408, f"The request was not sent within {config.body_seconds:g} s.", "slow_request"
@@ -201,6 +203,17 @@ def _again(body: bytes, receive: Receive) -> Receive:
         return {"type": "http.request", "body": body, "more_body": False}
 
     return read
+
+
+def _sayable(body: bytes) -> bytes:
+    """The body. Errors: ApiError if an escape in it stands for half a character, which no text can
+    hold and no file could be written with."""
+    if HALF.search(body):
+        try:
+            json.dumps(json.loads(body), ensure_ascii=False).encode()
+        except (ValueError, RecursionError) as error:
+            raise ApiError(400, "The body is not valid JSON.", "invalid_json") from error
+    return body
 
 
 def _scope_of(path: str) -> str:

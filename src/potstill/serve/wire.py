@@ -75,9 +75,11 @@ class ResponseFormat(Asked):
             raise ValueError("json_schema belongs to the type json_schema, and is needed there")
         return self
 
-    @property
-    def body(self) -> dict[str, Any]:
-        """As the engine takes it."""
+    def body(self, local: bool) -> dict[str, Any]:
+        """As the engine takes it; llama.cpp holds only to a schema that says something."""
+        if local and self.type == "json_object":
+            schema = {"name": "answer", "schema": {"type": "object"}}
+            return {"type": "json_schema", "json_schema": schema}
         return self.model_dump(by_alias=True, exclude_none=True)
 
 
@@ -166,7 +168,7 @@ class ChatRequest(Sampling):
         if self.max_completion_tokens is not None:
             body["max_tokens"] = self.max_completion_tokens
         if self.response_format is not None and self.response_format.type != "text":
-            body["response_format"] = self.response_format.body
+            body["response_format"] = self.response_format.body(local)
         if self.logprobs:
             body |= {"logprobs": True, "top_logprobs": self.top_logprobs or 0}
         return body
