@@ -27,14 +27,16 @@ class Upstream:
 
     def __init__(self, base_url: str, key: str | None, connections: int, local: bool) -> None:
         self._http: Any = require("httpx2", "serve", "Serving a student")
-        self.base_url = base_url.rstrip("/")
+        self.base_url, self.key = base_url.rstrip("/"), key
         headers = {"Content-Type": "application/json", "Accept-Encoding": "identity"}
         if key:
             headers["Authorization"] = f"Bearer {key}"
         self._client = self._http.AsyncClient(
             timeout=self._http.Timeout(None, connect=CONNECT_SECONDS),
+            # llama.cpp's server now and then closes a connection that it said it would keep, in
+            # the moment in which it is used again; a new one to this machine costs next to nothing.
             limits=self._http.Limits(
-                max_connections=connections, max_keepalive_connections=connections
+                max_connections=connections, max_keepalive_connections=0 if local else connections
             ),
             follow_redirects=False,
             trust_env=not local,  # an engine on this machine is never asked through a proxy
