@@ -21,11 +21,12 @@ from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
 import potstill
-from potstill import distill, errors, tune
+from potstill import distill, errors, service, tune
 from potstill.cli import app
 from potstill.distill import losses
 from potstill.evaluate import answer_scores, compare, judge, overlap, predictions
 from potstill.recipe import Recipe
+from potstill.serve.gateway import ServeConfig
 
 FOLDER = Path(__file__).parent.parent / "docs" / "reference"
 NOTE = "<!-- Written by tools/make_reference.py from the code; change the code, not this page. -->"
@@ -157,6 +158,9 @@ def python_page() -> str:
     lines += _names(distill, ["Distiller", "Distilled"])
     lines += ["# `potstill.tune`", "", (tune.__doc__ or "").strip(), ""]
     lines += _names(tune, ["Study", "run_study", "read_study", "Finished", "Trial"])
+    lines += ["# `potstill.service`", "", (service.__doc__ or "").strip(), ""]
+    lines += _names(service, ["serve_run"])
+    lines += _section("potstill.serve.gateway.ServeConfig", ServeConfig, {})
     for module, names in EVALUATION.items():
         lines += [f"# `{module.__name__}`", "", (module.__doc__ or "").strip(), ""]
         lines += _names(module, names)

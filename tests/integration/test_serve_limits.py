@@ -159,6 +159,8 @@ def test_a_client_that_reads_nothing_holds_no_slot(tmp_path: Path, engine: SlowE
         engine.words = 3
         assert ask(service).choices[0].message.content == "0 1 2 "
         until(lambda: "client_stalled" in service.log.getvalue())
+        if hasattr(socket, "TCP_USER_TIMEOUT"):
+            until(lambda: not service.server.server_state.connections)
         lazy.close()
 
 

@@ -21,6 +21,9 @@ HEAVY = {
     "tokenizers",
     "peft",
     "accelerate",
+    "fastapi",
+    "uvicorn",
+    "httpx2",
 }
 PROBE = """
 import json, sys
@@ -50,6 +53,8 @@ def modules_loaded_by(*arguments: str) -> set[str]:
     [
         ("--help",),
         ("run", "--help"),
+        ("serve", "--help"),
+        ("keys", "list"),
         ("config", "check", "quickstart"),
         ("config", "schema"),
         ("doctor",),
