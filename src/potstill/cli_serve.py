@@ -33,7 +33,7 @@ def serve(
     keys: KeysOption = None,
     parallel: Annotated[int, typer.Option(min=1, max=256, help="Requests at once.")] = 8,
     context: Annotated[
-        int, typer.Option(min=64, help="Longest prompt and answer together, in tokens.")
+        int, typer.Option(min=256, help="Longest prompt and answer together, in tokens.")
     ] = 2048,
     threads: Annotated[int | None, typer.Option(min=1, help="Processor threads to use.")] = None,
     queue: Annotated[int, typer.Option(min=0, help="Requests that may wait.")] = 64,

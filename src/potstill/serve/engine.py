@@ -31,7 +31,7 @@ START_SECONDS = 600.0
 PAUSES = (0.5, 2.0, 10.0, 30.0)  # seconds before the engine is started again, after each crash
 CALM_SECONDS = 60.0  # after so long without a crash the pauses begin anew
 HEALTH_SECONDS = 5.0
-WARM_WORDS = "The keeper opens the valve at noon and writes the time into the log. " * 8
+WARM_WORDS = "The keeper opens the valve at noon and writes the time into the log. " * 2
 Tell = Callable[..., None]
 
 
@@ -277,3 +277,7 @@ async def warm(upstream: Upstream, parallel: int) -> None:
         for slot in range(parallel)
     ]
     await asyncio.gather(*(upstream.post("/completion", body) for body in bodies))
+    turn = {"role": "user", "content": WARM_WORDS}  # the chat template is read at its first use
+    chat = {"messages": [turn], "max_tokens": 2, "stream": True}
+    async for _ in upstream.events("/v1/chat/completions", chat):
+        pass

@@ -40,7 +40,7 @@ class ServeConfig(BaseModel):
     port: int = Field(8000, ge=0, le=65535, description="Port to listen at; 0: a free one.")
     parallel: int = Field(8, ge=1, le=256, description="Requests that the engine works on at once.")
     context_tokens: int = Field(
-        2048, ge=64, le=1_000_000, description="Longest prompt and answer together, of each."
+        2048, ge=256, le=1_000_000, description="Longest prompt and answer together, of each."
     )
     threads: int | None = Field(None, ge=1, description="Processor threads; default: all cores.")
     answer_tokens: int = Field(
