@@ -7,6 +7,7 @@ what a run holds and how it is served.
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
@@ -81,6 +82,7 @@ def serve_run(
     with ExitStack() as held:
         held.enter_context(claimed(folder, f"The service of the run {this.folder.name}"))
         listening = held.enter_context(listen(config))
+        shutil.rmtree(folder / "uploads", ignore_errors=True)  # what a killed service left half
         gateway = Gateway(
             name=this.folder.name,
             config=config,

@@ -300,6 +300,9 @@ def test_ways_that_lead_nowhere(tmp_path: Path, engine: SlowEngine) -> None:
             (b"GET /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\n\r\n", 405),
             (b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\n\r\n", 415),
             (b"GET /v1/models HTTP/1.1\r\nHost: evil.example\r\n\r\n", 403),
+            (b"GET /v1/models HTTP/1.1\r\nHost: localhost.evil.example:80\r\n\r\n", 403),
+            (b"GET /no HTTP/1.1\r\nHost: [::1]\r\n\r\n", 404),
+            (b"GET /no HTTP/1.1\r\nHost: LOCALHOST:8000\r\n\r\n", 404),
             (b"\x00\x01 what\r\n\r\n", 400),
             (b"POST /v1/x HTTP/1.1\r\nHost: localhost\r\nContent-Length: -5\r\n\r\n", 400),
         ):

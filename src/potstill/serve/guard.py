@@ -32,7 +32,7 @@ SECURE = (
     (b"cache-control", b"no-store"),
 )
 HALF = re.compile(rb"\\u[dD][89a-fA-F]")
-LOCAL_NAMES = {"localhost", "127.0.0.1", "[::1]", "testserver"}
+LOCAL_NAMES = {"localhost", "127.0.0.1", "::1"}
 
 
 class Guard:
@@ -70,8 +70,8 @@ class Guard:
         path, headers = scope["path"], _headers(scope)
         keys = self._gateway.keys
         if keys is None:
-            host = headers.get(b"host", b"").decode("latin-1").rsplit(":", 1)[0]
-            if _bare(host) not in LOCAL_NAMES | {_bare(self._gateway.config.host)}:
+            host = _name_in(headers.get(b"host", b"").decode("latin-1"))
+            if host not in LOCAL_NAMES | {self._gateway.config.host}:
                 # A page of the web whose name was made to point here (DNS rebinding).
                 raise ApiError(403, f"This server is not called {host[:80]}.", "wrong_host")
             return ANYONE
@@ -228,8 +228,11 @@ def _headers(scope: Scope) -> dict[bytes, bytes]:
     return dict(scope["headers"])
 
 
-def _bare(host: str) -> str:
-    return host if host.startswith("[") or ":" not in host else f"[{host}]"
+def _name_in(host: str) -> str:
+    """A Host header without its port and brackets."""
+    if host.startswith("["):
+        return host[1:].partition("]")[0]
+    return host.partition(":")[0].lower()
 
 
 def _client(scope: Scope) -> str:

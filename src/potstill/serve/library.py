@@ -17,6 +17,7 @@ from typing import Any
 from potstill.core.files import (
     disk_errors,
     file_digest,
+    fsync_folder,
     read_json,
     read_records,
     whole_folder,
@@ -73,6 +74,8 @@ class Library:
         self._added: dict[str, Added] = {}
         found = list(chunks)
         for place in sorted(folder.glob("*/document.json")):
+            if place.parent.suffix == ".part":
+                continue  # a kill left it; it was never acknowledged
             about = read_json(place)
             rows = list(read_records(place.with_name("chunks.jsonl"), Chunk))
             self._added[about["id"]] = Added(about["id"], about["name"], len(rows), False)
@@ -116,6 +119,7 @@ class Library:
             shutil.copyfile(file, folder / f"source{file.suffix}")
             write_records(folder / "chunks.jsonl", chunks)
             write_json(folder / "document.json", {"id": identity, "name": name})
+        fsync_folder(self.folder)
         self.index.add(chunks)
         added = Added(identity, name, len(chunks), True)
         self._added[identity] = Added(identity, name, len(chunks), False)

@@ -66,6 +66,18 @@ def test_an_added_document_is_found_now_and_after_a_restart(tmp_path: Path) -> N
     assert [doc.name for doc in library(tmp_path).documents] == ["ferry.md"]
 
 
+def test_half_a_document_of_a_killed_service_is_not_there(tmp_path: Path) -> None:
+    one = library(tmp_path)
+    file = tmp_path / "new.md"
+    file.write_text("The ferry leaves at half past six.")
+    added = asyncio.run(one.add(file, "ferry.md"))
+    whole = tmp_path / "documents" / added.id
+    whole.rename(whole.with_suffix(".part"))
+    again = library(tmp_path)
+    assert (len(again), again.documents) == (2, [])
+    assert asyncio.run(again.add(file, "ferry.md")).new
+
+
 def test_a_document_that_cannot_be_used_leaves_nothing(tmp_path: Path) -> None:
     one = library(tmp_path)
     (tmp_path / "blank.md").write_text(" ")
