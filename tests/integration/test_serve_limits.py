@@ -189,13 +189,20 @@ def test_sigterm_lets_answers_finish_and_begins_none(tmp_path: Path, engine: Slo
         assert not service.gateway.ready
 
 
-def test_an_answer_that_does_not_finish_in_time_is_cut(tmp_path: Path, engine: SlowEngine) -> None:
-    with served(tmp_path, engine, config(drain_seconds=1)) as service:
-        raw = post(service, {"model": "tiny", "messages": ASKED, "stream": True})
+@pytest.mark.parametrize("stream", [False, True])
+def test_what_does_not_finish_in_time_is_cut(
+    tmp_path: Path, engine: SlowEngine, stream: bool
+) -> None:
+    with served(tmp_path, engine, config(parallel=1, drain_seconds=1)) as service:
+        body = {"model": "tiny", "messages": ASKED, "stream": stream}
+        running = post(service, body)
         until(lambda: engine.running == 1)
+        waiting = post(service, body)
+        until(lambda: service.gateway.gate.waiting == 1)
         service.stop()
-        assert engine.running == 0
-        raw.close()
+        assert (engine.running, engine.begun, engine.cancelled) == (0, 1, 1)
+        running.close()
+        waiting.close()
 
 
 @pytest.fixture

@@ -25,26 +25,24 @@ CLIENT_CLOSED = 499
 
 async def answer(work: Work, receive: Receive, stream: bool, wants_usage: bool) -> Response:
     """The response. Errors: ApiError if it is refused before its first event."""
-    reading = Reading(work)
+    reading, handed_on = Reading(work), False
     gone = asyncio.create_task(_gone(receive))
     try:
-        if not stream:
-            await _first(gone, reading.task)
-            if gone.done() and not reading.task.done():
-                return await _abandoned(reading, work)
-            await reading.task
-            return JSONResponse(whole(work, reading.events))
-        await _first(gone, asyncio.ensure_future(reading.some.wait()))
-        if gone.done() and not reading.task.done():
-            return await _abandoned(reading, work)
+        begun = asyncio.ensure_future(reading.some.wait()) if stream else reading.task
+        await _first(gone, begun)
         if reading.task.done():
             await reading.task
-        streamed = EventStream(reading, gone, work, wants_usage)
-        gone = None  # type: ignore[assignment]
-        return streamed
+        elif gone.done():
+            work.gateway.figures.abandoned.labels(work.model).inc()
+            return Response(status_code=CLIENT_CLOSED)
+        if not stream:
+            return JSONResponse(whole(work, reading.events))
+        handed_on = True
+        return EventStream(reading, gone, work, wants_usage)
     finally:
-        if gone is not None:
+        if not handed_on:
             gone.cancel()
+            await reading.stop()
 
 
 class Reading:
@@ -141,9 +139,3 @@ async def _first(*tasks: asyncio.Future[Any]) -> None:
 async def _gone(receive: Receive) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
-
-
-async def _abandoned(reading: Reading, work: Work) -> Response:
-    await reading.stop()
-    work.gateway.figures.abandoned.labels(work.model).inc()
-    return Response(status_code=CLIENT_CLOSED)
