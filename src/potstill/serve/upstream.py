@@ -56,14 +56,19 @@ class Upstream:
         async with self._answer("POST", path, body) as answer:
             if answer.status_code != 200:
                 raise refusal(answer.status_code, await self._read(answer))
-            async for line in answer.aiter_lines():
-                if line.startswith("data: [DONE]"):
-                    return
-                if line.startswith(("data:", "error:")):
-                    event = json.loads(line.partition(":")[2])
-                    if not isinstance(event, dict) or "choices" not in event:
-                        raise refusal(500, event)
-                    yield event
+            rest = b""
+            async for part in answer.aiter_raw():  # not encoded; its text is read by json alone
+                *lines, rest = (rest + part).split(b"\n")
+                for line in lines:
+                    if line.startswith(b"data: [DONE]"):
+                        return
+                    if line.startswith((b"data:", b"error:")):
+                        event = json.loads(line.partition(b":")[2])
+                        if not isinstance(event, dict) or "choices" not in event:
+                            raise refusal(500, event)
+                        yield event
+                if len(rest) > LONGEST_ANSWER:
+                    raise unavailable("The engine's answer has no end.")
             raise unavailable(LOST)  # it ended without a word
 
     async def close(self) -> None:
@@ -91,7 +96,7 @@ class Upstream:
                 yield answer
             finally:
                 await answer.aclose()
-        except (http.HTTPError, http.StreamError, OSError, json.JSONDecodeError) as error:
+        except (http.HTTPError, http.StreamError, OSError, ValueError) as error:
             raise unavailable(LOST) from error
 
     async def _read(self, answer: Any) -> Any:
