@@ -22,12 +22,13 @@ from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
 import potstill
-from potstill import builtin, distill, errors, needs, outlook, project, tune
+from potstill import builtin, distill, errors, needs, outlook, project, service, tune
 from potstill.cli import app
 from potstill.distill import losses
 from potstill.evaluate import answer_scores, compare, judge, overlap, predictions
 from potstill.models.spans import decoding, reader
 from potstill.recipe import Recipe, SpanRecipe
+from potstill.serve.gateway import ServeConfig
 
 FOLDER = Path(__file__).parent.parent / "docs" / "reference"
 NOTE = "<!-- Written by tools/make_reference.py from the code; change the code, not this page. -->"
@@ -178,6 +179,9 @@ def python_page() -> str:
     lines += _names(distill, ["Distiller", "Distilled"])
     lines += ["# `potstill.tune`", "", (tune.__doc__ or "").strip(), ""]
     lines += _names(tune, ["Study", "run_study", "read_study", "Finished", "Trial"])
+    lines += ["# `potstill.service`", "", (service.__doc__ or "").strip(), ""]
+    lines += _names(service, ["serve_run"])
+    lines += _section("potstill.serve.gateway.ServeConfig", ServeConfig, {})
     for module, names in EVALUATION.items():
         lines += [f"# `{module.__name__}`", "", (module.__doc__ or "").strip(), ""]
         lines += _names(module, names)
@@ -196,10 +200,9 @@ def _parameters(value: Any) -> list[str]:
 
 
 def _signature(value: Any) -> str:
-    """As Python writes it; a function that is a default has an address, which is another each time."""
-    return re.sub(
-        r"<function (?:\S+\.)?(\S+) at 0x[0-9a-f]+>", r"\1", str(inspect.signature(value))
-    )
+    """As Python writes it, without the address of a function that is a default."""
+    written = str(inspect.signature(value))
+    return re.sub(r"<function (?:\S+\.)?(\S+) at 0x[0-9a-f]+>", r"\1", written)
 
 
 def _names(module: Any, names: list[str]) -> list[str]:

@@ -30,6 +30,7 @@ from potstill.cli_options import (
     out,
     print_json,
 )
+from potstill.cli_serve import feedback, keys_app, serve
 from potstill.errors import PotstillError, StoreError, UsageError
 
 STOPPED = 130  # what typer makes of Ctrl-C, without a word
@@ -51,6 +52,9 @@ app.command("compare")(compare_command)
 app.command()(ask)
 app.command()(export)
 app.command()(push)
+app.command()(serve)
+app.command()(feedback)
+app.add_typer(keys_app, name="keys")
 
 
 def _version(wanted: bool) -> None:

@@ -19,6 +19,7 @@ PURPOSES = {
     "ocr": "read scanned pages and pictures",
     "llamacpp": "ask GGUF teachers, chat with the student, write GGUF",
     "endpoint": "ask teachers behind an address",
+    "serve": "serve the student with OpenAI's API",
     "train": "load, prune and distil models",
     "generate": "mend teachers' replies, find what they quote",
     "curate": "find duplicates and draw the data card",

@@ -22,6 +22,9 @@ HEAVY = {
     "tokenizers",
     "peft",
     "accelerate",
+    "fastapi",
+    "uvicorn",
+    "httpx2",
 }
 PROBE = """
 import json, sys
@@ -51,6 +54,8 @@ def modules_loaded_by(*arguments: str) -> set[str]:
     [
         ("--help",),
         ("run", "--help"),
+        ("serve", "--help"),
+        ("keys", "list"),
         ("config", "check", "quickstart"),
         ("config", "schema"),
         ("doctor",),

@@ -44,6 +44,12 @@ EXTRAS: dict[str, dict[str, str]] = {
     },
     "generate": {"json_repair": "json-repair", "rapidfuzz": "rapidfuzz"},
     "endpoint": {"httpx2": "httpx2"},
+    "serve": {
+        "fastapi": "fastapi",
+        "uvicorn": "uvicorn",
+        "prometheus_client": "prometheus-client",
+        "httpx2": "httpx2",
+    },
     "curate": {
         "rensa": "rensa",
         "numpy": "numpy",

@@ -47,7 +47,7 @@ class LlamaCppModel:
 
     def __init__(self, gguf: Path, *, threads: int, parallel: int, context_tokens: int) -> None:
         engine = require("xllamacpp", "llamacpp", "Running a GGUF model")
-        _check_magic(gguf)
+        check_magic(gguf)
         self.parallel = parallel
         self._key = secrets.token_hex(16)
         params = engine.CommonParams()
@@ -263,7 +263,8 @@ def _shared(one: str, other: str) -> int:
     return low
 
 
-def _check_magic(gguf: Path) -> None:
+def check_magic(gguf: Path) -> None:
+    """Errors: ModelError if the file is not there, or is no GGUF."""
     try:
         with gguf.open("rb") as file:
             magic = file.read(4)

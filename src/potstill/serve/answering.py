@@ -1,0 +1,148 @@
+"""One answer from beginning to end: admitted, queued, written by the engine, counted, remembered.
+
+In: the engine's body of a request. Out: its events, as they come; `ApiError` where it is refused,
+takes too long or breaks. All of it happens in one task, and to cancel that frees the engine's slot.
+Knows no HTTP.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from potstill.inference.sizes import text_tokens
+from potstill.records import Chunk
+from potstill.serve.auth import ApiKey
+from potstill.serve.gateway import Answered, Gateway
+from potstill.serve.library import citation
+from potstill.serve.limits import BYTES_A_TOKEN
+from potstill.serve.problems import ApiError, invalid, unavailable
+
+COUNTED = ("prompt_tokens", "completion_tokens", "total_tokens")
+
+
+@dataclass
+class Work:
+    """What is to be answered, for whom, and what came of it.
+
+    path: of the engine. kind: "chat.completion" or "text_completion". found: the passage that the
+    answer is from; citations stay None where none was looked for.
+    """
+
+    gateway: Gateway
+    key: ApiKey
+    model: str
+    path: str
+    kind: str
+    body: dict[str, Any]
+    messages: list[dict[str, str]]
+    retrieved: bool = False
+    found: Chunk | None = None
+    id: str = ""
+    created: int = 0
+    text: list[str] = field(default_factory=list)
+    usage: dict[str, int] | None = None
+    queued_seconds: float = 0.0
+    first_token_seconds: float | None = None
+
+    def __post_init__(self) -> None:
+        prefix = "chatcmpl" if self.kind == "chat.completion" else "cmpl"
+        self.id = f"{prefix}-{secrets.token_hex(12)}"
+        self.created = int(time.time())
+        most = self.gateway.engine.context_tokens
+        if most is not None and self.body["max_tokens"] > most:
+            raise invalid(
+                f"max_tokens is {self.body['max_tokens']}; prompt and answer together have room "
+                f"for {most}.",
+                "max_tokens",
+            )
+        self.body["model"] = self.gateway.engine.model
+
+    @property
+    def answer(self) -> str:
+        """What was written so far."""
+        return "".join(self.text)
+
+    @property
+    def citations(self) -> list[dict[str, Any]] | None:
+        """None: nothing was looked for. Empty: nothing was found."""
+        if not self.retrieved:
+            return None
+        return [citation(self.found, self.answer)] if self.found is not None else []
+
+    async def events(self) -> AsyncIterator[dict[str, Any]]:
+        """The engine's events. Errors: ApiError."""
+        gateway = self.gateway
+        if gateway.draining:
+            raise unavailable("The server is shutting down.", "shutting_down")
+        prompt = sum(len(one["content"].encode()) for one in self.messages) // BYTES_A_TOKEN
+        lease = gateway.limiter.admit(
+            self.key.id, self.key.limits, prompt + self.body["max_tokens"]
+        )
+        try:
+            arrived = time.monotonic()
+            entered = await gateway.gate.enter()
+            self.queued_seconds = entered - arrived
+            try:
+                async for event in self._written(arrived):
+                    yield event
+            finally:
+                gateway.gate.leave(entered)
+        finally:
+            self._count()
+            assert self.usage is not None
+            lease.settle(self.usage["total_tokens"])
+
+    async def _written(self, arrived: float) -> AsyncIterator[dict[str, Any]]:
+        gateway, last = self.gateway, 0.0
+        try:
+            async with asyncio.timeout(gateway.config.deadline_seconds):
+                async for event in gateway.engine.upstream.events(self.path, self.body):
+                    if event.get("usage"):
+                        # Not how much was in the cache: that tells of other people's prompts.
+                        self.usage = {name: int(event["usage"].get(name, 0)) for name in COUNTED}
+                    if event["choices"] and (piece := _piece(event["choices"][0])):
+                        self.text.append(piece)
+                        last = time.monotonic()
+                        if self.first_token_seconds is None:
+                            self.first_token_seconds = last - arrived
+                    yield event
+        except TimeoutError as error:
+            raise ApiError(
+                408,
+                f"The answer took longer than {gateway.config.deadline_seconds:g} s.",
+                "deadline_exceeded",
+            ) from error
+        self._observe(last - arrived)
+        gateway.memory.keep(
+            self.id,
+            Answered(self.key.id, self.model, self.messages, self.answer, self.citations or []),
+        )
+
+    def _count(self) -> None:
+        """The tokens that were used; estimated where an answer ended early or nobody said."""
+        if self.usage is None:
+            written = text_tokens(self.answer)
+            read = sum(text_tokens(one["content"]) for one in self.messages) if self.text else 0
+            self.usage = dict(zip(COUNTED, (read, written, read + written), strict=True))
+        for name in ("prompt", "completion"):
+            count = self.gateway.figures.tokens.labels(self.model, name)
+            count.inc(self.usage[f"{name}_tokens"])
+
+    def _observe(self, seconds: float) -> None:
+        figures = self.gateway.figures
+        figures.queued.labels(self.model).observe(self.queued_seconds)
+        if self.first_token_seconds is not None:
+            figures.first_token.labels(self.model).observe(self.first_token_seconds)
+            more = (self.usage or {}).get("completion_tokens", 0) - 1
+            if more > 0 and seconds > self.first_token_seconds:
+                rate = more / (seconds - self.first_token_seconds)
+                figures.rate.labels(self.model).observe(rate)
+
+
+def _piece(choice: dict[str, Any]) -> str:
+    return str(choice.get("text") or (choice.get("delta") or {}).get("content") or "")

@@ -1,0 +1,195 @@
+"""The application: all routes over one gateway, behind the guard, every error an error object.
+
+In: a gateway. Out: an ASGI application.
+Knows no port and no process.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
+from starlette.responses import JSONResponse, Response
+from starlette.types import ASGIApp
+
+from potstill import __version__
+from potstill.core.files import disk_errors
+from potstill.errors import InputError, PotstillError
+from potstill.serve.gateway import Gateway
+from potstill.serve.guard import Guard
+from potstill.serve.openai_api import key_of, routes
+from potstill.serve.problems import ApiError, invalid, unavailable
+from potstill.serve.wire import FeedbackRequest
+
+LONGEST_NAME = 200
+
+
+def application(gateway: Gateway) -> ASGIApp:
+    """The service as an ASGI application. The engine is started and stopped by `server.py`."""
+    app = FastAPI(
+        title=f"{gateway.name} by Potstill",
+        version=__version__,
+        docs_url=None,
+        redoc_url=None,
+    )
+    app.include_router(routes(gateway))
+    _own_routes(app, gateway)
+    _error_objects(app)
+    guarded: ASGIApp = Guard(app, gateway)
+    if gateway.config.cors:
+        guarded = CORSMiddleware(
+            guarded,
+            allow_origins=gateway.config.cors,
+            allow_methods=["GET", "POST"],
+            allow_headers=["Authorization", "Content-Type"],
+        )
+    return guarded
+
+
+def _own_routes(app: FastAPI, gateway: Gateway) -> None:
+    @app.get("/health")
+    async def health() -> dict[str, str]:
+        """Whether the process lives."""
+        return {"status": "ok"}
+
+    @app.get("/ready")
+    async def ready() -> Response:
+        """Whether a request would be answered now: 200, else 503."""
+        state = {"ready": gateway.ready, "engine": gateway.engine.ready}
+        return JSONResponse(state, 200 if gateway.ready else 503)
+
+    @app.get("/metrics")
+    async def metrics() -> Response:
+        """All figures in Prometheus's text format."""
+        return Response(gateway.figures.text(), media_type=gateway.figures.content_type)
+
+    @app.post("/v1/feedback")
+    async def feedback(said: FeedbackRequest, request: Request) -> dict[str, Any]:
+        """Say what an answer was worth; acknowledged once it is on the disk."""
+        key = key_of(request)
+        answered = gateway.memory.find(said.response, key.id)
+        identity = await asyncio.to_thread(
+            gateway.feedback.add,
+            key=key.id,
+            model=answered.model,
+            messages=answered.messages,
+            answer=answered.answer,
+            citations=answered.citations,
+            **said.model_dump(),
+        )
+        await asyncio.to_thread(
+            gateway.audit, "feedback", key=key.id, feedback=identity, response=said.response
+        )
+        return {"id": identity, "object": "feedback", "response": said.response}
+
+    @app.get("/v1/documents")
+    async def documents() -> dict[str, Any]:
+        """The documents that were added."""
+        rows = [] if gateway.library is None else gateway.library.documents
+        return {"object": "list", "data": [one.as_dict for one in rows]}
+
+    @app.post("/v1/documents")
+    async def add_document(name: str, request: Request) -> dict[str, Any]:
+        """Add a document, the body, of that name; its passages can be found afterwards."""
+        if gateway.library is None:
+            raise ApiError(404, "This server answers from no documents.", "no_documents")
+        kept = PurePosixPath(name.replace("\\", "/")).name
+        if not kept or len(name) > LONGEST_NAME or not kept.isprintable() or kept[0] == ".":
+            raise invalid("The name has to be a file's name, such as handbook.pdf.", "name")
+        with tempfile.TemporaryDirectory(dir=_uploads(gateway)) as folder:
+            file = Path(folder) / f"document{PurePosixPath(kept).suffix.lower()}"
+            await _receive(request, file, gateway)
+            try:
+                added = await gateway.library.add(file, kept)
+            except InputError as error:
+                raise invalid(str(error), "name", "unusable_document") from error
+        gateway.audit("document", key=key_of(request).id, **added.as_dict)
+        return added.as_dict
+
+
+def _uploads(gateway: Gateway) -> Path:
+    folder = gateway.folder / "uploads"
+    with disk_errors(folder, "create"):
+        folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+async def _receive(request: Request, file: Path, gateway: Gateway) -> None:
+    """The body, into a file. Errors: ApiError if it is too large or too slow."""
+    limit, size = gateway.config.document_bytes, 0
+    chunks = request.stream()
+    with disk_errors(file, "write"), file.open("wb") as out:
+        while True:
+            try:
+                async with asyncio.timeout(gateway.config.body_seconds):
+                    part = await anext(chunks, None)
+            except TimeoutError as error:
+                raise ApiError(408, "The document came too slowly.", "slow_request") from error
+            if part is None:
+                break
+            size += len(part)
+            if size > limit:
+                raise ApiError(413, f"The document is larger than {limit} bytes.", "too_large")
+            out.write(part)
+    if not size:
+        raise invalid("The document is empty.", "name", "unusable_document")
+
+
+def _error_objects(app: FastAPI) -> None:
+    @app.exception_handler(ApiError)
+    async def refused(_: Request, error: Exception) -> Response:
+        assert isinstance(error, ApiError)
+        return response_of(error)
+
+    @app.exception_handler(RequestValidationError)
+    async def not_valid(_: Request, error: Exception) -> Response:
+        assert isinstance(error, RequestValidationError)
+        return response_of(validation_problem(error))
+
+    @app.exception_handler(PotstillError)
+    async def no_disk(_: Request, error: Exception) -> Response:
+        return response_of(unavailable(str(error), "store_unavailable"))
+
+    @app.exception_handler(Exception)
+    async def unforeseen(_: Request, error: Exception) -> Response:  # the guard logs it
+        return response_of(ApiError(500, "The server failed in a way nobody foresaw.", "failed"))
+
+    @app.exception_handler(HTTPException)
+    async def framework(request: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)
+        words = {
+            404: f"There is nothing at {request.url.path[:200]}.",
+            405: f"{request.url.path[:200]} does not take {request.method}.",
+            400: "The body cannot be read as JSON.",
+        }
+        code = {404: "not_found", 405: "method_not_allowed", 400: "invalid_json"}
+        status = error.status_code
+        problem = ApiError(status, words.get(status, str(error.detail)), code.get(status))
+        return response_of(problem, dict(error.headers or {}))
+
+
+def response_of(error: ApiError, headers: dict[str, str] | None = None) -> Response:
+    """The error object. The guard reads the code from a header, which goes no further."""
+    more = {"x-error": error.code or "", **error.headers, **(headers or {})}
+    return JSONResponse(error.body, error.status, more)
+
+
+def validation_problem(error: RequestValidationError) -> ApiError:
+    """The first thing that is wrong, in one line."""
+    first = error.errors()[0]
+    place = ".".join(str(part) for part in first["loc"][1:] if part != "body")
+    if first["type"] == "json_invalid":
+        return ApiError(400, "The body is not valid JSON.", "invalid_json")
+    if first["type"] == "extra_forbidden":
+        return invalid(
+            f"Unknown or unsupported field: {place[:100]}.", place[:100], "unknown_field"
+        )
+    message = str(first["msg"]).removeprefix("Value error, ")
+    where = f"{place[:100]}: " if place else ""
+    return invalid(f"{where}{message[:300]}.", place[:100] or None)

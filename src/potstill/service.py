@@ -1,0 +1,181 @@
+"""Puts a run behind the gateway: its exported student, its documents, the words it was taught.
+
+In: a run, settings. Out: a service that answers until it is stopped. The one place that knows both
+what a run holds and how it is served.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from potstill.core.claims import claimed
+from potstill.core.extras import check_installed
+from potstill.core.files import read_records
+from potstill.core.machine import usable_cores
+from potstill.curate.personal import masked
+from potstill.errors import InputError, UsageError
+from potstill.generate import PromptConfig, student_turn
+from potstill.ingest import IngestConfig
+from potstill.pipeline import Run
+from potstill.records import Chunk
+
+if TYPE_CHECKING:
+    from potstill.serve.engine import Engine
+    from potstill.serve.feedback import FeedbackStore
+    from potstill.serve.gateway import Gateway, ServeConfig
+    from potstill.serve.monitor import Log
+
+KEYS = "keys.json"
+ENGINE_KEY = "POTSTILL_ENGINE_KEY"
+DOCUMENT_SECONDS = 300.0
+"""An added document that takes longer to read is refused; a run's own may take hours."""
+
+
+def serve_run(
+    this: Run,
+    config: ServeConfig | None = None,
+    *,
+    file: str | None = None,
+    keys: Path | None = None,
+    passages: bool = True,
+    encoder: str | None = None,
+    engine: str | None = None,
+    engine_model: str = "",
+    started: Callable[[str], None] = lambda address: None,
+) -> None:
+    """Serve the student of a finished run until SIGTERM or Ctrl-C.
+
+    config: a `potstill.serve.gateway.ServeConfig`. file: which exported GGUF, by name; default:
+    the smallest. keys: the key file; default: keys.json of the run's project, in force as soon as
+    it holds a key. passages: answer MODEL:documents from the run's documents. encoder: a model
+    reference for searching by meaning too. engine: the base URL of another engine with OpenAI's
+    API, instead of llama.cpp; its key is read from POTSTILL_ENGINE_KEY. started: told the address.
+    Errors: UsageError, StoreError, ModelError, MissingExtraError, before anything is loaded where
+    that can be known.
+    """
+    for module in ("fastapi", "uvicorn", "prometheus_client", "httpx2"):
+        check_installed(module, "Serving a student", "serve")
+    from potstill.serve.auth import KeyFile
+    from potstill.serve.gateway import Gateway, ServeConfig
+    from potstill.serve.monitor import Figures, Log
+    from potstill.serve.server import is_loopback, listen, serve
+
+    config = config or ServeConfig()
+    key_file = KeyFile(keys or project_of(this) / KEYS)
+    live = [one for one in key_file.listed() if not one.revoked]
+    if keys is not None and not live:
+        raise UsageError(
+            f"The key file {keys} holds no live key.", "Make one with: potstill keys add NAME"
+        )
+    if not is_loopback(config.host) and not live:
+        raise UsageError(
+            f"Listening at {config.host} needs an API key: others can reach that address.",
+            "Make one with: potstill keys add NAME",
+        )
+    log, figures = Log(), Figures()
+    folder = this.folder / "serve"
+    with ExitStack() as held:
+        held.enter_context(claimed(folder, f"The service of the run {this.folder.name}"))
+        listening = held.enter_context(listen(config))
+        shutil.rmtree(folder / "uploads", ignore_errors=True)  # what a killed service left half
+        gateway = Gateway(
+            name=this.folder.name,
+            config=config,
+            engine=_engine(this, config, file, engine, engine_model, log, figures.restarts.inc),
+            folder=folder,
+            keys=key_file if key_file.listed() else None,
+            ask=_asked(this),
+            feedback=_feedback(folder),
+            mask=masked,
+            log=log,
+            figures=figures,
+            embedding_model=encoder,
+        )
+        if passages:
+            _open_library(gateway, this, encoder)
+        serve(gateway, listening, started)
+
+
+def project_of(this: Run) -> Path:
+    """The project folder of a run."""
+    return Path(this.record["project"])
+
+
+def _engine(
+    this: Run,
+    config: ServeConfig,
+    file: str | None,
+    address: str | None,
+    model: str,
+    log: Log,
+    on_crash: Callable[[], None],
+) -> Engine:
+    from potstill.serve.engine import EngineSizes, LocalEngine, RemoteEngine
+
+    if address is not None:
+        if file is not None:
+            raise UsageError("--file and --engine exclude each other.")
+        return RemoteEngine(address, model, os.environ.get(ENGINE_KEY), config.parallel)
+
+    def tell(event: str, **fields: object) -> None:
+        if event == "engine_ended":
+            on_crash()
+        log(event, **fields)
+
+    threads = config.threads or usable_cores()
+    sizes = EngineSizes(threads, config.parallel, config.context_tokens)
+    return LocalEngine(this.exported(file), sizes, tell)
+
+
+def _asked(this: Run) -> Callable[[str, str], str]:
+    prompt = PromptConfig.model_validate(this.record["recipe"]["generate"]["prompt"])
+    return lambda passage, question: student_turn(prompt, passage, question)
+
+
+def _feedback(folder: Path) -> FeedbackStore:
+    from potstill.serve.feedback import FeedbackStore
+
+    return FeedbackStore(folder / "feedback.sqlite")
+
+
+def _open_library(gateway: Gateway, this: Run, encoder: str | None) -> None:
+    from potstill.serve.library import Library
+
+    chunks = read_records(this.artifact("ingest").path("chunks.jsonl"), Chunk)
+    gateway.library = Library(chunks, gateway.folder / "documents", _reader(this), encoder)
+
+
+def _reader(this: Run) -> Callable[[Path, str, Path], list[Chunk]]:
+    """Reads one more document as the run read its own: the same checks and sizes, in a process of
+    its own. Chunks are measured by the student's tokenizer."""
+    recipe = IngestConfig.model_validate(this.record["recipe"]["ingest"])
+    config = recipe.model_copy(
+        update={"file_seconds": min(recipe.file_seconds, DOCUMENT_SECONDS), "processes": 1}
+    )
+    tokenizer = this.folder / "export" / "safetensors" / "tokenizer.json"
+
+    def read(file: Path, name: str, work: Path) -> list[Chunk]:
+        from potstill.core.files import file_digest
+        from potstill.ingest.content import UnusableError
+        from potstill.ingest.desk import Desks
+        from potstill.ingest.one import Task
+
+        work.mkdir(parents=True, exist_ok=True)
+        task = Task(name, file, file_digest(file)[:16])
+        try:
+            with Desks(config, work, tokenizer, 1, 1) as desks:
+                desks.start(task)
+                folder = desks.wait(task, lambda done, of, unit: None)
+        except UnusableError as error:
+            raise InputError(f"{name} cannot be used ({error.reason}): {error.detail}.") from error
+        chunks = list(read_records(folder / "chunks.jsonl", Chunk))
+        if not chunks:
+            raise InputError(f"{name} holds no passage that could be found.")
+        return chunks
+
+    return read

@@ -1,0 +1,168 @@
+"""Passages that come and stay, two orders that become one, and where an answer stands."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from potstill.errors import InputError
+from potstill.records import Chunk
+from potstill.serve import vectors
+from potstill.serve.library import Library, citation
+from potstill.serve.retrieval import PassageIndex, fused
+from potstill.serve.vectors import Meanings
+
+TEXTS = (
+    "The kiln at Brannoch burns dried kelp. Its door is opened twice a day.",
+    "Valve K7 must be replaced after 400 hours.",
+)
+
+
+def chunk(name: str, text: str, start: int = 0) -> Chunk:
+    return Chunk(
+        id=name,
+        document="d",
+        source="h.pdf",
+        start=start,
+        end=start + len(text),
+        pages=(3, 4),
+        tokens=1,
+        text=text,
+    )
+
+
+def read(file: Path, name: str, work: Path) -> list[Chunk]:
+    text = file.read_text()
+    if not text.strip():
+        raise InputError(f"{name} is empty.")
+    return [chunk(f"{name}-0", text)]
+
+
+def library(folder: Path) -> Library:
+    own = [chunk(str(n), text) for n, text in enumerate(TEXTS)]
+    return Library(own, folder / "documents", read)
+
+
+def test_an_added_document_is_found_now_and_after_a_restart(tmp_path: Path) -> None:
+    one = library(tmp_path)
+    file = tmp_path / "new.md"
+    file.write_text("The ferry leaves at half past six.")
+    assert asyncio.run(one.search("When does the ferry leave?")) is None
+    added = asyncio.run(one.add(file, "ferry.md"))
+    assert (added.new, added.passages, len(one)) == (True, 1, 3)
+    for now in (one, library(tmp_path)):
+        found = asyncio.run(now.search("When does the ferry leave?"))
+        assert found is not None
+        assert found.id == "ferry.md-0"
+    again = asyncio.run(one.add(file, "other-name.md"))
+    assert (again.id, again.new, len(one)) == (added.id, False, 3)
+    assert [doc.name for doc in library(tmp_path).documents] == ["ferry.md"]
+
+
+def test_half_a_document_of_a_killed_service_is_not_there(tmp_path: Path) -> None:
+    one = library(tmp_path)
+    file = tmp_path / "new.md"
+    file.write_text("The ferry leaves at half past six.")
+    added = asyncio.run(one.add(file, "ferry.md"))
+    whole = tmp_path / "documents" / added.id
+    whole.rename(whole.with_suffix(".part"))
+    again = library(tmp_path)
+    assert (len(again), again.documents) == (2, [])
+    assert asyncio.run(again.add(file, "ferry.md")).new
+
+
+def test_a_document_that_cannot_be_used_leaves_nothing(tmp_path: Path) -> None:
+    one = library(tmp_path)
+    (tmp_path / "blank.md").write_text(" ")
+    with pytest.raises(InputError, match="is empty"):
+        asyncio.run(one.add(tmp_path / "blank.md", "blank.md"))
+    assert len(one) == 2
+    assert list((tmp_path / "documents").iterdir()) == []
+
+
+def test_a_citation_points_at_the_words() -> None:
+    passage = chunk("c", TEXTS[1], start=500)
+    found = citation(passage, " 400 hours ")
+    document = " " * 500 + TEXTS[1]
+    assert document[found["answer_start"] : found["answer_end"]] == "400 hours"
+    assert document[found["start"] : found["end"]] == found["text"]
+    assert (found["source"], found["pages"]) == ("h.pdf", [3, 4])
+    for missing in ("four hundred hours", ""):
+        assert citation(passage, missing)["answer_start"] is None
+
+
+@given(st.lists(st.lists(st.integers(0, 9), unique=True), max_size=4))
+def test_fused_orders_are_the_sums_of_the_formula(orders: list[list[int]]) -> None:
+    def score(number: int) -> float:
+        return sum(1 / (60 + order.index(number) + 1) for order in orders if number in order)
+
+    expected = sorted({n for order in orders for n in order}, key=lambda n: (-score(n), n))
+    assert [score(n) for n in fused(orders)] == pytest.approx([score(n) for n in expected])
+    assert sorted(fused(orders)) == sorted(expected)
+
+
+class Letters:
+    """An encoder whose vectors count letters; notes what it was asked."""
+
+    calls = 0
+
+    def __init__(self, source: str) -> None: ...
+
+    def vectors(self, texts: Sequence[str], on_batch: Any) -> Any:
+        Letters.calls += 1
+        counts = np.array(
+            [[text.lower().count(chr(97 + n)) + 1e-3 for n in range(26)] for text in texts],
+            dtype=np.float32,
+        ).reshape(len(texts), 26)
+        return counts / np.linalg.norm(counts, axis=1, keepdims=True)
+
+
+@pytest.fixture
+def letters(monkeypatch: pytest.MonkeyPatch) -> type[Letters]:
+    monkeypatch.setattr(vectors, "Encoder", Letters)
+    monkeypatch.setattr(vectors, "encoder_digest", lambda source: source)
+    Letters.calls = 0
+    return Letters
+
+
+def test_meanings_find_what_shares_no_word(letters: type[Letters], tmp_path: Path) -> None:
+    index = PassageIndex([chunk("0", "zzz zz"), chunk("1", "abab")], "letters", tmp_path)
+    assert index.search("bbaa")[0].id == "1"
+    index.add([chunk("2", "qqqq")])
+    assert index.search("q")[0].id == "2"
+    assert index.vectors(["ab"]).shape == (1, 26)
+
+
+def test_the_nearest_are_the_nearest_of_all(letters: type[Letters]) -> None:
+    random = np.random.default_rng(7)
+    rows = random.normal(size=(500, 8)).astype(np.float32)
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    meanings = Meanings("letters", None)
+    meanings.add(rows[:200])
+    meanings.add(rows[200:])
+    for row in rows[:20]:
+        exact = sorted(range(500), key=lambda n: -float(rows[n].astype(float) @ row.astype(float)))
+        assert meanings.nearest(row[None], 10) == exact[:10]
+
+
+def test_vectors_are_computed_once_for_the_same_texts(
+    letters: type[Letters], tmp_path: Path
+) -> None:
+    texts = [f"text {n} {'ab' * n}" for n in range(40)]
+    first = Meanings("letters", tmp_path).vectors(texts)
+    again = Meanings("letters", tmp_path).vectors(texts)
+    assert letters.calls == 1
+    assert np.array_equal(first, again)
+    Meanings("letters", tmp_path).vectors([*texts, "more"])
+    Meanings("others", tmp_path).vectors(texts)
+    assert letters.calls == 3
+    for file in tmp_path.glob("*.npy"):
+        file.write_bytes(b"torn")
+    assert np.array_equal(Meanings("letters", tmp_path).vectors(texts), first)
