@@ -77,7 +77,7 @@ def test_its_study_finds_a_recipe(tmp_path: Path) -> None:
     study.write_text(
         "name: short\n"
         "recipe: gpt2-qa-local\n"
-        "set: [generate.paraphrases=[], correct.max_tokens=3000, correct.validations=1,\n"
+        'set: ["generate.paraphrases=[]", correct.max_tokens=3000, correct.validations=1,\n'
         "      distill.max_tokens=3000, distill.validations=2]\n"
         "search:\n"
         "  distill.ce_weight: {low: 0.1, high: 1.0}\n"
