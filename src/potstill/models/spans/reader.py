@@ -89,7 +89,7 @@ class SpanReader:
         return self.answers([(question, passage)])[0]
 
     def answers(
-        self, pairs: Sequence[Pair], tell: Callable[[int], None] = lambda done: None
+        self, pairs: Sequence[Pair], tell: Callable[[int], None] | None = None
     ) -> list[SpanAnswer]:
         """The answers to several, in their order. tell: hears how many are done."""
         found: list[SpanAnswer] = []
@@ -97,7 +97,8 @@ class SpanReader:
             some = pairs[start : start + AHEAD]
             for (_, passage), (windows, told) in zip(some, self.scored(some), strict=True):
                 found.append(best(windows, passage, told, self.settings.no_answer_threshold))
-            tell(len(found))
+            if tell is not None:
+                tell(len(found))
         return found
 
     def scored(self, pairs: Sequence[Pair]) -> list[tuple[Windows, Scored]]:
