@@ -46,7 +46,7 @@ def serve_run(
     encoder: str | None = None,
     engine: str | None = None,
     engine_model: str = "",
-    started: Callable[[str], None] = lambda address: None,
+    started: Callable[[str], None] | None = None,
 ) -> None:
     """Serve the student of a finished run until SIGTERM or Ctrl-C.
 
@@ -98,7 +98,7 @@ def serve_run(
         )
         if passages:
             _open_library(gateway, this, encoder)
-        serve(gateway, listening, started)
+        serve(gateway, listening, started or (lambda address: None))
 
 
 def project_of(this: Run) -> Path:
