@@ -207,7 +207,8 @@ def _check_local(teachers: Sequence[tuple[str, str]]) -> None:
 def builtin_recipes() -> dict[str, Path]:
     """Name -> path of the recipes that come with Potstill."""
     folder = Path(str(importlib.resources.files("potstill"))) / "recipes"
-    return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+    found = {path.stem: path for path in folder.glob("*.yaml")}
+    return dict(sorted(found.items()))
 
 
 def find_recipe(source: str | Path) -> Path:

@@ -13,7 +13,7 @@ from potstill.distill.config import DistillConfig
 from potstill.distill.residence import why_resident
 from potstill.distill.training_config import TrainingConfig
 from potstill.errors import TrainingError
-from potstill.models.size import expected_parameters
+from potstill.models.size import expected_parameters, folder_config, without_layers
 
 # float32: weight, gradient, AdamW's two moments; embeddings are in full below QLoRA too.
 BYTES_A_WEIGHT = {"none": 16, "lora": 5, "dora": 5, "qlora": 2}
@@ -61,7 +61,8 @@ def student_parameters(config: DistillConfig, teacher: float) -> float:
     if settings.model is not None:
         return expected_parameters(settings.model)
     if settings.drop_layers is not None:
-        return teacher * max(0.1, 1 - LAYER_SHARE * settings.drop_layers)
+        known = without_layers(folder_config(config.voices[0].teacher) or {}, settings.drop_layers)
+        return known or teacher * max(0.1, 1 - LAYER_SHARE * settings.drop_layers)
     return min(teacher, settings.target(round(teacher), round(teacher)).limit)
 
 

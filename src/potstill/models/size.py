@@ -107,6 +107,14 @@ def configured_parameters(config: Mapping[str, Any]) -> int | None:
         return None
 
 
+def without_layers(config: Mapping[str, Any], layers: int) -> int | None:
+    """Number of weights of what a configuration describes, so many layers less; None as above."""
+    name = next((one for one in ("num_hidden_layers", "n_layer") if one in config), None)
+    if name is None:
+        return None
+    return configured_parameters({**config, name: max(1, int(config[name]) - layers)})
+
+
 def longest_text(folder: Path) -> int | None:
     """Most tokens that the model of a folder reads at once; None if its configuration says none.
 

@@ -96,7 +96,8 @@ class Study:
 def builtin_studies() -> dict[str, Path]:
     """Name -> path of the studies that come with Potstill."""
     folder = Path(str(importlib.resources.files("potstill"))) / "studies"
-    return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+    found = {path.stem: path for path in folder.glob("*.yaml")}
+    return dict(sorted(found.items()))
 
 
 def _checked(data: dict[str, Any], places: Places, file: str, folder: Path) -> Study:

@@ -68,3 +68,21 @@ def test_a_cut_or_wrong_file_has_no_size(
     cut = tmp_path / f"wrong-{length}.gguf"
     cut.write_bytes(b"x" * length)
     assert parameters(str(cut)) is None
+
+
+def test_a_student_of_fewer_layers_is_counted_before_it_is_cut(tiny_folder: Path) -> None:
+    from potstill.models.load import load_model
+    from potstill.models.size import folder_config, without_layers
+    from potstill.models.surgery import drop_layers
+
+    config = folder_config(str(tiny_folder))
+    assert config is not None
+    student = drop_layers(load_model(tiny_folder), [0])
+    assert without_layers(config, 1) == sum(one.numel() for one in student.parameters())
+    shape = folder_config("fresh:gpt2-mini")
+    assert shape is not None
+    whole = load_model("fresh:gpt2-mini")
+    assert without_layers(shape, 0) == sum(one.numel() for one in whole.parameters())
+    half = drop_layers(whole, [1, 3, 5])
+    assert without_layers(shape, 3) == sum(one.numel() for one in half.parameters())
+    assert without_layers({}, 1) is None
