@@ -135,7 +135,7 @@ def test_every_other_command_knows_such_a_run(project: Path) -> None:
     assert again.exit_code == 0
     assert "potstill ask" in again.stdout.replace("\n", " ")
     plan = json.loads(invoke(project, "plan", str(project / "marks.yaml"), "--json").stdout)
-    assert {one["action"] for one in plan} == {"reuse"}
+    assert {one["action"] for one in plan["steps"]} == {"reuse"}
 
 
 def test_the_stored_answers_score_as_they_did(project: Path) -> None:

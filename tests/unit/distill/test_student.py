@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -323,6 +324,7 @@ def test_an_unknown_architecture_is_refused_for_widths_and_known_for_layers(
     folder.mkdir()
     fields = json.loads((teacher_folder / "config.json").read_text()) | {"model_type": "granite"}
     (folder / "config.json").write_text(json.dumps(fields))
+    shutil.copy(teacher_folder / "model.safetensors", folder)
     with pytest.raises(ModelError, match="'granite' cannot be cut"):
         facts(config_of(teacher=str(folder), student={"axes": "both"}), tmp_path)
     assert "teacher" in facts(config_of(teacher=str(folder), student={"axes": "depth"}), tmp_path)
