@@ -30,7 +30,7 @@ MARKED = {"marked_kl": "KL", "same_span": "same span %", "f1": "F1 %", "em": "EM
 """Where the student marks answers."""
 SIZES = ("parameters", "disk", "memory")
 WAITS = {"first token": "time_to_first_token_s"}
-RATES = {"tok/s": "tokens_per_second", "tok/s, several": "several"}
+RATES = {"tok/s": "tokens_per_second", "batched": "several"}
 MARKED_WAITS = {"an answer": "answer_s", "95% within": "answer_p95_s"}
 MARKED_RATES = {"questions/s": "questions_per_second"}
 WIDTH = 100
@@ -55,7 +55,7 @@ def quality(report: Mapping[str, Any]) -> Rows:
 def sizes(report: Mapping[str, Any]) -> Rows:
     """Header, one row a model, and what the student's are of the teacher's.
 
-    Of exported files that one is compared which the export recommends. Several: the most requests
+    Of exported files that one is compared which the export recommends. Batched: the most requests
     at once that were timed.
     """
     models = {name: _speeds(model) for name, model in report["models"].items()}
