@@ -144,10 +144,10 @@ def _feedback(folder: Path) -> FeedbackStore:
 
 
 def _open_library(gateway: Gateway, this: Run, encoder: str | None) -> None:
-    from potstill.serve.library import Library
+    from potstill.serve.corpus import Corpus
 
     chunks = read_records(this.artifact("ingest").path("chunks.jsonl"), Chunk)
-    gateway.library = Library(chunks, gateway.folder / "documents", _reader(this), encoder)
+    gateway.corpus = Corpus(chunks, gateway.folder / "documents", _reader(this), encoder)
 
 
 def _reader(this: Run) -> Callable[[Path, str, Path], list[Chunk]]:

@@ -21,10 +21,10 @@ from potstill.errors import InputError, ModelError
 from potstill.records import Chunk
 from potstill.serve import engine as engine_module
 from potstill.serve import vectors
+from potstill.serve.corpus import Corpus
 from potstill.serve.engine import LocalEngine, RemoteEngine
 from potstill.serve.feedback import read_feedback
 from potstill.serve.gateway import ServeConfig
-from potstill.serve.library import Library
 
 PASSAGE = "The boiler of unit 7 holds 1250 litres."
 CHUNK = Chunk(
@@ -164,8 +164,8 @@ def read(file: Path, name: str, work: Path) -> list[Chunk]:
 
 
 @pytest.fixture
-def library(tmp_path: Path) -> Library:
-    return Library([CHUNK], tmp_path / "serve" / "documents", read)
+def corpus(tmp_path: Path) -> Corpus:
+    return Corpus([CHUNK], tmp_path / "serve" / "documents", read)
 
 
 def upload(service: Served, name: str, content: bytes, **headers: str) -> httpx2.Response:
@@ -180,10 +180,10 @@ def upload(service: Served, name: str, content: bytes, **headers: str) -> httpx2
 
 
 def test_answers_from_documents_say_where_they_stand(
-    tmp_path: Path, tiny_ggufs: dict[str, Path], library: Library
+    tmp_path: Path, tiny_ggufs: dict[str, Path], corpus: Corpus
 ) -> None:
     with (
-        served(tmp_path / "serve", tiny_ggufs["q8_0"], library=library) as service,
+        served(tmp_path / "serve", tiny_ggufs["q8_0"], corpus=corpus) as service,
         service.client() as client,
     ):
         assert {one.id for one in client.models.list()} == {"tiny", "tiny:documents"}
@@ -226,10 +226,10 @@ def test_answers_from_documents_say_where_they_stand(
 
 
 def test_feedback_is_kept_with_what_it_is_about(
-    tmp_path: Path, tiny_ggufs: dict[str, Path], library: Library
+    tmp_path: Path, tiny_ggufs: dict[str, Path], corpus: Corpus
 ) -> None:
     with (
-        served(tmp_path / "serve", tiny_ggufs["q8_0"], library=library) as service,
+        served(tmp_path / "serve", tiny_ggufs["q8_0"], corpus=corpus) as service,
         service.client() as client,
     ):
         said = ask(client, "tiny:documents")
@@ -263,12 +263,12 @@ def test_embeddings(
 ) -> None:
     monkeypatch.setattr(vectors, "Encoder", Letters)
     monkeypatch.setattr(vectors, "encoder_digest", lambda source: source)
-    with_meanings = Library([CHUNK], tmp_path / "documents", read, "letters")
+    with_meanings = Corpus([CHUNK], tmp_path / "documents", read, "letters")
     with (
         served(
             tmp_path / "serve",
             tiny_ggufs["q8_0"],
-            library=with_meanings,
+            corpus=with_meanings,
             embedding_model="letters",
         ) as service,
         service.client() as client,

@@ -17,10 +17,10 @@ from typing import Any
 import openai
 
 from potstill.serve.auth import KeyFile
+from potstill.serve.corpus import Corpus
 from potstill.serve.engine import Engine, EngineSizes, LocalEngine
 from potstill.serve.feedback import FeedbackStore
 from potstill.serve.gateway import Gateway, ServeConfig
-from potstill.serve.library import Library
 from potstill.serve.monitor import Log
 from potstill.serve.server import Server, listen
 
@@ -66,7 +66,7 @@ def served(
     config: ServeConfig | None = None,
     *,
     keys: KeyFile | None = None,
-    library: Library | None = None,
+    corpus: Corpus | None = None,
     embedding_model: str | None = None,
     ask: Callable[[str, str], str] = plain_turn,
 ) -> Iterator[Served]:
@@ -84,7 +84,7 @@ def served(
         keys=keys,
         ask=ask,
         feedback=FeedbackStore(folder / "feedback.sqlite"),
-        library=library,
+        corpus=corpus,
         embedding_model=embedding_model,
         log=Log(log),
     )

@@ -17,8 +17,8 @@ from typing import Any
 from potstill.inference.sizes import text_tokens
 from potstill.records import Chunk
 from potstill.serve.auth import ApiKey
+from potstill.serve.corpus import citation
 from potstill.serve.gateway import Answered, Gateway
-from potstill.serve.library import citation
 from potstill.serve.limits import BYTES_A_TOKEN
 from potstill.serve.problems import ApiError, invalid, unavailable
 

@@ -91,13 +91,13 @@ def _own_routes(app: FastAPI, gateway: Gateway) -> None:
     @app.get("/v1/documents")
     async def documents() -> dict[str, Any]:
         """The documents that were added."""
-        rows = [] if gateway.library is None else gateway.library.documents
+        rows = [] if gateway.corpus is None else gateway.corpus.documents
         return {"object": "list", "data": [one.as_dict for one in rows]}
 
     @app.post("/v1/documents")
     async def add_document(name: str, request: Request) -> dict[str, Any]:
         """Add a document, the body, of that name; its passages can be found afterwards."""
-        if gateway.library is None:
+        if gateway.corpus is None:
             raise ApiError(404, "This server answers from no documents.", "no_documents")
         kept = PurePosixPath(name.replace("\\", "/")).name
         if not kept or len(name) > LONGEST_NAME or not kept.isprintable() or kept[0] == ".":
@@ -106,7 +106,7 @@ def _own_routes(app: FastAPI, gateway: Gateway) -> None:
             file = Path(folder) / f"document{PurePosixPath(kept).suffix.lower()}"
             await _receive(request, file, gateway)
             try:
-                added = await gateway.library.add(file, kept)
+                added = await gateway.corpus.add(file, kept)
             except InputError as error:
                 raise invalid(str(error), "name", "unusable_document") from error
         gateway.audit("document", key=key_of(request).id, **added.as_dict)

@@ -15,9 +15,9 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from potstill.serve.admission import Gate
 from potstill.serve.auth import KeyFile
+from potstill.serve.corpus import Corpus
 from potstill.serve.engine import Engine
 from potstill.serve.feedback import FeedbackStore
-from potstill.serve.library import Library
 from potstill.serve.limits import Limiter
 from potstill.serve.monitor import Audit, Figures, Log
 from potstill.serve.problems import ApiError
@@ -122,7 +122,7 @@ class Gateway:
     keys: KeyFile | None
     ask: Ask
     feedback: FeedbackStore
-    library: Library | None = None
+    corpus: Corpus | None = None
     embedding_model: str | None = None
     mask: Callable[[str], str] = str
     log: Log = field(default_factory=Log)
@@ -138,7 +138,7 @@ class Gateway:
         figures.watch(figures.in_flight, lambda: self.gate.running)
         figures.watch(figures.queue, lambda: self.gate.waiting)
         figures.watch(figures.ready, lambda: float(self.ready))
-        figures.watch(figures.passages, lambda: len(self.library) if self.library else 0)
+        figures.watch(figures.passages, lambda: len(self.corpus) if self.corpus else 0)
 
     @property
     def ready(self) -> bool:
@@ -148,7 +148,7 @@ class Gateway:
     @property
     def models(self) -> list[str]:
         """The names under which the student can be asked."""
-        return [self.name] if self.library is None else [self.name, self.name + DOCUMENTS]
+        return [self.name] if self.corpus is None else [self.name, self.name + DOCUMENTS]
 
     def check_model(self, model: str) -> None:
         """Errors: ApiError 404 names those that there are."""

@@ -90,7 +90,7 @@ def routes(gateway: Gateway) -> APIRouter:
     @router.post("/embeddings")
     async def embeddings(asked: EmbeddingRequest, request: Request) -> dict[str, Any]:
         """Texts as unit vectors, where the service has an encoder."""
-        index = gateway.library.index if gateway.library else None
+        index = gateway.corpus.index if gateway.corpus else None
         if gateway.embedding_model is None or index is None:
             raise ApiError(
                 404,
@@ -150,11 +150,11 @@ def most_of(gateway: Gateway, most: int) -> int:
 
 async def _retrieve(gateway: Gateway, messages: list[dict[str, str]]) -> Any:
     """Put the best passage before the last question, as the student was taught; returns it."""
-    assert gateway.library is not None
+    assert gateway.corpus is not None
     if messages[-1]["role"] != "user":
         raise invalid("The last message has to be the user's question.", "messages")
     question = messages[-1]["content"]
-    passage = await gateway.library.search(question)
+    passage = await gateway.corpus.search(question)
     if passage is not None:
         messages[-1]["content"] = gateway.ask(passage.text, question)
     return passage

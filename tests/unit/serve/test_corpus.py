@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from potstill.errors import InputError
 from potstill.records import Chunk
 from potstill.serve import vectors
-from potstill.serve.library import Library, citation
+from potstill.serve.corpus import Corpus, citation
 from potstill.serve.retrieval import PassageIndex, fused
 from potstill.serve.vectors import Meanings
 
@@ -45,41 +45,41 @@ def read(file: Path, name: str, work: Path) -> list[Chunk]:
     return [chunk(f"{name}-0", text)]
 
 
-def library(folder: Path) -> Library:
+def corpus(folder: Path) -> Corpus:
     own = [chunk(str(n), text) for n, text in enumerate(TEXTS)]
-    return Library(own, folder / "documents", read)
+    return Corpus(own, folder / "documents", read)
 
 
 def test_an_added_document_is_found_now_and_after_a_restart(tmp_path: Path) -> None:
-    one = library(tmp_path)
+    one = corpus(tmp_path)
     file = tmp_path / "new.md"
     file.write_text("The ferry leaves at half past six.")
     assert asyncio.run(one.search("When does the ferry leave?")) is None
     added = asyncio.run(one.add(file, "ferry.md"))
     assert (added.new, added.passages, len(one)) == (True, 1, 3)
-    for now in (one, library(tmp_path)):
+    for now in (one, corpus(tmp_path)):
         found = asyncio.run(now.search("When does the ferry leave?"))
         assert found is not None
         assert found.id == "ferry.md-0"
     again = asyncio.run(one.add(file, "other-name.md"))
     assert (again.id, again.new, len(one)) == (added.id, False, 3)
-    assert [doc.name for doc in library(tmp_path).documents] == ["ferry.md"]
+    assert [doc.name for doc in corpus(tmp_path).documents] == ["ferry.md"]
 
 
 def test_half_a_document_of_a_killed_service_is_not_there(tmp_path: Path) -> None:
-    one = library(tmp_path)
+    one = corpus(tmp_path)
     file = tmp_path / "new.md"
     file.write_text("The ferry leaves at half past six.")
     added = asyncio.run(one.add(file, "ferry.md"))
     whole = tmp_path / "documents" / added.id
     whole.rename(whole.with_suffix(".part"))
-    again = library(tmp_path)
+    again = corpus(tmp_path)
     assert (len(again), again.documents) == (2, [])
     assert asyncio.run(again.add(file, "ferry.md")).new
 
 
 def test_a_document_that_cannot_be_used_leaves_nothing(tmp_path: Path) -> None:
-    one = library(tmp_path)
+    one = corpus(tmp_path)
     (tmp_path / "blank.md").write_text(" ")
     with pytest.raises(InputError, match="is empty"):
         asyncio.run(one.add(tmp_path / "blank.md", "blank.md"))

@@ -54,7 +54,7 @@ class Added:
         }
 
 
-class Library:
+class Corpus:
     """Passages in memory, added documents below `folder`.
 
     encoder: a model reference for searching by meaning too; None: by words alone.
@@ -96,7 +96,7 @@ class Library:
         return found[0] if found else None
 
     async def add(self, file: Path, name: str) -> Added:
-        """Read a file and make its passages findable; the file is moved into the library.
+        """Read a file and make its passages findable; the file is moved into the corpus.
 
         Errors: InputError if it cannot be used, StoreError if the disk refuses.
         """
