@@ -23,10 +23,11 @@ from potstill.distill.config import DistillConfig
 from potstill.distill.lessons import Lessons
 from potstill.distill.material import prepare
 from potstill.distill.opening import open_teacher
+from potstill.distill.outcome import Trained
 from potstill.distill.panel import Panel
 from potstill.distill.student import make_student
 from potstill.distill.student_config import StudentConfig
-from potstill.distill.train import Trained, train_student
+from potstill.distill.train import train_student
 from potstill.errors import TrainingError
 from potstill.models import importance, refs, surgery, targets
 from potstill.models.save import save_model

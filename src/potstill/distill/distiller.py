@@ -31,13 +31,14 @@ from potstill.distill.lessons import Lessons
 from potstill.distill.material import Material, check_there_are_rows, prepare
 from potstill.distill.memory import raise_malloc_thresholds
 from potstill.distill.opening import open_teacher
+from potstill.distill.outcome import Trained
 from potstill.distill.own_rows import example_of
 from potstill.distill.pairs import Encoded, encode_all
 from potstill.distill.panel import Panel, resolved
 from potstill.distill.signals import LiveTeacher
 from potstill.distill.student import make_student, tokenizer_beside
 from potstill.distill.student_config import StudentConfig
-from potstill.distill.train import Trained, train_student
+from potstill.distill.train import train_student
 from potstill.errors import StoreError, UsageError
 from potstill.models import surgery
 from potstill.models.load import load_model, load_tokenizer

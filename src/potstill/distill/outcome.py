@@ -19,6 +19,22 @@ DISTILLED, COMPARED = "distilled", "finetuned"
 
 
 @dataclass(frozen=True)
+class Trained:
+    """What a training came to. `history` holds only values that are the same on every run."""
+
+    steps: int
+    tokens: int
+    stopped_early: bool
+    best_step: int
+    history: dict[str, list[dict[str, float]]]
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """All but the history."""
+        return {name: value for name, value in vars(self).items() if name != "history"}
+
+
+@dataclass(frozen=True)
 class StudentOutcome:
     """`validation`: the figures of each validation, by name (`held_out.py` says what they are),
     with its optimizer `step`; `best`: those of the one whose weights were kept."""

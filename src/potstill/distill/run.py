@@ -31,12 +31,12 @@ from potstill.distill.material import Material, check_there_are_rows, prepare
 from potstill.distill.memory import raise_malloc_thresholds
 from potstill.distill.objective import Objective
 from potstill.distill.opening import open_teacher
-from potstill.distill.outcome import COMPARED, DISTILLED
+from potstill.distill.outcome import COMPARED, DISTILLED, Trained
 from potstill.distill.pairs import Encoded, encode_all
 from potstill.distill.panel import Panel, resolved
 from potstill.distill.rollouts import Rollout, figures
 from potstill.distill.student import Start, make_student, tokenizer_beside
-from potstill.distill.train import Trained, train_student
+from potstill.distill.train import train_student
 from potstill.models import refs
 from potstill.models.corrected import corrected
 from potstill.models.load import load_tokenizer
@@ -209,14 +209,6 @@ def _write_results(
             "learning_rate": config.learning_rate,
             "planned_steps": len(material.plan),
             **_rollouts(config, draft),
-            "models": {
-                name: {
-                    "steps": one.steps,
-                    "tokens": one.tokens,
-                    "stopped_early": one.stopped_early,
-                    "best_step": one.best_step,
-                }
-                for name, one in trained.items()
-            },
+            "models": {name: one.summary for name, one in trained.items()},
         },
     )

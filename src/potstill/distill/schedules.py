@@ -1,7 +1,8 @@
-"""Loss weights that change while training. Light: no torch here.
+"""Loss weights and learning rates that change while training. Light: no torch here.
 
 In: a number, or a `Schedule` out of a recipe; a step and the number of planned steps. Out: the
-weight at that step. Knows nothing of what is weighted, of losses or of training.
+weight, or the share of the rate, at that step. Knows nothing of what is weighted, of losses or of
+training.
 """
 
 from __future__ import annotations
@@ -10,6 +11,9 @@ import math
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
+
+WSD_DECAY = 0.2
+"""Share of the steps in which `wsd` decays."""
 
 
 class Schedule(BaseModel):
@@ -83,3 +87,19 @@ def ever(weight: Weight) -> bool:
 def highest(weight: Weight) -> float:
     """The largest value that the weight takes."""
     return max(weight.start, weight.end) if isinstance(weight, Schedule) else float(weight)
+
+
+def rate_factor(
+    step: int, steps: int, warmup: int, schedule: Literal["cosine", "wsd", "linear"]
+) -> float:
+    """Share of the highest learning rate at 0-based `step` of `steps`; never 0 within them.
+
+    After `warmup` steps up: cosine to zero, straight to zero (linear), or stable and then straight
+    down over the last fifth (wsd).
+    """
+    if step < warmup:
+        return (step + 1) / (warmup + 1)
+    if schedule == "cosine":
+        return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
+    decay = max(1, steps - warmup if schedule == "linear" else round(WSD_DECAY * steps))
+    return max(0.0, min(1.0, (steps - step) / decay))

@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +31,7 @@ from potstill.distill.flops import machine_flops
 from potstill.distill.material import PADDING, Material, pick_optimizer
 from potstill.distill.memory import Trimmer, explained
 from potstill.distill.objective import Objective
+from potstill.distill.outcome import Trained
 from potstill.distill.rollouts import Kept
 from potstill.distill.steps import Steps
 from potstill.distill.trainer import DistillTrainer
@@ -42,17 +42,6 @@ from potstill.models.load import quiet
 STATE = "trainer_state.json"
 MERGED_TOKENS = 256
 """Of the first row, on which a merged adapter is compared with itself before."""
-
-
-@dataclass(frozen=True)
-class Trained:
-    """What a training came to. `history` holds only values that are the same on every run."""
-
-    steps: int
-    tokens: int
-    stopped_early: bool
-    best_step: int
-    history: dict[str, list[dict[str, float]]]
 
 
 def train_student(

@@ -30,12 +30,12 @@ from potstill.distill.config import DistillConfig
 from potstill.distill.diary import Meter
 from potstill.distill.families import Family
 from potstill.distill.objective import Objective
+from potstill.distill.schedules import rate_factor
 from potstill.distill.signals import TeacherSignal
 from potstill.distill.steps import Step, Steps
 from potstill.distill.terms import COUNTED_BY, TermLoss, Weights
 from potstill.errors import TrainingError
 
-WSD_DECAY = 0.2
 PROJECTION = "projection.safetensors"
 PROBE_TOKENS = 256
 """Tokens of a step on which each term's gradient is measured; at least one family."""
@@ -304,16 +304,6 @@ class DistillTrainer(Trainer):  # type: ignore[misc]
         """The state of random numbers."""
         with checkpoints.readable(Path(checkpoint or "")):
             super()._load_rng_state(checkpoint)
-
-
-def rate_factor(step: int, steps: int, warmup: int, schedule: str) -> float:
-    """Share of the highest learning rate at 0-based `step` of `steps`; never 0 within them."""
-    if step < warmup:
-        return (step + 1) / (warmup + 1)
-    if schedule == "cosine":
-        return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
-    decay = max(1, round(WSD_DECAY * steps))
-    return max(0.0, min(1.0, (steps - step) / decay))
 
 
 def _first(items: list[Step]) -> Step:

@@ -20,11 +20,13 @@ from potstill.distill.config import DistillConfig
 from potstill.distill.losses import forward_kl
 from potstill.distill.material import Material, pick_dtype, pick_optimizer
 from potstill.distill.objective import Objective
+from potstill.distill.outcome import Trained
 from potstill.distill.packing import plan_steps
+from potstill.distill.schedules import rate_factor
 from potstill.distill.signals import LiveTeacher
 from potstill.distill.steps import Step, Steps
-from potstill.distill.train import Trained, train_student
-from potstill.distill.trainer import DistillTrainer, rate_factor
+from potstill.distill.train import train_student
+from potstill.distill.trainer import DistillTrainer
 from potstill.errors import TrainingError
 from potstill.models.surgery import drop_layers
 from potstill.records import Example

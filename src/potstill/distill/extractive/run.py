@@ -25,10 +25,10 @@ from potstill.core.files import read_json, read_records, write_json, write_recor
 from potstill.core.stage import Artifact, Context, Draft
 from potstill.distill.extractive.config import SpanDistillConfig
 from potstill.distill.extractive.lessons import Lesson, lessons_of, plan
-from potstill.distill.extractive.training import Goal, SpanTraining, Trained
+from potstill.distill.extractive.training import Goal, SpanTraining
 from potstill.distill.material import pick_dtype
 from potstill.distill.memory import raise_malloc_thresholds
-from potstill.distill.outcome import COMPARED, DISTILLED
+from potstill.distill.outcome import COMPARED, DISTILLED, Trained
 from potstill.errors import TrainingError
 from potstill.models.corrected import corrected
 from potstill.models.encoder import encoder_folder
@@ -230,14 +230,6 @@ def _write_results(
             "signal": config.signal.source,
             "learning_rate": config.learning_rate,
             "planned_steps": len(steps),
-            "models": {
-                name: {
-                    "steps": one.steps,
-                    "tokens": one.tokens,
-                    "stopped_early": one.stopped_early,
-                    "best_step": one.best_step,
-                }
-                for name, one in trained.items()
-            },
+            "models": {name: one.summary for name, one in trained.items()},
         },
     )

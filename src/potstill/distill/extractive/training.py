@@ -30,6 +30,8 @@ from potstill.distill.diary import open_board
 from potstill.distill.extractive.config import SpanDistillConfig
 from potstill.distill.extractive.lessons import Lesson, batch_of, micros
 from potstill.distill.extractive.losses import ce_sum, kd_sum
+from potstill.distill.outcome import Trained
+from potstill.distill.schedules import rate_factor
 from potstill.errors import TrainingError
 
 WEIGHTS, OPTIMIZER, STATE = "model.safetensors", "optimizer.safetensors", "state.json"
@@ -43,17 +45,6 @@ class Goal:
     ce_weight: float
     kd_weight: float
     temperature: float = 1.0
-
-
-@dataclass(frozen=True)
-class Trained:
-    """What a training came to. `tokens`: of the windows that were learned from."""
-
-    steps: int
-    tokens: int
-    stopped_early: bool
-    best_step: int
-    history: History
 
 
 @dataclass
@@ -202,7 +193,7 @@ class SpanTraining:
                 "Lower distill.learning_rate. The last good checkpoint is kept.",
             )
         rate = self.config.learning_rate * rate_factor(
-            number, len(self.plan), round(self.config.warmup_ratio * len(self.plan))
+            number, len(self.plan), round(self.config.warmup_ratio * len(self.plan)), "linear"
         )
         for group in self.optimizer.param_groups:
             group["lr"] = rate
@@ -282,10 +273,3 @@ class SpanTraining:
             found = load_file(checkpoint / WEIGHTS)
             for name, one in self.model.named_parameters():
                 one.copy_(found[name])
-
-
-def rate_factor(step: int, steps: int, warmup: int) -> float:
-    """Share of the highest learning rate at 0-based `step`: up, then straight down; never 0."""
-    if step < warmup:
-        return (step + 1) / (warmup + 1)
-    return (steps - step) / max(1, steps - warmup)

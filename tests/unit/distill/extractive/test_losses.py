@@ -16,7 +16,8 @@ from potstill.core.events import Emitter
 from potstill.distill.extractive.config import SpanDistillConfig
 from potstill.distill.extractive.lessons import Lesson, batch_of, lessons_of, micros, plan
 from potstill.distill.extractive.losses import ce_sum, kd_sum, log_places
-from potstill.distill.extractive.training import Goal, SpanTraining, rate_factor
+from potstill.distill.extractive.training import Goal, SpanTraining
+from potstill.distill.schedules import rate_factor
 from potstill.models.spans.marks import Marks
 from potstill.models.spans.model import load_span_model
 from potstill.models.spans.rows import SpanRow
@@ -176,7 +177,7 @@ def test_every_epoch_sees_each_window_once_in_another_order() -> None:
 
 
 def test_the_rate_goes_up_and_straight_down() -> None:
-    rates = [rate_factor(step, 10, 2) for step in range(10)]
+    rates = [rate_factor(step, 10, 2, "linear") for step in range(10)]
     assert max(rates) == rates[2] == 1.0
     assert rates[0] < rates[1] < rates[2]
     steps = [a - b for a, b in pairwise(rates[2:])]
