@@ -9,7 +9,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from potstill.core.stage import StageConfig
+from potstill.core.measuring import MeasuringConfig
 
 
 class Decoding(BaseModel):
@@ -31,12 +31,32 @@ class Decoding(BaseModel):
     )
 
 
-class EvaluateConfig(StageConfig):
+class HeldOutConfig(MeasuringConfig):
+    """What is measured on held-out examples, whatever the student does with them."""
+
+    teacher: str = Field("", description="Model reference of the teacher; filled by the recipe.")
+    max_examples: int | None = Field(
+        None,
+        ge=2,
+        description="Evaluate at most this many test rows, in the order of their ids; None: all.",
+    )
+    contamination_words: int = Field(
+        8,
+        ge=2,
+        le=64,
+        description="Length in words of the pieces of a test row that are looked for in the "
+        "training rows (the contamination audit).",
+    )
+    speed_rounds: int = Field(
+        3, ge=1, le=100, description="Times each model is timed, in turn; the median counts."
+    )
+
+
+class EvaluateConfig(HeldOutConfig):
     """How the student is compared with its teacher on held-out examples."""
 
     not_in_key: ClassVar[frozenset[str]] = frozenset({"projection_rows"})
 
-    teacher: str = Field("", description="Model reference of the teacher; filled by the recipe.")
     template: str = Field(
         "",
         description="Chat template (Jinja) that rows are put into instead of the models' own; the "
@@ -48,11 +68,6 @@ class EvaluateConfig(StageConfig):
         le=131_072,
         description="Longest example in tokens, answer included; longer ones are set aside and "
         "counted, never cut.",
-    )
-    max_examples: int | None = Field(
-        None,
-        ge=2,
-        description="Evaluate at most this many test rows, in the order of their ids; None: all.",
     )
     answer_tokens: int = Field(32, ge=1, le=4096, description="Longest generated answer in tokens.")
     decoding: Decoding = Field(Decoding(), description="How answers are chosen.")
@@ -70,22 +85,6 @@ class EvaluateConfig(StageConfig):
         ge=1,
         le=65_536,
         description="Positions whose full-vocabulary logits exist at once; bounds the memory.",
-    )
-    resamples: int = Field(
-        2000, ge=100, le=100_000, description="Bootstrap resamples behind each interval."
-    )
-    level: float = Field(
-        0.95, gt=0.5, lt=1.0, description="Coverage of the intervals, such as 0.95."
-    )
-    contamination_words: int = Field(
-        8,
-        ge=2,
-        le=64,
-        description="Length in words of the pieces of a test row that are looked for in the "
-        "training rows (the contamination audit).",
-    )
-    speed_rounds: int = Field(
-        3, ge=1, le=100, description="Times each model is timed, in turn; the median counts."
     )
     speed_tokens: int = Field(
         32, ge=2, le=4096, description="Tokens decoded in each timing, after the first."

@@ -9,12 +9,12 @@ from typing import Literal
 
 from pydantic import Field, field_validator
 
-from potstill.core.stage import StageConfig
+from potstill.core.measuring import MeasuringConfig
 
 Quantisation = Literal["q4_0", "q4_k_m", "q5_k_m", "q6_k", "q8_0", "bf16", "f32"]
 
 
-class ExportConfig(StageConfig):
+class ExportConfig(MeasuringConfig):
     """Which files are made of the student, and how far they may differ from it."""
 
     teacher: str = Field("", description="Model reference of the teacher; filled by the recipe.")
@@ -90,12 +90,6 @@ class ExportConfig(StageConfig):
         le=1,
         description="The same if its answers' F1 is lower than the teacher's by more than this, "
         "with the whole paired interval beyond it.",
-    )
-    resamples: int = Field(
-        2000, ge=100, le=100_000, description="Bootstrap resamples behind each interval."
-    )
-    level: float = Field(
-        0.95, gt=0.5, lt=1.0, description="Coverage of the intervals, such as 0.95."
     )
     speed_rounds: int = Field(
         3, ge=1, le=100, description="Times each file is timed; the median counts."

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from potstill.core.stage import StageConfig
+from potstill.core.measuring import MeasuringConfig
 
 
-class SpanExportConfig(StageConfig):
+class SpanExportConfig(MeasuringConfig):
     """How far the files of a student that marks answers may differ from it."""
 
     max_examples: int = Field(
@@ -31,12 +31,6 @@ class SpanExportConfig(StageConfig):
     int8_max_kl: float = Field(0.5, gt=0, description="The same bound for model-int8.onnx.")
     int8_min_agreement: float = Field(
         0.8, ge=0, le=1, description="The same bound for model-int8.onnx."
-    )
-    resamples: int = Field(
-        2000, ge=100, le=100_000, description="Bootstrap resamples behind each interval."
-    )
-    level: float = Field(
-        0.95, gt=0.5, lt=1.0, description="Coverage of the intervals, such as 0.95."
     )
     speed_rounds: int = Field(
         3, ge=1, le=100, description="Times each file is timed; the median counts."
