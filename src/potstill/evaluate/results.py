@@ -12,9 +12,16 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+import torch
+import transformers
+
+from potstill.core.files import read_records
+from potstill.core.machine import describe
 from potstill.evaluate.apart import SpanScores
+from potstill.evaluate.contamination import audit, summary
 from potstill.evaluate.fidelity import POSITIONS, FidelityScores
 from potstill.evaluate.marked import MarkScores
 from potstill.evaluate.metrics import (
@@ -26,6 +33,7 @@ from potstill.evaluate.metrics import (
 )
 from potstill.evaluate.power import paired_power
 from potstill.evaluate.scan import Held, ScoredAnswer
+from potstill.records import Example
 
 Scores = Mapping[str, Sequence[ExampleScores]]
 
@@ -62,6 +70,44 @@ def measured(
             "by_position": by_position(scores),
         }
         for name, scores in scored.items()
+    }
+
+
+def audited(
+    training: Path,
+    examples: Sequence[Example],
+    ids: Sequence[str],
+    scored: Scores,
+    words: int,
+    resampling: Resampling,
+) -> dict[str, Any]:
+    """The contamination audit; where rows were seen in training, the figures without them too.
+
+    ids: of the rows that were evaluated, in the scores' order. training: the file of the training
+    rows; nothing if there is none.
+    """
+    if not training.exists():
+        return {}
+    evaluated = set(ids)
+    rows = [example for example in examples if example.id in evaluated]
+    overlaps = audit(rows, read_records(training, Example), words)
+    found = summary(overlaps, words)
+    clean = [place for place, one in enumerate(overlaps) if not one.seen]
+    if 2 <= len(clean) < len(ids):
+        found["without"] = {
+            name: resampling.figures([scores[place] for place in clean])
+            for name, scores in scored.items()
+        }
+    return found
+
+
+def environment(threads: int) -> dict[str, Any]:
+    """The machine and the engines that figures were measured with."""
+    return {
+        **describe(),
+        "threads": threads,
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
     }
 
 

@@ -22,15 +22,20 @@ import torch
 import transformers
 
 from potstill.core.files import read_json, read_records, write_atomic, write_json, write_records
-from potstill.core.machine import describe
 from potstill.core.stage import Artifact, Context, Draft
 from potstill.errors import InputError
 from potstill.evaluate.config import EvaluateConfig
-from potstill.evaluate.contamination import audit, summary
 from potstill.evaluate.encode import Encoded, encode_examples
 from potstill.evaluate.forward import head_of
 from potstill.evaluate.metrics import ExampleScores
-from potstill.evaluate.results import Resampling, compared, measured, prediction
+from potstill.evaluate.results import (
+    Resampling,
+    audited,
+    compared,
+    environment,
+    measured,
+    prediction,
+)
 from potstill.evaluate.scan import Held, ScanSettings, ScoredAnswer, scan
 from potstill.evaluate.sources import Source, models_of
 from potstill.evaluate.speed import Speed, measure_speed
@@ -72,7 +77,14 @@ def run(
             "all the same."
         )
     results = _results(config, sources, held, scored, speeds, context)
-    results["contamination"] = _audit(config, inputs["curate"], examples, held, scored, context)
+    results["contamination"] = audited(
+        inputs["curate"].path("train.jsonl"),
+        examples,
+        [one.id for one in held],
+        _scores(scored),
+        config.contamination_words,
+        Resampling(context.seed, config.resamples, config.level),
+    )
     results["examples"] = {"evaluated": len(held), "too_long": len(too_long)}
     write_json(draft.data / "results.json", results)
     lines = [
@@ -95,32 +107,6 @@ def _examples(test_file: Path, limit: int | None) -> list[Example]:
             "Give more documents, or raise the share of rows that is kept for the test set.",
         )
     return rows[:limit]
-
-
-def _audit(
-    config: EvaluateConfig,
-    curate: Artifact,
-    examples: Sequence[Example],
-    held: Sequence[Held],
-    scored: Mapping[str, Sequence[ScoredAnswer]],
-    context: Context,
-) -> dict[str, Any]:
-    """The contamination audit; where rows were seen in training, the figures without them too."""
-    file = curate.path("train.jsonl")
-    if not file.exists():
-        return {}
-    evaluated = {one.id for one in held}
-    rows = [example for example in examples if example.id in evaluated]
-    overlaps = audit(rows, read_records(file, Example), config.contamination_words)
-    found = summary(overlaps, config.contamination_words)
-    clean = [place for place, one in enumerate(overlaps) if not one.seen]
-    if 2 <= len(clean) < len(held):
-        resampling = Resampling(context.seed, config.resamples, config.level)
-        found["without"] = {
-            name: resampling.figures([scores[place] for place in clean])
-            for name, scores in _scores(scored).items()
-        }
-    return found
 
 
 def _longest(config: EvaluateConfig, sources: Sequence[Source]) -> int:
@@ -263,12 +249,7 @@ def _results(
     return {
         "models": models,
         **compared(scores, resampling),
-        "machine": {
-            **describe(),
-            "threads": context.threads,
-            "torch": torch.__version__,
-            "transformers": transformers.__version__,
-        },
+        "machine": environment(context.threads),
         "settings": {
             "seed": context.seed,
             "level": config.level,

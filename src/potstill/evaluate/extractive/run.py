@@ -20,13 +20,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import transformers
 
 from potstill.core.files import read_json, read_records, write_atomic, write_json, write_records
-from potstill.core.machine import describe
 from potstill.core.stage import Artifact, Context, Draft
 from potstill.errors import InputError, ModelError
-from potstill.evaluate.contamination import audit, summary
 from potstill.evaluate.extractive.answering import (
     Answered,
     AnswerSpeed,
@@ -39,7 +36,14 @@ from potstill.evaluate.extractive.config import SpanEvaluateConfig
 from potstill.evaluate.extractive.scores import gold_of_row, nearness, scores_of
 from potstill.evaluate.marked import MarkScores
 from potstill.evaluate.metrics import KEPT_SCORES, ExampleScores
-from potstill.evaluate.results import Resampling, compared, measured, nearness_of
+from potstill.evaluate.results import (
+    Resampling,
+    audited,
+    compared,
+    environment,
+    measured,
+    nearness_of,
+)
 from potstill.evaluate.sources import STUDENTS, Source, referenced, weights_bytes
 from potstill.models.corrected import corrected
 from potstill.models.load import load_model, load_tokenizer
@@ -78,7 +82,14 @@ def run(
     near = _nearness(config, inputs, readers, rows, draft.work, context)
     scored = {name: scores_of(rows, said, near.get(name)) for name, said in answers.items()}
     results = _results(config, sources, rows, answers, scored, speeds, context)
-    results["contamination"] = _audit(config, inputs["curate"], examples, rows, scored, context)
+    results["contamination"] = audited(
+        inputs["curate"].path("train.jsonl"),
+        examples,
+        [row.id for row in rows],
+        scored,
+        config.contamination_words,
+        Resampling(context.seed, config.resamples, config.level),
+    )
     results["examples"] = {"evaluated": len(rows), "too_long": 0}
     write_json(draft.data / "results.json", results)
     lines = [
@@ -245,12 +256,7 @@ def _results(
         "task": "spans",
         "models": models,
         **compared(scored, resampling),
-        "machine": {
-            **describe(),
-            "threads": context.threads,
-            "torch": torch.__version__,
-            "transformers": transformers.__version__,
-        },
+        "machine": environment(context.threads),
         "settings": {
             "seed": context.seed,
             "level": config.level,
@@ -259,30 +265,6 @@ def _results(
             "no_answer_threshold": config.no_answer_threshold,
         },
     }
-
-
-def _audit(
-    config: SpanEvaluateConfig,
-    curate: Artifact,
-    examples: Sequence[Example],
-    rows: Sequence[SpanRow],
-    scored: Mapping[str, Sequence[ExampleScores]],
-    context: Context,
-) -> dict[str, Any]:
-    """The contamination audit; where rows were seen in training, the figures without them too."""
-    evaluated = {row.id for row in rows}
-    test = [example for example in examples if example.id in evaluated]
-    training = read_records(curate.path("train.jsonl"), Example)
-    overlaps = audit(test, training, config.contamination_words)
-    found = summary(overlaps, config.contamination_words)
-    clean = [place for place, one in enumerate(overlaps) if not one.seen]
-    if 2 <= len(clean) < len(rows):
-        resampling = Resampling(context.seed, config.resamples, config.level)
-        found["without"] = {
-            name: resampling.figures([scores[place] for place in clean])
-            for name, scores in scored.items()
-        }
-    return found
 
 
 def _prediction(row: SpanRow, name: str, said: Answered, scored: ExampleScores) -> dict[str, Any]:
