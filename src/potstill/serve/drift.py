@@ -27,7 +27,7 @@ DRAWS = 1999
 CELLS = 10
 HALF = 0.5
 """Added to each cell that holds anything, so that a logarithm of every share exists."""
-BLOCK = 4_000_000  # numbers that are in memory at once
+BLOCK = 500_000  # numbers that are looked at at once: other threads are never kept waiting long
 TIE = 1e-12  # what rounding may part
 
 
@@ -43,7 +43,7 @@ def squared_distances(a: Any, b: Any) -> Floats:
     """|a_i - b_j|^2, [rows of a, rows of b], never below zero."""
     a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
     found = (a * a).sum(1)[:, None] + (b * b).sum(1)[None, :] - 2 * a @ b.T
-    return np.maximum(found, 0.0)
+    return np.asarray(np.maximum(found, 0.0), np.float64)
 
 
 def median_bandwidth(rows: Any) -> float:
@@ -145,7 +145,7 @@ def quantile_cells(reference: Any, cells: int) -> NDArray[np.int64]:
     counts = np.asarray(reference, np.int64)
     below = np.cumsum(counts, axis=-1) - counts
     total = counts.sum(-1, keepdims=True)
-    return np.minimum(cells * below // np.maximum(total, 1), cells - 1)
+    return np.asarray(np.minimum(cells * below // np.maximum(total, 1), cells - 1), np.int64)
 
 
 def numbers_test(

@@ -128,6 +128,8 @@ class Server(uvicorn.Server):
         finally:
             await gateway.engine.stop()
             gateway.feedback.close()
+            if gateway.traffic is not None:
+                await asyncio.to_thread(gateway.traffic.close)
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:

@@ -187,9 +187,7 @@ class TrafficStore:
     def alerted(self, window: int, outcome: str) -> None:
         """Note what became of an alert."""
         with self._lock, self._errors():
-            self._database.execute(
-                "UPDATE window SET alerted = ? WHERE id = ?", (outcome, window)
-            )
+            self._database.execute("UPDATE window SET alerted = ? WHERE id = ?", (outcome, window))
 
     def dismiss(self, window: int) -> None:
         """Mark an alarm as false. Errors: UsageError if there is no such alarm."""
