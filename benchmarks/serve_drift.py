@@ -34,7 +34,6 @@ LEVEL = 0.01
 WITHIN = 300
 LONGEST = 100  # requests of a window
 PLACES = (0.2, 0.3, 0.5)  # of the traffic that changes
-DRAWS = 999
 
 
 @dataclass(frozen=True)
@@ -96,7 +95,7 @@ def clean_rate(pool: Pool, size: int, windows: int, seed: int) -> dict[str, int]
     for number in range(windows):
         random = np.random.default_rng([seed, size, number])
         trial = drawn(pool, random)
-        verdict = trial.reference.verdict(pool.sample(trial.clean[:size]), {}, LEVEL, number, DRAWS)
+        verdict = trial.reference.verdict(pool.sample(trial.clean[:size]), {}, LEVEL, number)
         counted["windows"] += 1
         counted["alarms"] += verdict.alarm
         counted["folk"] += any(
@@ -118,7 +117,7 @@ def found_after(
     live += [next(foreign) if one else next(clean) for one in changed]
     for end in range(size, len(live) + 1, step):
         window = pool.sample(live[end - size : end])
-        if end > before and trial.reference.verdict(window, {}, LEVEL, end, DRAWS).alarm:
+        if end > before and trial.reference.verdict(window, {}, LEVEL, end).alarm:
             return end - before
     return None
 

@@ -1,4 +1,4 @@
-"""The two-sample tests: against independent references, by hand, and by what they must always do."""
+"""The two-sample tests: against independent references, by hand, and by what must always hold."""
 
 from __future__ import annotations
 
@@ -134,7 +134,9 @@ p_values = st.dictionaries(st.text("abcdef", min_size=1), st.floats(0, 1), min_s
 
 
 @given(p_values, st.floats(0.001, 0.999))
-def test_holm_rejects_what_the_step_down_procedure_does(found: dict[str, float], level: float) -> None:
+def test_holm_rejects_what_the_step_down_procedure_does(
+    found: dict[str, float], level: float
+) -> None:
     adjusted = drift.holm(found)
     rejected, order = set(), sorted(found, key=lambda one: (found[one], one))
     for place, name in enumerate(order):  # the paper's own words
