@@ -158,6 +158,7 @@ class Work:
             self.variant,
             self.key.id,
             self.question,
+            self.retrieved,
             self.answer,
             written,
             sum(self.sureness) / len(self.sureness) if self.sureness else None,

@@ -22,6 +22,8 @@ POLICY = "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'"
 DRAWN = 200  # windows in the chart
 LISTED = 50  # alarms in the table
 WIDEST = 12  # cells of one signal's histogram
+COLOURS = (*(f"r-{place}" for place in range(6)), "m-other")
+"""One for each signal, of the page's style."""
 STATES = {
     "none": "No window is full yet.",
     "calm": "Live questions and answers are like those that the student was taught.",
@@ -124,7 +126,7 @@ def _chart(windows: list[dict[str, Any]], level: float) -> Markup:
     lines = [
         Line(
             SIGNALS[name],
-            f"r-{place % 6}",
+            COLOURS[place],
             [
                 (number, -math.log10(adjusted))
                 for number, window in enumerate(windows, 1)

@@ -31,7 +31,10 @@ CHAT = "/v1/chat/completions"
 
 @dataclass(frozen=True)
 class Seen:
-    """An answered request, with its words, which go no further than `Reading`."""
+    """An answered request, with its words, which go no further than `Reading`.
+
+    alone: the question is known to have no passage around it.
+    """
 
     response: str
     time: float
@@ -40,6 +43,7 @@ class Seen:
     variant: str
     key: str
     question: str
+    alone: bool
     answer: str
     answer_tokens: int
     confidence: float | None
@@ -160,7 +164,9 @@ class Watch:
         self._failing = True
 
     def _rows(self, seen: Sequence[Seen]) -> list[Row]:
-        asked = [self._reading.question(one.question) for one in seen]
+        asked = [
+            one.question if one.alone else self._reading.question(one.question) for one in seen
+        ]
         vectors: Any = [None] * len(seen)
         if self._reading.vectors is not None:
             found = self._reading.vectors(asked)
