@@ -22,12 +22,13 @@ from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
 import potstill
-from potstill import builtin, distill, errors, needs, outlook, project, service, tune
+from potstill import builtin, distill, drifting, errors, needs, outlook, project, service, tune
 from potstill.cli import app
 from potstill.distill import losses
 from potstill.evaluate import answer_scores, compare, judge, overlap, predictions
 from potstill.models.spans import decoding, reader
 from potstill.recipe import Recipe, SpanRecipe
+from potstill.serve import drift
 from potstill.serve.gateway import ServeConfig
 
 FOLDER = Path(__file__).parent.parent / "docs" / "reference"
@@ -40,6 +41,8 @@ BEFORE_A_RUN = {
     project: ["new_project", "Project"],
 }
 """What is known before anything is started or fetched."""
+DRIFT = ["Tested", "mmd_test", "median_bandwidth", "psi", "psi_test", "numbers_test", "holm"]
+"""The tests by themselves, for any two samples."""
 EVALUATION = {
     predictions: ["score_file", "score_answers"],
     answer_scores: ["Gold", "score_answer", "squad_v2"],
@@ -182,6 +185,10 @@ def python_page() -> str:
     lines += ["# `potstill.service`", "", (service.__doc__ or "").strip(), ""]
     lines += _names(service, ["serve_run"])
     lines += _section("potstill.serve.gateway.ServeConfig", ServeConfig, {})
+    lines += ["# `potstill.drifting`", "", (drifting.__doc__ or "").strip(), ""]
+    lines += _names(drifting, ["read_drift", "dismiss", "write_drift_page", "taught"])
+    lines += ["# `potstill.serve.drift`", "", (drift.__doc__ or "").strip(), ""]
+    lines += _names(drift, DRIFT)
     for module, names in EVALUATION.items():
         lines += [f"# `{module.__name__}`", "", (module.__doc__ or "").strip(), ""]
         lines += _names(module, names)
