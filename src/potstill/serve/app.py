@@ -25,6 +25,7 @@ from potstill.serve.gateway import Gateway
 from potstill.serve.guard import Guard
 from potstill.serve.openai_api import key_of, routes
 from potstill.serve.problems import ApiError, invalid, unavailable
+from potstill.serve.qa import qa_routes
 from potstill.serve.wire import FeedbackRequest
 
 LONGEST_NAME = 200
@@ -39,6 +40,7 @@ def application(gateway: Gateway) -> ASGIApp:
         redoc_url=None,
     )
     app.include_router(routes(gateway))
+    app.include_router(qa_routes(gateway))
     _own_routes(app, gateway)
     _error_objects(app)
     guarded: ASGIApp = Guard(app, gateway)
@@ -46,7 +48,7 @@ def application(gateway: Gateway) -> ASGIApp:
         guarded = CORSMiddleware(
             guarded,
             allow_origins=gateway.config.cors,
-            allow_methods=["GET", "POST"],
+            allow_methods=["GET", "POST", "DELETE"],
             allow_headers=["Authorization", "Content-Type"],
         )
     return guarded
@@ -111,6 +113,33 @@ def _own_routes(app: FastAPI, gateway: Gateway) -> None:
                 raise invalid(str(error), "name", "unusable_document") from error
         gateway.audit("document", key=key_of(request).id, **added.as_dict)
         return added.as_dict
+
+    @app.get("/v1/documents/{document}")
+    async def one_document(document: str) -> dict[str, Any]:
+        """A document that was added."""
+        found = gateway.corpus.document(document) if gateway.corpus else None
+        if found is None:
+            raise _no_document(document)
+        return found.as_dict
+
+    @app.delete("/v1/documents/{document}")
+    async def remove_document(document: str, request: Request) -> dict[str, Any]:
+        """Take a document that was added away: it is found no more."""
+        removed = await gateway.corpus.remove(document) if gateway.corpus else None
+        if removed is None:
+            raise _no_document(document)
+        told = {"id": removed.id, "object": "document.deleted", "deleted": True}
+        gateway.audit("document_removed", key=key_of(request).id, name=removed.name, id=removed.id)
+        return told
+
+
+def _no_document(document: str) -> ApiError:
+    return ApiError(
+        404,
+        f"There is no added document {document[:64]}; a run's own documents stay.",
+        "document_not_found",
+        "document",
+    )
 
 
 def _uploads(gateway: Gateway) -> Path:
