@@ -7,7 +7,6 @@ import json
 import math
 import os
 import signal
-import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -19,6 +18,7 @@ import openai
 import pytest
 from served import SECONDS, Served, plain_turn, served
 from span_models import export_tiny_spans, save_span_model
+from span_stand_in import StandIn
 
 from potstill import SpanReader
 from potstill.errors import ModelError
@@ -64,12 +64,6 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def engine(files: Path, name: str = "model.onnx", parallel: int = 2) -> SpanEngine:
     return SpanEngine(files / "safetensors", files / name, threads=2, parallel=parallel)
-
-
-class StandIn(SpanEngine):
-    """The engine's port over a worker without a model."""
-
-    command = (sys.executable, str(Path(__file__).parent.parent / "support" / "span_stand_in.py"))
 
 
 def stand_in(folder: Path, parallel: int = 2) -> StandIn:

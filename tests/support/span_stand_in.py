@@ -10,6 +10,14 @@ import json
 import sys
 from pathlib import Path
 
+from potstill.serve.span_engine import SpanEngine
+
+
+class StandIn(SpanEngine):
+    """The engine's port over this worker."""
+
+    command = (sys.executable, __file__)
+
 
 def say(line: dict[str, object]) -> None:
     sys.stdout.write(json.dumps(line) + "\n")
@@ -23,6 +31,8 @@ def main() -> None:
         asked = json.loads(line)
         if "cancel" in asked:
             (Path(job["folder"]) / "cancelled").write_text(str(asked["cancel"]))
+        elif not all(text.split() for text in (asked["question"], *asked["passages"])):
+            say({"id": asked["id"], "refused": "The question or the passage is empty."})
         elif "hang" not in asked["question"]:
             word = asked["passages"][0].split()[0]
             found = {"passage": 0, "tokens": 60 * len(asked["passages"]), "answer": word}

@@ -12,6 +12,7 @@ import json
 import re
 import secrets
 import time
+from collections.abc import Callable
 from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -37,10 +38,10 @@ LOCAL_NAMES = {"localhost", "127.0.0.1", "::1"}
 
 
 class Guard:
-    """Wraps the application."""
+    """Wraps the application. takes: whether a path takes the method of a request."""
 
-    def __init__(self, app: ASGIApp, gateway: Gateway) -> None:
-        self._app, self._gateway = app, gateway
+    def __init__(self, app: ASGIApp, gateway: Gateway, takes: Callable[[Scope], bool]) -> None:
+        self._app, self._gateway, self._takes = app, gateway, takes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request."""
@@ -89,8 +90,8 @@ class Guard:
 
     async def _body(self, scope: Scope, receive: Receive) -> bytes | None:
         """The whole body; None where the route reads it itself. Errors: ApiError."""
-        if scope["method"] != "POST":
-            return None
+        if scope["method"] != "POST" or not self._takes(scope):
+            return None  # what no route takes is refused without a look at it
         config, headers = self._gateway.config, _headers(scope)
         upload = scope["path"] == UPLOADS
         wanted = "application/octet-stream" if upload else "application/json"
