@@ -28,7 +28,7 @@ def serve(
     port: Annotated[int, typer.Option(min=0, max=65535, help="0: any free port.")] = 8000,
     file: Annotated[
         str | None,
-        typer.Option("--file", help="Which exported GGUF file, by name [default: the smallest]."),
+        typer.Option("--file", help="Which exported file, by name [default: the smallest]."),
     ] = None,
     keys: KeysOption = None,
     parallel: Annotated[int, typer.Option(min=1, max=256, help="Requests at once.")] = 8,
@@ -67,7 +67,8 @@ def serve(
     ] = False,
     project: ProjectOption = None,
 ) -> None:
-    """Serve the student of a finished run with OpenAI's API, until Ctrl-C or SIGTERM."""
+    """Serve the student of a finished run with OpenAI's API, until Ctrl-C or SIGTERM; one of task
+    spans answers at POST /v1/qa."""
     from pydantic import ValidationError
 
     from potstill.errors import UsageError

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -50,11 +50,12 @@ def serve_run(
 ) -> None:
     """Serve the student of a finished run until SIGTERM or Ctrl-C.
 
-    config: a `potstill.serve.gateway.ServeConfig`. file: which exported GGUF, by name; default:
-    the smallest. keys: the key file; default: keys.json of the run's project, in force as soon as
-    it holds a key. passages: answer MODEL:documents from the run's documents. encoder: a model
-    reference for searching by meaning too. engine: the base URL of another engine with OpenAI's
-    API, instead of llama.cpp; its key is read from POTSTILL_ENGINE_KEY. started: told the address.
+    config: a `potstill.serve.gateway.ServeConfig`. file: which exported file, by name (GGUF; ONNX
+    of a run of task spans); default: the smallest. keys: the key file; default: keys.json of the
+    run's project, in force as soon as it holds a key. passages: answer MODEL:documents, or a
+    question without a context, from the run's documents. encoder: a model reference for searching
+    by meaning too. engine: the base URL of another engine with OpenAI's API, instead of llama.cpp;
+    its key is read from POTSTILL_ENGINE_KEY. started: told the address.
     Errors: UsageError, StoreError, ModelError, MissingExtraError, before anything is loaded where
     that can be known.
     """
@@ -64,6 +65,8 @@ def serve_run(
     from potstill.serve.gateway import Gateway, ServeConfig
     from potstill.serve.monitor import Figures, Log
     from potstill.serve.server import is_loopback, listen, serve
+    from potstill.serve.span_engine import SpanEngine
+    from potstill.serve.tracing import tracing_from_environment
 
     config = config or ServeConfig()
     key_file = KeyFile(keys or project_of(this) / KEYS)
@@ -78,6 +81,9 @@ def serve_run(
             "Make one with: potstill keys add NAME",
         )
     log, figures = Log(), Figures()
+    student = _engine(this, config, file, engine, engine_model, log, figures.restarts.inc)
+    if isinstance(student, SpanEngine):  # it reads no more at once; the queue is the gateway's
+        config = config.model_copy(update={"parallel": student.at_once})
     folder = this.folder / "serve"
     with ExitStack() as held:
         held.enter_context(claimed(folder, f"The service of the run {this.folder.name}"))
@@ -86,7 +92,7 @@ def serve_run(
         gateway = Gateway(
             name=this.folder.name,
             config=config,
-            engine=_engine(this, config, file, engine, engine_model, log, figures.restarts.inc),
+            engine=student,
             folder=folder,
             keys=key_file if key_file.listed() else None,
             ask=_asked(this),
@@ -95,6 +101,7 @@ def serve_run(
             log=log,
             figures=figures,
             embedding_model=encoder,
+            tracing=tracing_from_environment(this.folder.name, log),
         )
         if passages:
             _open_library(gateway, this, encoder)
@@ -116,8 +123,12 @@ def _engine(
     on_crash: Callable[[], None],
 ) -> Engine:
     from potstill.serve.engine import EngineSizes, LocalEngine, RemoteEngine
+    from potstill.serve.span_engine import SpanEngine
 
+    spans = this.task == "spans"
     if address is not None:
+        if spans:
+            raise UsageError("--engine is for students that write; this one marks answers.")
         if file is not None:
             raise UsageError("--file and --engine exclude each other.")
         return RemoteEngine(address, model, os.environ.get(ENGINE_KEY), config.parallel)
@@ -128,6 +139,9 @@ def _engine(
         log(event, **fields)
 
     threads = config.threads or usable_cores()
+    if spans:
+        folder = this.folder / "export" / "safetensors"
+        return SpanEngine(folder, this.exported(file), threads, config.parallel, tell)
     sizes = EngineSizes(threads, config.parallel, config.context_tokens)
     return LocalEngine(this.exported(file), sizes, tell)
 
@@ -146,7 +160,13 @@ def _feedback(folder: Path) -> FeedbackStore:
 def _open_library(gateway: Gateway, this: Run, encoder: str | None) -> None:
     from potstill.serve.corpus import Corpus
 
-    chunks = read_records(this.artifact("ingest").path("chunks.jsonl"), Chunk)
+    ingest = this.artifact("ingest")
+    if this.task == "spans":  # what came with ready-made rows can be read too
+        from potstill.models.spans.rows import passages
+
+        chunks: Iterable[Chunk] = passages(ingest).values()
+    else:
+        chunks = read_records(ingest.path("chunks.jsonl"), Chunk)
     gateway.corpus = Corpus(chunks, gateway.folder / "documents", _reader(this), encoder)
 
 

@@ -23,6 +23,7 @@ from potstill.serve.feedback import FeedbackStore
 from potstill.serve.gateway import Gateway, ServeConfig
 from potstill.serve.monitor import Log
 from potstill.serve.server import Server, listen
+from potstill.serve.tracing import Tracing
 
 SECONDS = 60.0
 
@@ -69,6 +70,7 @@ def served(
     corpus: Corpus | None = None,
     embedding_model: str | None = None,
     ask: Callable[[str, str], str] = plain_turn,
+    tracing: Tracing | None = None,
 ) -> Iterator[Served]:
     """engine: a GGUF for llama.cpp, or an engine of the test's own."""
     config = config or ServeConfig(port=0, parallel=2, context_tokens=256, threads=1)
@@ -87,6 +89,7 @@ def served(
         corpus=corpus,
         embedding_model=embedding_model,
         log=Log(log),
+        tracing=tracing or Tracing(),
     )
     listening = listen(config)
     server = Server(gateway)

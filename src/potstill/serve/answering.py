@@ -22,6 +22,7 @@ from potstill.serve.gateway import Answered, Gateway
 from potstill.serve.limits import BYTES_A_TOKEN
 from potstill.serve.problems import ApiError, invalid, unavailable
 
+PREFIXES = {"chat.completion": "chatcmpl", "text_completion": "cmpl", "qa.answer": "qa"}
 COUNTED = ("prompt_tokens", "completion_tokens", "total_tokens")
 
 
@@ -50,8 +51,7 @@ class Work:
     first_token_seconds: float | None = None
 
     def __post_init__(self) -> None:
-        prefix = "chatcmpl" if self.kind == "chat.completion" else "cmpl"
-        self.id = f"{prefix}-{secrets.token_hex(12)}"
+        self.id = f"{PREFIXES[self.kind]}-{secrets.token_hex(12)}"
         self.created = int(time.time())
         most = self.gateway.engine.context_tokens
         if most is not None and self.body["max_tokens"] > most:
@@ -85,11 +85,14 @@ class Work:
         )
         try:
             arrived = time.monotonic()
-            entered = await gateway.gate.enter()
+            with gateway.tracing.part("queue"):
+                entered = await gateway.gate.enter()
             self.queued_seconds = entered - arrived
             try:
-                async for event in self._written(arrived):
-                    yield event
+                with gateway.tracing.part("engine") as span:
+                    async for event in self._written(arrived):
+                        yield event
+                    span.note(self.usage or {})
             finally:
                 gateway.gate.leave(entered)
         finally:
@@ -101,7 +104,7 @@ class Work:
         gateway, last = self.gateway, 0.0
         try:
             async with asyncio.timeout(gateway.config.deadline_seconds):
-                async for event in gateway.engine.upstream.events(self.path, self.body):
+                async for event in self._engine_events():
                     if event.get("usage"):
                         # Not how much was in the cache: that tells of other people's prompts.
                         self.usage = {name: int(event["usage"].get(name, 0)) for name in COUNTED}
@@ -122,6 +125,9 @@ class Work:
             self.id,
             Answered(self.key.id, self.model, self.messages, self.answer, self.citations or []),
         )
+
+    def _engine_events(self) -> AsyncIterator[dict[str, Any]]:
+        return self.gateway.engine.upstream.events(self.path, self.body)
 
     def _count(self) -> None:
         """The tokens that were used; estimated where an answer ended early or nobody said."""

@@ -21,6 +21,8 @@ from potstill.serve.feedback import FeedbackStore
 from potstill.serve.limits import Limiter
 from potstill.serve.monitor import Audit, Figures, Log
 from potstill.serve.problems import ApiError
+from potstill.serve.span_engine import SpanEngine
+from potstill.serve.tracing import Tracing
 
 DOCUMENTS = ":documents"
 """After the model's name: answer from the documents, with citations."""
@@ -127,6 +129,7 @@ class Gateway:
     mask: Callable[[str], str] = str
     log: Log = field(default_factory=Log)
     figures: Figures = field(default_factory=Figures)
+    tracing: Tracing = field(default_factory=Tracing)
     draining: bool = False
 
     def __post_init__(self) -> None:
@@ -148,7 +151,8 @@ class Gateway:
     @property
     def models(self) -> list[str]:
         """The names under which the student can be asked."""
-        return [self.name] if self.corpus is None else [self.name, self.name + DOCUMENTS]
+        alone = self.corpus is None or isinstance(self.engine, SpanEngine)
+        return [self.name] if alone else [self.name, self.name + DOCUMENTS]
 
     def check_model(self, model: str) -> None:
         """Errors: ApiError 404 names those that there are."""

@@ -154,7 +154,8 @@ async def _retrieve(gateway: Gateway, messages: list[dict[str, str]]) -> Any:
     if messages[-1]["role"] != "user":
         raise invalid("The last message has to be the user's question.", "messages")
     question = messages[-1]["content"]
-    passage = await gateway.corpus.search(question)
+    with gateway.tracing.part("retrieval"):
+        passage = await gateway.corpus.search(question)
     if passage is not None:
         messages[-1]["content"] = gateway.ask(passage.text, question)
     return passage

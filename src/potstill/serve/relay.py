@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
@@ -23,8 +24,15 @@ CLIENT_CLOSED = 499
 """Written into the log for a client that went away; nobody receives it."""
 
 
-async def answer(work: Work, receive: Receive, stream: bool, wants_usage: bool) -> Response:
-    """The response. Errors: ApiError if it is refused before its first event."""
+async def answer(
+    work: Work,
+    receive: Receive,
+    stream: bool,
+    wants_usage: bool,
+    shape: Callable[[Any, list[dict[str, Any]]], dict[str, Any]] = whole,
+) -> Response:
+    """The response; `shape`: of one that is not streamed. Errors: ApiError if it is refused before
+    its first event."""
     reading, handed_on = Reading(work), False
     gone = asyncio.create_task(_gone(receive))
     try:
@@ -36,7 +44,7 @@ async def answer(work: Work, receive: Receive, stream: bool, wants_usage: bool) 
             work.gateway.figures.abandoned.labels(work.model).inc()
             return Response(status_code=CLIENT_CLOSED)
         if not stream:
-            return JSONResponse(whole(work, reading.events))
+            return JSONResponse(shape(work, reading.events))
         handed_on = True
         return EventStream(reading, gone, work, wants_usage)
     finally:

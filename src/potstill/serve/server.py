@@ -128,6 +128,7 @@ class Server(uvicorn.Server):
         finally:
             await gateway.engine.stop()
             gateway.feedback.close()
+            gateway.tracing.close()
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:

@@ -16,6 +16,7 @@ MOST_MESSAGES = 1000
 MOST_STOPS = 16
 LONGEST_STOP = 1000
 MOST_TOKENS = 1_000_000
+MOST_PASSAGES = 32
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 
 
@@ -216,6 +217,32 @@ class EmbeddingRequest(Asked):
     def texts(self) -> list[str]:
         """What is to be embedded."""
         return [self.input] if isinstance(self.input, str) else list(self.input)
+
+
+class QaRequest(Asked):
+    """POST /v1/qa: a question to a student that marks answers in passages."""
+
+    question: str = Field(min_length=1, max_length=2000)
+    context: str | None = Field(
+        None, min_length=1, description="Where the answer is looked for; default: the documents."
+    )
+    model: str | None = Field(None, max_length=256)
+    top_k: int | None = Field(
+        None, ge=1, le=MOST_PASSAGES, description="Passages of the documents to read. Default 3."
+    )
+    no_answer_threshold: Finite | None = Field(
+        None,
+        description="How many nats likelier than the best span no answer must be to be given; "
+        "default: the student's own.",
+    )
+    user: str | None = Field(None, max_length=256)
+
+    @model_validator(mode="after")
+    def one_source(self) -> QaRequest:
+        """A context is read as it is."""
+        if self.context is not None and self.top_k is not None:
+            raise ValueError("top_k is about the documents; leave it out beside a context")
+        return self
 
 
 class FeedbackRequest(Asked):
