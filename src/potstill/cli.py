@@ -18,6 +18,7 @@ from potstill.cli_adapters import adapters_app
 from potstill.cli_ask import ask
 from potstill.cli_before import new, plan, recipes
 from potstill.cli_config import config_app
+from potstill.cli_drift import drift
 from potstill.cli_evaluate import compare_command, eval_command
 from potstill.cli_export import export, push
 from potstill.cli_monitoring import monitoring
@@ -56,6 +57,7 @@ app.command()(push)
 app.command()(serve)
 app.command()(feedback)
 app.command()(monitoring)
+app.command()(drift)
 app.add_typer(keys_app, name="keys")
 
 

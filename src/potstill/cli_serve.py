@@ -65,6 +65,22 @@ def serve(
     log_prompts: Annotated[
         bool, typer.Option("--log-prompts", help="Log prompts and answers, masked.")
     ] = False,
+    alert: Annotated[
+        str | None,
+        typer.Option(metavar="URL", help="Tell this address of drift, by a POST of JSON."),
+    ] = None,
+    confidence: Annotated[
+        bool, typer.Option("--confidence", help="Watch how sure answers are; costs some speed.")
+    ] = False,
+    drift_window: Annotated[
+        int, typer.Option(min=20, max=1000, help="Requests that are tested for drift at once.")
+    ] = 100,
+    drift_level: Annotated[
+        float, typer.Option(help="How likely a window without drift may raise an alarm.")
+    ] = 0.01,
+    traffic_rows: Annotated[
+        int, typer.Option(min=1000, help="Requests whose figures are kept; no words are.")
+    ] = 50_000,
     project: ProjectOption = None,
 ) -> None:
     """Serve the student of a finished run with OpenAI's API, until Ctrl-C or SIGTERM; one of task
@@ -90,6 +106,10 @@ def serve(
             drain_seconds=drain,
             cors=tuple(cors or ()),
             log_prompts=log_prompts,
+            confidence=confidence,
+            drift_window=drift_window,
+            drift_level=drift_level,
+            traffic_rows=traffic_rows,
         )
     except ValidationError as error:
         first = error.errors()[0]
@@ -110,6 +130,7 @@ def serve(
         encoder=encoder,
         engine=engine,
         engine_model=engine_model,
+        alert=alert,
         started=started,
     )
 

@@ -18,6 +18,7 @@ from potstill.core.extras import check_installed
 from potstill.core.files import read_records
 from potstill.core.machine import usable_cores
 from potstill.curate.personal import masked
+from potstill.drifting import open_watch
 from potstill.errors import InputError, UsageError
 from potstill.generate import PromptConfig, student_turn
 from potstill.ingest import IngestConfig
@@ -46,6 +47,7 @@ def serve_run(
     encoder: str | None = None,
     engine: str | None = None,
     engine_model: str = "",
+    alert: str | None = None,
     started: Callable[[str], None] | None = None,
 ) -> None:
     """Serve the student of a finished run until SIGTERM or Ctrl-C.
@@ -55,12 +57,14 @@ def serve_run(
     run's project, in force as soon as it holds a key. passages: answer MODEL:documents, or a
     question without a context, from the run's documents. encoder: a model reference for searching
     by meaning too. engine: the base URL of another engine with OpenAI's API, instead of llama.cpp;
-    its key is read from POTSTILL_ENGINE_KEY. started: told the address.
+    its key is read from POTSTILL_ENGINE_KEY. alert: an address that is told of drift, with the key
+    in POTSTILL_ALERT_KEY if there is one. started: told the address.
     Errors: UsageError, StoreError, ModelError, MissingExtraError, before anything is loaded where
     that can be known.
     """
-    for module in ("fastapi", "uvicorn", "prometheus_client", "httpx2"):
+    for module in ("fastapi", "uvicorn", "prometheus_client", "httpx2", "numpy", "jinja2"):
         check_installed(module, "Serving a student", "serve")
+    from potstill.serve.alerts import Alerts
     from potstill.serve.auth import KeyFile
     from potstill.serve.gateway import Gateway, ServeConfig
     from potstill.serve.monitor import Figures, Log
@@ -80,6 +84,7 @@ def serve_run(
             f"Listening at {config.host} needs an API key: others can reach that address.",
             "Make one with: potstill keys add NAME",
         )
+    alerts = Alerts(alert) if alert is not None else None
     log, figures = Log(), Figures()
     student = _engine(this, config, file, engine, engine_model, log, figures.restarts.inc)
     if isinstance(student, SpanEngine):  # it reads no more at once; the queue is the gateway's
@@ -105,6 +110,7 @@ def serve_run(
         )
         if passages:
             _open_library(gateway, this, encoder)
+        gateway.traffic = open_watch(this, gateway, alerts)
         serve(gateway, listening, started or (lambda address: None))
 
 

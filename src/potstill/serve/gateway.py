@@ -23,6 +23,7 @@ from potstill.serve.monitor import Audit, Figures, Log
 from potstill.serve.problems import ApiError
 from potstill.serve.span_engine import SpanEngine
 from potstill.serve.tracing import Tracing
+from potstill.serve.watch import Watch
 
 DOCUMENTS = ":documents"
 """After the model's name: answer from the documents, with citations."""
@@ -65,6 +66,21 @@ class ServeConfig(BaseModel):
     cors: tuple[str, ...] = Field((), description="Web origins whose pages may ask; none: no page.")
     log_prompts: bool = Field(
         False, description="Write prompts and answers into the log, personal data masked."
+    )
+    traffic_rows: int = Field(
+        50_000, ge=1000, description="Answered requests whose figures are kept; the newest."
+    )
+    drift_window: int = Field(
+        100,
+        ge=20,
+        le=1000,
+        description="Requests that are compared with the training rows at once.",
+    )
+    drift_level: float = Field(
+        0.01, gt=0, lt=0.5, description="How likely a window without drift may raise an alarm."
+    )
+    confidence: bool = Field(
+        False, description="Ask the engine for log-probabilities, to watch how sure answers are."
     )
 
 
@@ -126,6 +142,7 @@ class Gateway:
     feedback: FeedbackStore
     corpus: Corpus | None = None
     embedding_model: str | None = None
+    traffic: Watch | None = None
     mask: Callable[[str], str] = str
     log: Log = field(default_factory=Log)
     figures: Figures = field(default_factory=Figures)

@@ -239,7 +239,7 @@ def _sayable(body: bytes) -> bytes:
 
 
 def _scope_of(path: str) -> str:
-    if path == "/metrics":
+    if path in ("/metrics", "/drift"):
         return "metrics"
     if path.startswith("/v1/documents"):
         return "documents"

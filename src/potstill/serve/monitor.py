@@ -83,6 +83,19 @@ class Figures:
         self.queue = made("Gauge", "queue_depth", "Requests that wait.")
         self.ready = made("Gauge", "ready", "1 if the engine answers.")
         self.passages = made("Gauge", "passages", "Passages that can be found.")
+        signal = ("variant", "signal")
+        self.traffic_kept = made("Counter", "traffic_kept", "Requests whose figures were kept.")
+        self.traffic_lost = made("Counter", "traffic_lost", "Requests that were not.", ("reason",))
+        self.drift_windows = made(
+            "Counter", "drift_windows", "Windows compared.", ("variant", "outcome")
+        )
+        self.drift_alarm = made(
+            "Gauge", "drift_alarm", "1 if the newest window raised an alarm.", ("variant",)
+        )
+        self.drift_p = made("Gauge", "drift_p_value", "Of the newest window.", signal)
+        self.drift_psi = made("Gauge", "drift_psi", "Of the newest window.", signal)
+        self.drift_mmd = made("Gauge", "drift_mmd_squared", "Of the newest window.", signal)
+        self.alerts = made("Counter", "alerts", "Alerts by what became of them.", ("outcome",))
 
     def watch(self, gauge: Any, read: Callable[[], float]) -> None:
         """Read a gauge when it is asked for."""

@@ -62,6 +62,7 @@ def routes(gateway: Gateway) -> APIRouter:
             messages,
             retrieved,
             found,
+            asked.messages[-1].text,
         )
         request.state.work = work
         return await answer(work, request.receive, bool(asked.stream), asked.wants_usage)

@@ -129,6 +129,8 @@ class Server(uvicorn.Server):
             await gateway.engine.stop()
             gateway.feedback.close()
             gateway.tracing.close()
+            if gateway.traffic is not None:
+                await asyncio.to_thread(gateway.traffic.close)
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
