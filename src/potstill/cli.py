@@ -20,6 +20,7 @@ from potstill.cli_before import new, plan, recipes
 from potstill.cli_config import config_app
 from potstill.cli_evaluate import compare_command, eval_command
 from potstill.cli_export import export, push
+from potstill.cli_improve import improve, promote, rollback, versions
 from potstill.cli_options import (
     JsonOption,
     ProjectOption,
@@ -54,6 +55,10 @@ app.command()(export)
 app.command()(push)
 app.command()(serve)
 app.command()(feedback)
+app.command()(improve)
+app.command()(promote)
+app.command()(rollback)
+app.command()(versions)
 app.add_typer(keys_app, name="keys")
 
 

@@ -1,0 +1,29 @@
+"""The service learns again: feedback becomes rows, rows a candidate, and a gate says whether it is
+better than the student that serves.
+
+    from potstill import open_run
+    from potstill.improve import improve, promote, rollback
+
+    run = open_run("quickstart")
+    made = improve(run)
+    if made.gate["state"] == "passed":
+        promote(run, made.run.folder.name)
+
+In: a run and its feedback. Out: candidates, which are ordinary runs, and versions. Knows no HTTP.
+"""
+
+from potstill.improve.config import ImproveConfig
+from potstill.improve.promotion import promote, rollback
+from potstill.improve.run import Improved, Prepared, improve, prepare, serving_run, versions_of
+
+__all__ = [
+    "ImproveConfig",
+    "Improved",
+    "Prepared",
+    "improve",
+    "prepare",
+    "promote",
+    "rollback",
+    "serving_run",
+    "versions_of",
+]
