@@ -59,6 +59,15 @@ def serve(
     engine_model: Annotated[
         str, typer.Option(help="The model's name at that engine [default: its first].")
     ] = "",
+    candidate: Annotated[
+        str | None,
+        typer.Option(metavar="RUN", help="A candidate that gets a share of the requests."),
+    ] = None,
+    share: Annotated[float, typer.Option(help="The candidate's share, 0 to 1.")] = 0.1,
+    assign: Annotated[
+        str,
+        typer.Option(help="key: all requests of a key or a conversation alike; or request."),
+    ] = "key",
     cors: Annotated[
         list[str] | None, typer.Option(metavar="ORIGIN", help="A web origin that may ask.")
     ] = None,
@@ -109,6 +118,9 @@ def serve(
         encoder=encoder,
         engine=engine,
         engine_model=engine_model,
+        candidate=candidate,
+        share=share,
+        assign=assign,  # type: ignore[arg-type]  # checked there
         started=started,
     )
 

@@ -13,8 +13,8 @@ In: a run and its feedback. Out: candidates, which are ordinary runs, and versio
 """
 
 from potstill.improve.config import ImproveConfig
-from potstill.improve.promotion import promote, rollback
-from potstill.improve.run import Improved, Prepared, improve, prepare, serving_run, versions_of
+from potstill.improve.promotion import promote, rollback, version_run, versions_of
+from potstill.improve.run import Improved, Prepared, improve, prepare
 
 __all__ = [
     "ImproveConfig",
@@ -24,6 +24,6 @@ __all__ = [
     "prepare",
     "promote",
     "rollback",
-    "serving_run",
+    "version_run",
     "versions_of",
 ]

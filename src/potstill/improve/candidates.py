@@ -22,7 +22,6 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass

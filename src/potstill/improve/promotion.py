@@ -8,9 +8,20 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from potstill.improve.run import versions_of
 from potstill.pipeline import Run, open_run
-from potstill.serve.versions import Serving
+from potstill.serve.versions import Serving, Versions
+
+
+def versions_of(this: Run) -> Versions:
+    """The versions of a run's student."""
+    return Versions(this.folder / "serve", this.folder.resolve().name)
+
+
+def version_run(this: Run, serving: Serving) -> Run:
+    """The run whose student that version is. Errors: UsageError if it is gone."""
+    if serving.version == this.folder.resolve().name:
+        return this
+    return open_run(serving.version, Path(this.record["project"]))
 
 
 def promote(

@@ -24,6 +24,7 @@ from potstill.generate import PromptConfig, student_turn
 from potstill.improve import rows
 from potstill.improve.candidates import Gathered, gather
 from potstill.improve.config import ImproveConfig
+from potstill.improve.promotion import version_run, versions_of
 from potstill.improve.recipe import improved
 from potstill.models.corrected import corrected
 from potstill.models.spans.rows import REFUSAL, passages
@@ -31,7 +32,6 @@ from potstill.pipeline import Run, Watcher
 from potstill.recipe import Recipe
 from potstill.records import Example
 from potstill.serve.feedback import read_feedback
-from potstill.serve.versions import Serving, Versions
 
 FOLDER = "improve"
 """In a candidate's run folder: its rows, about.json, recipe.yaml."""
@@ -59,19 +59,6 @@ class Improved:
     run: Run
     prepared: Prepared
     gate: Mapping[str, Any]
-
-
-def versions_of(this: Run) -> Versions:
-    """The versions of a run's student."""
-    return Versions(this.folder / "serve", this.folder.resolve().name)
-
-
-def serving_run(this: Run) -> tuple[Run, Serving]:
-    """The run whose student serves a run now. Errors: UsageError if it is gone."""
-    serving = versions_of(this).current()
-    if serving.version == versions_of(this).name:
-        return this, serving
-    return pipeline.open_run(serving.version, Path(this.record["project"])), serving
 
 
 def improve(
@@ -138,7 +125,8 @@ def prepare(
     name = name or _next_name(this, project)
     _check_name(this, name, project)
     folder = project / "runs" / name / FOLDER
-    parent, serving = serving_run(this)
+    serving = versions_of(this).current()
+    parent = version_run(this, serving)
     about = _about(folder)
     settings = config.model_dump(mode="json")
     if about is None or (about["settings"], about["origin"]) != (settings, serving.version):

@@ -48,6 +48,15 @@ class Work:
     usage: dict[str, int] | None = None
     queued_seconds: float = 0.0
     first_token_seconds: float | None = None
+    conversation: str = ""
+    """What its first user turn says: what an assignment without keys is by."""
+    assigned: str = ""
+    variant: str = ""
+    """The versions that it was given to, and that answered it."""
+    unit: str = ""
+    """What is assigned as one; "" without a candidate."""
+    candidate: str = ""
+    """The candidate that there was when it came."""
 
     def __post_init__(self) -> None:
         prefix = "chatcmpl" if self.kind == "chat.completion" else "cmpl"
@@ -60,7 +69,11 @@ class Work:
                 f"for {most}.",
                 "max_tokens",
             )
-        self.body["model"] = self.gateway.engine.model
+        lanes = self.gateway.lanes
+        if (canary := lanes.canary) is not None:
+            self.unit = canary.unit(self.key.id, self.conversation, self.id)
+            self.candidate = canary.lane.version
+        self.assigned = lanes.assign(self.unit)
 
     @property
     def answer(self) -> str:
@@ -83,17 +96,22 @@ class Work:
         lease = gateway.limiter.admit(
             self.key.id, self.key.limits, prompt + self.body["max_tokens"]
         )
+        arrived, outcome = time.monotonic(), "abandoned"
         try:
-            arrived = time.monotonic()
             entered = await gateway.gate.enter()
             self.queued_seconds = entered - arrived
             try:
                 async for event in self._written(arrived):
                     yield event
+                outcome = "ok"
+            except ApiError as error:
+                outcome = error.code or str(error.status)
+                raise
             finally:
                 gateway.gate.leave(entered)
         finally:
             self._count()
+            gateway.trial.note(self, outcome, time.monotonic() - arrived)
             assert self.usage is not None
             lease.settle(self.usage["total_tokens"])
 
@@ -101,7 +119,7 @@ class Work:
         gateway, last = self.gateway, 0.0
         try:
             async with asyncio.timeout(gateway.config.deadline_seconds):
-                async for event in gateway.engine.upstream.events(self.path, self.body):
+                async for event in gateway.lanes.events(self):
                     if event.get("usage"):
                         # Not how much was in the cache: that tells of other people's prompts.
                         self.usage = {name: int(event["usage"].get(name, 0)) for name in COUNTED}
@@ -120,7 +138,14 @@ class Work:
         self._observe(last - arrived)
         gateway.memory.keep(
             self.id,
-            Answered(self.key.id, self.model, self.messages, self.answer, self.citations or []),
+            Answered(
+                self.key.id,
+                self.model,
+                self.messages,
+                self.answer,
+                self.citations or [],
+                self.variant,
+            ),
         )
 
     def _count(self) -> None:
