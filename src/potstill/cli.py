@@ -20,7 +20,7 @@ from potstill.cli_before import new, plan, recipes
 from potstill.cli_config import config_app
 from potstill.cli_evaluate import compare_command, eval_command
 from potstill.cli_export import export, push
-from potstill.cli_improve import improve, promote, rollback, versions
+from potstill.cli_improve import ab, improve, promote, rollback, versions
 from potstill.cli_options import (
     JsonOption,
     ProjectOption,
@@ -59,6 +59,7 @@ app.command()(improve)
 app.command()(promote)
 app.command()(rollback)
 app.command()(versions)
+app.command()(ab)
 app.add_typer(keys_app, name="keys")
 
 

@@ -1,7 +1,7 @@
-"""The commands of the feedback loop: `improve`, `promote`, `rollback`, `versions`.
+"""The commands of the feedback loop: `improve`, `promote`, `rollback`, `versions`, `ab`.
 
 In: a run's name and options. Out: candidates, tables of the gate, what serves. Thin: the work is
-`improve/`, `evaluate/gate.py` and `serve/versions.py`.
+`improve/`, `evaluate/gate.py`, `evaluate/trials.py` and `serve/versions.py`.
 """
 
 from __future__ import annotations
@@ -254,3 +254,58 @@ def _version_row(name: str, state: Mapping[str, Any]) -> list[str]:
         str(last.get("by", "")),
         note,
     ]
+
+
+def ab(
+    run_name: RunArgument,
+    candidate: Annotated[
+        str | None, typer.Argument(help="The candidate [default: the last that got a share].")
+    ] = None,
+    as_json: JsonOption = False,
+    project: ProjectOption = None,
+) -> None:
+    """Compare a candidate with the version that serves, by votes and on live traffic."""
+    from potstill import display
+    from potstill.improve import compare_traffic
+    from potstill.pipeline import open_run
+
+    found = compare_traffic(open_run(run_name, project), candidate)
+    if as_json:
+        print_json(found)
+        return
+    votes, sides = found["votes"], ("current", "candidate")
+    rows = [
+        ["requests", *(str(found["requests"][found[side]]) for side in sides), "", ""],
+        ["thumbs up", *(f"{votes[side]['up']} of {votes[side]['all']}" for side in sides),
+         _between(votes["difference"], 100, " points"), votes["outcome"]],
+    ]  # fmt: skip
+    for name, (title, scale, unit) in FIGURES.items():
+        if name in found["figures"]:
+            one = found["figures"][name]
+            cells = (f"{scale * one[side]['value']:.3g}{unit}" for side in sides)
+            rows.append([title, *cells, _between(one["difference"], scale, unit), one["outcome"]])
+    console = out()
+    titles = ("", found["current"], found["candidate"], "difference", "candidate is")
+    console.print(display.table(titles, rows))
+    console.print()
+    if votes["p"] is not None:
+        console.print(f"Fisher's exact test of the votes: p = {votes['p']:.3g}.", highlight=False)
+    for sentence in found["said"]:
+        console.print(sentence, highlight=False, soft_wrap=True)
+
+
+FIGURES = {
+    "first_token_seconds": ("first token", 1000, " ms"),
+    "seconds": ("whole answer", 1000, " ms"),
+    "completion_tokens": ("tokens of an answer", 1, ""),
+    "refused": ("refusals", 100, "%"),
+    "failed": ("failures", 100, "%"),
+}
+"""Figure -> its name, scale and unit."""
+
+
+def _between(difference: Mapping[str, Any] | None, scale: float, unit: str) -> str:
+    if difference is None:
+        return ""
+    value, low, high = (f"{scale * difference[part]:+.3g}" for part in ("value", "low", "high"))
+    return f"{value}{unit}, {low} to {high}"

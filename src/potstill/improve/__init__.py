@@ -15,11 +15,13 @@ In: a run and its feedback. Out: candidates, which are ordinary runs, and versio
 from potstill.improve.config import ImproveConfig
 from potstill.improve.promotion import promote, rollback, version_run, versions_of
 from potstill.improve.run import Improved, Prepared, improve, prepare
+from potstill.improve.trial import compare_traffic
 
 __all__ = [
     "ImproveConfig",
     "Improved",
     "Prepared",
+    "compare_traffic",
     "improve",
     "prepare",
     "promote",
