@@ -115,10 +115,17 @@ def _own_routes(app: FastAPI, gateway: Gateway) -> None:
             messages=answered.messages,
             answer=answered.answer,
             citations=answered.citations,
+            variant=answered.variant,
             **said.model_dump(),
         )
+        gateway.figures.variant_feedback.labels(answered.variant, said.thumb or "none").inc()
         await asyncio.to_thread(
-            gateway.audit, "feedback", key=key.id, feedback=identity, response=said.response
+            gateway.audit,
+            "feedback",
+            key=key.id,
+            feedback=identity,
+            response=said.response,
+            variant=answered.variant,
         )
         return {"id": identity, "object": "feedback", "response": said.response}
 

@@ -78,6 +78,23 @@ class Figures:
         )
         self.tokens = made("Counter", "tokens", "Tokens read and written.", ("model", "kind"))
         self.abandoned = made("Counter", "abandoned", "Answers whose client went away.", model)
+        self.variant_requests = made(
+            "Counter", "variant_requests", "Requests by version.", ("variant", "outcome")
+        )
+        self.variant_tokens = made(
+            "Counter", "variant_tokens", "Tokens by version.", ("variant", "kind")
+        )
+        self.variant_first_token = made(
+            "Histogram",
+            "variant_time_to_first_token_seconds",
+            "By version, the queue included.",
+            ("variant",),
+            buckets=SECONDS,
+        )
+        self.variant_feedback = made(
+            "Counter", "variant_feedback", "Feedback by version.", ("variant", "thumb")
+        )
+        self.candidate_ready = made("Gauge", "candidate_ready", "1 if a candidate takes requests.")
         self.restarts = made("Counter", "engine_restarts", "Times the engine ended by itself.")
         self.in_flight = made("Gauge", "in_flight", "Requests that the engine works on.")
         self.queue = made("Gauge", "queue_depth", "Requests that wait.")
