@@ -18,6 +18,7 @@ from potstill.core.claims import claimed
 from potstill.core.extras import check_installed
 from potstill.core.files import read_records
 from potstill.core.machine import usable_cores
+from potstill.core.refusals import says_nothing
 from potstill.curate.personal import masked
 from potstill.drifting import open_watch
 from potstill.errors import InputError, UsageError
@@ -81,43 +82,43 @@ def serve_run(
     from potstill.serve.span_engine import SpanEngine
     from potstill.serve.tracing import tracing_from_environment
 
-    config = config or ServeConfig()
+    settings = config or ServeConfig()
     key_file = KeyFile(keys or project_of(this) / KEYS)
     live = [one for one in key_file.listed() if not one.revoked]
     if keys is not None and not live:
         raise UsageError(
             f"The key file {keys} holds no live key.", "Make one with: potstill keys add NAME"
         )
-    if not is_loopback(config.host) and not live:
+    if not is_loopback(settings.host) and not live:
         raise UsageError(
-            f"Listening at {config.host} needs an API key: others can reach that address.",
+            f"Listening at {settings.host} needs an API key: others can reach that address.",
             "Make one with: potstill keys add NAME",
         )
     alerts = Alerts(alert) if alert is not None else None
     log, figures = Log(), Figures()
     folder = this.folder / "serve"
     serving = versions_of(this).current()
-    canary = _canary(this, config, candidate, share, assign, engine, serving.version, log)
+    canary = _canary(this, settings, candidate, share, assign, engine, serving.version, log)
 
     def opened(version: Serving) -> Engine:
         run, chosen = version_run(this, version), file or version.file or None
-        return _engine(run, config, chosen, None, "", log, figures.restarts.inc)
+        return _engine(run, settings, chosen, None, "", log, figures.restarts.inc)
 
     one = (
         opened(serving)
         if engine is None
-        else _engine(this, config, file, engine, engine_model, log, figures.restarts.inc)
+        else _engine(this, settings, file, engine, engine_model, log, figures.restarts.inc)
     )
     if isinstance(one, SpanEngine):  # it reads no more at once; the queue is the gateway's
-        config = config.model_copy(update={"parallel": one.at_once})
+        settings = settings.model_copy(update={"parallel": one.at_once})
     swaps = engine is None and file is None  # what was chosen by hand is not changed behind it
     with ExitStack() as held:
         held.enter_context(claimed(folder, f"The service of the run {this.folder.name}"))
-        listening = held.enter_context(listen(config))
+        listening = held.enter_context(listen(settings))
         shutil.rmtree(folder / "uploads", ignore_errors=True)  # what a killed service left half
         gateway = Gateway(
             name=this.folder.name,
-            config=config,
+            config=settings,
             engine=one,
             folder=folder,
             keys=key_file if key_file.listed() else None,
@@ -208,10 +209,8 @@ def _engine(
 
 def _declines(this: Run) -> Callable[[str], bool]:
     """Whether an answer declines, in English or in the words of the run's rows."""
-    from potstill.evaluate.answer_scores import REFUSAL, Gold, declines
-
-    own = Gold("", (str(this.record["recipe"]["ingest"]["rows"]["refusal"]),), REFUSAL)
-    return lambda answer: declines(answer, own)
+    own = (str(this.record["recipe"]["ingest"]["rows"]["refusal"]),)
+    return lambda answer: says_nothing(answer, own)
 
 
 def _asked(this: Run) -> Callable[[str, str], str]:
