@@ -12,6 +12,7 @@ from typing import Any
 
 import httpx2
 import pytest
+from pydantic import ValidationError
 from served import SECONDS, Served, served
 from span_stand_in import StandIn
 
@@ -20,6 +21,7 @@ from potstill.serve.auth import SCOPES, KeyFile
 from potstill.serve.corpus import Corpus
 from potstill.serve.gateway import ServeConfig
 from potstill.serve.limits import KeyLimits
+from potstill.serve.wire import CompletionRequest
 
 TEXT = "The boiler of unit 7 holds 1250 litres."
 NOT_CHECKED = "positive_data_acceptance"
@@ -131,6 +133,7 @@ def test_the_document_names_every_route_its_errors_and_its_models(service: Serve
         ("OPTIONS", "/v1/documents/x", 405, "DELETE, GET"),
         ("DELETE", "/v1/qa", 405, "POST"),
         ("POST", "/v1/nowhere", 404, None),
+        ("GET", "/v1/models/", 404, None),
     ],
 )
 def test_a_wrong_method_is_told_the_right_ones(
@@ -139,3 +142,10 @@ def test_a_wrong_method_is_told_the_right_ones(
     answer = httpx2.request(method, f"{service.address}{path}", trust_env=False)
     assert (answer.status_code, answer.headers.get("allow")) == (status, allowed)
     assert set(answer.json()["error"]) == {"message", "type", "param", "code"}
+
+
+@pytest.mark.parametrize("field", [{"echo": 0}, {"echo": True}, {"best_of": True}, {"n": True}])
+def test_what_python_takes_for_the_same_is_not_the_same(field: dict[str, Any]) -> None:
+    CompletionRequest.model_validate({"model": "a", "prompt": "b", "echo": False, "n": 1})
+    with pytest.raises(ValidationError):
+        CompletionRequest.model_validate({"model": "a", "prompt": "b", **field})

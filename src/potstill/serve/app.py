@@ -43,6 +43,7 @@ def application(gateway: Gateway) -> ASGIApp:
         version=__version__,
         docs_url=None,
         redoc_url=None,
+        redirect_slashes=False,  # to the address that the client believes in; it is told nothing
     )
     app.include_router(routes(gateway))
     app.include_router(qa_routes(gateway))

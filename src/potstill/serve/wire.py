@@ -9,7 +9,15 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    WithJsonSchema,
+    field_validator,
+    model_validator,
+)
 
 TOP_K = 128  # as the student was measured: draws are among this many likeliest tokens
 MOST_MESSAGES = 1000
@@ -17,7 +25,18 @@ MOST_STOPS = 16
 LONGEST_STOP = 1000
 MOST_TOKENS = 1_000_000
 MOST_PASSAGES = 32
+# Not Literal[1] and Literal[False]: to Python True is 1 and 0 is False, to JSON they are not.
+One = Annotated[int, Field(ge=1, le=1)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
+
+
+def _not_yes(value: bool) -> bool:
+    if value:
+        raise ValueError("only false is supported")
+    return value
+
+
+No = Annotated[bool, AfterValidator(_not_yes), WithJsonSchema({"type": "boolean", "const": False})]
 
 
 class Asked(BaseModel):
@@ -88,7 +107,7 @@ class Sampling(Asked):
     """What chat and plain completions have in common."""
 
     model: str = Field(max_length=256)
-    n: Literal[1] | None = None
+    n: One | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     max_tokens: int | None = Field(None, ge=1, le=MOST_TOKENS)
@@ -180,8 +199,8 @@ class CompletionRequest(Sampling):
 
     prompt: str | list[str]
     logprobs: int | None = Field(None, ge=0, le=5)
-    echo: Literal[False] | None = None
-    best_of: Literal[1] | None = None
+    echo: No | None = None
+    best_of: One | None = None
 
     @field_validator("prompt")
     @classmethod
