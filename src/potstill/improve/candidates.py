@@ -160,12 +160,6 @@ def _place(answer: str, passage: str) -> Span | None:
     return Span(start=found.start(), end=found.end()) if found else None
 
 
-def _place(answer: str, passage: str) -> Span | None:
-    """Where the answer first stands in the passage as words of their own: 12 is not in 1250."""
-    found = re.search(rf"(?<!\w){re.escape(answer)}(?!\w)", passage)
-    return Span(start=found.start(), end=found.end()) if found else None
-
-
 def _passage(citations: Any) -> Chunk | None:
     """The first passage that the answer was from."""
     if not citations or not str(citations[0].get("text", "")).strip():
