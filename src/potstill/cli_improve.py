@@ -165,6 +165,13 @@ def show_gate(name: str, gate: Mapping[str, Any]) -> None:
     console.print(f"Gate     {name}: {STATES[gate['state']]}", highlight=False)
     for reason in gate["reasons"]:
         console.print(f"         {escape(reason)}", highlight=False, soft_wrap=True)
+    if gate.get("tries", 1) > 1:
+        console.print(
+            f"         try {gate['tries']} on the same held-out rows: the more tries, the likelier "
+            "one passes by chance",
+            highlight=False,
+            soft_wrap=True,
+        )
 
 
 def promote(

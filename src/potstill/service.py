@@ -170,7 +170,8 @@ def _canary(
     name = run.folder.resolve().name
     if name == current:
         raise UsageError(f"{name} serves already: it is no candidate beside itself.")
-    lane = Lane(name, _engine(run, config, None, None, "", log, lambda: None))
+    one = _engine(run, config, None, None, "", log, lambda: None)
+    lane = Lane(name, one, "" if run.task == "spans" else run.exported().name)
     return Canary(lane, share, assign, int(this.record["seed"]))
 
 

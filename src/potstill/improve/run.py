@@ -86,11 +86,23 @@ def improve(
     project = Path(this.record["project"])
     run = pipeline.run(prepared.recipe, project, threads=threads, watch=watch, anyway=anyway)
     verdict = judged(run, prepared.about, metric)
+    verdict["tries"] = 1 + len(_earlier(this, prepared))
     export = run.record["stages"]["export"]["key"]
     versions_of(this).add_candidate(
         prepared.name, origin=prepared.origin, export=export, gate=verdict
     )
     return Improved(run, prepared, verdict)
+
+
+def _earlier(this: Run, prepared: Prepared) -> list[str]:
+    """Candidates that were judged against the same version before, by some of the same target."""
+    project, target = Path(this.record["project"]), set(prepared.about["target"])
+    found = []
+    for name, one in versions_of(this).read()["candidates"].items():
+        about = _about(project / "runs" / name / FOLDER)
+        if name != prepared.name and one["from"] == prepared.origin and about:
+            found += [name] if target & set(about["target"]) else []
+    return found
 
 
 def judged(run: Run, about: Mapping[str, Any], metric: str = "f1") -> dict[str, Any]:

@@ -42,10 +42,12 @@ class Asked(Protocol):
 
 @dataclass
 class Lane:
-    """A version and its engine. busy: requests that it works on."""
+    """A version and its engine. file: which exported file it has loaded; "": the run's default.
+    busy: requests that it works on."""
 
     version: str
     engine: Engine
+    file: str = ""
     busy: int = 0
 
 
@@ -155,10 +157,13 @@ class Lanes:
         """Let another version serve from now on. Where it cannot be, the one that serves stays."""
         canary, before = self.canary, self.current
         try:
-            if canary is not None and canary.lane.version == serving.version:
+            if canary is not None and (canary.lane.version, canary.lane.file) == (
+                serving.version,
+                serving.file,
+            ):
                 lane, self.canary = canary.lane, None
             else:
-                lane = Lane(serving.version, open_version(serving))
+                lane = Lane(serving.version, open_version(serving), serving.file)
                 try:
                     await lane.engine.start()
                 except BaseException:
@@ -171,6 +176,9 @@ class Lanes:
         self._switched(lane)
         self._tell("version_taken", version=lane.version, before=before.version)
         self._leave(before)
+        if self.canary is not None and self.canary.lane.version == lane.version:
+            self._leave(self.canary.lane)  # another file of the same version
+            self.canary = None
 
     def _leave(self, lane: Lane) -> None:
         task = asyncio.create_task(self._end(lane))

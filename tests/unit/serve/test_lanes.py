@@ -228,4 +228,14 @@ def test_a_promoted_candidate_serves_with_the_engine_that_it_has() -> None:
         await one.stop()
         assert candidate.stops == 1
 
+        candidate = Says("new")
+        one, _, _ = lanes(candidate)
+        await one.start()
+        await one.take(Serving("new", "other.gguf"), lambda serving: engine(Says("other")))
+        assert (one.current.version, one.current.file, one.canary) == ("new", "other.gguf", None)
+        assert await read(one, Asked("new")) == ["other"] * 3
+        await asyncio.sleep(0.1)
+        assert candidate.stops == 1
+        await one.stop()
+
     asyncio.run(go())
