@@ -31,6 +31,7 @@ from potstill.cli_options import (
     print_json,
 )
 from potstill.cli_serve import feedback, keys_app, serve
+from potstill.cli_studio import studio
 from potstill.errors import PotstillError, StoreError, UsageError
 
 STOPPED = 130  # what typer makes of Ctrl-C, without a word
@@ -54,6 +55,7 @@ app.command()(export)
 app.command()(push)
 app.command()(serve)
 app.command()(feedback)
+app.command()(studio)
 app.add_typer(keys_app, name="keys")
 
 

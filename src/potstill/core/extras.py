@@ -50,6 +50,12 @@ EXTRAS: dict[str, dict[str, str]] = {
         "prometheus_client": "prometheus-client",
         "httpx2": "httpx2",
     },
+    "studio": {
+        "fastapi": "fastapi",
+        "uvicorn": "uvicorn",
+        "jinja2": "jinja2",
+        "httpx2": "httpx2",
+    },
     "curate": {
         "rensa": "rensa",
         "numpy": "numpy",
