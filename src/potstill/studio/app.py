@@ -6,6 +6,7 @@ In: a studio. Out: an ASGI application. Knows no port and no process.
 from __future__ import annotations
 
 from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import FileResponse, HTMLResponse, Response
 from starlette.types import ASGIApp
@@ -64,6 +65,13 @@ def _problems(app: FastAPI, studio: Studio) -> None:
     async def foreseen(request: Request, error: Exception) -> Response:
         assert isinstance(error, PotstillError)
         return say(request, 404 if type(error) is UsageError else 400, error.message, error.hint)
+
+    @app.exception_handler(RequestValidationError)
+    async def not_valid(request: Request, error: Exception) -> Response:
+        assert isinstance(error, RequestValidationError)
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"][1:])[:80]
+        return say(request, 422, f"{place or 'What was sent'}: {str(first['msg'])[:200]}.", "")
 
     @app.exception_handler(HTTPException)
     async def framework(request: Request, error: Exception) -> Response:

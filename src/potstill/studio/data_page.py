@@ -26,7 +26,8 @@ from potstill.studio.session import Studio
 
 A_PAGE = 50
 LONGEST_SHOWN = 300
-SPLITS = ("train", "validation", "test")
+PLAIN_ROW: dict[str, Any] = {"question": "", "options": (), "reasoning": "", "turns": ()}
+"""What a rejected thing, which may be any part of a row, lacks."""
 PLACES: tuple[tuple[str, str, str, str, re.Pattern[bytes]], ...] = (
     ("train", "train", "curate", "train.jsonl", KIND),
     ("validation", "validation", "curate", "validation.jsonl", KIND),
@@ -185,14 +186,14 @@ def _detail(studio: Studio, view: RunView, part: Part, row: dict[str, Any]) -> s
     answers = [str(one) for one in inner.get("answers") or ()]
     return fragment(
         "row.html.j2",
-        row=inner,
+        row=PLAIN_ROW | inner,
         rejected=rejected,
         stage=part.stage,
         reason=str(row.get("reason", "")),
         why=REASONS.get(str(row.get("reason", "")), ""),
         detail=str(row.get("detail", "")),
         answers=answers,
-        origin=origin,
+        origin={"teacher": "", "prompt": "", "variant": ""} | origin,
         chunk=chunk,
         pieces=marked(str(chunk["text"]), origin.get("span"), answers) if chunk else [],
         left=_left(inner),

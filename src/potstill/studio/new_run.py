@@ -8,6 +8,7 @@ field of it at a time. Knows neither files nor stages.
 from __future__ import annotations
 
 import copy
+from functools import cache
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -33,6 +34,8 @@ from potstill.studio.uploads import LARGEST_UPLOAD, accepted, files_of
 SOURCES = ("ingest", "sources")
 SAMPLE = "sample:"
 OWN = "recipe.yaml"
+BESIDE = frozenset({"seconds", "memory_bytes", "disk_bytes"})
+"""Costs that the plan's table shows for each step; the others are summed up below it."""
 NO_FILES = "Put files into the box above."
 EXISTS = "There is a run {} already. Choose another name, or go on with that run on its own page."
 
@@ -131,13 +134,13 @@ def routes(studio: Studio) -> APIRouter:
 
 
 def begin(studio: Studio, text: str) -> Path:
-    """Make the run's folder with its recipe. Errors: RecipeError for the text, UsageError for a
-    name that is taken, StoreError for the disk."""
+    """Make the run's folder with its recipe. Errors: RecipeError for the text or a name that is
+    taken, StoreError for the disk."""
     data, _ = _parsed(text)
     recipe = Recipe.from_dict(data)
     folder = studio.project / "runs" / recipe.name
     if folder.exists():
-        raise UsageError(EXISTS.format(recipe.name))
+        raise RecipeError(EXISTS.format(recipe.name))
     with disk_errors(folder, "create"):
         folder.mkdir(parents=True)
     write_atomic(folder / "recipe.yaml", text)
@@ -207,12 +210,17 @@ def _bases(studio: Studio) -> list[tuple[str, list[tuple[str, str, str]]]]:
     groups = []
     if (studio.project / OWN).is_file():
         groups.append(("This project", [(f"from={OWN}", OWN, "the project's own recipe")]))
-    built = [(f"from={name}", name, Recipe.load(name).description) for name in builtin_recipes()]
+    built = [(f"from={name}", name, _description(name)) for name in builtin_recipes()]
     groups.append(("Recipes", built))
     runs = [(f"run={one.name}", one.name, one.words) for one in all_runs(studio)]
     if runs:
         groups.append(("Like an earlier run", runs))
     return groups
+
+
+@cache
+def _description(name: str) -> str:
+    return Recipe.load(name).description
 
 
 def _sources(data: dict[str, Any], said: Sources) -> list[str]:
@@ -235,15 +243,17 @@ def plan_of(found: Plan) -> str:
         for name, value in step.estimate.items():
             before = total.get(name, 0.0)
             total[name] = max(before, value) if name == "memory_bytes" else before + value
-    columns = [
-        (name, title, form)
+    columns = [one for one in display.COSTS if one[0] in BESIDE and one[0] in total]
+    below = [
+        f"{form(total[name])} {title}"
         for name, title, form in display.COSTS
-        if name in ("seconds", "memory_bytes", "disk_bytes") or total.get(name)
+        if name not in BESIDE and total.get(name)
     ]
     return fragment(
         "plan.html.j2",
         plan=found,
-        columns=[one for one in columns if one[0] in total],
+        columns=columns,
+        below=below,
         total=total,
         parameters=display.parameters,
         processor=this_processor(),

@@ -21,6 +21,7 @@ from potstill.studio.session import Studio
 FOLDER = Path(__file__).parent
 STATIC = {
     "style.css": (Path(pages.__file__).parent / "style.css", "text/css"),
+    "icon.svg": (FOLDER / "static" / "icon.svg", "image/svg+xml"),
     "studio.css": (FOLDER / "static" / "studio.css", "text/css"),
     **{
         name: (FOLDER / "static" / name, "text/javascript")

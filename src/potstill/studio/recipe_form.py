@@ -58,6 +58,12 @@ class FieldView:
         """For people: the last part of its name in words."""
         return self.place[-1].replace("_", " ").capitalize()
 
+    @property
+    def whole_label(self) -> str:
+        """The same with the part of the section that it is in: Student: parameters ratio."""
+        parts = [one.replace("_", " ") for one in (self.place[1:] or self.place)]
+        return ": ".join(parts).capitalize()
+
 
 @dataclass
 class Section:
@@ -239,7 +245,9 @@ def _words(kind: type[Recipe], sort: str, message: str, place: Sequence[str]) ->
     words = message.removeprefix("Value error, ").removeprefix("Input should be ").strip()
     if message.startswith("Input should be "):
         words = f"has to be {words}"
-    return f"{words[:1].upper()}{words[1:]}{'' if words.endswith('.') else '.'}"
+    if not set("._") & set(words.split(" ", 1)[0]):  # a field's name stays as it is written
+        words = words[:1].upper() + words[1:]
+    return words if words.endswith(".") else f"{words}."
 
 
 def _task(data: Mapping[str, Any]) -> str:
