@@ -34,6 +34,7 @@ from potstill.cli_options import (
     print_json,
 )
 from potstill.cli_serve import feedback, keys_app, serve
+from potstill.cli_studio import studio
 from potstill.errors import PotstillError, StoreError, UsageError
 
 STOPPED = 130  # what typer makes of Ctrl-C, without a word
@@ -64,6 +65,7 @@ app.command()(promote)
 app.command()(rollback)
 app.command()(versions)
 app.command()(ab)
+app.command()(studio)
 app.add_typer(keys_app, name="keys")
 
 

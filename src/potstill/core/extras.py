@@ -53,6 +53,12 @@ EXTRAS: dict[str, dict[str, str]] = {
         "jinja2": "jinja2",
         "py3langid": "py3langid",
     },
+    "studio": {
+        "fastapi": "fastapi",
+        "uvicorn": "uvicorn",
+        "jinja2": "jinja2",
+        "httpx2": "httpx2",
+    },
     "curate": {
         "rensa": "rensa",
         "numpy": "numpy",
