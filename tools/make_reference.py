@@ -22,13 +22,24 @@ from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
 import potstill
-from potstill import builtin, distill, drifting, errors, needs, outlook, project, service, tune
+from potstill import (
+    builtin,
+    distill,
+    drifting,
+    errors,
+    improve,
+    needs,
+    outlook,
+    project,
+    service,
+    tune,
+)
 from potstill.cli import app
 from potstill.distill import losses
-from potstill.evaluate import answer_scores, compare, judge, overlap, predictions
+from potstill.evaluate import answer_scores, compare, gate, judge, overlap, predictions, trials
 from potstill.models.spans import decoding, reader
 from potstill.recipe import Recipe, SpanRecipe
-from potstill.serve import drift
+from potstill.serve import drift, review
 from potstill.serve.gateway import ServeConfig
 
 FOLDER = Path(__file__).parent.parent / "docs" / "reference"
@@ -48,6 +59,8 @@ EVALUATION = {
     answer_scores: ["Gold", "score_answer", "squad_v2"],
     overlap: ["sentence_bleu", "corpus_bleu", "bleu_counts", "chrf", "rouge"],
     compare: ["Compared", "compare"],
+    gate: ["gate", "fewest_rows"],
+    trials: ["compare_versions", "Votes", "newcombe", "wilson", "fisher_exact"],
     judge: ["Vote", "Grade", "Case", "judge_pairs", "judge_grades", "pair_summary", "agreement"],
 }
 """What is useful apart from a run."""
@@ -189,6 +202,11 @@ def python_page() -> str:
     lines += _names(drifting, ["read_drift", "dismiss", "write_drift_page", "taught"])
     lines += ["# `potstill.serve.drift`", "", (drift.__doc__ or "").strip(), ""]
     lines += _names(drift, DRIFT)
+    lines += ["# `potstill.improve`", "", (improve.__doc__ or "").strip(), ""]
+    lines += _names(improve, [name for name in improve.__all__ if name != "ImproveConfig"])
+    lines += _section("potstill.improve.ImproveConfig", improve.ImproveConfig, {})
+    lines += ["# `potstill.serve.review`", "", (review.__doc__ or "").strip(), ""]
+    lines += _names(review, ["review", "right_answer"])
     for module, names in EVALUATION.items():
         lines += [f"# `{module.__name__}`", "", (module.__doc__ or "").strip(), ""]
         lines += _names(module, names)

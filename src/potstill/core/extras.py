@@ -53,6 +53,12 @@ EXTRAS: dict[str, dict[str, str]] = {
         "jinja2": "jinja2",
         "py3langid": "py3langid",
     },
+    "studio": {
+        "fastapi": "fastapi",
+        "uvicorn": "uvicorn",
+        "jinja2": "jinja2",
+        "httpx2": "httpx2",
+    },
     "curate": {
         "rensa": "rensa",
         "numpy": "numpy",
@@ -62,6 +68,10 @@ EXTRAS: dict[str, dict[str, str]] = {
     "report": {"jinja2": "jinja2", "numpy": "numpy", "sacrebleu": "sacrebleu"},
     "quantised": {"bitsandbytes": "bitsandbytes"},
     "tune": {"optuna": "optuna"},
+    "otel": {
+        "opentelemetry.sdk": "opentelemetry-sdk",
+        "opentelemetry.exporter.otlp.proto.http": "opentelemetry-exporter-otlp-proto-http",
+    },
     "onnx": {"onnx": "onnx", "onnxscript": "onnxscript", "onnxruntime": "onnxruntime"},
 }
 
