@@ -25,8 +25,9 @@ from potstill.serve.windows import LIVE, SIGNALS, Reference, Sample, Verdict
 MOST_WAITING = 4096
 TOGETHER = 16  # requests that are read at once; a search waits no longer than for these
 CLOSE_SECONDS = 20.0
-CHAT = "/v1/chat/completions"
-"""The route whose requests are questions; others are kept and not compared."""
+CHAT, MARKING = "/v1/chat/completions", "/v1/qa"
+ASKED = (CHAT, MARKING)
+"""The routes whose requests are questions; others are kept and not compared."""
 
 
 @dataclass(frozen=True)
@@ -184,7 +185,7 @@ class Watch:
                 self._reading.language(question),
                 one.answer_tokens,
                 one.confidence,
-                self._reading.declines(one.answer),
+                self._declines(one),
                 one.finish,
                 one.seconds,
                 one.first_token,
@@ -194,10 +195,16 @@ class Watch:
             for one, question, vector in zip(seen, asked, vectors, strict=True)
         ]
 
+    def _declines(self, one: Seen) -> bool:
+        """A student that marks answers declines by marking none."""
+        if one.route == MARKING and not one.answer:
+            return True
+        return self._reading.declines(one.answer)
+
     def _windows(self, variant: str) -> None:
         """Compare each full window of a variant's requests."""
         while self.reference is not None:
-            found = self.store.waiting(variant, CHAT, self.rules.size)
+            found = self.store.waiting(variant, ASKED, self.rules.size)
             if len(found) < self.rules.size:
                 return
             ids, rows = [one for one, _ in found], [row for _, row in found]
