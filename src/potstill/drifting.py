@@ -68,6 +68,7 @@ def open_watch(
         gateway.audit,
         alerts,
         lambda: gateway.engine.model,
+        reason,
     )
 
 

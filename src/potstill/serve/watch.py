@@ -86,7 +86,8 @@ class Rules:
 class Watch:
     """The thread. reference: what windows are compared with; None: rows are kept, no more.
 
-    student: names the model behind the answers; another one has another first window.
+    student: names the model behind the answers; another one has another first window. off: why
+    nothing is compared, where it is not.
     """
 
     def __init__(
@@ -100,8 +101,10 @@ class Watch:
         audit: Audit,
         alerts: Alerts | None = None,
         student: Callable[[], str] = str,
+        off: str = "",
     ) -> None:
         self.store, self.reference, self.rules = store, reference, rules
+        self.off = off
         self._reading, self._figures, self._log, self._audit = reading, figures, log, audit
         self._alerts, self._student = alerts, student
         self._jobs: queue.Queue[Seen | None] = queue.Queue(MOST_WAITING)
