@@ -116,8 +116,9 @@ class KeyFile:
         identity, secret = (form or _NO_FORM).groups()
         key = self._keys.get(identity, _NOBODY)
         right = hmac.compare_digest(_digest(key.salt, secret), key.digest)
-        fits = right and form is not None and len(presented) <= LONGEST and not key.revoked
-        if not fits:
+        # A tuple is made whole: nothing is skipped because of what came before it.
+        fits = (right, form is not None, len(presented) <= LONGEST, not key.revoked)
+        if not all(fits):
             raise ApiError(401, REFUSED, "invalid_api_key")
         if scope not in key.scopes:
             raise ApiError(403, f"This API key has not the scope {scope}.", "missing_scope")
