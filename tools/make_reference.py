@@ -22,12 +22,13 @@ from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
 import potstill
-from potstill import builtin, distill, errors, needs, outlook, project, service, tune
+from potstill import builtin, distill, errors, improve, needs, outlook, project, service, tune
 from potstill.cli import app
 from potstill.distill import losses
-from potstill.evaluate import answer_scores, compare, judge, overlap, predictions
+from potstill.evaluate import answer_scores, compare, gate, judge, overlap, predictions, trials
 from potstill.models.spans import decoding, reader
 from potstill.recipe import Recipe, SpanRecipe
+from potstill.serve import review
 from potstill.serve.gateway import ServeConfig
 
 FOLDER = Path(__file__).parent.parent / "docs" / "reference"
@@ -45,6 +46,8 @@ EVALUATION = {
     answer_scores: ["Gold", "score_answer", "squad_v2"],
     overlap: ["sentence_bleu", "corpus_bleu", "bleu_counts", "chrf", "rouge"],
     compare: ["Compared", "compare"],
+    gate: ["gate", "fewest_rows"],
+    trials: ["compare_versions", "Votes", "newcombe", "wilson", "fisher_exact"],
     judge: ["Vote", "Grade", "Case", "judge_pairs", "judge_grades", "pair_summary", "agreement"],
 }
 """What is useful apart from a run."""
@@ -182,6 +185,11 @@ def python_page() -> str:
     lines += ["# `potstill.service`", "", (service.__doc__ or "").strip(), ""]
     lines += _names(service, ["serve_run"])
     lines += _section("potstill.serve.gateway.ServeConfig", ServeConfig, {})
+    lines += ["# `potstill.improve`", "", (improve.__doc__ or "").strip(), ""]
+    lines += _names(improve, [name for name in improve.__all__ if name != "ImproveConfig"])
+    lines += _section("potstill.improve.ImproveConfig", improve.ImproveConfig, {})
+    lines += ["# `potstill.serve.review`", "", (review.__doc__ or "").strip(), ""]
+    lines += _names(review, ["review", "right_answer"])
     for module, names in EVALUATION.items():
         lines += [f"# `{module.__name__}`", "", (module.__doc__ or "").strip(), ""]
         lines += _names(module, names)

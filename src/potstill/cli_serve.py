@@ -59,12 +59,37 @@ def serve(
     engine_model: Annotated[
         str, typer.Option(help="The model's name at that engine [default: its first].")
     ] = "",
+    candidate: Annotated[
+        str | None,
+        typer.Option(metavar="RUN", help="A candidate that gets a share of the requests."),
+    ] = None,
+    share: Annotated[float, typer.Option(help="The candidate's share, 0 to 1.")] = 0.1,
+    assign: Annotated[
+        str,
+        typer.Option(help="key: all requests of a key or a conversation alike; or request."),
+    ] = "key",
     cors: Annotated[
         list[str] | None, typer.Option(metavar="ORIGIN", help="A web origin that may ask.")
     ] = None,
     log_prompts: Annotated[
         bool, typer.Option("--log-prompts", help="Log prompts and answers, masked.")
     ] = False,
+    alert: Annotated[
+        str | None,
+        typer.Option(metavar="URL", help="Tell this address of drift, by a POST of JSON."),
+    ] = None,
+    confidence: Annotated[
+        bool, typer.Option("--confidence", help="Watch how sure answers are; costs some speed.")
+    ] = False,
+    drift_window: Annotated[
+        int, typer.Option(min=20, max=1000, help="Requests that are tested for drift at once.")
+    ] = 100,
+    drift_level: Annotated[
+        float, typer.Option(help="How likely a window without drift may raise an alarm.")
+    ] = 0.01,
+    traffic_rows: Annotated[
+        int, typer.Option(min=1000, help="Requests whose figures are kept; no words are.")
+    ] = 50_000,
     project: ProjectOption = None,
 ) -> None:
     """Serve the student of a finished run with OpenAI's API, until Ctrl-C or SIGTERM; one of task
@@ -90,6 +115,10 @@ def serve(
             drain_seconds=drain,
             cors=tuple(cors or ()),
             log_prompts=log_prompts,
+            confidence=confidence,
+            drift_window=drift_window,
+            drift_level=drift_level,
+            traffic_rows=traffic_rows,
         )
     except ValidationError as error:
         first = error.errors()[0]
@@ -110,40 +139,83 @@ def serve(
         encoder=encoder,
         engine=engine,
         engine_model=engine_model,
+        alert=alert,
+        candidate=candidate,
+        share=share,
+        assign=assign,  # type: ignore[arg-type]  # checked there
         started=started,
     )
 
 
 def feedback(
-    run_name: RunArgument, as_json: JsonOption = False, project: ProjectOption = None
+    run_name: RunArgument,
+    accept: Annotated[
+        list[str] | None,
+        typer.Option("--accept", metavar="ID", help="May be learned from; may be given again."),
+    ] = None,
+    reject: Annotated[
+        list[str] | None,
+        typer.Option("--reject", metavar="ID", help="Is not learned from; may be given again."),
+    ] = None,
+    answer: Annotated[
+        str | None, typer.Option(help="The right answer, of the one row that is accepted.")
+    ] = None,
+    note: Annotated[str | None, typer.Option(help="Why, for those who read it later.")] = None,
+    reviewer: Annotated[
+        str | None, typer.Option("--by", help="Who decides [default: your account's name].")
+    ] = None,
+    state: Annotated[
+        str | None, typer.Option(help="List those alone: new, accepted or rejected.")
+    ] = None,
+    as_json: JsonOption = False,
+    project: ProjectOption = None,
 ) -> None:
-    """List what users said of the student's answers; with --json everything, for other tools."""
+    """List what users said of the student's answers, and decide what may be learned from."""
     from potstill import display
+    from potstill.errors import UsageError
     from potstill.pipeline import open_run
     from potstill.serve.feedback import read_feedback
+    from potstill.serve.review import review
 
-    rows = read_feedback(open_run(run_name, project).folder / "serve" / "feedback.sqlite")
+    path = open_run(run_name, project).folder / "serve" / "feedback.sqlite"
+    if state not in (None, "new", "accepted", "rejected"):
+        raise UsageError(f"There is no state {state}.", "States: new, accepted, rejected.")
+    if accept and reject:
+        raise UsageError("Accept and reject in two commands: each is done whole or not at all.")
+    if accept:
+        rows = review(path, accept, "accepted", answer=answer, note=note, reviewer=reviewer)
+    elif reject:
+        rows = review(path, reject, "rejected", answer=answer, note=note, reviewer=reviewer)
+    elif answer or note or reviewer:
+        raise UsageError("--answer, --note and --by belong to --accept and --reject.")
+    else:
+        rows = [one for one in read_feedback(path) if state in (None, one["state"])]
     if as_json:
         print_json(rows)
         return
     table = [
         (
-            row["time"],
+            row["id"][:11],
+            row["state"],
+            row["time"][:16].replace("T", " "),
             row["thumb"] or "",
             row["flag"] or "",
-            _short(row["messages"][-1]["content"]),
+            _short(row["messages"][-1]["content"], keep_end=True),
             _short(row["answer"]),
-            _short(row["correction"] or row["comment"] or ""),
+            _short(row["right_answer"] or row["correction"] or row["comment"] or ""),
         )
         for row in rows
     ]
-    titles = ("when", "thumb", "flag", "asked", "answered", "correction or comment")
+    titles = ("id", "state", "when", "thumb", "flag", "asked", "answered", "right, or comment")
     out().print(display.table(titles, table) if table else "There is no feedback yet.")
 
 
-def _short(text: str) -> str:
+def _short(text: str, keep_end: bool = False) -> str:
+    """At most 60 characters; of a question the end, which stands behind its passage."""
     line = " ".join(text.split())
-    return line if len(line) <= 60 else f"{line[:57]}..."
+    if len(line) <= 60:
+        return line
+    return f"...{line[-57:]}" if keep_end else f"{line[:57]}..."
 
 
 @keys_app.command("add")

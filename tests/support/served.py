@@ -71,8 +71,9 @@ def served(
     embedding_model: str | None = None,
     ask: Callable[[str, str], str] = plain_turn,
     tracing: Tracing | None = None,
+    **more: Any,
 ) -> Iterator[Served]:
-    """engine: a GGUF for llama.cpp, or an engine of the test's own."""
+    """engine: a GGUF for llama.cpp, or an engine of the test's own. more: of the gateway."""
     config = config or ServeConfig(port=0, parallel=2, context_tokens=256, threads=1)
     if isinstance(engine, Path):
         engine = LocalEngine(engine, sizes(config.parallel, config.context_tokens))
@@ -90,6 +91,7 @@ def served(
         embedding_model=embedding_model,
         log=Log(log),
         tracing=tracing or Tracing(),
+        **more,
     )
     listening = listen(config)
     server = Server(gateway)

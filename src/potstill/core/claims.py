@@ -1,18 +1,23 @@
-"""One process at a time in a folder.
+"""One process at a time in a folder, and which one that is.
 
-In: a folder. Out: the right to write in it, or one clear error. Knows nothing of what is written.
+In: a folder. Out: the right to write in it, or one clear error; who has it. Knows nothing of what
+is written.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from potstill.core.files import disk_errors
+from potstill.core.files import disk_errors, read_json, write_json
+from potstill.core.processes import mark_of
 from potstill.errors import StoreError
+
+HOLDER = ".process"
 
 
 @contextmanager
@@ -31,4 +36,22 @@ def claimed(folder: Path, what: str) -> Iterator[None]:
                 "Watch it there, or stop it first.",
             ) from error
     with held:
-        yield
+        own = os.getpid()
+        write_json(folder / HOLDER, {"process": own, "mark": mark_of(own)})
+        try:
+            yield
+        finally:
+            (folder / HOLDER).unlink(missing_ok=True)
+
+
+def holder(folder: Path) -> int | None:
+    """The id of the process that holds the folder; None if nobody does.
+
+    Takes no lock, so that to look never stands in the way of who wants to begin.
+    """
+    try:
+        said = read_json(folder / HOLDER)
+        process, mark = int(said["process"]), str(said["mark"])
+    except (OSError, StoreError, KeyError, TypeError, ValueError):
+        return None
+    return process if mark and mark_of(process) == mark else None

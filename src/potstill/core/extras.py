@@ -49,6 +49,15 @@ EXTRAS: dict[str, dict[str, str]] = {
         "uvicorn": "uvicorn",
         "prometheus_client": "prometheus-client",
         "httpx2": "httpx2",
+        "numpy": "numpy",
+        "jinja2": "jinja2",
+        "py3langid": "py3langid",
+    },
+    "studio": {
+        "fastapi": "fastapi",
+        "uvicorn": "uvicorn",
+        "jinja2": "jinja2",
+        "httpx2": "httpx2",
     },
     "curate": {
         "rensa": "rensa",

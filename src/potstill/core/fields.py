@@ -43,7 +43,12 @@ def find(source: str | Path, builtin: Mapping[str, Path], what: str) -> Path:
 
 def read(path: Path, what: str) -> tuple[dict[str, Any], Places]:
     """The file's plain values, and the place of every field. Errors: RecipeError."""
-    text = _text(path, what)
+    return parse(_text(path, what), path.name)
+
+
+def parse(text: str, name: str) -> tuple[dict[str, Any], Places]:
+    """The text's plain values, and the place of every field in the file of that name. Errors:
+    RecipeError."""
     try:
         node = yaml.compose(text, Loader=yaml.SafeLoader)
         data = yaml.safe_load(text)
@@ -51,12 +56,12 @@ def read(path: Path, what: str) -> tuple[dict[str, Any], Places]:
         mark = getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}" if mark is not None else ""
         problem = getattr(error, "problem", None) or str(error)
-        raise RecipeError(f"{path.name}{where}: not valid YAML ({problem}).") from error
+        raise RecipeError(f"{name}{where}: not valid YAML ({problem}).") from error
     if not isinstance(data, dict):
-        raise RecipeError(f"{path.name} is empty or not a list of `field: value` lines.")
+        raise RecipeError(f"{name} is empty or not a list of `field: value` lines.")
     lines: dict[tuple[str, ...], int] = {}
-    _note_lines(node, (), lines, path)
-    return data, {place: f"{path.name}, line {line}" for place, line in lines.items()}
+    _note_lines(node, (), lines, name)
+    return data, {place: f"{name}, line {line}" for place, line in lines.items()}
 
 
 def _text(path: Path, what: str) -> str:
@@ -71,7 +76,7 @@ def _text(path: Path, what: str) -> str:
 
 
 def _note_lines(
-    node: Any, place: tuple[str, ...], lines: dict[tuple[str, ...], int], path: Path
+    node: Any, place: tuple[str, ...], lines: dict[tuple[str, ...], int], name: str
 ) -> None:
     if not isinstance(node, yaml.MappingNode):
         return
@@ -80,12 +85,12 @@ def _note_lines(
         line = key.start_mark.line + 1
         if here in lines:
             raise RecipeError(
-                f"{path.name}, line {line}: {'.'.join(here)} is given twice "
+                f"{name}, line {line}: {'.'.join(here)} is given twice "
                 f"(first on line {lines[here]}).",
                 "Keep one of them.",
             )
         lines[here] = line
-        _note_lines(value, here, lines, path)
+        _note_lines(value, here, lines, name)
 
 
 def put(data: dict[str, Any], names: Sequence[str], value: Any) -> str | None:

@@ -44,7 +44,7 @@ def render(report: Mapping[str, Any]) -> str:
             models=_model_rows(report),
             differences=_difference_rows(report),
             curves=_curves(report["history"]),
-            trade_offs=_trade_offs(report),
+            trade_offs=trade_offs(report),
             spans=words.marks_spans(report),
             data=_data_rows(report["data"]),
             stages=_stage_rows(report["stages"]),
@@ -158,7 +158,7 @@ def _curves(history: Mapping[str, Any]) -> list[Markup]:
     return [chart for chart in charts if chart]
 
 
-def _trade_offs(report: Mapping[str, Any]) -> list[Markup]:
+def trade_offs(report: Mapping[str, Any]) -> list[Markup]:
     """KL and F1, each against size on disk and against speed."""
     models = report["models"]
     speed = words.speed_field(report)

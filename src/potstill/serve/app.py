@@ -23,12 +23,14 @@ from starlette.types import ASGIApp, Scope
 from potstill import __version__
 from potstill.core.files import disk_errors
 from potstill.errors import InputError, PotstillError
+from potstill.serve.drift_page import POLICY, page
 from potstill.serve.gateway import Gateway
 from potstill.serve.guard import Guard
 from potstill.serve.openai_api import key_of, routes
 from potstill.serve.openapi_document import described
 from potstill.serve.problems import ApiError, invalid, unavailable
 from potstill.serve.qa import qa_routes
+from potstill.serve.report import summary
 from potstill.serve.wire import FeedbackRequest
 
 LONGEST_NAME = 200
@@ -95,6 +97,14 @@ def _own_routes(app: FastAPI, gateway: Gateway) -> None:
         """All figures in Prometheus's text format."""
         return Response(gateway.figures.text(), media_type=gateway.figures.content_type)
 
+    @app.get("/drift")
+    async def drift() -> Response:
+        """The page about drift."""
+        if gateway.traffic is None:
+            raise ApiError(404, "This server keeps no traffic.", "not_found")
+        text = await asyncio.to_thread(_drift_page, gateway)
+        return Response(text, media_type="text/html", headers={"content-security-policy": POLICY})
+
     @app.post("/v1/feedback")
     async def feedback(said: FeedbackRequest, request: Request) -> dict[str, Any]:
         """Say what an answer was worth; acknowledged once it is on the disk."""
@@ -107,10 +117,17 @@ def _own_routes(app: FastAPI, gateway: Gateway) -> None:
             messages=answered.messages,
             answer=answered.answer,
             citations=answered.citations,
+            variant=answered.variant,
             **said.model_dump(),
         )
+        gateway.figures.variant_feedback.labels(answered.variant, said.thumb or "none").inc()
         await asyncio.to_thread(
-            gateway.audit, "feedback", key=key.id, feedback=identity, response=said.response
+            gateway.audit,
+            "feedback",
+            key=key.id,
+            feedback=identity,
+            response=said.response,
+            variant=answered.variant,
         )
         return {"id": identity, "object": "feedback", "response": said.response}
 
@@ -164,6 +181,12 @@ def _no_document(document: str) -> ApiError:
         "document_not_found",
         "document",
     )
+
+
+def _drift_page(gateway: Gateway) -> str:
+    assert gateway.traffic is not None
+    off = "" if gateway.traffic.reference is not None else "The log says why (drift_off)."
+    return page(summary(gateway.name, gateway.traffic.store, off))
 
 
 def _uploads(gateway: Gateway) -> Path:

@@ -28,7 +28,7 @@ from potstill.serve.problems import ApiError
 PREFIX = "pst"
 SCOPES = ("chat", "documents", "feedback", "metrics")
 """chat: models, completions, embeddings. documents: add and list documents. feedback: say what an
-answer was worth. metrics: read the figures."""
+answer was worth. metrics: read the figures and the page about drift."""
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 LONGEST = 200  # characters of a presented key that are looked at
 FORM = re.compile(rf"{PREFIX}_([0-9a-f]{{12}})_([A-Za-z0-9_-]{{43}})")

@@ -163,6 +163,7 @@ class Guard:
         if work := state.get("work"):
             line |= {"model": work.model, "response": work.id} | (work.usage or {})
             line["queued_milliseconds"] = round(1000 * work.queued_seconds, 1)
+            line["variant"] = work.variant
             if work.first_token_seconds is not None:
                 line["first_token_milliseconds"] = round(1000 * work.first_token_seconds, 1)
             if gateway.config.log_prompts:
@@ -246,7 +247,7 @@ def _sayable(body: bytes) -> bytes:
 
 
 def _scope_of(path: str) -> str:
-    if path == "/metrics":
+    if path in ("/metrics", "/drift"):
         return "metrics"
     if path.startswith("/v1/documents"):
         return "documents"

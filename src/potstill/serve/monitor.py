@@ -78,11 +78,41 @@ class Figures:
         )
         self.tokens = made("Counter", "tokens", "Tokens read and written.", ("model", "kind"))
         self.abandoned = made("Counter", "abandoned", "Answers whose client went away.", model)
+        self.variant_requests = made(
+            "Counter", "variant_requests", "Requests by version.", ("variant", "outcome")
+        )
+        self.variant_tokens = made(
+            "Counter", "variant_tokens", "Tokens by version.", ("variant", "kind")
+        )
+        self.variant_first_token = made(
+            "Histogram",
+            "variant_time_to_first_token_seconds",
+            "By version, the queue included.",
+            ("variant",),
+            buckets=SECONDS,
+        )
+        self.variant_feedback = made(
+            "Counter", "variant_feedback", "Feedback by version.", ("variant", "thumb")
+        )
+        self.candidate_ready = made("Gauge", "candidate_ready", "1 if a candidate takes requests.")
         self.restarts = made("Counter", "engine_restarts", "Times the engine ended by itself.")
         self.in_flight = made("Gauge", "in_flight", "Requests that the engine works on.")
         self.queue = made("Gauge", "queue_depth", "Requests that wait.")
         self.ready = made("Gauge", "ready", "1 if the engine answers.")
         self.passages = made("Gauge", "passages", "Passages that can be found.")
+        signal = ("variant", "signal")
+        self.traffic_kept = made("Counter", "traffic_kept", "Requests whose figures were kept.")
+        self.traffic_lost = made("Counter", "traffic_lost", "Requests that were not.", ("reason",))
+        self.drift_windows = made(
+            "Counter", "drift_windows", "Windows compared.", ("variant", "outcome")
+        )
+        self.drift_alarm = made(
+            "Gauge", "drift_alarm", "1 if the newest window raised an alarm.", ("variant",)
+        )
+        self.drift_p = made("Gauge", "drift_p_value", "Of the newest window.", signal)
+        self.drift_psi = made("Gauge", "drift_psi", "Of the newest window.", signal)
+        self.drift_mmd = made("Gauge", "drift_mmd_squared", "Of the newest window.", signal)
+        self.alerts = made("Counter", "alerts", "Alerts by what became of them.", ("outcome",))
 
     def watch(self, gauge: Any, read: Callable[[], float]) -> None:
         """Read a gauge when it is asked for."""

@@ -49,6 +49,7 @@ def routes(gateway: Gateway) -> APIRouter:
         """Answer a conversation."""
         gateway.check_model(asked.model)
         messages = [{"role": _role(one.role), "content": one.text} for one in asked.messages]
+        conversation = next((one.text for one in asked.messages if one.role == "user"), "")
         retrieved, found = asked.model.endswith(DOCUMENTS), None
         if retrieved:
             found = await _retrieve(gateway, messages)
@@ -62,6 +63,8 @@ def routes(gateway: Gateway) -> APIRouter:
             messages,
             retrieved,
             found,
+            asked.messages[-1].text,
+            conversation=conversation,
         )
         request.state.work = work
         return await answer(work, request.receive, bool(asked.stream), asked.wants_usage)
@@ -83,6 +86,7 @@ def routes(gateway: Gateway) -> APIRouter:
             "text_completion",
             asked.body(gateway.engine.local, most_of(gateway, most)),
             [{"role": "user", "content": asked.text}],
+            conversation=asked.text,
         )
         request.state.work = work
         return await answer(work, request.receive, bool(asked.stream), asked.wants_usage)

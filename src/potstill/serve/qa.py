@@ -87,7 +87,6 @@ class SpanWork(Work):
     none beside a context."""
 
     engine: SpanEngine = field(kw_only=True)
-    question: str = field(kw_only=True)
     texts: list[str] = field(kw_only=True)
     chunks: list[Chunk] = field(kw_only=True)
     threshold: float | None = field(kw_only=True)
@@ -109,6 +108,7 @@ class SpanWork(Work):
     async def _engine_events(self) -> AsyncIterator[dict[str, Any]]:
         """One event: the answer. What is remembered for feedback is the passage that was decisive,
         before the question, as rows have it."""
+        self.variant = self.assigned
         if self.texts:
             self.marked = await self.engine.mark(self.question, self.texts, self.threshold)
         else:

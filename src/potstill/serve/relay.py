@@ -44,7 +44,7 @@ async def answer(
             work.gateway.figures.abandoned.labels(work.model).inc()
             return Response(status_code=CLIENT_CLOSED)
         if not stream:
-            return JSONResponse(shape(work, reading.events))
+            return JSONResponse(shape(work, reading.events), headers=_variant(work))
         handed_on = True
         return EventStream(reading, gone, work, wants_usage)
     finally:
@@ -94,7 +94,8 @@ class EventStream(Response):
     def __init__(
         self, reading: Reading, gone: asyncio.Task[None], work: Work, wants_usage: bool
     ) -> None:
-        super().__init__(headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"})
+        kept = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
+        super().__init__(headers=kept | _variant(work))
         del self.headers["content-length"]
         self._reading, self._gone, self._work = reading, gone, work
         self._wants_usage = wants_usage
@@ -133,6 +134,11 @@ class EventStream(Response):
             message = {"type": "http.response.body", "body": content, "more_body": not last}
             async with asyncio.timeout(stall):
                 await send(message)
+
+
+def _variant(work: Work) -> dict[str, str]:
+    """The header that says which version answers."""
+    return {"X-Variant": work.variant} if work.variant else {}
 
 
 async def _first(*tasks: asyncio.Future[Any]) -> None:

@@ -1,0 +1,249 @@
+"""Data: the rows that a run trains and tests on, those that were set aside, and where each is from.
+
+In: a run's finished stages. Out: pages of rows, found by split, kind or reason, and words; one row
+with its passage, the sentence that holds the answer marked. Rows are only shown: a result in the
+store never changes.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any
+
+from fastapi import APIRouter, Request
+from starlette.responses import HTMLResponse, Response
+
+from potstill.core.stage import Artifact
+from potstill.curate.page import REASONS
+from potstill.errors import StoreError, UsageError
+from potstill.generate.grounding import sentences
+from potstill.studio.pages import fragment, page
+from potstill.studio.rows import KIND, REASON, RowFile
+from potstill.studio.runs import RunView, find_run
+from potstill.studio.session import Studio
+
+A_PAGE = 50
+LONGEST_SHOWN = 300
+PLAIN_ROW: dict[str, Any] = {"question": "", "options": (), "reasoning": "", "turns": ()}
+"""What a rejected thing, which may be any part of a row, lacks."""
+PLACES: tuple[tuple[str, str, str, str, re.Pattern[bytes]], ...] = (
+    ("train", "train", "curate", "train.jsonl", KIND),
+    ("validation", "validation", "curate", "validation.jsonl", KIND),
+    ("test", "test", "curate", "test.jsonl", KIND),
+    ("curate", "rejected", "curate", "rejected.jsonl", REASON),
+    ("generate", "rejected", "generate", "rejected.jsonl", REASON),
+    ("ingest", "rejected", "ingest", "rejected.jsonl", REASON),
+)
+"""(part, split, stage, file, what rows are counted by)."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """Rows of one file."""
+
+    name: str
+    split: str
+    stage: str
+    rows: RowFile
+
+
+def routes(studio: Studio) -> APIRouter:
+    """The routes of the page."""
+    router = APIRouter()
+
+    @router.get("/runs/{name}/data")
+    def data(name: str, request: Request) -> Response:
+        view, query = find_run(studio, name), request.query_params
+        parts, missing = parts_of(studio, view)
+        found = _found(parts, query.get("split", ""), query.get("word", ""), query.get("q", ""))
+        number = query.get("page", "1")
+        last = max(1, -(-len(found) // A_PAGE))
+        at = min(max(1, int(number) if number.isdecimal() and len(number) < 9 else 1), last)
+        chosen = found[(at - 1) * A_PAGE : at * A_PAGE]
+        return page(
+            request,
+            studio,
+            "data.html.j2",
+            title=f"{name}: data",
+            here="runs",
+            tab="data",
+            view=view,
+            splits=_splits(parts),
+            words=_words(parts, query.get("split", "")),
+            query={key: query.get(key, "") for key in ("split", "word", "q")},
+            rows=_shown(chosen),
+            found=len(found),
+            total=sum(len(part.rows) for part in parts),
+            at=at,
+            last=last,
+            missing=missing,
+            reasons=REASONS,
+        )
+
+    @router.get("/runs/{name}/data/{part}/{number}")
+    def row(name: str, part: str, number: int) -> Response:
+        view = find_run(studio, name)
+        parts, _ = parts_of(studio, view)
+        found = next((one for one in parts if one.name == part), None)
+        if found is None or not 0 <= number < len(found.rows):
+            raise UsageError("There is no such row.", "The run may have gone on; reload the page.")
+        _, shown = next(found.rows.lines([number]))
+        return HTMLResponse(_detail(studio, view, found, shown))
+
+    return router
+
+
+def parts_of(studio: Studio, view: RunView) -> tuple[list[Part], str]:
+    """The files of rows that there are, and why the training rows are not among them, if they are
+    not."""
+    parts: list[Part] = []
+    artifacts: dict[str, Artifact | None] = {}
+    missing = ""
+    for name, split, stage, file, counted_by in PLACES:
+        if stage not in artifacts:
+            artifacts[stage], problem = _artifact(view, stage)
+            missing = missing or problem * (stage == "curate")
+        artifact = artifacts[stage]
+        if artifact is not None and artifact.path(file).is_file():
+            opened = studio.rows.open(artifact.path(file), counted_by)
+            if len(opened):
+                parts.append(Part(name, split, stage, opened))
+    return parts, missing
+
+
+def _artifact(view: RunView, stage: str) -> tuple[Artifact | None, str]:
+    try:
+        return view.run.artifact(stage), ""
+    except (StoreError, OSError, LookupError) as error:
+        if isinstance(error, StoreError) and "gone" in error.message:
+            return None, str(error)
+        return None, "Rows are shown as soon as the stage curate has sorted them."
+
+
+def _splits(parts: list[Part]) -> Counter[str]:
+    counts: Counter[str] = Counter()
+    for part in parts:
+        counts[part.split] += len(part.rows)
+    return counts
+
+
+def _words(parts: list[Part], split: str) -> list[tuple[str, int]]:
+    """Kinds and reasons of the chosen split, the most frequent first."""
+    counts: Counter[str] = Counter()
+    for part in parts:
+        if split in ("", part.split):
+            counts += part.rows.counts
+    return [(word, count) for word, count in counts.most_common() if word]
+
+
+def _found(parts: list[Part], split: str, word: str, text: str) -> list[tuple[Part, int]]:
+    return [
+        (part, number)
+        for part in parts
+        if split in ("", part.split)
+        for number in part.rows.matching(word, text[:LONGEST_SHOWN])
+    ]
+
+
+def _shown(chosen: list[tuple[Part, int]]) -> list[dict[str, Any]]:
+    by_part: dict[str, list[int]] = {}
+    parts = {part.name: part for part, _ in chosen}
+    for part, number in chosen:
+        by_part.setdefault(part.name, []).append(number)
+    rows = {
+        (name, number): row
+        for name, numbers in by_part.items()
+        for number, row in parts[name].rows.lines(numbers)
+    }
+    return [_line(part, number, rows[part.name, number]) for part, number in chosen]
+
+
+def _line(part: Part, number: int, row: dict[str, Any]) -> dict[str, Any]:
+    """What a list says of a row."""
+    rejected = part.split == "rejected"
+    inner = row.get("row") or {} if rejected else row
+    question = str(inner.get("question") or inner.get("source") or row.get("id", ""))
+    answers = inner.get("answers") or [inner.get("answer") or row.get("detail") or ""]
+    return {
+        "part": part.name,
+        "number": number,
+        "split": part.split,
+        "stage": part.stage,
+        "question": question[:LONGEST_SHOWN],
+        "answer": " / ".join(map(str, answers))[:LONGEST_SHOWN],
+        "reason": str(row.get("reason", "")) if rejected else "",
+        "kind": "" if rejected else str(row.get("kind", "")),
+    }
+
+
+def _detail(studio: Studio, view: RunView, part: Part, row: dict[str, Any]) -> str:
+    rejected = part.split == "rejected"
+    inner: dict[str, Any] = (row.get("row") or {}) if rejected else row
+    origin: dict[str, Any] = inner.get("provenance") or {}
+    chunk = _chunk(studio, view, str(origin.get("chunk") or ""))
+    answers = [str(one) for one in inner.get("answers") or ()]
+    return fragment(
+        "row.html.j2",
+        row=PLAIN_ROW | inner,
+        rejected=rejected,
+        stage=part.stage,
+        reason=str(row.get("reason", "")),
+        why=REASONS.get(str(row.get("reason", "")), ""),
+        detail=str(row.get("detail", "")),
+        answers=answers,
+        origin={"teacher": "", "prompt": "", "variant": ""} | origin,
+        chunk=chunk,
+        pieces=marked(str(chunk["text"]), origin.get("span"), answers) if chunk else [],
+        left=_left(inner),
+    )
+
+
+def _chunk(studio: Studio, view: RunView, identity: str) -> dict[str, Any] | None:
+    artifact, _ = _artifact(view, "ingest")
+    if artifact is None or not identity:
+        return None
+    for name in ("chunks.jsonl", "contexts.jsonl"):
+        if artifact.path(name).is_file():
+            found = studio.rows.open(artifact.path(name)).find(identity)
+            if found is not None:
+                return found
+    return None
+
+
+def _left(row: dict[str, Any]) -> dict[str, str]:
+    """What a rejected thing holds that has no place of its own on the page."""
+    known = {"id", "kind", "turns", "question", "answers", "reasoning", "provenance", "options"}
+    return {key: str(value)[:4000] for key, value in row.items() if key not in known and value}
+
+
+def marked(text: str, span: Any, answers: list[str]) -> list[tuple[str, str]]:
+    """The passage in pieces: (how, text), how being plain, sentence or answer. Without a span, the
+    first place where an answer stands word for word."""
+    start, end = _place(text, span, answers)
+    if end <= start:
+        return [("plain", text)]
+    around = [one for one in sentences(text) if one.start < end and start < one.end]
+    first = min([start, *(one.start for one in around)])
+    last = max([end, *(one.end for one in around)])
+    cuts = (
+        ("plain", 0, first),
+        ("sentence", first, start),
+        ("answer", start, end),
+        ("sentence", end, last),
+        ("plain", last, len(text)),
+    )
+    return [(how, text[a:b]) for how, a, b in cuts if a < b]
+
+
+def _place(text: str, span: Any, answers: list[str]) -> tuple[int, int]:
+    if isinstance(span, dict) and isinstance(span.get("start"), int):
+        start, end = span["start"], int(span.get("end") or 0)
+        if 0 <= start < end <= len(text):
+            return start, end
+    for answer in answers:
+        at = text.lower().find(answer.lower()) if len(text.lower()) == len(text) else -1
+        if answer and at >= 0:
+            return at, at + len(answer)
+    return 0, 0

@@ -1,0 +1,167 @@
+"""Chat: one question to a run's students, and to its teacher beside them, with or without passages.
+
+In: a finished run, a question, how to draw. Out: answers as they are written, with speed and the
+passage that they are from. The student is asked in the words that it was taught.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+from fastapi import APIRouter, Request
+from pydantic import BaseModel, Field
+from starlette.concurrency import run_in_threadpool
+from starlette.responses import Response, StreamingResponse
+
+from potstill import display
+from potstill.core.files import read_records
+from potstill.errors import PotstillError, UsageError
+from potstill.generate import PromptConfig, student_turn
+from potstill.models.packages import is_fetched, pinned
+from potstill.models.refs import gguf_file, parse
+from potstill.needs import PACKAGE
+from potstill.records import Chunk
+from potstill.studio.data_page import marked
+from potstill.studio.pages import fragment, page
+from potstill.studio.play import Asked, Player
+from potstill.studio.runs import RunView, find_run
+from potstill.studio.session import Studio
+
+TEACHER = "teacher"
+LONGEST_QUESTION = 4000
+
+
+class Question(BaseModel):
+    """What is asked of one model."""
+
+    model: str = Field(max_length=200)
+    question: str = Field(min_length=1, max_length=LONGEST_QUESTION)
+    passages: bool = True
+    temperature: float = Field(0.0, ge=0, le=2)
+    top_p: float = Field(1.0, gt=0, le=1)
+    max_tokens: int = Field(256, ge=1, le=1024)
+    seed: int = Field(0, ge=0, lt=2**31)
+
+
+def routes(studio: Studio) -> APIRouter:
+    """The routes of the page."""
+    router = APIRouter()
+
+    @router.get("/runs/{name}/chat")
+    def chat(name: str, request: Request) -> Response:
+        view = find_run(studio, name)
+        return page(
+            request,
+            studio,
+            "chat.html.j2",
+            title=f"{name}: chat",
+            here="runs",
+            tab="chat",
+            view=view,
+            models=models_of(view),
+            longest=LONGEST_QUESTION,
+        )
+
+    @router.post("/runs/{name}/chat")
+    async def ask(name: str, said: Question) -> Response:
+        view = find_run(studio, name)
+        passage = None
+        if said.passages:
+            passage = await run_in_threadpool(_passage, studio, view, said.question)
+        gguf = await run_in_threadpool(_file_of, view, said.model)
+        content = _prompt(view, passage, said.question)
+        asked = Asked(content, said.temperature, said.top_p, said.max_tokens, said.seed)
+        looked = said.passages
+        return StreamingResponse(
+            _events(studio.player, gguf, asked, passage, looked), media_type="text/event-stream"
+        )
+
+    return router
+
+
+def models_of(view: RunView) -> list[tuple[str, str, str]]:
+    """Who can be asked: (key, name, about). The smallest exported file first; the teacher, if it is
+    a GGUF that is on this machine."""
+    files = sorted((view.folder / "export").glob("*.gguf"), key=lambda one: one.stat().st_size)
+    found = [(one.name, one.name, display.size(one.stat().st_size)) for one in files]
+    if found and _teacher_is_here(str(view.recipe.get("teacher", ""))):
+        found.append((TEACHER, f"Teacher, {view.recipe['teacher']}", "as it came"))
+    return found
+
+
+def _teacher_is_here(reference: str) -> bool:
+    """Whether it is a GGUF that asking would not fetch first."""
+    try:
+        if reference.startswith(PACKAGE):
+            parsed = parse(reference)
+            package = pinned(parsed.name, parsed.revision)
+            return package.gguf is not None and is_fetched(package)
+        return reference.endswith(".gguf") and Path(reference).is_file()
+    except PotstillError:
+        return False
+
+
+def _file_of(view: RunView, model: str) -> Path:
+    if model not in {key for key, _, _ in models_of(view)}:
+        raise UsageError(f"The run {view.name} has no model {model[:80]}.", "Reload the page.")
+    if model != TEACHER:
+        return view.run.exported(model)
+    file = gguf_file(parse(str(view.recipe["teacher"])))
+    assert file is not None  # `models_of` offers no other
+    return file
+
+
+def _prompt(view: RunView, passage: Chunk | None, question: str) -> str:
+    prompt = PromptConfig.model_validate(view.recipe["generate"]["prompt"])
+    return student_turn(prompt, passage.text if passage else "", question)
+
+
+def _passage(studio: Studio, view: RunView, question: str) -> Chunk | None:
+    """The passage of the run's documents that the question is about."""
+    path = view.run.artifact("ingest").path("chunks.jsonl")
+    index = studio.passages.get(path)
+    if index is None:
+        from potstill.serve.retrieval import PassageIndex
+
+        index = PassageIndex(read_records(path, Chunk))
+        studio.passages[path] = index
+    found: list[Chunk] = index.search(question, 1)
+    return found[0] if found else None
+
+
+async def _events(
+    player: Player, gguf: Path, asked: Asked, passage: Chunk | None, looked: bool
+) -> AsyncIterator[str]:
+    answer = ""
+    try:
+        async for event in player.answer(gguf, asked):
+            answer += event.get("piece", "")
+            if "tokens" in event:
+                event = {"done": _figures(event)}
+                if looked:
+                    event["passage"] = _cited(passage, answer)
+            yield f"data: {json.dumps(event)}\n\n"
+    except PotstillError as error:
+        problem = fragment("problem.html.j2", message=error.message, hint=error.hint)
+        yield f"data: {json.dumps({'problem': problem})}\n\n"
+
+
+def _figures(event: dict[str, Any]) -> str:
+    parts = [f"{event['tokens']} tokens"]
+    if event["rate"]:
+        parts.append(f"{display.number(event['rate'])} tokens/s")
+    parts.append(f"first after {display.duration(event['wait'])}")
+    if event["looped"]:
+        parts.append("stopped: it was repeating itself")
+    return " · ".join(parts)
+
+
+def _cited(passage: Chunk | None, answer: str) -> str:
+    if passage is None:
+        return fragment("cited.html.j2", passage=None, pieces=[])
+    said = answer.strip().rstrip(".")
+    pieces = marked(passage.text, None, [said] if said else [])
+    return fragment("cited.html.j2", passage=passage, pieces=pieces)

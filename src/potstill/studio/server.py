@@ -1,0 +1,110 @@
+"""Opens the studio at an address of this machine, and closes it at Ctrl-C or SIGTERM.
+
+In: a project folder and a port. Out: pages until a signal comes; runs that were started go on.
+Knows no page.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import socket
+import webbrowser
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from potstill.core.extras import check_installed
+from potstill.errors import UsageError
+from potstill.studio.launch import hear_interrupts
+from potstill.studio.session import Studio
+
+HOST = "127.0.0.1"
+PORT = 8600
+CLOSING_SECONDS = 2
+
+
+def open_studio(
+    project: Path | None = None,
+    *,
+    port: int = PORT,
+    browser: bool = True,
+    started: Callable[[str], None] = lambda address: None,
+) -> None:
+    """Serve the studio of a project folder [here] until Ctrl-C or SIGTERM.
+
+    port: 0 is any that is free. browser: open the address there. started: told the address, which
+    holds the token, once it answers. Errors: UsageError for a folder that is not there or a port
+    that is taken; MissingExtraError.
+    """
+    for module in ("fastapi", "uvicorn", "jinja2"):
+        check_installed(module, "The studio", "studio")
+    folder = (project or Path.cwd()).resolve()
+    if not folder.is_dir():
+        raise UsageError(
+            f"The project folder {folder} does not exist.", "Make it first, or name another one."
+        )
+    hear_interrupts()
+    studio = Studio(folder)
+    with contextlib.closing(_listen(port)) as listening:
+        address = f"http://{HOST}:{listening.getsockname()[1]}/?token={studio.token}"
+
+        def ready() -> None:
+            started(address)
+            if browser:
+                with contextlib.suppress(webbrowser.Error):
+                    webbrowser.open(address)
+
+        serve(studio, listening, ready)
+
+
+def serve(studio: Studio, listening: socket.socket, ready: Callable[[], None]) -> None:
+    """Serve at a listening socket until a signal. ready: called once requests are answered."""
+    _server(studio, ready).run(sockets=[listening])
+
+
+def _server(studio: Studio, ready: Callable[[], None]) -> Any:
+    import uvicorn
+
+    from potstill.studio.app import application
+
+    class Server(uvicorn.Server):
+        """One run of the studio."""
+
+        async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+            await super().startup(sockets)
+            ready()
+
+        async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+            studio.closing.set()  # live pages end their streams, which else would be waited for
+            await studio.player.close()
+            await super().shutdown(sockets)
+
+    logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL + 1)
+    return Server(
+        uvicorn.Config(
+            application(studio),
+            ws="none",
+            lifespan="off",
+            access_log=False,
+            log_config=None,
+            server_header=False,
+            timeout_graceful_shutdown=CLOSING_SECONDS,
+        )
+    )
+
+
+def _listen(port: int) -> socket.socket:
+    found = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    try:
+        found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        found.bind((HOST, port))
+        found.listen(128)
+        found.setblocking(False)
+    except OSError as error:
+        found.close()
+        raise UsageError(
+            f"Cannot listen at {HOST}:{port}: {error.strerror or error}.",
+            "A studio may be open there: choose another --port, or 0 for any that is free.",
+        ) from error
+    return found

@@ -1,0 +1,28 @@
+// The data page: opens a row in its place, and finds anew when a choice changes.
+
+const list = document.querySelector("[data-rows]");
+
+list?.addEventListener("click", async (event) => {
+  const button = event.target.closest("[data-row]");
+  if (!button) return;
+  const detail = button.nextElementSibling;
+  const open = button.getAttribute("aria-expanded") === "true";
+  button.setAttribute("aria-expanded", String(!open));
+  detail.hidden = open;
+  if (open || detail.dataset.loaded) return;
+  try {
+    const answer = await fetch(list.dataset.rows + button.dataset.row, { headers: { "X-Form": "" } });
+    detail.innerHTML = await answer.text();
+    if (answer.ok) detail.dataset.loaded = "yes";
+    detail.querySelector("mark")?.scrollIntoView({ block: "nearest" });
+  } catch {
+    detail.innerHTML = '<div class="problem"><p><b>The studio does not answer.</b></p><p>Start it again with: potstill studio</p></div>';
+  }
+});
+
+const filters = document.getElementById("filters");
+for (const control of filters?.querySelectorAll("select") ?? [])
+  control.addEventListener("change", () => {
+    if (control.id === "split") document.getElementById("word").value = "";
+    filters.requestSubmit();
+  });

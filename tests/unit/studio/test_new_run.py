@@ -1,0 +1,140 @@
+"""A recipe as form and text: the text is the truth, and what is wrong is said where it is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from studio_runs import browser, make_run
+
+from potstill.recipe import Recipe, builtin_recipes
+from potstill.studio.session import Studio
+
+QUICKSTART = builtin_recipes()["quickstart"].read_text("utf-8")
+
+
+@pytest.fixture
+def started(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Path, bool]]:
+    """Runs that would have been started: (folder, anyway)."""
+    from potstill.studio.launch import Launcher
+
+    found: list[tuple[Path, bool]] = []
+
+    def start(self: Launcher, folder: Path, project: Path, *, anyway: bool = False) -> None:
+        found.append((folder, anyway))
+
+    monkeypatch.setattr(Launcher, "start", start)
+    return found
+
+
+def test_a_field_is_set_in_the_text_and_its_mistake_named(tmp_path: Path) -> None:
+    client, _ = browser(tmp_path)
+
+    def change(field: str, text: str) -> dict[str, Any]:
+        body = {"yaml": QUICKSTART, "field": field, "text": text}
+        said: dict[str, Any] = client.post("/new/set", json=body).json()
+        return said
+
+    said = change("distill.epochs", "2")
+    assert yaml.safe_load(said["yaml"])["distill"]["epochs"] == 2
+    assert said["yaml"].startswith("# From a ten-page handbook")
+    assert (said["mistakes"], said["general"]) == ({}, [])
+    assert "distill.epochs" in change("distill.epochs", "-1")["mistakes"]
+    assert "epochs" not in yaml.safe_load(change("distill.epochs", "")["yaml"])["distill"]
+    refused = client.post("/new/set", json={"yaml": "a: [", "field": "name", "text": "x"})
+    assert refused.status_code == 400
+    assert "not valid YAML" in refused.text
+
+
+def test_text_that_is_no_recipe_has_no_form_until_it_is_one_again(tmp_path: Path) -> None:
+    client, _ = browser(tmp_path)
+    said = client.post("/new/read", json={"yaml": "name: [oops"}).json()
+    assert "not valid YAML" in said["general"][0]
+    assert "form comes back" in said["form"]
+    said = client.post("/new/read", json={"yaml": QUICKSTART}).json()
+    assert said["general"] == []
+    assert 'data-field="distill.epochs"' in said["form"]
+    assert client.post("/new/read", json={"yaml": "a" * 1_100_000}).json()["general"]
+
+
+def test_the_first_own_file_replaces_the_sample(tmp_path: Path) -> None:
+    client, _ = browser(tmp_path)
+
+    def sources(text: str, **change: list[str]) -> tuple[str, list[str]]:
+        said = client.post("/new/sources", json={"yaml": text, **change}).json()
+        return said["yaml"], yaml.safe_load(said["yaml"])["ingest"]["sources"]
+
+    text, named = sources(QUICKSTART, add=["documents/a.md"])
+    assert named == ["documents/a.md"]
+    text, named = sources(text, add=["documents/b.md", "documents/a.md"])
+    assert named == ["documents/a.md", "documents/b.md"]
+    text, named = sources(text, drop=["documents/a.md", "documents/b.md"])
+    assert named == []
+    said = client.post("/new/read", json={"yaml": text}).json()
+    assert "Put files into the box" in said["mistakes"]["ingest.sources"]
+    folder = QUICKSTART.replace("[sample:handbook.pdf]", "[documents]")
+    assert sources(folder, add=["documents/a.md"])[1] == ["documents"]  # it is in there already
+
+
+def test_the_plan_is_the_command_lines(tmp_path: Path) -> None:
+    client, _ = browser(tmp_path)
+    shown = client.post("/new/plan", json={"yaml": QUICKSTART}).text
+    for words in ("ingest", "export", "in all", "requests"):
+        assert words in shown
+    missing = QUICKSTART.replace("sample:handbook.pdf", "nowhere.pdf")
+    shown = client.post("/new/plan", json={"yaml": missing}).text
+    assert "nowhere.pdf" in shown
+    assert "does not exist" in shown
+    wrong = client.post("/new/plan", json={"yaml": "name: X"})
+    assert wrong.status_code == 400
+
+
+def test_start_writes_the_text_as_it_is_and_never_over_another_run(
+    tmp_path: Path, started: list[tuple[Path, bool]]
+) -> None:
+    client, studio = browser(tmp_path)
+
+    def start(text: str, **more: str) -> Any:
+        fields = {"form": studio.form, "yaml": text, **more}
+        return client.post("/runs", data=fields, follow_redirects=False)
+
+    answer = start(QUICKSTART.replace("\n", "\r\n"))  # as a browser sends it
+    assert answer.headers["location"] == "/runs/quickstart"
+    folder = tmp_path / "runs" / "quickstart"
+    assert (folder / "recipe.yaml").read_text("utf-8") == QUICKSTART
+    assert started == [(folder, False)]
+    again = start(QUICKSTART)
+    assert again.status_code == 400
+    assert "There is a run quickstart already" in again.text
+    assert start("name: ../x\nteacher: y").status_code == 400
+    other = QUICKSTART.replace("name: quickstart", "name: other")
+    assert start(other, anyway="on").status_code == 303
+    assert started[-1] == (tmp_path / "runs" / "other", True)
+    assert {one.name for one in (tmp_path / "runs").iterdir()} == {"quickstart", "other"}
+
+
+def test_a_new_run_begins_from_what_there_is_under_a_free_name(tmp_path: Path) -> None:
+    client, _ = browser(tmp_path)
+    folder = make_run(tmp_path, "quickstart")
+    (folder / "recipe.yaml").write_text(Recipe.load("quickstart").to_yaml(), "utf-8")
+    assert "name: quickstart-2\n" in client.get("/new?from=quickstart").text
+    assert "name: quickstart-2\n" in client.get("/new?run=quickstart").text
+    assert client.get("/new?from=nothing").status_code == 404
+    assert "Put files into the box" in client.get("/new?from=quickstart&own=1").text
+    (tmp_path / "recipe.yaml").write_text("name: mine\nteacher: <b>\n", "utf-8")
+    page = client.get("/new").text
+    assert "teacher: &lt;b&gt;" in page
+    assert "the project&#39;s own recipe" in page
+
+
+def test_every_builtin_recipe_opens(tmp_path: Path) -> None:
+    client, _ = browser(tmp_path)
+    for name in builtin_recipes():
+        assert client.get(f"/new?from={name}").status_code == 200
+
+
+def test_a_studio_does_not_show_its_secrets_in_its_repr(tmp_path: Path) -> None:
+    studio = Studio(tmp_path)
+    assert studio.token not in repr(studio)
