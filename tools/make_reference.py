@@ -176,7 +176,7 @@ def python_page() -> str:
         lines += [f"# `{module.__name__}`", "", (module.__doc__ or "").strip(), ""]
         lines += _names(module, names)
     lines += ["# `potstill.models.spans`", "", (reader.__doc__ or "").strip(), ""]
-    lines += _names(reader, ["ReaderSettings"])
+    lines += _names(reader, ["ReaderSettings", "FoundAnswer"])
     lines += _names(decoding, ["SpanAnswer"])
     lines += ["# `potstill.distill`", "", (distill.__doc__ or "").strip(), ""]
     lines += _names(distill, ["Distiller", "Distilled"])

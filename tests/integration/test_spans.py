@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import pytest
 import yaml
 from span_models import WORDS, save_span_model
@@ -175,3 +180,44 @@ def test_ask_is_for_runs_that_mark(project: Path, tmp_path: Path) -> None:
     done = invoke(tmp_path, "ask", "writes", "where")
     assert isinstance(done.exception, UsageError)
     assert "potstill chat" in done.exception.hint
+
+
+def test_it_is_served_and_stops(project: Path) -> None:
+    command = [sys.executable, "-m", "potstill.cli", "serve", "marks", "--project", str(project)]
+    errors = project / "serve-errors.txt"
+    with (
+        errors.open("w") as stderr,
+        subprocess.Popen([*command, "--port", "0", "--threads", "1"], stderr=stderr) as process,
+    ):
+        try:
+            end = time.monotonic() + 120
+            while "Serving marks at " not in errors.read_text():
+                assert process.poll() is None, errors.read_text()
+                assert time.monotonic() < end
+                time.sleep(0.05)
+            address = errors.read_text().split("Serving marks at ")[1].split("/v1")[0]
+
+            def ask(**body: Any) -> httpx2.Response:
+                return httpx2.post(f"{address}/v1/qa", json=body, trust_env=False, timeout=60)
+
+            text = "the lamp in the north tower is red"
+            known = {"question": "where is the red lamp", "no_answer_threshold": 1000.0}
+            said = ask(**known, context=text).json()
+            assert text[said["start"] : said["end"]] == said["answer"] != ""
+            (cited,) = ask(**known).json()["citations"]
+            assert cited["answer_end"] <= len(cited["text"])
+            chat = httpx2.post(
+                f"{address}/v1/chat/completions",
+                json={"model": "marks", "messages": [{"role": "user", "content": "a"}]},
+                trust_env=False,
+            )
+            assert chat.json()["error"]["code"] == "wrong_task"
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(60) == 0
+        finally:
+            process.kill()
+    wrong = invoke(project, "serve", "marks", "--port", "0", "--engine", "http://127.0.0.1:9")
+    assert isinstance(wrong.exception, UsageError)
+    assert "marks answers" in str(wrong.exception)
+    missing = invoke(project, "serve", "marks", "--port", "0", "--file", "other")
+    assert "has no exported file other" in str(missing.exception)
