@@ -22,13 +22,24 @@ from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
 import potstill
-from potstill import builtin, distill, errors, improve, needs, outlook, project, service, tune
+from potstill import (
+    builtin,
+    distill,
+    drifting,
+    errors,
+    improve,
+    needs,
+    outlook,
+    project,
+    service,
+    tune,
+)
 from potstill.cli import app
 from potstill.distill import losses
 from potstill.evaluate import answer_scores, compare, gate, judge, overlap, predictions, trials
 from potstill.models.spans import decoding, reader
 from potstill.recipe import Recipe, SpanRecipe
-from potstill.serve import review
+from potstill.serve import drift, review
 from potstill.serve.gateway import ServeConfig
 
 FOLDER = Path(__file__).parent.parent / "docs" / "reference"
@@ -41,6 +52,8 @@ BEFORE_A_RUN = {
     project: ["new_project", "Project"],
 }
 """What is known before anything is started or fetched."""
+DRIFT = ["Tested", "mmd_test", "median_bandwidth", "psi", "psi_test", "numbers_test", "holm"]
+"""The tests by themselves, for any two samples."""
 EVALUATION = {
     predictions: ["score_file", "score_answers"],
     answer_scores: ["Gold", "score_answer", "squad_v2"],
@@ -185,6 +198,10 @@ def python_page() -> str:
     lines += ["# `potstill.service`", "", (service.__doc__ or "").strip(), ""]
     lines += _names(service, ["serve_run"])
     lines += _section("potstill.serve.gateway.ServeConfig", ServeConfig, {})
+    lines += ["# `potstill.drifting`", "", (drifting.__doc__ or "").strip(), ""]
+    lines += _names(drifting, ["read_drift", "dismiss", "write_drift_page", "taught"])
+    lines += ["# `potstill.serve.drift`", "", (drift.__doc__ or "").strip(), ""]
+    lines += _names(drift, DRIFT)
     lines += ["# `potstill.improve`", "", (improve.__doc__ or "").strip(), ""]
     lines += _names(improve, [name for name in improve.__all__ if name != "ImproveConfig"])
     lines += _section("potstill.improve.ImproveConfig", improve.ImproveConfig, {})

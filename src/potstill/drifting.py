@@ -29,10 +29,13 @@ READ = 2000  # characters of a question that its language is told by
 NOTHING = "No request was answered by the service of {} yet."
 
 
-def open_watch(this: Run, gateway: Gateway, alerts: Alerts | None = None) -> Watch:
+def open_watch(
+    this: Run, gateway: Gateway, alerts: Alerts | None = None, serving: Run | None = None
+) -> Watch:
     """The watch over a service's traffic, whose documents are open already.
 
-    A run without training rows, or with too few, is watched without being compared; the log says
+    serving: the run whose student was promoted to serve, and whose rows count; default: `this`. A
+    run without training rows, or with too few, is watched without being compared; the log says
     why. Errors: StoreError for a damaged store, ModelError for the encoder.
     """
     from potstill.serve.traffic import TrafficStore
@@ -41,7 +44,7 @@ def open_watch(this: Run, gateway: Gateway, alerts: Alerts | None = None) -> Wat
     config = gateway.config
     store = TrafficStore(store_path(this), config.traffic_rows)
     try:
-        rows = taught(this)
+        rows = taught(serving or this)
     except (PotstillError, OSError) as error:
         rows, reason = [], str(error)
     else:
@@ -65,6 +68,7 @@ def open_watch(this: Run, gateway: Gateway, alerts: Alerts | None = None) -> Wat
         gateway.audit,
         alerts,
         lambda: gateway.engine.model,
+        reason,
     )
 
 

@@ -137,7 +137,7 @@ def serve_run(
         )
         if passages:
             _open_library(gateway, this, encoder)
-        gateway.traffic = open_watch(this, gateway, alerts)
+        gateway.traffic = open_watch(this, gateway, alerts, version_run(this, serving))
         serve(gateway, listening, started or (lambda address: None))
 
 

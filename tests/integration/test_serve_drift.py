@@ -10,9 +10,11 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx2
+import numpy as np
 import openai
 import pytest
 from served import Served, served
@@ -28,6 +30,8 @@ from potstill.records import Example, Provenance, Turn
 from potstill.serve.auth import KeyFile
 from potstill.serve.gateway import ServeConfig
 from potstill.serve.limits import KeyLimits
+from potstill.serve.monitor import Audit, Figures, Log
+from potstill.serve.watch import CHAT, Seen
 from potstill.service import serve_run
 
 SECONDS = 90.0
@@ -193,6 +197,8 @@ def test_mistakes_are_one_line(run: Run, tmp_path: Path, tiny_ggufs: dict[str, P
         with one.client() as client:
             ask(client, "How many litres?")
         assert "drift_off" in one.log.getvalue()
+        page = httpx2.get(f"{one.address}/drift", trust_env=False).text
+        assert "Nothing is compared. The run early has not finished the stage curate" in page
     code, text, _ = potstill("drift", str(early.folder))
     assert code == 0
     assert "Nothing is compared: The run early has not finished the stage curate" in text
@@ -202,3 +208,35 @@ def test_mistakes_are_one_line(run: Run, tmp_path: Path, tiny_ggufs: dict[str, P
     code, _, errors = potstill("drift", str(early.folder))
     assert code == 5
     assert "Traceback" not in errors
+
+
+def test_with_an_encoder_meanings_and_topics_are_compared(run: Run, tmp_path: Path) -> None:
+    def vectors(texts: Any) -> Any:
+        rows = [np.random.default_rng(list(one.encode())).normal(size=4) for one in texts]
+        shifted = [row + 9 * ("boiler" in one) for row, one in zip(rows, texts, strict=True)]
+        return np.array([row / np.linalg.norm(row) for row in shifted], np.float32)
+
+    log = Log(io.StringIO())
+    gateway: Any = SimpleNamespace(
+        config=CONFIG, figures=Figures(), log=log, audit=Audit(tmp_path / "a.jsonl", log),
+        corpus=SimpleNamespace(index=SimpleNamespace(vectors=vectors)), embedding_model="toy",
+        engine=SimpleNamespace(model="student"),
+    )  # fmt: skip
+    own = Run(tmp_path / "other")
+    own.folder.mkdir()
+    (own.folder / "run.json").write_text(json.dumps(run.record))
+    watch = drifting.open_watch(own, gateway)
+    for place in range(40):
+        words = "the boiler" if place < 20 else "the harbour"
+        asked = f"How many litres does {words} of unit {place} hold?"
+        watch.note(
+            Seen(f"r{place}", 0.0, CHAT, "m", "m", "", asked, True, "12 litres", 2, -0.1, "stop",
+                 0.1, 0.1)
+        )  # fmt: skip
+    watch.close()
+    calm, moved = (one["verdict"] for one in drifting.read_drift(own)["windows"])
+    assert {one["name"]: one["alarm"] for one in calm["signals"]}["meaning"] is False
+    signals = {one["name"]: one for one in moved["signals"]}
+    assert signals["meaning"]["alarm"]
+    assert signals["topic"]["shares"][0][0].startswith("How many litres does the boiler")
+    assert moved["rows"] == 70

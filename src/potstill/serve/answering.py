@@ -25,6 +25,11 @@ from potstill.serve.problems import ApiError, invalid, unavailable
 from potstill.serve.watch import Seen
 
 PREFIXES = {"chat.completion": "chatcmpl", "text_completion": "cmpl", "qa.answer": "qa"}
+ROUTES = {
+    "chat.completion": "/v1/chat/completions",
+    "text_completion": "/v1/completions",
+    "qa.answer": "/v1/qa",
+}
 COUNTED = ("prompt_tokens", "completion_tokens", "total_tokens")
 
 
@@ -174,15 +179,16 @@ class Work:
 
     def _seen(self, seconds: float) -> Seen:
         """What is kept of it, once the words have become figures."""
-        written = (self.usage or {}).get("completion_tokens", text_tokens(self.answer))
+        written = (self.usage or {}).get("completion_tokens") or text_tokens(self.answer)
         return Seen(
             self.id,
             time.time(),
-            self.path,
+            ROUTES[self.kind],
             self.model,
             self.variant,
             self.key.id,
             self.question,
+            self.retrieved or self.kind == "qa.answer",
             self.answer,
             written,
             sum(self.sureness) / len(self.sureness) if self.sureness else None,

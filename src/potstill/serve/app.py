@@ -185,8 +185,7 @@ def _no_document(document: str) -> ApiError:
 
 def _drift_page(gateway: Gateway) -> str:
     assert gateway.traffic is not None
-    off = "" if gateway.traffic.reference is not None else "The log says why (drift_off)."
-    return page(summary(gateway.name, gateway.traffic.store, off))
+    return page(summary(gateway.name, gateway.traffic.store, gateway.traffic.off))
 
 
 def _uploads(gateway: Gateway) -> Path:

@@ -19,9 +19,13 @@ from potstill.serve.windows import SIGNALS
 
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'"
 """What a browser lets the page do: nothing but its own style."""
+FEW_ROWS = 250
+"""Of fewer training questions the luck of the draw shows: some references alarm often."""
 DRAWN = 200  # windows in the chart
 LISTED = 50  # alarms in the table
 WIDEST = 12  # cells of one signal's histogram
+COLOURS = (*(f"r-{place}" for place in range(6)), "m-other")
+"""One for each signal, of the page's style."""
 STATES = {
     "none": "No window is full yet.",
     "calm": "Live questions and answers are like those that the student was taught.",
@@ -74,6 +78,8 @@ def _variant(name: str, about: dict[str, Any], windows: list[dict[str, Any]]) ->
         "newest": newest,
         "time": when(newest["time"]),
         "signals": [_row(one) for one in verdict["signals"]],
+        "rows": verdict["rows"],
+        "few": verdict["rows"] < FEW_ROWS,
         "untested": [(SIGNALS[one], why) for one, why in verdict["untested"].items()],
         "histograms": [_histogram(one) for one in verdict["signals"] if len(one["shares"]) > 1],
         "chart": _chart(windows[-DRAWN:], newest["level"]),
@@ -124,7 +130,7 @@ def _chart(windows: list[dict[str, Any]], level: float) -> Markup:
     lines = [
         Line(
             SIGNALS[name],
-            f"r-{place % 6}",
+            COLOURS[place],
             [
                 (number, -math.log10(adjusted))
                 for number, window in enumerate(windows, 1)

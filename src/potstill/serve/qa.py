@@ -7,6 +7,7 @@ are those of every other answer (`answering.py`). Knows no engine but by its por
 
 from __future__ import annotations
 
+import math
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -24,6 +25,7 @@ from potstill.serve.relay import answer
 from potstill.serve.span_engine import Marked, SpanEngine
 from potstill.serve.wire import QaRequest
 
+LEAST = 1e-9  # probability that has a logarithm
 PASSAGES = 3
 """Read for a question, the best by their words; `benchmarks/serve_spans.py` measures how many."""
 
@@ -114,6 +116,7 @@ class SpanWork(Work):
         else:
             self.marked = Marked(None, "", 1.0, 0, 0, 1.0, 0)  # nothing fits: nothing is read
         marked = self.marked
+        self.sureness = [math.log(max(marked.score, LEAST))]
         decisive = self.texts[marked.passage or 0] if self.texts else ""
         self.messages = [{"role": "user", "content": self.gateway.ask(decisive, self.question)}]
         if marked.passage is not None and self.chunks:

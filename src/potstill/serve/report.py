@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from potstill.serve.traffic import TrafficStore
-from potstill.serve.watch import CHAT
+from potstill.serve.watch import ASKED
 
 MOST_WAITING = 1000  # as large as a window can be
 
@@ -16,7 +16,7 @@ MOST_WAITING = 1000  # as large as a window can be
 def summary(name: str, store: TrafficStore, off: str = "") -> dict[str, Any]:
     """`run`, `requests`, `off`, `variants`, `windows`, as `drifting.read_drift` describes them."""
     windows = store.windows()
-    names = sorted({one["variant"] for one in windows} | set(store.variants(CHAT)))
+    names = sorted({one["variant"] for one in windows} | set(store.variants(ASKED)))
     return {
         "run": name,
         "requests": store.count(),
@@ -38,6 +38,6 @@ def _variant(store: TrafficStore, windows: list[dict[str, Any]], name: str) -> d
         "alarms": len(alarms),
         "dismissed": sum(one["dismissed"] is not None for one in alarms),
         "by_chance": round(sum(one["level"] for one in own), 2),
-        "waiting": len(store.waiting(name, CHAT, MOST_WAITING)),
+        "waiting": len(store.waiting(name, ASKED, MOST_WAITING)),
         "state": state,
     }

@@ -112,14 +112,15 @@ class TrafficStore:
                 "DELETE FROM request WHERE id <= (SELECT MAX(id) FROM request) - ?", (self.keep,)
             )
 
-    def waiting(self, variant: str, route: str, limit: int) -> list[tuple[int, Row]]:
-        """The oldest requests of a route that no window holds yet, at most `limit`."""
+    def waiting(self, variant: str, routes: Sequence[str], limit: int) -> list[tuple[int, Row]]:
+        """The oldest requests of these routes that no window holds yet, at most `limit`."""
+        marks = ", ".join("?" * len(routes))
         with self._lock, self._errors():
             found = self._database.execute(
-                f"SELECT id, {', '.join(ROW)} FROM request WHERE variant = ? AND route = ? AND id >"
-                " COALESCE((SELECT MAX(last) FROM window WHERE variant = ?), 0)"
+                f"SELECT id, {', '.join(ROW)} FROM request WHERE variant = ? AND route IN ({marks})"
+                " AND id > COALESCE((SELECT MAX(last) FROM window WHERE variant = ?), 0)"
                 " ORDER BY id LIMIT ?",
-                (variant, route, variant, limit),
+                (variant, *routes, variant, limit),
             ).fetchall()
         return [(row[0], Row(**dict(zip(ROW, row[1:], strict=True)))) for row in found]
 
@@ -128,11 +129,13 @@ class TrafficStore:
         with self._lock, self._errors():
             return int(self._database.execute("SELECT COUNT(*) FROM request").fetchone()[0])
 
-    def variants(self, route: str) -> list[str]:
-        """Which students have answered."""
+    def variants(self, routes: Sequence[str]) -> list[str]:
+        """Which students have answered there."""
+        marks = ", ".join("?" * len(routes))
         with self._lock, self._errors():
             found = self._database.execute(
-                "SELECT DISTINCT variant FROM request WHERE route = ? ORDER BY variant", (route,)
+                f"SELECT DISTINCT variant FROM request WHERE route IN ({marks}) ORDER BY variant",
+                tuple(routes),
             ).fetchall()
         return [str(row[0]) for row in found]
 

@@ -25,13 +25,17 @@ from potstill.serve.windows import LIVE, SIGNALS, Reference, Sample, Verdict
 MOST_WAITING = 4096
 TOGETHER = 16  # requests that are read at once; a search waits no longer than for these
 CLOSE_SECONDS = 20.0
-CHAT = "/v1/chat/completions"
-"""The route whose requests are questions; others are kept and not compared."""
+CHAT, MARKING = "/v1/chat/completions", "/v1/qa"
+ASKED = (CHAT, MARKING)
+"""The routes whose requests are questions; others are kept and not compared."""
 
 
 @dataclass(frozen=True)
 class Seen:
-    """An answered request, with its words, which go no further than `Reading`."""
+    """An answered request, with its words, which go no further than `Reading`.
+
+    alone: the question is known to have no passage around it.
+    """
 
     response: str
     time: float
@@ -40,6 +44,7 @@ class Seen:
     variant: str
     key: str
     question: str
+    alone: bool
     answer: str
     answer_tokens: int
     confidence: float | None
@@ -81,7 +86,8 @@ class Rules:
 class Watch:
     """The thread. reference: what windows are compared with; None: rows are kept, no more.
 
-    student: names the model behind the answers; another one has another first window.
+    student: names the model behind the answers; another one has another first window. off: why
+    nothing is compared, where it is not.
     """
 
     def __init__(
@@ -95,8 +101,10 @@ class Watch:
         audit: Audit,
         alerts: Alerts | None = None,
         student: Callable[[], str] = str,
+        off: str = "",
     ) -> None:
         self.store, self.reference, self.rules = store, reference, rules
+        self.off = off
         self._reading, self._figures, self._log, self._audit = reading, figures, log, audit
         self._alerts, self._student = alerts, student
         self._jobs: queue.Queue[Seen | None] = queue.Queue(MOST_WAITING)
@@ -160,7 +168,9 @@ class Watch:
         self._failing = True
 
     def _rows(self, seen: Sequence[Seen]) -> list[Row]:
-        asked = [self._reading.question(one.question) for one in seen]
+        asked = [
+            one.question if one.alone else self._reading.question(one.question) for one in seen
+        ]
         vectors: Any = [None] * len(seen)
         if self._reading.vectors is not None:
             found = self._reading.vectors(asked)
@@ -178,7 +188,7 @@ class Watch:
                 self._reading.language(question),
                 one.answer_tokens,
                 one.confidence,
-                self._reading.declines(one.answer),
+                self._declines(one),
                 one.finish,
                 one.seconds,
                 one.first_token,
@@ -188,10 +198,16 @@ class Watch:
             for one, question, vector in zip(seen, asked, vectors, strict=True)
         ]
 
+    def _declines(self, one: Seen) -> bool:
+        """A student that marks answers declines by marking none."""
+        if one.route == MARKING and not one.answer:
+            return True
+        return self._reading.declines(one.answer)
+
     def _windows(self, variant: str) -> None:
         """Compare each full window of a variant's requests."""
         while self.reference is not None:
-            found = self.store.waiting(variant, CHAT, self.rules.size)
+            found = self.store.waiting(variant, ASKED, self.rules.size)
             if len(found) < self.rules.size:
                 return
             ids, rows = [one for one, _ in found], [row for _, row in found]

@@ -82,10 +82,12 @@ class Signal:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What came of one window. untested: signal -> why it was not looked at."""
+    """What came of one window. untested: signal -> why it was not looked at. rows: training
+    questions that it was compared with."""
 
     signals: tuple[Signal, ...]
     untested: dict[str, str] = field(default_factory=dict)
+    rows: int = 0
 
     @property
     def alarm(self) -> bool:
@@ -202,7 +204,7 @@ class Reference:
             )
             for one in found
         )
-        return Verdict(signals, untested)
+        return Verdict(signals, untested, self.size)
 
 
 def _numbers(

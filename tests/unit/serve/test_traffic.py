@@ -32,13 +32,13 @@ def store(tmp_path: Path) -> Iterator[TrafficStore]:
 def test_rows_come_back_as_they_went_in_and_only_once(store: TrafficStore) -> None:
     other = replace(ROW, variant="canary")
     store.add([ROW, replace(ROW, route="/v1/completions"), other, ROW])
-    found = store.waiting("tiny", CHAT, 10)
+    found = store.waiting("tiny", [CHAT], 10)
     assert [row for _, row in found] == [ROW, ROW]
-    assert store.variants(CHAT) == ["canary", "tiny"]
+    assert store.variants([CHAT]) == ["canary", "tiny"]
     ids = [one for one, _ in found]
     store.add_window("tiny", ids[:1], 0.01, VERDICT, "s", {})
-    assert [one for one, _ in store.waiting("tiny", CHAT, 10)] == ids[1:]
-    assert len(store.waiting("canary", CHAT, 10)) == 1  # another student's windows are its own
+    assert [one for one, _ in store.waiting("tiny", [CHAT], 10)] == ids[1:]
+    assert len(store.waiting("canary", [CHAT], 10)) == 1  # another student's windows are its own
     assert store.count() == 4
 
 
@@ -46,7 +46,7 @@ def test_only_the_newest_are_kept(tmp_path: Path) -> None:
     store = TrafficStore(tmp_path / "t.sqlite", keep=5)
     for place in range(4):
         store.add([replace(ROW, words=10 * place + one) for one in range(3)])
-    assert [row.words for _, row in store.waiting("tiny", CHAT, 99)] == [21, 22, 30, 31, 32]
+    assert [row.words for _, row in store.waiting("tiny", [CHAT], 99)] == [21, 22, 30, 31, 32]
     store.close()
 
 

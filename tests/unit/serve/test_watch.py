@@ -18,7 +18,7 @@ from potstill.serve.confidence import ask_for, taken
 from potstill.serve.monitor import Audit, Figures, Log
 from potstill.serve.report import summary
 from potstill.serve.traffic import TrafficStore
-from potstill.serve.watch import CHAT, Reading, Rules, Seen, Watch
+from potstill.serve.watch import ASKED, CHAT, Reading, Rules, Seen, Watch
 from potstill.serve.windows import Reference
 
 WORDS = "how many litres of water does the boiler of the seventh unit hold today".split()
@@ -47,7 +47,7 @@ def asked(seed: int) -> str:
 def seen(place: int, question: str | None = None, **more: Any) -> Seen:
     fields: dict[str, Any] = {
         "response": f"chatcmpl-{place}", "time": float(place), "route": CHAT, "model": "tiny",
-        "variant": "tiny", "key": "", "question": question or asked(1000 + place),
+        "variant": "tiny", "key": "", "question": question or asked(1000 + place), "alone": False,
         "answer": "1250 litres", "answer_tokens": 5 + place % 4, "confidence": -0.1 * (place % 7),
         "finish": "stop", "seconds": 0.2, "first_token": 0.1,
     }  # fmt: skip
@@ -134,16 +134,29 @@ def test_what_is_kept_of_a_request(tmp_path: Path) -> None:
     one = Watched(tmp_path)
     one.watch.note(seen(1, "A long passage.\n\nHow many litres?", answer="I do not know."))
     one.watch.note(seen(2, route="/v1/completions", variant="canary", confidence=None))
+    one.watch.note(seen(3, "In short:\n\nhow many litres?", variant="alone", alone=True))
     one.watch.close()
     store = TrafficStore(tmp_path / "traffic.sqlite")
-    ((_, row),) = store.waiting("tiny", CHAT, 9)
+    ((_, row),) = store.waiting("tiny", [CHAT], 9)
+    assert store.waiting("alone", [CHAT], 9)[0][1].words == 5
     assert (row.words, row.characters, row.language, row.refused) == (3, 16, "en", 1)
     kept = np.frombuffer(row.embedding or b"", "<f2")
     assert kept == pytest.approx(vectors(["How many litres?"])[0], abs=1e-3)
-    assert store.count() == 2
+    assert store.count() == 3
     store.close()
     for file in tmp_path.iterdir():
         assert b"litres" not in file.read_bytes()
+
+
+def test_a_student_that_marks_answers_declines_by_marking_none(tmp_path: Path) -> None:
+    one = Watched(tmp_path)
+    for place, answer in enumerate(("", "12 litres")):
+        one.watch.note(seen(place, route="/v1/qa", answer=answer))
+    one.watch.note(seen(2, answer=""))  # a text of no words declines nothing
+    one.watch.close()
+    store = TrafficStore(tmp_path / "traffic.sqlite")
+    assert [row.refused for _, row in store.waiting("tiny", ASKED, 9)] == [1, 0, 0]
+    store.close()
 
 
 def test_each_students_requests_are_windows_of_their_own(tmp_path: Path) -> None:
@@ -153,7 +166,7 @@ def test_each_students_requests_are_windows_of_their_own(tmp_path: Path) -> None
     one.watch.close()
     store = TrafficStore(tmp_path / "traffic.sqlite")
     assert store.windows() == []
-    assert [len(store.waiting(name, CHAT, 99)) for name in ("tiny", "canary")] == [20, 20]
+    assert [len(store.waiting(name, [CHAT], 99)) for name in ("tiny", "canary")] == [20, 20]
     store.close()
 
 
