@@ -19,7 +19,7 @@ from potstill import pipeline
 from potstill.core.files import read_json, read_records, write_atomic
 from potstill.curate.split import Split
 from potstill.errors import InputError, RecipeError, StoreError, UsageError
-from potstill.evaluate.gate import gate
+from potstill.evaluate.gate import check_metric, gate
 from potstill.generate import PromptConfig, student_turn
 from potstill.improve import rows
 from potstill.improve.candidates import Ask, Gathered, gather, question_in
@@ -81,6 +81,7 @@ def improve(
     Errors: UsageError, InputError and StoreError before anything is trained, for what stands in the
     way; those of `pipeline.run`.
     """
+    check_metric(metric)
     prepared = prepare(this, config, name=name, overrides=overrides)
     begun(prepared)
     project = Path(this.record["project"])
