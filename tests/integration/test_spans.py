@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,11 @@ from typer.testing import CliRunner
 
 from potstill.cli import app
 from potstill.errors import UsageError
+from potstill.improve import ImproveConfig, improve
+from potstill.models.spans.rows import passages
+from potstill.pipeline import open_run
+from potstill.serve.feedback import FeedbackStore
+from potstill.serve.review import review
 
 pytestmark = pytest.mark.timeout(900)  # two runs of seven processes each
 RUN = CliRunner()
@@ -221,3 +227,38 @@ def test_it_is_served_and_stops(project: Path) -> None:
     assert "marks answers" in str(wrong.exception)
     missing = invoke(project, "serve", "marks", "--port", "0", "--file", "other")
     assert "has no exported file other" in str(missing.exception)
+
+
+@pytest.mark.slow
+def test_a_student_that_marks_answers_learns_from_feedback(project: Path) -> None:
+    run = open_run("marks", project)
+    chunks = list(passages(run.artifact("ingest")).values())
+    store = run.folder / "serve" / "feedback.sqlite"
+    with closing(FeedbackStore(store)) as database:
+        ids = [
+            database.add(
+                response=f"qa-{number}",
+                key="",
+                model="marks",
+                thumb="down",
+                correction=chunk.text.split()[6],  # the colour
+                messages=[{"role": "user", "content": f"which {' '.join(chunk.text.split()[8:])}"}],
+                answer="",
+                citations=[chunk.model_dump(mode="json") | {"chunk": chunk.id}],
+            )
+            for number, chunk in enumerate(chunks)
+        ]
+    review(store, ids, "accepted")
+    short = [f"distill.{field}" for field in ("epochs=1", "learning_rate=1e-3")]
+    made = improve(run, ImproveConfig(replay=1.0), overrides=short, threads=1)
+    assert made.run.task == "spans"
+    assert set(made.run.report["models"]) >= {"undistilled", "distilled"}
+    assert made.gate["rows"]["target"] == len(made.prepared.about["target"]) > 1
+    assert made.gate["rows"]["kept"] > 1
+    lines = made.run.artifact("evaluate").path("predictions.jsonl").read_text().splitlines()
+    before = run.artifact("evaluate").path("predictions.jsonl").read_text().splitlines()
+    said = {
+        name: {row["id"]: row["answer"] for row in map(json.loads, some) if row["model"] == model}
+        for name, some, model in (("then", before, "distilled"), ("now", lines, "undistilled"))
+    }
+    assert {row: said["now"][row] for row in said["then"]} == said["then"]  # the same student
