@@ -22,7 +22,7 @@ from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
 import potstill
-from potstill import builtin, distill, errors, needs, outlook, project, service, tune
+from potstill import builtin, distill, errors, needs, outlook, project, service, studio, tune
 from potstill.cli import app
 from potstill.distill import losses
 from potstill.evaluate import answer_scores, compare, judge, overlap, predictions
@@ -181,6 +181,8 @@ def python_page() -> str:
     lines += _names(tune, ["Study", "run_study", "read_study", "Finished", "Trial"])
     lines += ["# `potstill.service`", "", (service.__doc__ or "").strip(), ""]
     lines += _names(service, ["serve_run"])
+    lines += ["# `potstill.studio`", "", (studio.__doc__ or "").strip(), ""]
+    lines += _names(studio, ["open_studio"])
     lines += _section("potstill.serve.gateway.ServeConfig", ServeConfig, {})
     for module, names in EVALUATION.items():
         lines += [f"# `{module.__name__}`", "", (module.__doc__ or "").strip(), ""]

@@ -14,8 +14,8 @@ from typing import Any
 from starlette.testclient import TestClient
 
 from potstill.core.store import Store
-from potstill.records import Chunk, Example, Provenance, Rejected, Span, Turn
 from potstill.recipe import Recipe, builtin_recipes
+from potstill.records import Chunk, Example, Provenance, Rejected, Span, Turn
 from potstill.studio.app import application
 from potstill.studio.session import Studio
 
