@@ -1,4 +1,4 @@
-"""A run that the studio starts is a process of its own: it is stopped, goes on, and says why not."""
+"""A run that the studio starts is a process of its own: stopped, gone on with, refused in words."""
 
 from __future__ import annotations
 

@@ -115,7 +115,8 @@ def test_from_a_dropped_file_to_a_chat(
     notes.write_text(sample_path("handbook.md").read_text("utf-8")[:6000], "utf-8")
     page.set_input_files("#choose", notes)
     page.locator("#files").get_by_text("documents/my notes.md").wait_for()
-    assert "documents/my notes.md" in page.input_value("#f-ingest-sources")
+    page.locator("#go:not([disabled])").wait_for()
+    assert page.input_value("#f-ingest-sources") == "documents/my notes.md"
     page.locator("#plan").get_by_text("in all").wait_for()
 
     # The form changes the text, the text the form, and a mistake is said at its field.
@@ -185,8 +186,8 @@ def test_a_run_that_cannot_begin_is_seen_and_mended(
     page.get_by_role("link", name="Duplicate with changes").click()
     page.locator('#f-name[value="small-2"]').wait_for()
     (opened.project / "nowhere.md").write_text("# Kelp\n\nThe kelp dries for nine hours.\n" * 9)
-    page.locator("#f-seed").fill("18")
-    page.locator("#f-seed").press("Tab")
+    page.locator("#f-distill-epochs").fill("3")
+    page.locator("#f-distill-epochs").press("Tab")
     page.locator("#plan").get_by_text("in all").wait_for()
     assert page.locator("#plan .problem").count() == 0
 
@@ -197,8 +198,8 @@ def test_a_closed_studio_and_an_old_address_are_said_in_words(
     page, _ = page_of(chromium, opened)
     page.goto(f"{opened.base}/new")
     opened.kill()
-    page.locator("#f-seed").fill("19")
-    page.locator("#f-seed").press("Tab")
+    page.locator("#f-distill-epochs").fill("3")
+    page.locator("#f-distill-epochs").press("Tab")
     page.get_by_text("The studio does not answer.").first.wait_for()
     opened.start()
     page.goto(opened.base)
