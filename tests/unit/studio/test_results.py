@@ -76,7 +76,8 @@ def test_only_results_can_be_downloaded(finished: Path, tmp_path: Path) -> None:
     (finished / "export" / "out.gguf").symlink_to(tmp_path / "secret.txt")
     (finished / "run.log").write_text("log")
     for path in ("run.json", "run.log", "events.jsonl", "../../secret.txt", "..%2f..%2fsecret.txt",
-                 "export/../run.json", "export/way-out/secret.txt", "export/out.gguf", "/etc/passwd"):  # fmt: skip
+                 "export/../run.json", "export/way-out/secret.txt", "export/out.gguf",
+                 "/etc/passwd"):  # fmt: skip
         answer = client.get(f"/runs/made/files/{path}")
         assert answer.status_code == 404, path
         assert "secret" not in answer.text.replace("secret.txt", "")
