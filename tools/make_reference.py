@@ -32,6 +32,7 @@ from potstill import (
     outlook,
     project,
     service,
+    studio,
     tune,
 )
 from potstill.cli import app
@@ -197,6 +198,8 @@ def python_page() -> str:
     lines += _names(tune, ["Study", "run_study", "read_study", "Finished", "Trial"])
     lines += ["# `potstill.service`", "", (service.__doc__ or "").strip(), ""]
     lines += _names(service, ["serve_run"])
+    lines += ["# `potstill.studio`", "", (studio.__doc__ or "").strip(), ""]
+    lines += _names(studio, ["open_studio"])
     lines += _section("potstill.serve.gateway.ServeConfig", ServeConfig, {})
     lines += ["# `potstill.drifting`", "", (drifting.__doc__ or "").strip(), ""]
     lines += _names(drifting, ["read_drift", "dismiss", "write_drift_page", "taught"])
