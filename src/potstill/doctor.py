@@ -20,6 +20,7 @@ PURPOSES = {
     "llamacpp": "ask GGUF teachers, chat with the student, write GGUF",
     "endpoint": "ask teachers behind an address",
     "serve": "serve the student with OpenAI's API",
+    "studio": "open all of it in a browser",
     "train": "load, prune and distil models",
     "generate": "mend teachers' replies, find what they quote",
     "curate": "find duplicates and draw the data card",

@@ -24,6 +24,7 @@ from potstill.sample import sample_path
 from potstill.serve.feedback import FeedbackStore
 from potstill.serve.review import review
 
+pytestmark = pytest.mark.timeout(1800)  # two runs of seven processes each, and a third begun
 FEW = ImproveConfig(replay=1.0, fewest=6)
 SHORT = ["distill.max_tokens=1500", "distill.epochs=1", "distill.validations=1"]
 

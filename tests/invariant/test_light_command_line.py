@@ -56,6 +56,7 @@ def modules_loaded_by(*arguments: str) -> set[str]:
         ("--help",),
         ("run", "--help"),
         ("serve", "--help"),
+        ("studio", "--help"),
         ("keys", "list"),
         ("config", "check", "quickstart"),
         ("config", "schema"),

@@ -12,7 +12,7 @@ Each row is scored on both students, and rows are resampled together (paired boo
 `core/scoring.py`). An interval of very few rows promises more than it can keep: five rows that all
 got better come by chance in one of sixteen cases. So with fewer rows than a sign test would need
 (2 * 0.5^n <= 1 - level; six at 95%), nothing is claimed and the state is `unproven`, and so it is
-where the interval holds zero.
+where the interval holds zero, or where the old rows are fewer than that.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from typing import Any
 from potstill.core.scoring import paired_bootstrap_ratio
 from potstill.errors import InputError
 from potstill.evaluate import words
-from potstill.evaluate.power import rows_needed
+from potstill.evaluate.power import rows_needed, smallest_seen
 
 CURRENT, CANDIDATE = "undistilled", "distilled"
 """What the students are called in an improvement: the one that training began with, and what came
@@ -64,29 +64,31 @@ def gate(
 ) -> dict[str, Any]:
     """`state` (passed, unproven, failed), `reasons`, `kept` and `target` (metric -> figures).
 
-    Each figure: `current`, `candidate`, `value` (their difference), `low`, `high`, `n`, `outcome`
-    (better, worse or unclear). target: ids of the rows that should have become better. metric: the
-    one that must, of `METRICS`. Errors: InputError for another one, or where the two students were
-    not measured on the same rows.
+    `needed`: target rows that would tell, if they do not. `smallest_drop`: of the metric, that the
+    old rows show four times of five. Each figure: `current`, `candidate`, `value` (their
+    difference), `low`, `high`, `n`, `outcome` (better, worse or unclear). target: ids of the rows
+    that should have become better. metric: the one that must, of `METRICS`. Errors: InputError for
+    another one, or where the two students were not measured on the same rows.
     """
-    if metric not in METRICS:
-        raise InputError(f"There is no gate by {metric}.", f"Metrics: {', '.join(METRICS)}.")
+    check_metric(metric)
     current, candidate = _both(predictions)
     aimed = set(target)
     old = [name for name in current if name not in aimed]
     new = [name for name in current if name in aimed]
     kept = _figures(current, candidate, old, seed, resamples, level)
     better = _figures(current, candidate, new, seed, resamples, level)
-    worse = [name for name, one in kept.items() if one["outcome"] == "worse"]
-    reasons = [f"{_said(name, kept[name])} on the {len(old)} old rows" for name in worse]
-    state, reason, needed = _on_target(better.get(metric), metric, len(new), level, current,
-                                       candidate, new)  # fmt: skip
-    reasons.append(reason)
-    if not kept:
+    state, needed, reasons = _on_target(better.get(metric), metric, len(new), level)
+    if len(old) < fewest_rows(level):
         state = "failed" if state == "failed" else "unproven"
-        reasons.insert(0, "there are no old rows to compare on")
+        reasons.insert(0, f"{len(old)} old rows are too few to see that something got worse")
+    worse = [name for name, one in kept.items() if one["outcome"] == "worse"]
+    if worse:
+        state = "failed"
+        reasons = [f"{_said(name, kept[name])} on the {len(old)} old rows" for name in worse] + (
+            reasons
+        )
     return {
-        "state": "failed" if worse else state,
+        "state": state,
         "reasons": reasons,
         "metric": metric,
         "level": level,
@@ -94,9 +96,16 @@ def gate(
         "resamples": resamples,
         "rows": {"kept": len(old), "target": len(new)},
         "needed": needed,
+        "smallest_drop": _smallest_drop(kept.get(metric), level),
         "kept": kept,
         "target": better,
     }
+
+
+def check_metric(metric: str) -> None:
+    """Errors: InputError for a metric that the gate does not know."""
+    if metric not in METRICS:
+        raise InputError(f"There is no gate by {metric}.", f"Metrics: {', '.join(METRICS)}.")
 
 
 def _both(
@@ -144,6 +153,7 @@ def _figures(
         figure = made.as_dict() | {
             "current": sum(old) / sum(shares),
             "candidate": sum(new) / sum(shares),
+            "spread": statistics.stdev(after - before for after, before, _ in both),
             "significant": made.excludes_zero,
         }
         found[metric] = figure | {"outcome": words.outcome(metric, figure)}
@@ -151,33 +161,29 @@ def _figures(
 
 
 def _on_target(
-    figure: Mapping[str, Any] | None,
-    metric: str,
-    rows: int,
-    level: float,
-    current: Mapping[str, Mapping[str, Any]],
-    candidate: Mapping[str, Mapping[str, Any]],
-    names: Sequence[str],
-) -> tuple[str, str, int | None]:
-    """State of the target alone, its reason, and how many rows it would take to tell."""
+    figure: Mapping[str, Any] | None, metric: str, rows: int, level: float
+) -> tuple[str, int | None, list[str]]:
+    """State of the target alone, how many rows it would take to tell, and why."""
+    title = words.MEASURES[metric].title
     if figure is None:
-        return "unproven", f"only {rows} held-out rows from feedback: too few to compare", None
+        return "unproven", None, [f"{rows} rows from feedback have no {title} to compare by"]
     if figure["outcome"] == "worse":
-        return "failed", f"{_said(metric, figure)} on the {rows} rows from feedback", None
-    apart = [
-        float(candidate[name][metric]) - float(current[name][metric])
-        for name in names
-        if candidate[name].get(metric) is not None and current[name].get(metric) is not None
-    ]
+        return "failed", None, [f"{_said(metric, figure)} on the {rows} rows from feedback"]
     least = fewest_rows(level)
-    needed = rows_needed(statistics.stdev(apart), figure["value"], level)
     if figure["outcome"] == "better" and figure["n"] >= least:
-        return "passed", f"{_said(metric, figure)} on the {rows} rows from feedback", None
+        return "passed", None, [f"{_said(metric, figure)} on the {rows} rows from feedback"]
+    needed = rows_needed(figure["spread"], figure["value"], level)
     if figure["n"] < least:
         needed = max(least, needed or least)
     more = f"; about {needed} would tell, if it stays so" if needed else ""
-    why = f"{figure['n']} rows from feedback cannot tell whether {words.MEASURES[metric].title} "
-    return "unproven", f"{why}is better ({_range(metric, figure)}){more}", needed
+    why = f"{figure['n']} rows from feedback cannot tell whether {title} is better"
+    return "unproven", needed, [f"{why} ({_range(metric, figure)}){more}"]
+
+
+def _smallest_drop(figure: Mapping[str, Any] | None, level: float) -> float | None:
+    if figure is None or not figure["spread"]:
+        return None
+    return smallest_seen(figure["spread"], figure["n"], level)
 
 
 def _said(metric: str, figure: Mapping[str, Any]) -> str:

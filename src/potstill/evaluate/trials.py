@@ -56,7 +56,8 @@ def compare_versions(
     resamples: int = 2000,
     level: float = 0.95,
 ) -> dict[str, Any]:
-    """`votes`, `figures` (name -> current, candidate, difference), `said`, `needed`.
+    """`votes` (counts, difference, p, outcome, needed), `figures` (name -> current, candidate,
+    difference, outcome), `requests`, `said`.
 
     requests: rows with version, unit, and `TIMES` and `SHARES` (None: unknown). votes: rows with
     version, unit, up (whether the thumb is up).

@@ -14,7 +14,7 @@ In: a run and its feedback. Out: candidates, which are ordinary runs, and versio
 
 from potstill.improve.config import ImproveConfig
 from potstill.improve.promotion import promote, rollback, version_run, versions_of
-from potstill.improve.run import Improved, Prepared, improve, prepare
+from potstill.improve.run import Improved, Prepared, improve, prepare, question_of
 from potstill.improve.trial import compare_traffic
 
 __all__ = [
@@ -25,6 +25,7 @@ __all__ = [
     "improve",
     "prepare",
     "promote",
+    "question_of",
     "rollback",
     "version_run",
     "versions_of",

@@ -145,6 +145,13 @@ def _candidate(
     return Candidate(row["id"], example, passage)
 
 
+def question_in(row: Mapping[str, Any], ask: Ask) -> str:
+    """What was asked last, without the passage that was put before it."""
+    content = str(row["messages"][-1]["content"]) if row["messages"] else ""
+    passage = _passage(row["citations"])
+    return asked_in(content, passage.text, ask) if passage else content
+
+
 def asked_in(content: str, passage: str, ask: Ask) -> str:
     """The question in a user turn that shows a passage; the whole turn where it is laid out in
     another way, as by a client that brings passages of its own."""

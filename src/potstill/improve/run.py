@@ -19,10 +19,10 @@ from potstill import pipeline
 from potstill.core.files import read_json, read_records, write_atomic
 from potstill.curate.split import Split
 from potstill.errors import InputError, RecipeError, StoreError, UsageError
-from potstill.evaluate.gate import gate
+from potstill.evaluate.gate import check_metric, gate
 from potstill.generate import PromptConfig, student_turn
 from potstill.improve import rows
-from potstill.improve.candidates import Gathered, gather
+from potstill.improve.candidates import Ask, Gathered, gather, question_in
 from potstill.improve.config import ImproveConfig
 from potstill.improve.promotion import version_run, versions_of
 from potstill.improve.recipe import improved
@@ -81,6 +81,7 @@ def improve(
     Errors: UsageError, InputError and StoreError before anything is trained, for what stands in the
     way; those of `pipeline.run`.
     """
+    check_metric(metric)
     prepared = prepare(this, config, name=name, overrides=overrides)
     begun(prepared)
     project = Path(this.record["project"])
@@ -203,10 +204,9 @@ def _mixture(this: Run, parent: Run, config: ImproveConfig) -> rows.Mixture:
     limit = recipe["evaluate"].get("max_examples")
     old["test"] = sorted(old["test"], key=lambda row: row.id)[:limit]
     refusal = next((row.answers[0] for row in old["train"] if row.kind == REFUSAL), "")
-    prompt = PromptConfig.model_validate(recipe["generate"]["prompt"])
     gathered = gather(
         read_feedback(this.folder / "serve" / "feedback.sqlite"),
-        lambda passage, question: student_turn(prompt, passage, question),
+        _asking(this),
         refusal=refusal or str(recipe["ingest"]["rows"]["refusal"]),
         spans=this.task == "spans",
         mask=config.mask or recipe["curate"]["personal_data"] == "mask",
@@ -216,6 +216,18 @@ def _mixture(this: Run, parent: Run, config: ImproveConfig) -> rows.Mixture:
     mixture = rows.mix(old, gathered, known, tested, config, int(this.record["seed"]))
     _check_enough(this, gathered, mixture, config)
     return mixture
+
+
+def _asking(this: Run) -> Ask:
+    """How the run's student is asked."""
+    prompt = PromptConfig.model_validate(this.record["recipe"]["generate"]["prompt"])
+    return lambda passage, question: student_turn(prompt, passage, question)
+
+
+def question_of(this: Run, row: Mapping[str, Any]) -> str:
+    """What a row of a run's feedback is about: the question alone. row: as `read_feedback` has
+    it."""
+    return question_in(row, _asking(this))
 
 
 def _check_enough(

@@ -130,9 +130,9 @@ class Work:
                 gateway.gate.leave(entered)
         finally:
             self._count()
-            gateway.trial.note(self, outcome, time.monotonic() - arrived)
             assert self.usage is not None
             lease.settle(self.usage["total_tokens"])
+            gateway.trial.note(self, outcome, time.monotonic() - arrived)
 
     async def _written(self, arrived: float) -> AsyncIterator[dict[str, Any]]:
         gateway, last = self.gateway, 0.0

@@ -15,6 +15,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Match
 from starlette.types import ASGIApp, Scope
@@ -203,6 +204,8 @@ async def _receive(request: Request, file: Path, gateway: Gateway) -> None:
             try:
                 async with asyncio.timeout(gateway.config.body_seconds):
                     part = await anext(chunks, None)
+            except ClientDisconnect as error:
+                raise ApiError(400, "The request ended early.", "incomplete") from error
             except TimeoutError as error:
                 raise ApiError(408, "The document came too slowly.", "slow_request") from error
             if part is None:

@@ -229,8 +229,15 @@ def _again(body: bytes, receive: Receive) -> Receive:
 
 
 def _sayable(body: bytes) -> bytes:
-    """The body. Errors: ApiError if an escape in it stands for half a character, which no text can
-    hold and no file could be written with."""
+    """The body. Errors: ApiError if it is not UTF-8, or an escape in it stands for half a
+    character, which no text can hold and no file could be written with. Python's json takes both,
+    and other encodings."""
+    try:
+        body.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise ApiError(400, "The body is not UTF-8.", "invalid_json") from error
+    if not json.detect_encoding(body).startswith("utf-8"):
+        raise ApiError(400, "The body is not UTF-8.", "invalid_json")
     if HALF.search(body):
         try:
             json.dumps(json.loads(body), ensure_ascii=False).encode()

@@ -62,7 +62,8 @@ class SpanEngine(ChildEngine):
         tell: Tell = lambda *_, **__: None,
     ) -> None:
         """Errors: MissingExtraError."""
-        check_installed("onnxruntime", "Serving a student that marks answers", "onnx")
+        for module, extra in (("onnxruntime", "onnx"), ("transformers", "train")):
+            check_installed(module, "Serving a student that marks answers", extra)
         super().__init__(max(1, threads // min(threads, parallel)), tell)
         self.folder, self.file = folder, file
         self.at_once = min(threads, parallel)

@@ -108,7 +108,10 @@ class Player:
             )
         while len(self._engines) >= MOST_ENGINES:
             await self._engines.popitem(last=False)[1].stop()
-        engine = LocalEngine(gguf, EngineSizes(usable_cores(), 1, CONTEXT_TOKENS))
+        # One core is left to browser and studio: llama.cpp's threads wait for each other, and all
+        # of them stand still while something else has the core of one.
+        threads = max(1, usable_cores() - 1)
+        engine = LocalEngine(gguf, EngineSizes(threads, 1, CONTEXT_TOKENS))
         await engine.start()
         self._engines[gguf] = engine
         return engine

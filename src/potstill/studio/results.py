@@ -162,10 +162,9 @@ def files_of(view: RunView) -> list[dict[str, Any]]:
 
 
 def _file(folder: Path, path: Path, about: str) -> dict[str, Any]:
-    try:
+    size = None  # of what is not there, or leads out of the run
+    if (folder / path).is_file() and (folder / path).resolve().is_relative_to(folder.resolve()):
         size = (folder / path).stat().st_size
-    except OSError:
-        size = None
     return {"path": path.as_posix(), "bytes": size, "about": about}
 
 

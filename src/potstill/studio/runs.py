@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from potstill.core.claims import holder
 from potstill.core.files import read_json
 from potstill.errors import StoreError, UsageError
 from potstill.pipeline import Run
@@ -118,7 +119,9 @@ def _view(studio: Studio, folder: Path) -> RunView:
     diary = studio.diary(folder)
     refused = None if live else _refused(folder, diary)
     if live:
-        state = "running" if diary.state == "running" else "starting"
+        # Before it holds its folder, the diary is still that of the process before.
+        held = holder(folder) is not None
+        state = "running" if held and diary.state == "running" else "starting"
         state = "stopping" if studio.launcher.stopping(folder) else state
     elif refused:
         state = "failed"

@@ -106,8 +106,19 @@ def test_a_gate_without_a_false_claim_lets_chance_through_as_rarely_as_it_says()
     for seed in range(200):
         lot = random.Random(seed)
         new = {f"n{k}": (0.5, 0.5 + lot.gauss(0, 0.2)) for k in range(20)}
-        passed += gate(lines(drawn("o", 4, 0.0) | new), new, resamples=300)["state"] == "passed"
+        passed += gate(lines(drawn("o", 8, 0.0) | new), new, resamples=300)["state"] == "passed"
     assert passed <= 14  # 2.5% of 200 is 5; a bootstrap of 20 rows is a little too sure
+
+
+def test_few_old_rows_do_not_show_that_nothing_got_worse() -> None:
+    new = drawn("n", 20, 0.3)
+    found = gate(lines(drawn("o", 5, 0.0) | new), new)
+    assert found["state"] == "unproven"
+    assert "5 old rows are too few" in found["reasons"][0]
+    found = gate(lines(drawn("o", 40, 0.0) | new), new)
+    apart = [b - a for a, b in drawn("o", 40, 0.0).values()]
+    expected = (1.959964 + 0.841621) * np.std(apart, ddof=1) / 40**0.5
+    assert found["smallest_drop"] == pytest.approx(expected, rel=1e-5)
 
 
 def test_mistakes() -> None:

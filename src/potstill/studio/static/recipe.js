@@ -32,11 +32,16 @@ function showMistakes(mistakes, others) {
   general.replaceChildren(
     ...others.map((words) => Object.assign(document.createElement("p"), { className: "note mistake", textContent: words })),
   );
-  const count = Object.keys(mistakes).length + others.length;
+  settle(Object.keys(mistakes).length + others.length);
+}
+
+/** Start and the plan are for a recipe that is right. */
+function settle(count) {
   go.disabled = count > 0;
   why.textContent = count ? `${count} thing${count > 1 ? "s" : ""} to mend first` : "";
   if (count) {
     planning?.abort();
+    plan.classList.remove("busy");
     plan.innerHTML = '<p class="small">The plan comes when the recipe is right.</p>';
   } else showPlan();
 }
@@ -174,4 +179,6 @@ document.getElementById("start").addEventListener("submit", () => {
   go.textContent = "Starting …";
   setTimeout(() => (go.disabled = true));
 });
-inTurn(readText);
+// A browser that comes back to the page may bring the text that was typed, and the form of before.
+if (text.value !== text.defaultValue) inTurn(readText);
+else settle(form.querySelectorAll("[data-mistake]:not(:empty)").length + general.childElementCount);

@@ -1,0 +1,206 @@
+"""The studio as somebody uses it, in headless Chromium: a file dropped, a run started and watched
+through a restart of the studio, rows, results, a chat, a download; a mistake mended."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from potstill.core.claims import holder
+from potstill.sample import sample_path
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or ""
+FLAGS = (
+    "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
+    "--disable-component-update --disable-sync"
+).split()
+PATIENCE = 900_000  # milliseconds: a whole run, on a machine that does other things too
+WIDE, NARROW = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.timeout(1800),
+    pytest.mark.filterwarnings("ignore"),  # of the browser's driver
+    pytest.mark.skipif(not CHROMIUM, reason="needs Debian's chromium"),
+]
+
+
+class Opened:
+    """`potstill studio` as a process, which can be started again at the same port."""
+
+    def __init__(self, project: Path) -> None:
+        self.project, self.port = project, "0"
+        self.start()
+
+    def start(self) -> None:
+        command = [sys.executable, "-m", "potstill.cli", "studio", "--no-browser"]
+        command += ["--port", self.port, "--project", str(self.project)]
+        self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+        assert self.process.stderr is not None
+        found = re.search(r"http://\S+", self.process.stderr.readline())
+        assert found
+        self.address = found[0]
+        self.base = self.address.partition("/?")[0]
+        self.port = self.base.rpartition(":")[2]
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
+    def close(self) -> None:
+        self.process.send_signal(signal.SIGTERM)
+        assert self.process.wait(20) is not None
+
+
+@pytest.fixture
+def chromium() -> Iterator[Any]:
+    playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright")
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def opened(tmp_path: Path) -> Iterator[Opened]:
+    project = tmp_path / "project"
+    project.mkdir()
+    studio = Opened(project)
+    yield studio
+    studio.close()
+    for folder in (project / "runs").glob("*"):
+        process = holder(folder)
+        if process is not None:
+            os.kill(process, signal.SIGKILL)
+
+
+def page_of(chromium: Any, studio: Opened, size: dict[str, int] = WIDE) -> tuple[Any, list[str]]:
+    """A new browser's page that was let in, and what its console complains of."""
+    page = chromium.new_context(viewport=size, accept_downloads=True).new_page()
+    complaints: list[str] = []
+    page.on("console", lambda one: complaints.append(one.text) if one.type == "error" else None)
+    page.on("pageerror", lambda one: complaints.append(str(one)))
+    page.set_default_timeout(60_000)
+    page.goto(studio.address)
+    return page, complaints
+
+
+def write_recipe(page: Any, recipe: dict[str, Any]) -> None:
+    """Type a recipe as text; the form follows it."""
+    page.locator("#as-text").evaluate("one => one.open = true")
+    page.fill("#yaml", yaml.safe_dump(recipe, sort_keys=False))
+    name = recipe["name"]
+    page.locator(f'#f-name[value="{name}"]').wait_for()
+
+
+def test_from_a_dropped_file_to_a_chat(
+    chromium: Any, opened: Opened, small_recipe: dict[str, Any], tmp_path: Path
+) -> None:
+    page, complaints = page_of(chromium, opened)
+    page.get_by_role("link", name="Use my own files").click()
+    page.get_by_text("Put files into the box above.").wait_for()
+    assert page.locator("#go").is_disabled()
+
+    notes = tmp_path / "my notes.md"
+    notes.write_text(sample_path("handbook.md").read_text("utf-8")[:6000], "utf-8")
+    page.set_input_files("#choose", notes)
+    page.locator("#files").get_by_text("documents/my notes.md").wait_for()
+    page.locator("#go:not([disabled])").wait_for()
+    assert page.input_value("#f-ingest-sources") == "documents/my notes.md"
+    page.locator("#plan").get_by_text("in all").wait_for()
+
+    # The form changes the text, the text the form, and a mistake is said at its field.
+    page.fill("#f-distill-epochs", "many")
+    page.locator("#f-distill-epochs").press("Tab")
+    page.locator('[data-mistake="distill.epochs"]').get_by_text("valid number").wait_for()
+    page.fill("#f-distill-epochs", "2")
+    page.locator("#f-distill-epochs").press("Tab")
+    page.locator("#go:not([disabled])").wait_for()
+    assert yaml.safe_load(page.input_value("#yaml"))["distill"]["epochs"] == 2
+
+    small = small_recipe | {"ingest": small_recipe["ingest"] | {"sources": ["documents"]}}
+    small["export"] = small["export"] | {"max_examples": 2, "quantisations": ["q8_0"]}
+    write_recipe(page, small)
+    page.locator("#go:not([disabled])").wait_for()
+    page.locator("#go").click()
+    page.wait_for_url("**/runs/small")
+
+    page.locator("p.state.running").first.wait_for()
+    other, _ = page_of(chromium, opened, NARROW)  # a second browser watches too
+    other.goto(f"{opened.base}/runs/small")
+    other.get_by_role("button", name="Stop").wait_for()
+    opened.kill()  # the studio is gone; the run is not
+    opened.start()
+    page, complaints = page_of(chromium, opened)
+    page.goto(f"{opened.base}/runs/small")
+    page.locator("p.state.finished").first.wait_for(timeout=PATIENCE)
+    assert page.locator("svg.plot").count() >= 3
+
+    page.get_by_role("link", name="Data", exact=True).click()
+    page.locator(".rows button").first.click()
+    page.locator(".row-detail .passage").first.wait_for()
+    page.get_by_role("link", name="Results", exact=True).first.click()
+    with page.expect_download() as waiting:
+        page.get_by_role("link", name="report.json").click()
+    assert json.loads(Path(waiting.value.path()).read_text())["run"] == "small"
+
+    page.get_by_role("link", name="Chat", exact=True).click()
+    page.fill("#question", "Who is the station warden?")
+    page.locator("#question").press("Enter")
+    page.locator(".exchange .said").first.wait_for()
+    page.locator("#ask:not([disabled])").wait_for(timeout=PATIENCE)
+    assert "tokens" in page.locator(".exchange").inner_text()
+    assert "From documents/my notes.md" in page.locator(".exchange").inner_text()
+
+    for path in ("/", "/new", "/runs/small", "/runs/small/data", "/runs/small/results",
+                 "/runs/small/chat", "/compare", "/search"):  # fmt: skip
+        page.goto(opened.base + path)
+        page.set_viewport_size(NARROW)
+        assert page.evaluate("document.documentElement.scrollWidth") <= NARROW["width"], path
+        page.keyboard.press("Tab")  # whoever has no mouse gets past the navigation first
+        assert page.evaluate("document.activeElement.className") in ("skip", ""), path
+    assert complaints == []
+
+
+def test_a_run_that_cannot_begin_is_seen_and_mended(
+    chromium: Any, opened: Opened, small_recipe: dict[str, Any]
+) -> None:
+    page, _ = page_of(chromium, opened)
+    page.goto(f"{opened.base}/new")
+    write_recipe(page, small_recipe | {"ingest": {"sources": ["nowhere.md"]}})
+    page.locator("#plan").get_by_text("does not exist").wait_for()  # said before it is started
+    page.locator("#go").click()
+    page.wait_for_url("**/runs/small")
+    page.locator("p.state.failed").first.wait_for()
+    page.locator(".problem").get_by_text("nowhere.md").first.wait_for()
+    page.get_by_role("link", name="Duplicate with changes").click()
+    page.locator('#f-name[value="small-2"]').wait_for()
+    (opened.project / "nowhere.md").write_text("# Kelp\n\nThe kelp dries for nine hours.\n" * 9)
+    page.locator("#f-distill-epochs").fill("3")
+    page.locator("#f-distill-epochs").press("Tab")
+    page.locator("#plan").get_by_text("in all").wait_for()
+    assert page.locator("#plan .problem").count() == 0
+
+
+def test_a_closed_studio_and_an_old_address_are_said_in_words(
+    chromium: Any, opened: Opened
+) -> None:
+    page, _ = page_of(chromium, opened)
+    page.goto(f"{opened.base}/new")
+    opened.kill()
+    page.locator("#f-distill-epochs").fill("3")
+    page.locator("#f-distill-epochs").press("Tab")
+    page.get_by_text("The studio does not answer.").first.wait_for()
+    opened.start()
+    page.goto(opened.base)
+    page.get_by_role("heading", name="This address has expired").wait_for()

@@ -1,0 +1,94 @@
+"""Take the pictures of docs/pictures/ of the studio over a project with a finished run.
+
+    python tools/make_pictures.py PROJECT [RUN]
+
+In: a project folder whose run (quickstart, unless named) is finished. Out: one PNG a page, light at
+1280 pixels, dark at 1280, and light at 390. Needs Debian's chromium and the package playwright.
+Starts no run; the chat's picture asks the student one question.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from playwright.sync_api import sync_playwright
+
+FOLDER = Path(__file__).parent.parent / "docs" / "pictures"
+QUESTION = "Who is the station warden?"
+SIZES = {"wide": (1280, 860), "narrow": (390, 844)}
+FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+
+
+def main() -> None:
+    """Every picture anew."""
+    project, run = Path(sys.argv[1]), (sys.argv[2:] or ["quickstart"])[0]
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    with sync_playwright() as driver, tempfile.TemporaryDirectory() as empty:
+        browser = driver.chromium.launch(executable_path=shutil.which("chromium"), args=FLAGS)
+        with Studio(Path(empty)) as studio:
+            take(browser, studio, "first", "/", "light", "wide")
+        with Studio(project) as studio:
+            for name, path in (
+                ("runs", "/"), ("new", "/new?from=quickstart"), ("run", f"/runs/{run}"),
+                ("data", f"/runs/{run}/data"), ("results", f"/runs/{run}/results"),
+                ("chat", f"/runs/{run}/chat"),
+            ):  # fmt: skip
+                take(browser, studio, name, path, "light", "wide")
+            take(browser, studio, "run-dark", f"/runs/{run}", "dark", "wide")
+            take(browser, studio, "new-narrow", "/new?from=quickstart", "light", "narrow")
+        browser.close()
+
+
+class Studio:
+    """`potstill studio` over a project, while the block runs."""
+
+    def __init__(self, project: Path) -> None:
+        command = [sys.executable, "-m", "potstill.cli", "studio", "--no-browser", "--port", "0"]
+        self.process = subprocess.Popen(
+            [*command, "--project", str(project)], stderr=subprocess.PIPE, text=True
+        )
+
+    def __enter__(self) -> Studio:
+        assert self.process.stderr is not None
+        found = re.search(r"http://\S+", self.process.stderr.readline())
+        assert found
+        self.address = found[0]
+        return self
+
+    def __exit__(self, *problem: object) -> None:
+        self.process.terminate()
+        self.process.wait()
+
+
+def take(browser: Any, studio: Studio, name: str, path: str, scheme: str, size: str) -> None:
+    """One picture, once the page has settled."""
+    width, height = SIZES[size]
+    context = browser.new_context(
+        viewport={"width": width, "height": height}, color_scheme=scheme, reduced_motion="reduce"
+    )
+    page = context.new_page()
+    page.goto(studio.address)
+    page.goto(studio.address.partition("/?")[0] + path)
+    if name.startswith("new"):
+        page.locator("#plan").get_by_text("in all").wait_for(timeout=120_000)
+    if name == "data":
+        page.locator(".rows button").nth(1).click()
+        page.locator(".row-detail .passage").first.wait_for()
+    if name == "chat":
+        page.fill("#question", QUESTION)
+        page.locator("#ask").click()
+        page.locator("#ask[disabled]").wait_for()
+        page.locator("#ask:not([disabled])").wait_for(timeout=600_000)
+        page.locator(".exchange summary").first.click()
+    page.screenshot(path=FOLDER / f"studio-{name}.png")
+    context.close()
+
+
+if __name__ == "__main__":
+    main()
