@@ -281,7 +281,6 @@ def _limits(limits: Any) -> str:
 
 
 def _file(keys: Path | None, project: Path | None) -> Any:
-    from potstill.serve.auth import KeyFile
-    from potstill.service import KEYS
+    from potstill.serve.auth import KEYS, KeyFile
 
     return KeyFile(keys or (project or Path.cwd()) / KEYS)

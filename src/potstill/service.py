@@ -27,6 +27,7 @@ from potstill.improve.promotion import version_run, versions_of
 from potstill.ingest import IngestConfig
 from potstill.pipeline import Run, open_run
 from potstill.records import Chunk
+from potstill.serve.auth import KEYS
 from potstill.serve.versions import Serving
 
 if TYPE_CHECKING:
@@ -36,7 +37,6 @@ if TYPE_CHECKING:
     from potstill.serve.lanes import Assign, Canary
     from potstill.serve.monitor import Log
 
-KEYS = "keys.json"
 ENGINE_KEY = "POTSTILL_ENGINE_KEY"
 DOCUMENT_SECONDS = 300.0
 """An added document that takes longer to read is refused; a run's own may take hours."""

@@ -25,6 +25,8 @@ from potstill.errors import StoreError, UsageError
 from potstill.serve.limits import KeyLimits
 from potstill.serve.problems import ApiError
 
+KEYS = "keys.json"
+"""Name of a project's key file."""
 PREFIX = "pst"
 SCOPES = ("chat", "documents", "feedback", "metrics")
 """chat: models, completions, embeddings. documents: add and list documents. feedback: say what an
