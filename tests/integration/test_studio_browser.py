@@ -140,6 +140,7 @@ def test_from_a_dropped_file_to_a_chat(
     other.goto(f"{opened.base}/runs/small")
     other.get_by_role("button", name="Stop").wait_for()
     opened.kill()  # the studio is gone; the run is not
+    other.get_by_text("The studio does not answer.").wait_for()
     opened.start()
     page, complaints = page_of(chromium, opened)
     page.goto(f"{opened.base}/runs/small")

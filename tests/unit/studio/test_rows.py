@@ -14,6 +14,7 @@ from potstill.errors import StoreError
 from potstill.studio.data_page import marked
 from potstill.studio.rows import REASON, RowFiles
 
+
 def lowered(text: str, word: str) -> str:
     """Signs such as the Kelvin sign, whose small letter is a plain k, are letters of their own."""
     plain = "".join(one.lower() if one.isascii() else one for one in text)
