@@ -4,8 +4,8 @@
 
 Each `*-local` recipe is run to its end by the command line in the project folder, where finished
 stages are reused; squad-lora-local once more on ../shared/data (any file in SQuAD's form) instead
-of the sample. Gemma's terms must be accepted for chat-gguf-local (POTSTILL_ACCEPT_TERMS=gemma).
-Prints one JSON object a line; everything else goes to standard error.
+of the sample (`--only squad-lora-real`). Gemma's terms must be accepted for chat-gguf-local
+(POTSTILL_ACCEPT_TERMS=gemma). Prints one JSON object a line, all else to standard error.
 """
 
 from __future__ import annotations
@@ -41,7 +41,6 @@ def run(project: Path, recipe: str, name: str, *overrides: str) -> dict[str, Any
     minutes = sum(stage["seconds"] for stage in report["stages"].values()) / 60
     how = "sum of the stages' seconds, each alone on the machine"
     figure(f"{name}_minutes", round(minutes, 1), "min", MINUTES, minutes <= MINUTES, how)
-    _parity(name, report)
     return report
 
 
@@ -73,24 +72,27 @@ def answers_kept(project: Path, name: str) -> tuple[Any, str]:
     return ratio, how
 
 
-def squad(project: Path, data: Path) -> None:
-    """squad-lora-local on the sample and on real questions."""
-    project.mkdir(parents=True, exist_ok=True)
+def squad(project: Path, name: str, *more: str) -> None:
+    """squad-lora-local under that name: the size and speed of the student, what it kept."""
+    report = run(project, "squad-lora-local", name, *more)
+    _parity(name, report)
+    teacher, student = (report["models"][one] for one in ("teacher", "distilled"))
+    size = student["parameters"] / teacher["parameters"]
+    how = "the student's parameters over the teacher's"
+    figure(f"{name}_size", round(size, 3), "ratio", 0.5, size <= 0.5, how)
+    speed = student["tokens_per_second"] / teacher["tokens_per_second"]
+    how = "tokens a second one at a time, both in PyTorch, timed in turn"
+    figure(f"{name}_speed", round(speed, 2), "ratio", 1.7, speed >= 1.7, how)
+    ratio, how = answers_kept(project, name)
+    figure(f"{name}_f1_kept", round(ratio.value, 3), "ratio", 0.9, ratio.value >= 0.9, how)
+
+
+def squad_real(project: Path, data: Path) -> None:
+    """The same on real questions: any file in SQuAD's form."""
+    if not data.exists():
+        sys.exit(f"{data} is not there: name a file in SQuAD's form with --data.")
     shutil.copy(data, project / "squad.json")
-    for name, more in (
-        ("squad-lora-local", ()),
-        ("squad-lora-real", ("ingest.sources=[squad.json]", *REAL)),
-    ):
-        report = run(project, "squad-lora-local", name, *more)
-        teacher, student = (report["models"][one] for one in ("teacher", "distilled"))
-        size = student["parameters"] / teacher["parameters"]
-        how = "the student's parameters over the teacher's"
-        figure(f"{name}_size", round(size, 3), "ratio", 0.5, size <= 0.5, how)
-        speed = student["tokens_per_second"] / teacher["tokens_per_second"]
-        how = "tokens a second one at a time, both in PyTorch, timed in turn"
-        figure(f"{name}_speed", round(speed, 2), "ratio", 1.7, speed >= 1.7, how)
-        ratio, how = answers_kept(project, name)
-        figure(f"{name}_f1_kept", round(ratio.value, 3), "ratio", 0.9, ratio.value >= 0.9, how)
+    squad(project, "squad-lora-real", "ingest.sources=[squad.json]", *REAL)
 
 
 REAL = ("correct.epochs=6", "distill.epochs=8", "evaluate.max_examples=200")
@@ -101,6 +103,7 @@ def chat(project: Path) -> None:
     """chat-gguf-local: the quantised file against the F16 one."""
     check_terms(pinned(GEMMA))
     report = run(project, "chat-gguf-local", "chat-gguf-local")
+    _parity("chat-gguf-local", report)
     whole, small = (report["models"][f"gguf-{kind}"] for kind in ("f16", "q4_k_m"))
     size = small["disk_bytes"] / whole["disk_bytes"]
     how = f"{small['disk_bytes']:,} bytes over {whole['disk_bytes']:,}"
@@ -111,19 +114,31 @@ def chat(project: Path) -> None:
     figure("chat_q4_k_m_f1", value, "difference to F16", -0.02, value >= -0.02, how)
 
 
+def gpt2(project: Path) -> None:
+    """gpt2-qa-local: the distilled student against the one that was only fine-tuned."""
+    report = run(project, "gpt2-qa-local", "gpt2-qa-local")
+    _parity("gpt2-qa-local", report)
+
+
+def extractive(project: Path) -> None:
+    """extractive-qa-local; what the teacher's distributions bring is `recipes_extractive.py`'s."""
+    run(project, "extractive-qa-local", "extractive-qa-local")
+
+
 def main() -> None:
     """All recipes, or those that are named."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--project", type=Path, default=cache_folder() / "benchmarks" / "recipes")
     parser.add_argument("--data", type=Path, default=DATA)
     parts: dict[str, Callable[[argparse.Namespace], None]] = {
-        "squad-lora": lambda options: squad(options.project, options.data),
+        "squad-lora": lambda options: squad(options.project, "squad-lora-local"),
+        "squad-lora-real": lambda options: squad_real(options.project, options.data),
         "chat-gguf": lambda options: chat(options.project),
+        "gpt2-qa": lambda options: gpt2(options.project),
+        "extractive-qa": lambda options: extractive(options.project),
     }
     parser.add_argument("--only", nargs="+", choices=parts, default=list(parts))
     options = parser.parse_args()
-    if "squad-lora" in options.only and not options.data.exists():
-        sys.exit(f"{options.data} is not there: name a file in SQuAD's form with --data.")
     options.project.mkdir(parents=True, exist_ok=True)
     for part in options.only:
         parts[part](options)

@@ -22,12 +22,25 @@ from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
 import potstill
-from potstill import builtin, distill, errors, needs, outlook, project, service, studio, tune
+from potstill import (
+    builtin,
+    distill,
+    drifting,
+    errors,
+    improve,
+    needs,
+    outlook,
+    project,
+    service,
+    studio,
+    tune,
+)
 from potstill.cli import app
 from potstill.distill import losses
-from potstill.evaluate import answer_scores, compare, judge, overlap, predictions
+from potstill.evaluate import answer_scores, compare, gate, judge, overlap, predictions, trials
 from potstill.models.spans import decoding, reader
 from potstill.recipe import Recipe, SpanRecipe
+from potstill.serve import drift, review
 from potstill.serve.gateway import ServeConfig
 
 FOLDER = Path(__file__).parent.parent / "docs" / "reference"
@@ -40,11 +53,15 @@ BEFORE_A_RUN = {
     project: ["new_project", "Project"],
 }
 """What is known before anything is started or fetched."""
+DRIFT = ["Tested", "mmd_test", "median_bandwidth", "psi", "psi_test", "numbers_test", "holm"]
+"""The tests by themselves, for any two samples."""
 EVALUATION = {
     predictions: ["score_file", "score_answers"],
     answer_scores: ["Gold", "score_answer", "squad_v2"],
     overlap: ["sentence_bleu", "corpus_bleu", "bleu_counts", "chrf", "rouge"],
     compare: ["Compared", "compare"],
+    gate: ["gate", "fewest_rows"],
+    trials: ["compare_versions", "Votes", "newcombe", "wilson", "fisher_exact"],
     judge: ["Vote", "Grade", "Case", "judge_pairs", "judge_grades", "pair_summary", "agreement"],
 }
 """What is useful apart from a run."""
@@ -173,7 +190,7 @@ def python_page() -> str:
         lines += [f"# `{module.__name__}`", "", (module.__doc__ or "").strip(), ""]
         lines += _names(module, names)
     lines += ["# `potstill.models.spans`", "", (reader.__doc__ or "").strip(), ""]
-    lines += _names(reader, ["ReaderSettings"])
+    lines += _names(reader, ["ReaderSettings", "FoundAnswer"])
     lines += _names(decoding, ["SpanAnswer"])
     lines += ["# `potstill.distill`", "", (distill.__doc__ or "").strip(), ""]
     lines += _names(distill, ["Distiller", "Distilled"])
@@ -184,6 +201,15 @@ def python_page() -> str:
     lines += ["# `potstill.studio`", "", (studio.__doc__ or "").strip(), ""]
     lines += _names(studio, ["open_studio"])
     lines += _section("potstill.serve.gateway.ServeConfig", ServeConfig, {})
+    lines += ["# `potstill.drifting`", "", (drifting.__doc__ or "").strip(), ""]
+    lines += _names(drifting, ["read_drift", "dismiss", "write_drift_page", "taught"])
+    lines += ["# `potstill.serve.drift`", "", (drift.__doc__ or "").strip(), ""]
+    lines += _names(drift, DRIFT)
+    lines += ["# `potstill.improve`", "", (improve.__doc__ or "").strip(), ""]
+    lines += _names(improve, [name for name in improve.__all__ if name != "ImproveConfig"])
+    lines += _section("potstill.improve.ImproveConfig", improve.ImproveConfig, {})
+    lines += ["# `potstill.serve.review`", "", (review.__doc__ or "").strip(), ""]
+    lines += _names(review, ["review", "right_answer"])
     for module, names in EVALUATION.items():
         lines += [f"# `{module.__name__}`", "", (module.__doc__ or "").strip(), ""]
         lines += _names(module, names)

@@ -18,8 +18,11 @@ from potstill.cli_adapters import adapters_app
 from potstill.cli_ask import ask
 from potstill.cli_before import new, plan, recipes
 from potstill.cli_config import config_app
+from potstill.cli_drift import drift
 from potstill.cli_evaluate import compare_command, eval_command
 from potstill.cli_export import export, push
+from potstill.cli_improve import ab, improve, promote, rollback, versions
+from potstill.cli_monitoring import monitoring
 from potstill.cli_options import (
     JsonOption,
     ProjectOption,
@@ -55,6 +58,13 @@ app.command()(export)
 app.command()(push)
 app.command()(serve)
 app.command()(feedback)
+app.command()(monitoring)
+app.command()(drift)
+app.command()(improve)
+app.command()(promote)
+app.command()(rollback)
+app.command()(versions)
+app.command()(ab)
 app.command()(studio)
 app.add_typer(keys_app, name="keys")
 

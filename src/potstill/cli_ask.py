@@ -50,10 +50,11 @@ def ask(
     texts = [("", _text(passage))] if passage is not None else _of_run(this, question)
     from potstill.models.spans.reader import SpanReader
 
-    reader = SpanReader(this.folder / "export" / "safetensors", onnx=_onnx(this, file))
-    answers = reader.answers([(question, text) for _, text in texts])
-    best = max(range(len(texts)), key=lambda n: (bool(answers[n].answer), answers[n].score, -n))
-    found, (source, _) = answers[best], texts[best]
+    this.artifact("export")  # an unfinished run is one clear line
+    onnx = None if file is None else this.exported(file)
+    reader = SpanReader(this.folder / "export" / "safetensors", onnx=onnx)
+    told = reader.answer_from(question, [text for _, text in texts])
+    found, source = told.answer, texts[told.passage or 0][0]
     if as_json:
         print_json(
             {
@@ -113,16 +114,3 @@ def _place(source: str, pages: tuple[int, ...], start: int) -> str:
     numbers = ", ".join(map(str, pages))
     page = f", page{'s' if len(pages) > 1 else ''} {numbers}" if pages else ""
     return f"the passage at {start} in {source}{page}"
-
-
-def _onnx(this: Run, name: str | None) -> Path | None:
-    """The exported ONNX file of that name. Errors: StoreError, UsageError names what there is."""
-    this.artifact("export")  # an unfinished run is one clear line
-    if name is None:
-        return None
-    files = sorted((this.folder / "export").glob("*.onnx"))
-    chosen = [one for one in files if name in (one.name, one.stem)]
-    if not chosen:
-        names = ", ".join(one.name for one in files)
-        raise UsageError(f"The run has no exported file {name}.", f"It has {names}.")
-    return chosen[0]

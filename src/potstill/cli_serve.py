@@ -28,7 +28,7 @@ def serve(
     port: Annotated[int, typer.Option(min=0, max=65535, help="0: any free port.")] = 8000,
     file: Annotated[
         str | None,
-        typer.Option("--file", help="Which exported GGUF file, by name [default: the smallest]."),
+        typer.Option("--file", help="Which exported file, by name [default: the smallest]."),
     ] = None,
     keys: KeysOption = None,
     parallel: Annotated[int, typer.Option(min=1, max=256, help="Requests at once.")] = 8,
@@ -59,15 +59,41 @@ def serve(
     engine_model: Annotated[
         str, typer.Option(help="The model's name at that engine [default: its first].")
     ] = "",
+    candidate: Annotated[
+        str | None,
+        typer.Option(metavar="RUN", help="A candidate that gets a share of the requests."),
+    ] = None,
+    share: Annotated[float, typer.Option(help="The candidate's share, 0 to 1.")] = 0.1,
+    assign: Annotated[
+        str,
+        typer.Option(help="key: all requests of a key or a conversation alike; or request."),
+    ] = "key",
     cors: Annotated[
         list[str] | None, typer.Option(metavar="ORIGIN", help="A web origin that may ask.")
     ] = None,
     log_prompts: Annotated[
         bool, typer.Option("--log-prompts", help="Log prompts and answers, masked.")
     ] = False,
+    alert: Annotated[
+        str | None,
+        typer.Option(metavar="URL", help="Tell this address of drift, by a POST of JSON."),
+    ] = None,
+    confidence: Annotated[
+        bool, typer.Option("--confidence", help="Watch how sure answers are; costs some speed.")
+    ] = False,
+    drift_window: Annotated[
+        int, typer.Option(min=20, max=1000, help="Requests that are tested for drift at once.")
+    ] = 100,
+    drift_level: Annotated[
+        float, typer.Option(help="How likely a window without drift may raise an alarm.")
+    ] = 0.01,
+    traffic_rows: Annotated[
+        int, typer.Option(min=1000, help="Requests whose figures are kept; no words are.")
+    ] = 50_000,
     project: ProjectOption = None,
 ) -> None:
-    """Serve the student of a finished run with OpenAI's API, until Ctrl-C or SIGTERM."""
+    """Serve the student of a finished run with OpenAI's API, until Ctrl-C or SIGTERM; one of task
+    spans answers at POST /v1/qa."""
     from pydantic import ValidationError
 
     from potstill.errors import UsageError
@@ -89,6 +115,10 @@ def serve(
             drain_seconds=drain,
             cors=tuple(cors or ()),
             log_prompts=log_prompts,
+            confidence=confidence,
+            drift_window=drift_window,
+            drift_level=drift_level,
+            traffic_rows=traffic_rows,
         )
     except ValidationError as error:
         first = error.errors()[0]
@@ -109,34 +139,75 @@ def serve(
         encoder=encoder,
         engine=engine,
         engine_model=engine_model,
+        alert=alert,
+        candidate=candidate,
+        share=share,
+        assign=assign,  # type: ignore[arg-type]  # checked there
         started=started,
     )
 
 
 def feedback(
-    run_name: RunArgument, as_json: JsonOption = False, project: ProjectOption = None
+    run_name: RunArgument,
+    accept: Annotated[
+        list[str] | None,
+        typer.Option("--accept", metavar="ID", help="May be learned from; may be given again."),
+    ] = None,
+    reject: Annotated[
+        list[str] | None,
+        typer.Option("--reject", metavar="ID", help="Is not learned from; may be given again."),
+    ] = None,
+    answer: Annotated[
+        str | None, typer.Option(help="The right answer, of the one row that is accepted.")
+    ] = None,
+    note: Annotated[str | None, typer.Option(help="Why, for those who read it later.")] = None,
+    reviewer: Annotated[
+        str | None, typer.Option("--by", help="Who decides [default: your account's name].")
+    ] = None,
+    state: Annotated[
+        str | None, typer.Option(help="List those alone: new, accepted or rejected.")
+    ] = None,
+    as_json: JsonOption = False,
+    project: ProjectOption = None,
 ) -> None:
-    """List what users said of the student's answers; with --json everything, for other tools."""
+    """List what users said of the student's answers, and decide what may be learned from."""
     from potstill import display
+    from potstill.errors import UsageError
     from potstill.pipeline import open_run
     from potstill.serve.feedback import read_feedback
+    from potstill.serve.review import review
 
-    rows = read_feedback(open_run(run_name, project).folder / "serve" / "feedback.sqlite")
+    this = open_run(run_name, project)
+    path = this.folder / "serve" / "feedback.sqlite"
+    if state not in (None, "new", "accepted", "rejected"):
+        raise UsageError(f"There is no state {state}.", "States: new, accepted, rejected.")
+    if accept and reject:
+        raise UsageError("Accept and reject in two commands: each is done whole or not at all.")
+    if accept:
+        rows = review(path, accept, "accepted", answer=answer, note=note, reviewer=reviewer)
+    elif reject:
+        rows = review(path, reject, "rejected", answer=answer, note=note, reviewer=reviewer)
+    elif answer or note or reviewer:
+        raise UsageError("--answer, --note and --by belong to --accept and --reject.")
+    else:
+        rows = [one for one in read_feedback(path) if state in (None, one["state"])]
     if as_json:
         print_json(rows)
         return
+    from potstill.improve import question_of
+
     table = [
         (
-            row["time"],
-            row["thumb"] or "",
-            row["flag"] or "",
-            _short(row["messages"][-1]["content"]),
+            row["id"][:9],
+            row["state"],
+            " ".join(filter(None, (row["thumb"], row["flag"]))),
+            _short(question_of(this, row)),
             _short(row["answer"]),
-            _short(row["correction"] or row["comment"] or ""),
+            _short(row["right_answer"] or row["correction"] or row["comment"] or ""),
         )
         for row in rows
     ]
-    titles = ("when", "thumb", "flag", "asked", "answered", "correction or comment")
+    titles = ("id", "state", "said", "asked", "answered", "right, or comment")
     out().print(display.table(titles, table) if table else "There is no feedback yet.")
 
 

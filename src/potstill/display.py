@@ -31,6 +31,8 @@ FIGURES = (
     "tokens_per_second",
     "rows_per_second",
 )
+OF_ITSELF = {"correct": {"validation_kl": None, "validation_loss": "validation loss"}}
+"""A correction moves away from the model that came: its distance to that is no sign of progress."""
 PACES: tuple[tuple[str, str], ...] = (
     ("rows_per_second", "{} rows/s"),
     ("tokens_per_second", "{} tokens/s"),
@@ -137,9 +139,11 @@ class Display:
         self._rejected[event["reason"]] += event.get("count", 1)
 
     def _on_metric(self, event: dict[str, Any]) -> None:
-        if event["name"] in FIGURES and isinstance(event["value"], int | float):
-            name = event["name"].replace("_per_second", "/s").replace("_", " ")
-            self._figures[name] = number(event["value"])
+        name = event["name"]
+        plain = name.replace("_per_second", "/s").replace("_", " ") if name in FIGURES else None
+        shown = OF_ITSELF.get(event["stage"], {}).get(name, plain)
+        if shown is not None and isinstance(event["value"], int | float):
+            self._figures[shown] = number(event["value"])
 
     def _on_progress(self, event: dict[str, Any]) -> None:
         label = event.get("step") or event["stage"]

@@ -27,7 +27,8 @@ PURPOSES = {
     "report": "draw the report",
     "quantised": "hold teachers in 4 bits, train adapters on 4-bit weights",
     "tune": "search for the best settings",
-    "onnx": "write models that mark answers as ONNX",
+    "onnx": "write models that mark answers as ONNX, and serve them",
+    "otel": "send the service's traces to a collector",
 }
 QUICKSTART_MEMORY = 6 * 10**9
 QUICKSTART_DISK = 6 * 10**9

@@ -109,8 +109,10 @@ class Run:
         return artifact
 
     def exported(self, name: str | None = None) -> Path:
-        """An exported GGUF file of this run: the one of that name, else the smallest."""
-        files = sorted((self.folder / "export").glob("*.gguf"), key=lambda one: one.stat().st_size)
+        """An exported file of this run, GGUF, or ONNX of a student that marks answers: the one of
+        that name, else the smallest."""
+        kind = "*.onnx" if self.task == "spans" else "*.gguf"
+        files = sorted((self.folder / "export").glob(kind), key=lambda one: one.stat().st_size)
         if not files:
             raise StoreError(
                 f"The run {self.folder.name} has no exported student yet.",

@@ -153,6 +153,8 @@ def test_models(client: openai.OpenAI) -> None:
     [
         ({"model": "gpt-4"}, 404, "model_not_found"),
         ({"n": 2}, 400, "invalid_value"),
+        ({"n": True}, 400, "invalid_value"),
+        ({"n": 1.0}, 400, "invalid_value"),
         ({"max_tokens": -1}, 400, "invalid_value"),
         ({"max_tokens": 257}, 400, "invalid_value"),
         ({"max_tokens": 10**30}, 400, "invalid_value"),

@@ -20,6 +20,7 @@ import pytest
 from served import SECONDS, Served, served
 
 from potstill.serve.auth import SCOPES, KeyFile
+from potstill.serve.corpus import Corpus
 from potstill.serve.gateway import ServeConfig
 from potstill.serve.limits import KeyLimits
 from potstill.serve.problems import ApiError
@@ -176,6 +177,38 @@ def test_a_client_that_writes_a_byte_at_a_time_is_let_go(
         assert body["error"]["code"] == "slow_request"
 
 
+def test_a_document_of_which_half_comes_is_no_failure_of_the_server(
+    tmp_path: Path, engine: SlowEngine
+) -> None:
+    kept = Corpus([], tmp_path / "documents", lambda file, name, work: [])
+    with served(tmp_path, engine, config(), corpus=kept) as service:
+        raw = connect(service)
+        raw.sendall(
+            b"POST /v1/documents?name=a.md HTTP/1.1\r\nHost: localhost\r\n"
+            b"Content-Type: application/octet-stream\r\nContent-Length: 1000\r\n\r\nhalf of it"
+        )
+        raw.close()
+        until(lambda: '"error": "incomplete"' in service.log.getvalue())
+        assert '"failed"' not in service.log.getvalue()
+        assert list((tmp_path / "uploads").iterdir()) == []
+
+
+def test_a_client_that_reads_a_byte_at_a_time_gets_it_all(
+    tmp_path: Path, engine: SlowEngine
+) -> None:
+    engine.go.set()
+    with served(tmp_path, engine, config(parallel=1)) as service:
+        lazy = post(service, {"model": "tiny", "messages": ASKED, "stream": True})
+        got = lazy.recv(1)
+        until(lambda: engine.begun == 1 and engine.running == 0)  # it holds no slot meanwhile
+        assert ask(service).choices[0].message.content == "0 1 2 "
+        while b"data: [DONE]" not in got:
+            part = lazy.recv(1)
+            assert part
+            got += part
+        lazy.close()
+
+
 def test_sigterm_lets_answers_finish_and_begins_none(tmp_path: Path, engine: SlowEngine) -> None:
     with served(tmp_path, engine, config()) as service, ThreadPoolExecutor(2) as pool:
         streamed = pool.submit(ask_streaming, service)
@@ -277,6 +310,16 @@ GARBAGE = [
     (b"", 400, "invalid_value"),
     (b"\xff\xfe{}", 400, "invalid_json"),
     (b'{"model": "tiny", "messages": [{"role": "user", "content": "\xc3"}]}', 400, "invalid_json"),
+    (
+        b'{"model": "tiny", "messages": [{"role": "user", "content": "\xed\xa0\x80"}]}',
+        400,
+        "invalid_json",  # half a character: UTF-8 has none, but Python's json reads it
+    ),
+    (
+        '{"model": "tiny", "messages": [{"role": "user", "content": "a"}]}'.encode("utf-16-le"),
+        400,
+        "invalid_json",
+    ),
     (b"[" * 200_000, 400, "invalid_json"),
     (b"null", 400, "invalid_value"),
     (b'{"model": "tiny", "messages": [{"role": "user", "content": "\\ud800"}]}', 400, None),

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import pytest
 import yaml
 from span_models import WORDS, save_span_model
@@ -15,6 +21,11 @@ from typer.testing import CliRunner
 
 from potstill.cli import app
 from potstill.errors import UsageError
+from potstill.improve import ImproveConfig, improve
+from potstill.models.spans.rows import passages
+from potstill.pipeline import open_run
+from potstill.serve.feedback import FeedbackStore
+from potstill.serve.review import review
 
 pytestmark = pytest.mark.timeout(900)  # two runs of seven processes each
 RUN = CliRunner()
@@ -175,3 +186,79 @@ def test_ask_is_for_runs_that_mark(project: Path, tmp_path: Path) -> None:
     done = invoke(tmp_path, "ask", "writes", "where")
     assert isinstance(done.exception, UsageError)
     assert "potstill chat" in done.exception.hint
+
+
+def test_it_is_served_and_stops(project: Path) -> None:
+    command = [sys.executable, "-m", "potstill.cli", "serve", "marks", "--project", str(project)]
+    errors = project / "serve-errors.txt"
+    with (
+        errors.open("w") as stderr,
+        subprocess.Popen([*command, "--port", "0", "--threads", "1"], stderr=stderr) as process,
+    ):
+        try:
+            end = time.monotonic() + 120
+            while "Serving marks at " not in errors.read_text():
+                assert process.poll() is None, errors.read_text()
+                assert time.monotonic() < end
+                time.sleep(0.05)
+            address = errors.read_text().split("Serving marks at ")[1].split("/v1")[0]
+
+            def ask(**body: Any) -> httpx2.Response:
+                return httpx2.post(f"{address}/v1/qa", json=body, trust_env=False, timeout=60)
+
+            text = "the lamp in the north tower is red"
+            known = {"question": "where is the red lamp", "no_answer_threshold": 1000.0}
+            said = ask(**known, context=text).json()
+            assert text[said["start"] : said["end"]] == said["answer"] != ""
+            (cited,) = ask(**known).json()["citations"]
+            assert cited["answer_end"] <= len(cited["text"])
+            chat = httpx2.post(
+                f"{address}/v1/chat/completions",
+                json={"model": "marks", "messages": [{"role": "user", "content": "a"}]},
+                trust_env=False,
+            )
+            assert chat.json()["error"]["code"] == "wrong_task"
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(60) == 0
+        finally:
+            process.kill()
+    wrong = invoke(project, "serve", "marks", "--port", "0", "--engine", "http://127.0.0.1:9")
+    assert isinstance(wrong.exception, UsageError)
+    assert "marks answers" in str(wrong.exception)
+    missing = invoke(project, "serve", "marks", "--port", "0", "--file", "other")
+    assert "has no exported file other" in str(missing.exception)
+
+
+@pytest.mark.slow
+def test_a_student_that_marks_answers_learns_from_feedback(project: Path) -> None:
+    run = open_run("marks", project)
+    chunks = list(passages(run.artifact("ingest")).values())
+    store = run.folder / "serve" / "feedback.sqlite"
+    with closing(FeedbackStore(store)) as database:
+        ids = [
+            database.add(
+                response=f"qa-{number}",
+                key="",
+                model="marks",
+                thumb="down",
+                correction=chunk.text.split()[6],  # the colour
+                messages=[{"role": "user", "content": f"which {' '.join(chunk.text.split()[8:])}"}],
+                answer="",
+                citations=[chunk.model_dump(mode="json") | {"chunk": chunk.id}],
+            )
+            for number, chunk in enumerate(chunks)
+        ]
+    review(store, ids, "accepted")
+    short = [f"distill.{field}" for field in ("epochs=1", "learning_rate=1e-3")]
+    made = improve(run, ImproveConfig(replay=1.0), overrides=short, threads=1)
+    assert made.run.task == "spans"
+    assert set(made.run.report["models"]) >= {"undistilled", "distilled"}
+    assert made.gate["rows"]["target"] == len(made.prepared.about["target"]) > 1
+    assert made.gate["rows"]["kept"] > 1
+    lines = made.run.artifact("evaluate").path("predictions.jsonl").read_text().splitlines()
+    before = run.artifact("evaluate").path("predictions.jsonl").read_text().splitlines()
+    said = {
+        name: {row["id"]: row["answer"] for row in map(json.loads, some) if row["model"] == model}
+        for name, some, model in (("then", before, "distilled"), ("now", lines, "undistilled"))
+    }
+    assert {row: said["now"][row] for row in said["then"]} == said["then"]  # the same student

@@ -5,18 +5,25 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+import time
 from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import httpx2
 import pytest
+from benchmarks import serve_judged
+from benchmarks.serve_mutations import mutated
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from served import served
 
 from potstill.serve.app import application
+from potstill.serve.auth import SCOPES, KeyFile
 from potstill.serve.feedback import FeedbackStore
 from potstill.serve.gateway import Gateway, ServeConfig
+from potstill.serve.limits import KeyLimits
 from potstill.serve.monitor import Log
 
 PATHS = ("/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/feedback")
@@ -169,3 +176,27 @@ def test_far_beyond_capacity_no_answer_is_lost_or_another_ones(gateway: Gateway)
     assert statuses.count(200) >= gateway.config.parallel + gateway.config.queue
     assert gateway.gate.running == gateway.gate.waiting == 0
     assert asyncio.run(work())[0] == 200  # it is as it was
+
+
+def test_mutated_requests_get_the_error_object(tmp_path: Path) -> None:
+    """The first of those that `benchmarks/serve_fuzz.py` sends ten thousand of."""
+    keys = KeyFile(tmp_path / "keys.json")
+    key = keys.add("all", SCOPES, KeyLimits())
+    config = ServeConfig(port=0, parallel=4, body_seconds=0.3)
+    engine: Any = EchoEngine()
+    with served(tmp_path, engine, config, keys=keys) as service:
+        target = serve_judged.Target(int(service.address.rsplit(":", 1)[1]), key, 0)
+        problems = []
+        with ThreadPoolExecutor(8) as pool:
+            requests = [mutated(11, number, "tiny", key) for number in range(400)]
+            for number, reply in enumerate(
+                pool.map(lambda one: serve_judged.send(target, one), requests)
+            ):
+                if reply.problem:
+                    problems.append((number, requests[number].how, reply.problem))
+        assert problems == []
+        assert '"event": "failed"' not in service.log.getvalue()
+        until = time.monotonic() + 10
+        while service.gateway.gate.running and time.monotonic() < until:
+            time.sleep(0.01)
+        assert service.gateway.gate.running == service.gateway.gate.waiting == 0

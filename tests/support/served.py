@@ -23,6 +23,7 @@ from potstill.serve.feedback import FeedbackStore
 from potstill.serve.gateway import Gateway, ServeConfig
 from potstill.serve.monitor import Log
 from potstill.serve.server import Server, listen
+from potstill.serve.tracing import Tracing
 
 SECONDS = 60.0
 
@@ -69,8 +70,10 @@ def served(
     corpus: Corpus | None = None,
     embedding_model: str | None = None,
     ask: Callable[[str, str], str] = plain_turn,
+    tracing: Tracing | None = None,
+    **more: Any,
 ) -> Iterator[Served]:
-    """engine: a GGUF for llama.cpp, or an engine of the test's own."""
+    """engine: a GGUF for llama.cpp, or an engine of the test's own. more: of the gateway."""
     config = config or ServeConfig(port=0, parallel=2, context_tokens=256, threads=1)
     if isinstance(engine, Path):
         engine = LocalEngine(engine, sizes(config.parallel, config.context_tokens))
@@ -87,6 +90,8 @@ def served(
         corpus=corpus,
         embedding_model=embedding_model,
         log=Log(log),
+        tracing=tracing or Tracing(),
+        **more,
     )
     listening = listen(config)
     server = Server(gateway)

@@ -58,6 +58,21 @@ def test_progress_says_how_fast_how_dear_and_how_long() -> None:
     )
 
 
+def test_a_correction_shows_its_loss_and_not_how_far_it_went() -> None:
+    said = "\n".join(
+        told(
+            {"kind": "metric", "stage": "correct", "name": "validation_kl", "value": 0.97},
+            {"kind": "metric", "stage": "correct", "name": "validation_loss", "value": 0.41},
+            {"kind": "progress", "stage": "correct", "done": 1, "total": 1, "unit": "steps"},
+            {"kind": "metric", "stage": "distill", "name": "validation_kl", "value": 0.83},
+            {"kind": "progress", "stage": "distill", "done": 1, "total": 1, "unit": "steps"},
+        )
+    )
+    assert "validation kl 0.97" not in said
+    assert "validation loss 0.41" in said
+    assert "validation kl 0.83" in said
+
+
 def test_a_plan_leaves_out_costs_that_nobody_has_and_takes_the_largest_memory() -> None:
     steps = [
         PlannedStep("ingest", "run", "never run here", {"seconds": 5, "memory_bytes": 6e8}, "k"),

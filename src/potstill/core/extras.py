@@ -49,6 +49,9 @@ EXTRAS: dict[str, dict[str, str]] = {
         "uvicorn": "uvicorn",
         "prometheus_client": "prometheus-client",
         "httpx2": "httpx2",
+        "numpy": "numpy",
+        "jinja2": "jinja2",
+        "py3langid": "py3langid",
     },
     "studio": {
         "fastapi": "fastapi",
@@ -65,6 +68,10 @@ EXTRAS: dict[str, dict[str, str]] = {
     "report": {"jinja2": "jinja2", "numpy": "numpy", "sacrebleu": "sacrebleu"},
     "quantised": {"bitsandbytes": "bitsandbytes"},
     "tune": {"optuna": "optuna"},
+    "otel": {
+        "opentelemetry.sdk": "opentelemetry-sdk",
+        "opentelemetry.exporter.otlp.proto.http": "opentelemetry-exporter-otlp-proto-http",
+    },
     "onnx": {"onnx": "onnx", "onnxscript": "onnxscript", "onnxruntime": "onnxruntime"},
 }
 

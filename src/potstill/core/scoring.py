@@ -176,6 +176,31 @@ def paired_bootstrap_ratio(
     return _interval(float(value), draws, level, len(left))
 
 
+def unpaired_bootstrap_ratio(
+    a: Sequence[float],
+    a_weights: Sequence[float],
+    b: Sequence[float],
+    b_weights: Sequence[float],
+    seed: int,
+    resamples: int = 2000,
+    level: float = 0.95,
+) -> Interval:
+    """The difference of two `bootstrap_ratio` figures of different examples, each drawn by itself.
+
+    `n` is the number of examples of both. Errors: InputError as there.
+    """
+    left, left_shares = _columns(a, a_weights)
+    right, right_shares = _columns(b, b_weights)
+    draws = [
+        np.concatenate(
+            [_ratios(totals, shares, rows) for rows in _resampled_rows(len(totals), own, resamples)]
+        )
+        for totals, shares, own in ((left, left_shares, seed), (right, right_shares, seed + 1))
+    ]
+    value = left.sum() / left_shares.sum() - right.sum() / right_shares.sum()
+    return _interval(float(value), draws[0] - draws[1], level, len(left) + len(right))
+
+
 def bootstrap_statistic(
     columns: Floats, statistic: Transform, seed: int, resamples: int = 2000, level: float = 0.95
 ) -> Interval:

@@ -23,6 +23,11 @@ class CurateConfig(StageConfig):
         description="Kinds of ready-made rows that become plain questions with their answer; what "
         "cannot is rejected with its reason. Rows that the teacher wrote stay what they are.",
     )
+    prepared: str = Field(
+        "",
+        description="Folder below the project folder with rows that are dealt already, as "
+        "`potstill improve` makes it: they are used instead of generation's, and nothing is dealt.",
+    )
     validation_fraction: float = Field(
         0.15, gt=0, lt=0.5, description="Share of the rows that early stopping looks at."
     )
@@ -106,6 +111,8 @@ class CurateConfig(StageConfig):
 
     @model_validator(mode="after")
     def _fits_together(self) -> CurateConfig:
+        if self.prepared and self.typo_variants:
+            raise ValueError("rows of curate.prepared are not varied; set typo_variants to 0")
         if self.validation_fraction + self.test_fraction > 0.8:
             raise ValueError("validation_fraction and test_fraction leave too little for training")
         if self.shortest_question_words > self.longest_question_words:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from potstill.curate import personal
@@ -71,9 +71,10 @@ class Surroundings:
 Check = Callable[[Example, Surroundings], Verdict]
 
 
-def judge(example: Example, around: Surroundings) -> Verdict:
-    """The first reason to reject the row, or a verdict that keeps it."""
-    for check in CHECKS:
+def judge(example: Example, around: Surroundings, checks: Sequence[Check] | None = None) -> Verdict:
+    """The first reason to reject the row, or a verdict that keeps it. checks: `CHECKS` if not
+    others."""
+    for check in CHECKS if checks is None else checks:
         verdict = check(example, around)
         if not verdict.keep:
             return verdict
@@ -90,13 +91,17 @@ def answer_of(example: Example) -> str:
     return example.answers[0] if example.answers else ""
 
 
+def _says_something(example: Example, around: Surroundings) -> Verdict:
+    if not words(example.question):
+        return reject("empty_question", "the question has no word")
+    if not words(answer_of(example)):
+        return reject("empty_answer", "the answer has no word")
+    return KEEP
+
+
 def _lengths(example: Example, around: Surroundings) -> Verdict:
     config = around.config
     asked, said = len(words(example.question)), len(words(answer_of(example)))
-    if asked == 0:
-        return reject("empty_question", "the question has no word")
-    if said == 0:
-        return reject("empty_answer", "the answer has no word")
     if asked < config.shortest_question_words:
         return reject("question_too_short", f"{asked} words")
     if asked > config.longest_question_words:
@@ -189,6 +194,7 @@ def _informative(example: Example, around: Surroundings) -> Verdict:
 
 
 CHECKS: tuple[Check, ...] = (
+    _says_something,
     _lengths,
     _personal,
     _is_question,
@@ -199,3 +205,5 @@ CHECKS: tuple[Check, ...] = (
     _supported,
     _informative,
 )
+REVIEWED: tuple[Check, ...] = (_says_something, _personal, _clean)
+"""Of rows that a person has read: their form is not judged again."""

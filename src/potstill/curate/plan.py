@@ -14,6 +14,7 @@ from potstill.core.files import count_lines, file_digest
 from potstill.core.stage import Facts, Figures
 from potstill.curate.config import CurateConfig
 from potstill.curate.decontaminate import read_evaluation
+from potstill.curate.prepared import prepared_facts, prepared_folder
 from potstill.errors import InputError
 
 ROWS_PER_SECOND = 1500
@@ -56,6 +57,8 @@ def facts(config: CurateConfig, project: Path) -> Facts:
     parts["tools"] = ", ".join(
         f"{name} {installed_version(name)}" for name in ("rensa", "py3langid")
     )
+    if config.prepared:
+        parts |= prepared_facts(config, project)
     if config.semantic_duplicate is not None:
         from potstill.models.encoder import encoder_digest
 
@@ -67,6 +70,8 @@ def facts(config: CurateConfig, project: Path) -> Facts:
 
 def estimate(config: CurateConfig, earlier: Mapping[str, Figures], project: Path) -> Figures:
     """Few rows of a good teacher are rejected, so none is counted off."""
+    if config.prepared:
+        return _prepared_estimate(prepared_folder(config, project))
     rows = earlier["generate"]["rows"]
     held_out = config.validation_fraction + config.test_fraction
     semantic = config.semantic_duplicate is not None
@@ -80,6 +85,17 @@ def estimate(config: CurateConfig, earlier: Mapping[str, Figures], project: Path
         + (seconds(rows, EMBEDDED_PER_SECOND) if semantic else 0),
         "memory_bytes": 1e8 + MEMORY_A_ROW * rows + (ENCODER_BYTES if semantic else 0),
         "disk_bytes": BYTES_A_ROW * rows * (1 + config.typo_variants),
+    }
+
+
+def _prepared_estimate(folder: Path) -> Figures:
+    rows = counts(folder)
+    total = sum(rows.values())
+    return {
+        **rows,
+        "seconds": 1 + seconds(total, ROWS_PER_SECOND),
+        "memory_bytes": 1e8 + MEMORY_A_ROW * total,
+        "disk_bytes": BYTES_A_ROW * total,
     }
 
 

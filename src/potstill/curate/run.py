@@ -2,7 +2,8 @@
 
 In: documents, chunks, contexts, examples, evaluation sets. Out: train.jsonl, validation.jsonl,
 test.jsonl, rejected.jsonl, summary.json, card.json, card.md, card.html, with read + added = kept +
-rejected. How rows are judged is `curation.py`.
+rejected; contexts.jsonl where rows were dealt already. How rows are judged is `curation.py`, of
+those that were dealt already `prepared.py`.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from potstill.curate.curation import STEPS, Curated, Material, Similar, curate
 from potstill.curate.decontaminate import read_evaluation
 from potstill.curate.page import markdown, render
 from potstill.curate.plan import evaluation_files
+from potstill.curate.prepared import CONTEXTS, curate_prepared, read_prepared
 from potstill.curate.split import Split
 from potstill.errors import InputError
 from potstill.records import Chunk, Document, Example
@@ -31,11 +33,17 @@ def run(
 ) -> None:
     """Curate the rows of the generate stage. Errors: InputError if a split stays empty."""
     ingested = inputs["ingest"]
+    prepared = read_prepared(config, context.project) if config.prepared else None
     documents = list(read_records(ingested.path("documents.jsonl"), Document))
     material = Material(
         chunks=list(read_records(ingested.path("chunks.jsonl"), Chunk)),
-        contexts=list(read_records(ingested.path("contexts.jsonl"), Chunk)),
-        examples=list(read_records(inputs["generate"].path("examples.jsonl"), Example)),
+        contexts=[
+            *read_records(ingested.path("contexts.jsonl"), Chunk),
+            *(prepared.contexts if prepared else ()),
+        ],
+        examples=prepared.examples
+        if prepared
+        else list(read_records(inputs["generate"].path("examples.jsonl"), Example)),
         languages={one.id: one.language for one in documents if one.language},
         evaluation=[
             one
@@ -47,7 +55,11 @@ def run(
     def on_step(step: str) -> None:
         context.events.progress(STEPS.index(step) + 1, len(STEPS), "steps", step=step)
 
-    done = curate(material, config, context.seed, _similar(config, context), on_step)
+    if prepared:
+        done = curate_prepared(prepared, material, config)
+        write_records(draft.data / CONTEXTS, prepared.contexts)
+    else:
+        done = curate(material, config, context.seed, _similar(config, context), on_step)
     for one in done.rejected:
         context.events.emit("rejected", id=one.id, reason=one.reason, detail=one.detail)
     reasons = Counter(one.reason for one in done.rejected)

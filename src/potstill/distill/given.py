@@ -54,6 +54,12 @@ def check(
             "passages are chunks of documents, which rows do not have.",
             "Leave it out, or use a recipe.",
         )
+    if config.student.vocabulary is not None:
+        raise UsageError(
+            "student.vocabulary is a recipe's: a Distiller's teacher and student share a tokenizer "
+            "from the beginning.",
+            "Cut the teacher's with potstill.models.trimming.trim_vocabulary, and give the folder.",
+        )
     loading.check(config, cuts=student is None and config.student.model is None)
     if student is not None and config.assistants:
         raise UsageError(

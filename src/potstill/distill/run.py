@@ -27,6 +27,7 @@ from potstill.core.files import read_json, read_records, write_json, write_recor
 from potstill.core.stage import Artifact, Context, Draft
 from potstill.distill.chain import through_assistants
 from potstill.distill.config import DistillConfig
+from potstill.distill.fewer_words import with_fewer_words
 from potstill.distill.material import Material, check_there_are_rows, prepare
 from potstill.distill.memory import raise_malloc_thresholds
 from potstill.distill.objective import Objective
@@ -56,15 +57,21 @@ def run(
     torch.set_num_threads(context.threads)
     uncorrected = config.voices[0].teacher
     config = resolved(config, corrected(inputs["correct"], config.teacher))
+    examples = list(read_records(inputs["curate"].path("train.jsonl"), Example))
+    unseen = list(read_records(inputs["curate"].path("validation.jsonl"), Example))
+    passages = _passages(inputs["ingest"], examples) if config.passages else []
+    fewer = None
+    if config.student.vocabulary is not None:
+        fewer = with_fewer_words(config, [*examples, *unseen], passages, draft.work, context.events)
+        config = fewer.config
     tokenizer = load_tokenizer(config.teacher, config.template)
     given = config.student.model
     own = (None if given is None else tokenizer_beside(given, config.template)) or tokenizer
-    examples = list(read_records(inputs["curate"].path("train.jsonl"), Example))
     encoded = encode_all(
         config,
         examples,
-        _passages(inputs["ingest"], examples) if config.passages else [],
-        list(read_records(inputs["curate"].path("validation.jsonl"), Example)),
+        passages,
+        unseen,
         student_tokenizer=own,
         teacher_tokenizer=tokenizer,
     )
@@ -97,7 +104,7 @@ def run(
         work=draft.work,
         tensorboard=draft.data / "tensorboard",
     )
-    write_json(draft.data / "surgery.json", start.report)
+    write_json(draft.data / "surgery.json", fewer.told(start.report) if fewer else start.report)
     student = start.load().to(teacher.device)
     material = prepare(
         config,

@@ -60,6 +60,14 @@ class StudentConfig(BaseModel):
         "and the one with the least KL to the teacher is taken. auto: both where the family's "
         "widths can be cut and the teacher is in memory, else depth.",
     )
+    vocabulary: int | None = Field(
+        None,
+        ge=256,
+        description="How many tokens of the vocabulary the student keeps: those of the training "
+        "and validation rows in any case, all bytes, then the most frequent ones. What goes counts "
+        "towards the size above. Other words can still be read and written, in more tokens. Unset: "
+        "all.",
+    )
     method: Literal["greedy", "influence"] = Field(
         "greedy",
         description="How the dropped layers are chosen. greedy: again and again the layer whose "

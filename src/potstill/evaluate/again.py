@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from potstill.core.files import disk_errors, read_records, write_atomic, write_json, write_records
+from potstill.core.refusals import REFUSAL
 from potstill.errors import InputError
 from potstill.evaluate import compare_page
-from potstill.evaluate.answer_scores import REFUSAL, gold_of, passage_of
+from potstill.evaluate.answer_scores import gold_of, passage_of
 from potstill.evaluate.compare import Compared, compare
 from potstill.evaluate.judge import RUBRIC, Case, Vote, judge_grades, judge_pairs
 from potstill.evaluate.predictions import read_predictions, score_answers

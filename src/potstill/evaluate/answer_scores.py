@@ -12,33 +12,15 @@ stored answers are scored again by the same function as fresh ones.
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from potstill.core.refusals import REFUSAL, says_nothing
 from potstill.core.scoring import exact_match, normalize_answer, token_f1
 from potstill.evaluate.overlap import bleu_counts, chrf, rouge, sentence_bleu
 from potstill.records import Example, Turn
-
-REFUSAL = "refusal"
-"""The kind of a row that has no answer in its passage: its gold answer declines."""
-_DECLINES = re.compile(
-    r"\b(?:"
-    r"(?:i|we) (?:cannot|can not|cant|could not|couldnt|am unable to|am not able to)"
-    r" (?:answer|find|tell|say|help|determine|provide|assist)"
-    r"|(?:i|we) (?:do not|dont) (?:know|have (?:enough |any |that )?information)"
-    r"|(?:passage|text|document|context|information|answer|it|this|that|which) "
-    r"(?:does not|doesnt) (?:say|state|mention|tell|contain|provide|give|specify|answer|include)"
-    r"|(?:answer|information|it|this|that|which) (?:is not|isnt|was not) "
-    r"(?:stated|mentioned|given|specified|provided|included|available|in (?:passage|text|context))"
-    r"|(?:not enough|insufficient|no) information (?:is )?(?:given|available|provided|in|to)"
-    r"|cannot be (?:answered|determined|found)|unanswerable"
-    r"|(?:i am|im) sorry but"
-    r")\b"
-)
-"""As they are without articles and punctuation."""
 
 
 @dataclass(frozen=True)
@@ -132,11 +114,7 @@ def declines(answer: str, gold: Gold) -> bool:
     Known are English phrases and, in a row of the kind refusal, the row's own words for it, in
     whatever language. An empty answer declines nothing.
     """
-    said = normalize_answer(answer)
-    if not said:
-        return False
-    own = gold.answers if gold.kind == REFUSAL else ()
-    return bool(_DECLINES.search(said)) or said in {normalize_answer(one) for one in own}
+    return says_nothing(answer, gold.answers if gold.kind == REFUSAL else ())
 
 
 def grounded(answer: str, passage: str) -> float | None:

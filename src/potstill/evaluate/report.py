@@ -176,6 +176,11 @@ def _own_notes(report: Mapping[str, Any]) -> list[str]:
             f"Intervals are {level:g}% bootstrap intervals over examples; with few examples they "
             "are wide."
         )
+    if report["recipe"].get("curate", {}).get("prepared"):
+        notes.append(
+            "Undistilled is the student that served before: this training began with it, on rows "
+            "from feedback and a replay of old ones."
+        )
     if examples.get("too_long"):
         notes.append(f"{examples['too_long']} test examples were too long and were left out.")
     audit = report["contamination"]

@@ -2,7 +2,7 @@
 
 In: ingest's rows.jsonl and chunks.jsonl. Out: examples.jsonl, rejected.jsonl, summary.json.
 Light: engines are imported by `run.py` only. `student_turn` is how the student will be asked, for
-whoever asks it.
+whoever asks it; `question_in` is the way back.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ from __future__ import annotations
 from potstill.core.stage import Stage
 from potstill.generate.config import GenerateConfig, PromptConfig
 from potstill.generate.plan import counts, estimate, facts
-from potstill.generate.prompts import student_turn
+from potstill.generate.prompts import question_in, student_turn
 
-__all__ = ["STAGE", "GenerateConfig", "PromptConfig", "student_turn"]
+__all__ = ["STAGE", "GenerateConfig", "PromptConfig", "question_in", "student_turn"]
 
 STAGE = Stage(
     name="generate",

@@ -7,9 +7,10 @@ Knows nothing of models. What a passage contains is never read as a placeholder.
 from __future__ import annotations
 
 import json
+import re
 
 from potstill.generate.config import PromptConfig, Shot
-from potstill.generate.filling import fill
+from potstill.generate.filling import PLACEHOLDER, fill
 from potstill.records import Turn
 
 FIELDS = ("question", "reasoning", "answer")
@@ -38,6 +39,19 @@ def student_turn(prompt: PromptConfig, passage: str, question: str) -> str:
     Without a passage (asked from memory) the question stands alone.
     """
     return fill(prompt.student, passage=passage, question=question) if passage else question
+
+
+def question_in(prompt: PromptConfig, turn: str) -> str:
+    """The question in a user turn that was written as `student_turn` does; else the whole turn."""
+    pieces = PLACEHOLDER.split(prompt.student)  # words, a placeholder's name, words, ...
+    pattern = "".join(
+        f"(?P<{piece}>.*)" if place % 2 else re.escape(piece) for place, piece in enumerate(pieces)
+    )
+    try:
+        found = re.fullmatch(pattern, turn, re.DOTALL)
+    except re.error:  # a placeholder that stands there twice
+        return turn
+    return found["question"] if found else turn
 
 
 def _reply(shot: Shot) -> str:

@@ -72,13 +72,14 @@ def load_tokenizer(source: Source, template: str = "") -> Any:
 
     template: a chat template instead of the tokenizer's own; empty: its own.
     """
-    tokenizer = _tokenizer_in(model_folder(source))
+    tokenizer = tokenizer_in(model_folder(source))
     if template:
         tokenizer.chat_template = template
     return tokenizer
 
 
-def _tokenizer_in(folder: Path) -> Any:
+def tokenizer_in(folder: Path) -> Any:
+    """The tokenizer of a folder, with a model or without. Errors: ModelError."""
     try:
         with quiet():
             tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
@@ -217,7 +218,7 @@ def _drawn(reference: Reference) -> Path:
 
 def _draw(shape: Path, models: Path, target: Path) -> None:
     check_config(shape)
-    tokenizer = _tokenizer_in(shape)
+    tokenizer = tokenizer_in(shape)
     work = Path(tempfile.mkdtemp(dir=models, prefix=".draw-"))
     try:
         with load_errors(shape), torch.random.fork_rng(devices=[]):

@@ -17,11 +17,19 @@ from typing import Any
 from potstill.inference.sizes import text_tokens
 from potstill.records import Chunk
 from potstill.serve.auth import ApiKey
+from potstill.serve.confidence import ask_for, taken
 from potstill.serve.corpus import citation
 from potstill.serve.gateway import Answered, Gateway
 from potstill.serve.limits import BYTES_A_TOKEN
 from potstill.serve.problems import ApiError, invalid, unavailable
+from potstill.serve.watch import Seen
 
+PREFIXES = {"chat.completion": "chatcmpl", "text_completion": "cmpl", "qa.answer": "qa"}
+ROUTES = {
+    "chat.completion": "/v1/chat/completions",
+    "text_completion": "/v1/completions",
+    "qa.answer": "/v1/qa",
+}
 COUNTED = ("prompt_tokens", "completion_tokens", "total_tokens")
 
 
@@ -42,16 +50,29 @@ class Work:
     messages: list[dict[str, str]]
     retrieved: bool = False
     found: Chunk | None = None
+    question: str = ""
+    """The question alone, without the passage that was put before it; default: the last message."""
     id: str = ""
     created: int = 0
     text: list[str] = field(default_factory=list)
     usage: dict[str, int] | None = None
     queued_seconds: float = 0.0
     first_token_seconds: float | None = None
+    finish: str = ""
+    sureness: list[float] = field(default_factory=list)
+    """Log-probabilities of the tokens written, where the engine was asked for them."""
+    conversation: str = ""
+    """What its first user turn says: what an assignment without keys is by."""
+    assigned: str = ""
+    variant: str = ""
+    """The versions that it was given to, and that answered it."""
+    unit: str = ""
+    """What is assigned as one; "" without a candidate."""
+    candidate: str = ""
+    """The candidate that there was when it came."""
 
     def __post_init__(self) -> None:
-        prefix = "chatcmpl" if self.kind == "chat.completion" else "cmpl"
-        self.id = f"{prefix}-{secrets.token_hex(12)}"
+        self.id = f"{PREFIXES[self.kind]}-{secrets.token_hex(12)}"
         self.created = int(time.time())
         most = self.gateway.engine.context_tokens
         if most is not None and self.body["max_tokens"] > most:
@@ -60,7 +81,15 @@ class Work:
                 f"for {most}.",
                 "max_tokens",
             )
-        self.body["model"] = self.gateway.engine.model
+        self.question = self.question or self.messages[-1]["content"]
+        self._shown: int | None = None
+        if self.kind == "chat.completion":
+            self._shown = ask_for(self.body, self.gateway.config.confidence)
+        lanes = self.gateway.lanes
+        if (canary := lanes.canary) is not None:
+            self.unit = canary.unit(self.key.id, self.conversation, self.id)
+            self.candidate = canary.lane.version
+        self.assigned = lanes.assign(self.unit)
 
     @property
     def answer(self) -> str:
@@ -83,28 +112,38 @@ class Work:
         lease = gateway.limiter.admit(
             self.key.id, self.key.limits, prompt + self.body["max_tokens"]
         )
+        arrived, outcome = time.monotonic(), "abandoned"
         try:
-            arrived = time.monotonic()
-            entered = await gateway.gate.enter()
+            with gateway.tracing.part("queue"):
+                entered = await gateway.gate.enter()
             self.queued_seconds = entered - arrived
             try:
-                async for event in self._written(arrived):
-                    yield event
+                with gateway.tracing.part("engine") as span:
+                    async for event in self._written(arrived):
+                        yield event
+                    span.note(self.usage or {})
+                outcome = "ok"
+            except ApiError as error:
+                outcome = error.code or str(error.status)
+                raise
             finally:
                 gateway.gate.leave(entered)
         finally:
             self._count()
             assert self.usage is not None
             lease.settle(self.usage["total_tokens"])
+            gateway.trial.note(self, outcome, time.monotonic() - arrived)
 
     async def _written(self, arrived: float) -> AsyncIterator[dict[str, Any]]:
         gateway, last = self.gateway, 0.0
         try:
             async with asyncio.timeout(gateway.config.deadline_seconds):
-                async for event in gateway.engine.upstream.events(self.path, self.body):
+                async for event in self._engine_events():
                     if event.get("usage"):
                         # Not how much was in the cache: that tells of other people's prompts.
                         self.usage = {name: int(event["usage"].get(name, 0)) for name in COUNTED}
+                    if event["choices"]:
+                        self._look(event["choices"][0])
                     if event["choices"] and (piece := _piece(event["choices"][0])):
                         self.text.append(piece)
                         last = time.monotonic()
@@ -120,8 +159,46 @@ class Work:
         self._observe(last - arrived)
         gateway.memory.keep(
             self.id,
-            Answered(self.key.id, self.model, self.messages, self.answer, self.citations or []),
+            Answered(
+                self.key.id,
+                self.model,
+                self.messages,
+                self.answer,
+                self.citations or [],
+                self.variant,
+            ),
         )
+        if gateway.traffic is not None:
+            gateway.traffic.note(self._seen(time.monotonic() - arrived))
+
+    def _look(self, choice: dict[str, Any]) -> None:
+        """How the answer ends and how sure it is."""
+        self.finish = str(choice.get("finish_reason") or self.finish)
+        if self.kind == "chat.completion":
+            self.sureness += taken(choice, self._shown)
+
+    def _seen(self, seconds: float) -> Seen:
+        """What is kept of it, once the words have become figures."""
+        written = (self.usage or {}).get("completion_tokens") or text_tokens(self.answer)
+        return Seen(
+            self.id,
+            time.time(),
+            ROUTES[self.kind],
+            self.model,
+            self.variant,
+            self.key.id,
+            self.question,
+            self.retrieved or self.kind == "qa.answer",
+            self.answer,
+            written,
+            sum(self.sureness) / len(self.sureness) if self.sureness else None,
+            self.finish,
+            seconds,
+            self.first_token_seconds,
+        )
+
+    def _engine_events(self) -> AsyncIterator[dict[str, Any]]:
+        return self.gateway.lanes.events(self)
 
     def _count(self) -> None:
         """The tokens that were used; estimated where an answer ended early or nobody said."""

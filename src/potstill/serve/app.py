@@ -15,19 +15,26 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, Response
-from starlette.types import ASGIApp
+from starlette.routing import Match
+from starlette.types import ASGIApp, Scope
 
 from potstill import __version__
 from potstill.core.files import disk_errors
 from potstill.errors import InputError, PotstillError
+from potstill.serve.drift_page import POLICY, page
 from potstill.serve.gateway import Gateway
 from potstill.serve.guard import Guard
 from potstill.serve.openai_api import key_of, routes
+from potstill.serve.openapi_document import described
 from potstill.serve.problems import ApiError, invalid, unavailable
+from potstill.serve.qa import qa_routes
+from potstill.serve.report import summary
 from potstill.serve.wire import FeedbackRequest
 
 LONGEST_NAME = 200
+METHODS = ("DELETE", "GET", "HEAD", "PATCH", "POST", "PUT")
 
 
 def application(gateway: Gateway) -> ASGIApp:
@@ -37,19 +44,40 @@ def application(gateway: Gateway) -> ASGIApp:
         version=__version__,
         docs_url=None,
         redoc_url=None,
+        redirect_slashes=False,  # to the address that the client believes in; it is told nothing
     )
     app.include_router(routes(gateway))
+    app.include_router(qa_routes(gateway))
     _own_routes(app, gateway)
     _error_objects(app)
-    guarded: ASGIApp = Guard(app, gateway)
+    _document(app, gateway)
+    guarded: ASGIApp = Guard(app, gateway, lambda scope: _takes(app, scope, scope["method"]))
     if gateway.config.cors:
         guarded = CORSMiddleware(
             guarded,
             allow_origins=gateway.config.cors,
-            allow_methods=["GET", "POST"],
+            allow_methods=["GET", "POST", "DELETE"],
             allow_headers=["Authorization", "Content-Type"],
         )
     return guarded
+
+
+def _document(app: FastAPI, gateway: Gateway) -> None:
+    made = app.openapi
+    keyed, encoder = gateway.keys is not None, gateway.embedding_model
+
+    def document() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            app.openapi_schema = described(made(), keyed, gateway.models, encoder)
+        return app.openapi_schema
+
+    app.openapi = document  # type: ignore[method-assign]
+
+
+def _takes(app: FastAPI, scope: Scope, method: str) -> bool:
+    """Whether the path of a request takes a method, by whichever route."""
+    asked = {**scope, "method": method}
+    return any(one.matches(asked)[0] == Match.FULL for one in app.routes)
 
 
 def _own_routes(app: FastAPI, gateway: Gateway) -> None:
@@ -69,6 +97,14 @@ def _own_routes(app: FastAPI, gateway: Gateway) -> None:
         """All figures in Prometheus's text format."""
         return Response(gateway.figures.text(), media_type=gateway.figures.content_type)
 
+    @app.get("/drift")
+    async def drift() -> Response:
+        """The page about drift."""
+        if gateway.traffic is None:
+            raise ApiError(404, "This server keeps no traffic.", "not_found")
+        text = await asyncio.to_thread(_drift_page, gateway)
+        return Response(text, media_type="text/html", headers={"content-security-policy": POLICY})
+
     @app.post("/v1/feedback")
     async def feedback(said: FeedbackRequest, request: Request) -> dict[str, Any]:
         """Say what an answer was worth; acknowledged once it is on the disk."""
@@ -81,10 +117,17 @@ def _own_routes(app: FastAPI, gateway: Gateway) -> None:
             messages=answered.messages,
             answer=answered.answer,
             citations=answered.citations,
+            variant=answered.variant,
             **said.model_dump(),
         )
+        gateway.figures.variant_feedback.labels(answered.variant, said.thumb or "none").inc()
         await asyncio.to_thread(
-            gateway.audit, "feedback", key=key.id, feedback=identity, response=said.response
+            gateway.audit,
+            "feedback",
+            key=key.id,
+            feedback=identity,
+            response=said.response,
+            variant=answered.variant,
         )
         return {"id": identity, "object": "feedback", "response": said.response}
 
@@ -112,6 +155,38 @@ def _own_routes(app: FastAPI, gateway: Gateway) -> None:
         gateway.audit("document", key=key_of(request).id, **added.as_dict)
         return added.as_dict
 
+    @app.get("/v1/documents/{document}")
+    async def one_document(document: str) -> dict[str, Any]:
+        """A document that was added."""
+        found = gateway.corpus.document(document) if gateway.corpus else None
+        if found is None:
+            raise _no_document(document)
+        return found.as_dict
+
+    @app.delete("/v1/documents/{document}")
+    async def remove_document(document: str, request: Request) -> dict[str, Any]:
+        """Take a document that was added away: it is found no more."""
+        removed = await gateway.corpus.remove(document) if gateway.corpus else None
+        if removed is None:
+            raise _no_document(document)
+        told = {"id": removed.id, "object": "document.deleted", "deleted": True}
+        gateway.audit("document_removed", key=key_of(request).id, name=removed.name, id=removed.id)
+        return told
+
+
+def _no_document(document: str) -> ApiError:
+    return ApiError(
+        404,
+        f"There is no added document {document[:64]}; a run's own documents stay.",
+        "document_not_found",
+        "document",
+    )
+
+
+def _drift_page(gateway: Gateway) -> str:
+    assert gateway.traffic is not None
+    return page(summary(gateway.name, gateway.traffic.store, gateway.traffic.off))
+
 
 def _uploads(gateway: Gateway) -> Path:
     folder = gateway.folder / "uploads"
@@ -129,6 +204,8 @@ async def _receive(request: Request, file: Path, gateway: Gateway) -> None:
             try:
                 async with asyncio.timeout(gateway.config.body_seconds):
                     part = await anext(chunks, None)
+            except ClientDisconnect as error:
+                raise ApiError(400, "The request ended early.", "incomplete") from error
             except TimeoutError as error:
                 raise ApiError(408, "The document came too slowly.", "slow_request") from error
             if part is None:
@@ -169,9 +246,11 @@ def _error_objects(app: FastAPI) -> None:
             400: "The body cannot be read as JSON.",
         }
         code = {404: "not_found", 405: "method_not_allowed", 400: "invalid_json"}
-        status = error.status_code
+        status, headers = error.status_code, dict(error.headers or {})
+        if status == 405:  # the framework names the methods of the first route alone
+            headers["Allow"] = ", ".join(one for one in METHODS if _takes(app, request.scope, one))
         problem = ApiError(status, words.get(status, str(error.detail)), code.get(status))
-        return response_of(problem, dict(error.headers or {}))
+        return response_of(problem, headers)
 
 
 def response_of(error: ApiError, headers: dict[str, str] | None = None) -> Response:

@@ -16,7 +16,7 @@ import secrets
 import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from filelock import FileLock
 
@@ -28,7 +28,7 @@ from potstill.serve.problems import ApiError
 PREFIX = "pst"
 SCOPES = ("chat", "documents", "feedback", "metrics")
 """chat: models, completions, embeddings. documents: add and list documents. feedback: say what an
-answer was worth. metrics: read the figures."""
+answer was worth. metrics: read the figures and the page about drift."""
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 LONGEST = 200  # characters of a presented key that are looked at
 FORM = re.compile(rf"{PREFIX}_([0-9a-f]{{12}})_([A-Za-z0-9_-]{{43}})")
@@ -51,6 +51,8 @@ class ApiKey:
 
 ANYONE = ApiKey("", "", "", "", SCOPES)
 """Who asks where no key is needed."""
+_NO_FORM: re.Match[str] = cast("re.Match[str]", FORM.fullmatch(f"{PREFIX}_{'0' * 12}_{'0' * 43}"))
+"""Checked in the place of what is no key at all, so that this takes as long."""
 _NOBODY = ApiKey("", "", secrets.token_hex(16), secrets.token_hex(32), ())
 
 
@@ -111,11 +113,12 @@ class KeyFile:
         """
         self._refresh()
         form = FORM.fullmatch(presented[:LONGEST])
-        identity, secret = form.groups() if form else ("", presented[:LONGEST])
+        identity, secret = (form or _NO_FORM).groups()
         key = self._keys.get(identity, _NOBODY)
         right = hmac.compare_digest(_digest(key.salt, secret), key.digest)
-        fits = right and form is not None and len(presented) <= LONGEST and not key.revoked
-        if not fits:
+        # A tuple is made whole: nothing is skipped because of what came before it.
+        fits = (right, form is not None, len(presented) <= LONGEST, not key.revoked)
+        if not all(fits):
             raise ApiError(401, REFUSED, "invalid_api_key")
         if scope not in key.scopes:
             raise ApiError(403, f"This API key has not the scope {scope}.", "missing_scope")

@@ -1,7 +1,8 @@
 """The passages that answers come from: the run's own, and documents that are added meanwhile.
 
 In: chunks, questions, files. Out: passages with where they stand, for citations. An added document
-is on the disk before it is acknowledged, and there again after a restart. How a file is read is
+is on the disk before it is acknowledged, and there again after a restart; one that is removed is
+found no more, and what a kill left of it is cleared away at the next start. How a file is read is
 the caller's affair (`ReadDocument`): the checks of ingest, in a process of its own.
 """
 
@@ -72,13 +73,16 @@ class Corpus:
         self._read = read
         self._one_at_a_time = asyncio.Lock()
         self._added: dict[str, Added] = {}
+        self._numbers: dict[str, range] = {}
         found = list(chunks)
         for place in sorted(folder.glob("*/document.json")):
-            if place.parent.suffix == ".part":
-                continue  # a kill left it; it was never acknowledged
+            if place.parent.suffix == ".part":  # a kill left it: half added, or half removed
+                shutil.rmtree(place.parent, ignore_errors=True)
+                continue
             about = read_json(place)
             rows = list(read_records(place.with_name("chunks.jsonl"), Chunk))
             self._added[about["id"]] = Added(about["id"], about["name"], len(rows), False)
+            self._numbers[about["id"]] = range(len(found), len(found) + len(rows))
             found += rows
         self.index = PassageIndex(found, encoder, folder.parent / "vectors")
 
@@ -90,10 +94,18 @@ class Corpus:
         """What was added, in no order that matters."""
         return list(self._added.values())
 
+    def document(self, identity: str) -> Added | None:
+        """An added document; None if there is none of that id."""
+        return self._added.get(identity)
+
     async def search(self, question: str) -> Chunk | None:
         """The best passage; None if nothing fits. Runs beside the event loop."""
-        found = await asyncio.to_thread(self.index.search, question, 1)
+        found = await self.best(question, 1)
         return found[0] if found else None
+
+    async def best(self, question: str, limit: int) -> list[Chunk]:
+        """The best passages, the best first. Runs beside the event loop."""
+        return await asyncio.to_thread(self.index.search, question, limit)
 
     async def add(self, file: Path, name: str) -> Added:
         """Read a file and make its passages findable; the file is moved into the corpus.
@@ -102,6 +114,29 @@ class Corpus:
         """
         async with self._one_at_a_time:
             return await asyncio.to_thread(self._add, file, name)
+
+    async def remove(self, identity: str) -> Added | None:
+        """Take an added document away, from search and from the disk; None if there is none.
+
+        Errors: StoreError if the disk refuses; it is there as before then.
+        """
+        async with self._one_at_a_time:
+            return await asyncio.to_thread(self._remove, identity)
+
+    def _remove(self, identity: str) -> Added | None:
+        added = self._added.get(identity)
+        if added is None:
+            return None
+        folder = self.folder / identity
+        gone = folder.with_name(f"{identity}.part")  # a start does not look into it
+        with disk_errors(folder, "remove"):
+            shutil.rmtree(gone, ignore_errors=True)
+            folder.replace(gone)
+            fsync_folder(self.folder)
+        del self._added[identity]
+        self.index.remove(self._numbers.pop(identity))
+        shutil.rmtree(gone, ignore_errors=True)
+        return added
 
     def _add(self, file: Path, name: str) -> Added:
         identity = file_digest(file)[:16]
@@ -120,7 +155,7 @@ class Corpus:
             write_records(folder / "chunks.jsonl", chunks)
             write_json(folder / "document.json", {"id": identity, "name": name})
         fsync_folder(self.folder)
-        self.index.add(chunks)
+        self._numbers[identity] = self.index.add(chunks)
         added = Added(identity, name, len(chunks), True)
         self._added[identity] = Added(identity, name, len(chunks), False)
         return added

@@ -74,39 +74,24 @@ class EngineSizes:
     context_tokens: int
 
 
-class LocalEngine:
-    """llama.cpp over one GGUF. tell: hears of crashes, as (event, fields)."""
+class ChildEngine:
+    """An engine in a process of its own, started again when it ends by itself.
 
-    local = True
-    command = (sys.executable, "-m", "potstill.serve.engine_worker")
+    tell: hears of crashes, as (event, fields). A subclass opens it: `_open` starts a process by
+    `_spawn`, and returns when it is warm.
+    """
 
-    def __init__(self, gguf: Path, sizes: EngineSizes, tell: Tell = lambda *_, **__: None) -> None:
-        check_installed("xllamacpp", "Serving a GGUF", "llamacpp")
-        check_magic(gguf)
-        self.gguf, self.sizes = gguf, sizes
-        self.model = gguf.stem
-        self.context_tokens: int | None = sizes.context_tokens
-        self._tell = tell
+    command: tuple[str, ...]
+
+    def __init__(self, threads: int, tell: Tell) -> None:
+        self._threads, self._tell = threads, tell
         self._process: asyncio.subprocess.Process | None = None
-        self._upstream: Upstream | None = None
         self._watch: asyncio.Task[None] | None = None
-
-    @property
-    def ready(self) -> bool:
-        """Whether the process runs and is warm."""
-        return self._upstream is not None
 
     @property
     def process_id(self) -> int | None:
         """Of the engine's process, while it runs."""
         return self._process.pid if self._process is not None else None
-
-    @property
-    def upstream(self) -> Upstream:
-        """Its connections. Errors: ApiError 503 while it is (re)started."""
-        if self._upstream is None:
-            raise unavailable("The engine is starting.", "engine_starting")
-        return self._upstream
 
     async def start(self) -> None:
         """Load, warm up, and keep it running. Errors: ModelError if the file cannot be loaded."""
@@ -122,58 +107,34 @@ class LocalEngine:
         await self._close()
 
     async def _open(self) -> None:
-        key = secrets.token_hex(32)
-        job = {
-            "gguf": str(self.gguf),
-            "threads": self.sizes.threads,
-            "parallel": self.sizes.parallel,
-            "context_tokens": self.sizes.context_tokens,
-            "key": key,
-        }
+        raise NotImplementedError
+
+    def _no_engine(self, reason: str) -> ModelError:
+        raise NotImplementedError
+
+    async def _spawn(self, job: dict[str, Any], longest_line: int = 2**16) -> dict[str, Any]:
+        """Start the process and hand it the job; what it says when it has loaded. Errors:
+        ModelError if it ends instead."""
         self._process = process = await asyncio.create_subprocess_exec(
             *self.command,
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.DEVNULL,
-            env={**os.environ, "OMP_NUM_THREADS": str(self.sizes.threads)},
+            env={**os.environ, "OMP_NUM_THREADS": str(self._threads)},
+            limit=longest_line,
         )
         assert process.stdin is not None
         assert process.stdout is not None
-        upstream = None
-        try:
-            process.stdin.write((json.dumps(job) + "\n").encode())
-            async with asyncio.timeout(START_SECONDS):
-                line = await process.stdout.readline()
-                said = json.loads(line) if line else {}
-                if "address" not in said:
-                    code = await process.wait()
-                    raise self._no_engine(said.get("error") or f"it ended with exit code {code}")
-                connections = self.sizes.parallel + 4
-                upstream = Upstream(said["address"], key, connections, local=True)
-                await warm(upstream, self.sizes.parallel)
-        except BaseException as error:
-            if upstream is not None:
-                await upstream.close()
-            await self._close()
-            if isinstance(error, TimeoutError):
-                raise self._no_engine(f"no answer within {START_SECONDS:g} s") from error
-            if isinstance(error, ApiError):
-                raise self._no_engine(error.message) from error
-            raise
-        self._upstream = upstream
-
-    def _no_engine(self, reason: str) -> ModelError:
-        return ModelError(
-            f"llama.cpp cannot serve {self.gguf}: {reason.rstrip('.')}.",
-            "The file may be truncated or need a newer engine: export it again, or update "
-            "xllamacpp. It may also need more memory: lower --parallel or --context.",
-        )
+        process.stdin.write((json.dumps(job) + "\n").encode())
+        line = await process.stdout.readline()
+        said: dict[str, Any] = json.loads(line) if line else {}
+        if not said or "error" in said:
+            code = await process.wait()
+            raise self._no_engine(said.get("error") or f"it ended with exit code {code}")
+        return said
 
     async def _close(self) -> None:
-        upstream, self._upstream = self._upstream, None
         process, self._process = self._process, None
-        if upstream is not None:
-            await upstream.close()
         if process is not None:
             if process.returncode is None:
                 with suppress(ProcessLookupError):
@@ -198,6 +159,74 @@ class LocalEngine:
                 self._tell("engine_not_started", reason=str(error))
             else:
                 self._tell("engine_restarted", seconds=round(time.monotonic() - began, 1))
+
+
+class LocalEngine(ChildEngine):
+    """llama.cpp over one GGUF. tell: hears of crashes, as (event, fields)."""
+
+    local = True
+    command = (sys.executable, "-m", "potstill.serve.engine_worker")
+
+    def __init__(self, gguf: Path, sizes: EngineSizes, tell: Tell = lambda *_, **__: None) -> None:
+        check_installed("xllamacpp", "Serving a GGUF", "llamacpp")
+        check_magic(gguf)
+        super().__init__(sizes.threads, tell)
+        self.gguf, self.sizes = gguf, sizes
+        self.model = gguf.stem
+        self.context_tokens: int | None = sizes.context_tokens
+        self._upstream: Upstream | None = None
+
+    @property
+    def ready(self) -> bool:
+        """Whether the process runs and is warm."""
+        return self._upstream is not None
+
+    @property
+    def upstream(self) -> Upstream:
+        """Its connections. Errors: ApiError 503 while it is (re)started."""
+        if self._upstream is None:
+            raise unavailable("The engine is starting.", "engine_starting")
+        return self._upstream
+
+    async def _open(self) -> None:
+        key = secrets.token_hex(32)
+        job = {
+            "gguf": str(self.gguf),
+            "threads": self.sizes.threads,
+            "parallel": self.sizes.parallel,
+            "context_tokens": self.sizes.context_tokens,
+            "key": key,
+        }
+        upstream = None
+        try:
+            async with asyncio.timeout(START_SECONDS):
+                said = await self._spawn(job)
+                connections = self.sizes.parallel + 4
+                upstream = Upstream(said["address"], key, connections, local=True)
+                await warm(upstream, self.sizes.parallel)
+        except BaseException as error:
+            if upstream is not None:
+                await upstream.close()
+            await self._close()
+            if isinstance(error, TimeoutError):
+                raise self._no_engine(f"no answer within {START_SECONDS:g} s") from error
+            if isinstance(error, ApiError):
+                raise self._no_engine(error.message) from error
+            raise
+        self._upstream = upstream
+
+    def _no_engine(self, reason: str) -> ModelError:
+        return ModelError(
+            f"llama.cpp cannot serve {self.gguf}: {reason.rstrip('.')}.",
+            "The file may be truncated or need a newer engine: export it again, or update "
+            "xllamacpp. It may also need more memory: lower --parallel or --context.",
+        )
+
+    async def _close(self) -> None:
+        upstream, self._upstream = self._upstream, None
+        if upstream is not None:
+            await upstream.close()
+        await super()._close()
 
 
 class RemoteEngine:

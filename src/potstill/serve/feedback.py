@@ -1,7 +1,8 @@
 """What users said of answers, kept so that nothing that was acknowledged is lost.
 
-In: thumbs, corrections, flags. Out: rows of a SQLite database in write-ahead mode, committed and
-on the disk before the client hears of it. Knows no HTTP and no model.
+In: thumbs, corrections, flags, and what a reviewer decided about them (`review.py`). Out: rows of a
+SQLite database in write-ahead mode, committed and on the disk before the client hears of it. A
+database of an earlier version gets the columns that it lacks. Knows no HTTP and no model.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import sqlite3
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
@@ -35,10 +36,21 @@ CREATE TABLE IF NOT EXISTS feedback (
     citations TEXT NOT NULL
 )
 """
+LATER = {
+    "variant": "TEXT NOT NULL DEFAULT ''",
+    "state": "TEXT NOT NULL DEFAULT 'new'",
+    "reviewer": "TEXT",
+    "reviewed": "TEXT",
+    "note": "TEXT",
+    "right_answer": "TEXT",
+}
+"""Columns that came after the first version, with their definitions."""
 FIELDS = (
     "id", "time", "response", "key", "model", "thumb", "correction", "flag", "comment",
-    "messages", "answer", "citations",
+    "messages", "answer", "citations", *LATER,
 )  # fmt: skip
+GIVEN = tuple(name for name in FIELDS if name not in LATER or name == "variant")
+"""What is known when feedback comes; the rest is a reviewer's."""
 NESTED = ("messages", "citations")
 WAIT_SECONDS = 5.0
 
@@ -61,20 +73,50 @@ class FeedbackStore:
             self._database.execute("PRAGMA journal_mode=WAL")
             self._database.execute("PRAGMA synchronous=FULL")  # a commit is on the disk
             self._database.execute(SCHEMA)
+            self._add_columns()
+
+    def _add_columns(self) -> None:
+        """Bring a database of an earlier version up to date; two processes may try at once."""
+        self._database.execute("BEGIN IMMEDIATE")
+        try:
+            there = columns_of(self._database)
+            for name, definition in LATER.items():
+                if name not in there:
+                    self._database.execute(f"ALTER TABLE feedback ADD COLUMN {name} {definition}")
+        except BaseException:
+            self._database.execute("ROLLBACK")
+            raise
+        self._database.execute("COMMIT")
 
     def add(self, **fields: Any) -> str:
         """Keep one; returns its id after it is on the disk. Errors: StoreError."""
         identity = f"fb-{uuid.uuid4().hex[:24]}"
-        row = dict.fromkeys(FIELDS) | fields | {"id": identity, "time": _now()}
+        row = dict.fromkeys(GIVEN) | {"variant": ""} | fields | {"id": identity, "time": now()}
         for name in NESTED:
             row[name] = json.dumps(row[name], ensure_ascii=False)
-        marks = ", ".join("?" * len(FIELDS))
+        marks = ", ".join("?" * len(GIVEN))
         with self._lock, self._errors():
             self._database.execute(
-                f"INSERT INTO feedback ({', '.join(FIELDS)}) VALUES ({marks})",
-                [row[name] for name in FIELDS],
+                f"INSERT INTO feedback ({', '.join(GIVEN)}) VALUES ({marks})",
+                [row[name] for name in GIVEN],
             )
         return identity
+
+    def set_review(self, decided: Iterable[tuple[str, Mapping[str, str | None]]]) -> None:
+        """Write (id, columns of the review) of several rows: all of them or none.
+        Errors: StoreError."""
+        with self._lock, self._errors():
+            self._database.execute("BEGIN IMMEDIATE")
+            try:
+                for identity, columns in decided:
+                    marks = ", ".join(f"{name} = ?" for name in columns)
+                    self._database.execute(
+                        f"UPDATE feedback SET {marks} WHERE id = ?", [*columns.values(), identity]
+                    )
+            except BaseException:
+                self._database.execute("ROLLBACK")
+                raise
+            self._database.execute("COMMIT")
 
     def close(self) -> None:
         """Fold the log into the file."""
@@ -91,17 +133,26 @@ def read_feedback(path: Path) -> list[dict[str, Any]]:
     """All rows, oldest first, while a server may write. Errors: StoreError.
 
     Each: id, time, response, key, model, thumb, correction, flag, comment, messages, answer,
-    citations.
+    citations; variant (the version that answered), state (new, accepted, rejected), reviewer,
+    reviewed (when), note, right_answer (the reviewer's).
     """
     if not path.exists():
         return []
     with _store_errors(path), closing(sqlite3.connect(path, timeout=WAIT_SECONDS)) as database:
-        rows = database.execute(f"SELECT {', '.join(FIELDS)} FROM feedback ORDER BY time, id")
-        found = [dict(zip(FIELDS, row, strict=True)) for row in rows]
+        there = columns_of(database)
+        names = [name for name in FIELDS if name in there]
+        rows = database.execute(f"SELECT {', '.join(names)} FROM feedback ORDER BY time, id")
+        unreviewed: dict[str, Any] = dict.fromkeys(FIELDS) | {"variant": "", "state": "new"}
+        found = [unreviewed | dict(zip(names, row, strict=True)) for row in rows]
     for row in found:
         for name in NESTED:
             row[name] = json.loads(row[name])
     return found
+
+
+def columns_of(database: sqlite3.Connection) -> set[str]:
+    """The columns that a database has; none if it has not the table."""
+    return {str(row[1]) for row in database.execute("PRAGMA table_info(feedback)")}
 
 
 @contextmanager
@@ -114,6 +165,9 @@ def _store_errors(path: Path) -> Iterator[None]:
         raise StoreError(f"The feedback store {path} refuses: {error}.", hint) from error
 
 
-def _now() -> str:
-    now = time.time()
-    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(now)) + f".{int(now % 1 * 1000):03d}Z"
+def now() -> str:
+    """The time, in UTC, as rows have it."""
+    moment = time.time()
+    return (
+        time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(moment)) + f".{int(moment % 1 * 1000):03d}Z"
+    )

@@ -18,9 +18,15 @@ from potstill.serve.auth import KeyFile
 from potstill.serve.corpus import Corpus
 from potstill.serve.engine import Engine
 from potstill.serve.feedback import FeedbackStore
+from potstill.serve.lanes import Canary, Lane, Lanes, OpenVersion
 from potstill.serve.limits import Limiter
 from potstill.serve.monitor import Audit, Figures, Log
 from potstill.serve.problems import ApiError
+from potstill.serve.span_engine import SpanEngine
+from potstill.serve.tracing import Tracing
+from potstill.serve.trial import Trial
+from potstill.serve.versions import Versions
+from potstill.serve.watch import Watch
 
 DOCUMENTS = ":documents"
 """After the model's name: answer from the documents, with citations."""
@@ -64,6 +70,21 @@ class ServeConfig(BaseModel):
     log_prompts: bool = Field(
         False, description="Write prompts and answers into the log, personal data masked."
     )
+    traffic_rows: int = Field(
+        50_000, ge=1000, description="Answered requests whose figures are kept; the newest."
+    )
+    drift_window: int = Field(
+        100,
+        ge=20,
+        le=1000,
+        description="Requests that are compared with the training rows at once.",
+    )
+    drift_level: float = Field(
+        0.01, gt=0, lt=0.5, description="How likely a window without drift may raise an alarm."
+    )
+    confidence: bool = Field(
+        False, description="Ask the engine for log-probabilities, to watch how sure answers are."
+    )
 
 
 @dataclass(frozen=True)
@@ -75,6 +96,8 @@ class Answered:
     messages: list[dict[str, str]]
     answer: str
     citations: list[dict[str, Any]]
+    variant: str = ""
+    """The version that gave it."""
 
     @property
     def size(self) -> int:
@@ -124,13 +147,31 @@ class Gateway:
     feedback: FeedbackStore
     corpus: Corpus | None = None
     embedding_model: str | None = None
+    traffic: Watch | None = None
     mask: Callable[[str], str] = str
     log: Log = field(default_factory=Log)
     figures: Figures = field(default_factory=Figures)
+    tracing: Tracing = field(default_factory=Tracing)
     draining: bool = False
+    version: str = ""
+    """Of the engine; "": the name."""
+    canary: Canary | None = None
+    versions: Versions | None = None
+    open_version: OpenVersion | None = None
+    """With `versions`: a promotion is taken without a restart."""
+    declines: Callable[[str], bool] = lambda answer: False
+    """Whether an answer says that it has none."""
 
     def __post_init__(self) -> None:
         self.audit = Audit(self.folder / "audit.jsonl", self.log)
+        self.trial = Trial(self)
+        self.lanes = Lanes(
+            Lane(self.version or self.name, self.engine),
+            self.canary,
+            tell=self._tell,
+            switched=self._serve_with,
+            drain_seconds=self.config.deadline_seconds,
+        )
         self.gate = Gate(self.config.parallel, self.config.queue, self.config.queue_seconds)
         self.limiter = Limiter()
         self.memory = Memory()
@@ -138,7 +179,15 @@ class Gateway:
         figures.watch(figures.in_flight, lambda: self.gate.running)
         figures.watch(figures.queue, lambda: self.gate.waiting)
         figures.watch(figures.ready, lambda: float(self.ready))
+        figures.watch(figures.candidate_ready, lambda: float(self.lanes.candidate_ready))
         figures.watch(figures.passages, lambda: len(self.corpus) if self.corpus else 0)
+
+    def _tell(self, event: str, **fields: Any) -> None:
+        self.log(event, **fields)
+        self.audit(event, **fields)
+
+    def _serve_with(self, lane: Lane) -> None:
+        self.engine, self.version = lane.engine, lane.version
 
     @property
     def ready(self) -> bool:
@@ -148,7 +197,8 @@ class Gateway:
     @property
     def models(self) -> list[str]:
         """The names under which the student can be asked."""
-        return [self.name] if self.corpus is None else [self.name, self.name + DOCUMENTS]
+        alone = self.corpus is None or isinstance(self.engine, SpanEngine)
+        return [self.name] if alone else [self.name, self.name + DOCUMENTS]
 
     def check_model(self, model: str) -> None:
         """Errors: ApiError 404 names those that there are."""

@@ -12,6 +12,7 @@ import json
 import re
 import secrets
 import time
+from collections.abc import Callable
 from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -20,6 +21,7 @@ from potstill.errors import PotstillError
 from potstill.serve.auth import ANYONE
 from potstill.serve.gateway import Gateway
 from potstill.serve.problems import ApiError, unavailable
+from potstill.serve.tracing import Span
 
 OPEN = ("/health", "/ready", "/openapi.json")
 """Paths that say nothing about anybody and need no key."""
@@ -36,10 +38,10 @@ LOCAL_NAMES = {"localhost", "127.0.0.1", "::1"}
 
 
 class Guard:
-    """Wraps the application."""
+    """Wraps the application. takes: whether a path takes the method of a request."""
 
-    def __init__(self, app: ASGIApp, gateway: Gateway) -> None:
-        self._app, self._gateway = app, gateway
+    def __init__(self, app: ASGIApp, gateway: Gateway, takes: Callable[[Scope], bool]) -> None:
+        self._app, self._gateway, self._takes = app, gateway, takes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request."""
@@ -47,6 +49,12 @@ class Guard:
             await self._app(scope, receive, send)
             return
         told = _Told(scope, send)
+        with self._gateway.tracing.request(scope["method"], scope["headers"]) as span:
+            told.trace = span.trace
+            await self._guarded(scope, receive, told)
+            self._tell(span, scope, told)
+
+    async def _guarded(self, scope: Scope, receive: Receive, told: _Told) -> None:
         try:
             scope["state"] = {"id": told.id, "key": self._admitted(scope)}
             body = await self._body(scope, receive)
@@ -82,8 +90,8 @@ class Guard:
 
     async def _body(self, scope: Scope, receive: Receive) -> bytes | None:
         """The whole body; None where the route reads it itself. Errors: ApiError."""
-        if scope["method"] != "POST":
-            return None
+        if scope["method"] != "POST" or not self._takes(scope):
+            return None  # what no route takes is refused without a look at it
         config, headers = self._gateway.config, _headers(scope)
         upload = scope["path"] == UPLOADS
         wanted = "application/octet-stream" if upload else "application/json"
@@ -113,10 +121,22 @@ class Guard:
                 408, f"The request was not sent within {config.body_seconds:g} s.", "slow_request"
             ) from error
 
+    def _tell(self, span: Span, scope: Scope, told: _Told) -> None:
+        """What the trace says of the request: nothing that anybody asked or was answered."""
+        state = scope.get("state", {})
+        about = {"status": told.status, "error": told.error, "request": told.id}
+        if key := state.get("key"):
+            about["key"] = key.id
+        if work := state.get("work"):
+            about |= {"model": work.model, "response": work.id} | (work.usage or {})
+            about["queued_seconds"] = work.queued_seconds
+            about["first_token_seconds"] = work.first_token_seconds
+        span.end(f"{scope['method']} {_route(scope)}", about)
+
     def _note(self, scope: Scope, told: _Told) -> None:
         """One line, and the figures."""
         gateway, state = self._gateway, scope.get("state", {})
-        route = getattr(scope.get("route"), "path", "") or "none"
+        route = _route(scope)
         seconds = time.monotonic() - told.began
         gateway.figures.requests.labels(route, str(told.status)).inc()
         gateway.figures.seconds.labels(route).observe(seconds)
@@ -136,11 +156,14 @@ class Guard:
         }
         if key := state.get("key"):
             line["key"] = key.id
+        if told.trace:
+            line["trace"] = told.trace
         if told.error:
             line["error"] = told.error
         if work := state.get("work"):
             line |= {"model": work.model, "response": work.id} | (work.usage or {})
             line["queued_milliseconds"] = round(1000 * work.queued_seconds, 1)
+            line["variant"] = work.variant
             if work.first_token_seconds is not None:
                 line["first_token_milliseconds"] = round(1000 * work.first_token_seconds, 1)
             if gateway.config.log_prompts:
@@ -158,7 +181,7 @@ class _Told:
         self.id = f"req-{secrets.token_hex(12)}"
         self.began = time.monotonic()
         self.status = 0
-        self.error = ""
+        self.error = self.trace = ""
         self._scope, self._send = scope, send
 
     async def send(self, message: Message) -> None:
@@ -206,8 +229,15 @@ def _again(body: bytes, receive: Receive) -> Receive:
 
 
 def _sayable(body: bytes) -> bytes:
-    """The body. Errors: ApiError if an escape in it stands for half a character, which no text can
-    hold and no file could be written with."""
+    """The body. Errors: ApiError if it is not UTF-8, or an escape in it stands for half a
+    character, which no text can hold and no file could be written with. Python's json takes both,
+    and other encodings."""
+    try:
+        body.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise ApiError(400, "The body is not UTF-8.", "invalid_json") from error
+    if not json.detect_encoding(body).startswith("utf-8"):
+        raise ApiError(400, "The body is not UTF-8.", "invalid_json")
     if HALF.search(body):
         try:
             json.dumps(json.loads(body), ensure_ascii=False).encode()
@@ -217,11 +247,15 @@ def _sayable(body: bytes) -> bytes:
 
 
 def _scope_of(path: str) -> str:
-    if path == "/metrics":
+    if path in ("/metrics", "/drift"):
         return "metrics"
     if path.startswith("/v1/documents"):
         return "documents"
     return "feedback" if path.startswith("/v1/feedback") else "chat"
+
+
+def _route(scope: Scope) -> str:
+    return getattr(scope.get("route"), "path", "") or "none"
 
 
 def _headers(scope: Scope) -> dict[bytes, bytes]:

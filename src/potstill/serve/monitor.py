@@ -11,6 +11,7 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -22,6 +23,17 @@ AUDIT_BYTES = 50 * 2**20
 """A larger audit log is put aside once, so that it never fills the disk."""
 
 
+@dataclass(frozen=True)
+class Defined:
+    """A figure as Prometheus knows it. kind: Counter, Gauge or Histogram; name: of the samples, a
+    histogram's without _bucket."""
+
+    kind: str
+    name: str
+    words: str
+    labels: tuple[str, ...]
+
+
 class Figures:
     """Prometheus metrics in a registry of their own."""
 
@@ -30,10 +42,13 @@ class Figures:
         self._render: Any = prometheus.generate_latest
         self.content_type = str(prometheus.CONTENT_TYPE_LATEST)
         self._registry = registry = prometheus.CollectorRegistry()
+        self.defined: list[Defined] = []
 
         def made(
             kind: str, name: str, words: str, labels: tuple[str, ...] = (), **more: Any
         ) -> Any:
+            end = "_total" if kind == "Counter" else ""
+            self.defined.append(Defined(kind, f"potstill_{name}{end}", words, labels))
             return getattr(prometheus, kind)(
                 f"potstill_{name}", words, labels, registry=registry, **more
             )
@@ -63,11 +78,41 @@ class Figures:
         )
         self.tokens = made("Counter", "tokens", "Tokens read and written.", ("model", "kind"))
         self.abandoned = made("Counter", "abandoned", "Answers whose client went away.", model)
+        self.variant_requests = made(
+            "Counter", "variant_requests", "Requests by version.", ("variant", "outcome")
+        )
+        self.variant_tokens = made(
+            "Counter", "variant_tokens", "Tokens by version.", ("variant", "kind")
+        )
+        self.variant_first_token = made(
+            "Histogram",
+            "variant_time_to_first_token_seconds",
+            "By version, the queue included.",
+            ("variant",),
+            buckets=SECONDS,
+        )
+        self.variant_feedback = made(
+            "Counter", "variant_feedback", "Feedback by version.", ("variant", "thumb")
+        )
+        self.candidate_ready = made("Gauge", "candidate_ready", "1 if a candidate takes requests.")
         self.restarts = made("Counter", "engine_restarts", "Times the engine ended by itself.")
         self.in_flight = made("Gauge", "in_flight", "Requests that the engine works on.")
         self.queue = made("Gauge", "queue_depth", "Requests that wait.")
         self.ready = made("Gauge", "ready", "1 if the engine answers.")
         self.passages = made("Gauge", "passages", "Passages that can be found.")
+        signal = ("variant", "signal")
+        self.traffic_kept = made("Counter", "traffic_kept", "Requests whose figures were kept.")
+        self.traffic_lost = made("Counter", "traffic_lost", "Requests that were not.", ("reason",))
+        self.drift_windows = made(
+            "Counter", "drift_windows", "Windows compared.", ("variant", "outcome")
+        )
+        self.drift_alarm = made(
+            "Gauge", "drift_alarm", "1 if the newest window raised an alarm.", ("variant",)
+        )
+        self.drift_p = made("Gauge", "drift_p_value", "Of the newest window.", signal)
+        self.drift_psi = made("Gauge", "drift_psi", "Of the newest window.", signal)
+        self.drift_mmd = made("Gauge", "drift_mmd_squared", "Of the newest window.", signal)
+        self.alerts = made("Counter", "alerts", "Alerts by what became of them.", ("outcome",))
 
     def watch(self, gauge: Any, read: Callable[[], float]) -> None:
         """Read a gauge when it is asked for."""

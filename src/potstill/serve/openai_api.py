@@ -49,6 +49,7 @@ def routes(gateway: Gateway) -> APIRouter:
         """Answer a conversation."""
         gateway.check_model(asked.model)
         messages = [{"role": _role(one.role), "content": one.text} for one in asked.messages]
+        conversation = next((one.text for one in asked.messages if one.role == "user"), "")
         retrieved, found = asked.model.endswith(DOCUMENTS), None
         if retrieved:
             found = await _retrieve(gateway, messages)
@@ -62,6 +63,8 @@ def routes(gateway: Gateway) -> APIRouter:
             messages,
             retrieved,
             found,
+            asked.messages[-1].text,
+            conversation=conversation,
         )
         request.state.work = work
         return await answer(work, request.receive, bool(asked.stream), asked.wants_usage)
@@ -83,6 +86,7 @@ def routes(gateway: Gateway) -> APIRouter:
             "text_completion",
             asked.body(gateway.engine.local, most_of(gateway, most)),
             [{"role": "user", "content": asked.text}],
+            conversation=asked.text,
         )
         request.state.work = work
         return await answer(work, request.receive, bool(asked.stream), asked.wants_usage)
@@ -154,7 +158,8 @@ async def _retrieve(gateway: Gateway, messages: list[dict[str, str]]) -> Any:
     if messages[-1]["role"] != "user":
         raise invalid("The last message has to be the user's question.", "messages")
     question = messages[-1]["content"]
-    passage = await gateway.corpus.search(question)
+    with gateway.tracing.part("retrieval"):
+        passage = await gateway.corpus.search(question)
     if passage is not None:
         messages[-1]["content"] = gateway.ask(passage.text, question)
     return passage

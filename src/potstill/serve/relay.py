@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
@@ -23,8 +24,15 @@ CLIENT_CLOSED = 499
 """Written into the log for a client that went away; nobody receives it."""
 
 
-async def answer(work: Work, receive: Receive, stream: bool, wants_usage: bool) -> Response:
-    """The response. Errors: ApiError if it is refused before its first event."""
+async def answer(
+    work: Work,
+    receive: Receive,
+    stream: bool,
+    wants_usage: bool,
+    shape: Callable[[Any, list[dict[str, Any]]], dict[str, Any]] = whole,
+) -> Response:
+    """The response; `shape`: of one that is not streamed. Errors: ApiError if it is refused before
+    its first event."""
     reading, handed_on = Reading(work), False
     gone = asyncio.create_task(_gone(receive))
     try:
@@ -36,7 +44,7 @@ async def answer(work: Work, receive: Receive, stream: bool, wants_usage: bool) 
             work.gateway.figures.abandoned.labels(work.model).inc()
             return Response(status_code=CLIENT_CLOSED)
         if not stream:
-            return JSONResponse(whole(work, reading.events))
+            return JSONResponse(shape(work, reading.events), headers=_variant(work))
         handed_on = True
         return EventStream(reading, gone, work, wants_usage)
     finally:
@@ -86,7 +94,8 @@ class EventStream(Response):
     def __init__(
         self, reading: Reading, gone: asyncio.Task[None], work: Work, wants_usage: bool
     ) -> None:
-        super().__init__(headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"})
+        kept = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
+        super().__init__(headers=kept | _variant(work))
         del self.headers["content-length"]
         self._reading, self._gone, self._work = reading, gone, work
         self._wants_usage = wants_usage
@@ -125,6 +134,11 @@ class EventStream(Response):
             message = {"type": "http.response.body", "body": content, "more_body": not last}
             async with asyncio.timeout(stall):
                 await send(message)
+
+
+def _variant(work: Work) -> dict[str, str]:
+    """The header that says which version answers."""
+    return {"X-Variant": work.variant} if work.variant else {}
 
 
 async def _first(*tasks: asyncio.Future[Any]) -> None:

@@ -41,7 +41,8 @@ class PassageIndex:
     def __init__(
         self, chunks: Iterable[Chunk], encoder: str | None = None, vectors: Path | None = None
     ) -> None:
-        self._chunks: list[Chunk] = []
+        self._chunks: list[Chunk | None] = []  # None: removed; a number is never given twice
+        self._removed = 0
         self._lock = threading.Lock()
         self._database = sqlite3.connect(":memory:", check_same_thread=False)
         self._database.execute(
@@ -55,10 +56,10 @@ class PassageIndex:
         self.add(chunks)
 
     def __len__(self) -> int:
-        return len(self._chunks)
+        return len(self._chunks) - self._removed
 
-    def add(self, chunks: Iterable[Chunk]) -> None:
-        """Make more passages findable."""
+    def add(self, chunks: Iterable[Chunk]) -> range:
+        """Make more passages findable; returns their numbers, for `remove`."""
         new = list(chunks)
         rows = self._meanings.vectors([one.text for one in new]) if self._meanings else None
         with self._lock:
@@ -70,6 +71,20 @@ class PassageIndex:
             self._chunks += new
             if self._meanings is not None:
                 self._meanings.add(rows)
+        return range(first, first + len(new))
+
+    def remove(self, numbers: Sequence[int]) -> None:
+        """Passages that are found no more, from the next search on."""
+        with self._lock:
+            live = [one for one in numbers if self._chunks[one] is not None]
+            self._database.executemany(
+                "DELETE FROM passage WHERE rowid = ?", [(one,) for one in live]
+            )
+            for one in live:
+                self._chunks[one] = None
+            self._removed += len(live)
+            if self._meanings is not None:
+                self._meanings.remove(live)
 
     def search(self, question: str, limit: int = 1) -> list[Chunk]:
         """The best chunks first. By words alone: an empty list if no word of the question stands
@@ -77,11 +92,15 @@ class PassageIndex:
         asked = question[:LONGEST_QUESTION]
         if self._meanings is None:
             with self._lock:
-                return [self._chunks[number] for number in self._by_words(asked, limit)]
+                return self._live(self._by_words(asked, limit))
         vector = self._meanings.vectors([asked])
         with self._lock:
             orders = self._by_words(asked, FUSED), self._meanings.nearest(vector, FUSED)
-            return [self._chunks[number] for number in fused(orders)[:limit]]
+            return self._live(fused(orders)[:limit])
+
+    def _live(self, numbers: Iterable[int]) -> list[Chunk]:
+        found = (self._chunks[number] for number in numbers)
+        return [one for one in found if one is not None]
 
     def vectors(self, texts: Sequence[str]) -> Any:
         """The encoder's unit vectors, float32 [texts, width]. Only with an encoder."""

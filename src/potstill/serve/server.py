@@ -24,6 +24,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from potstill.errors import UsageError
 from potstill.serve.app import application
 from potstill.serve.gateway import Gateway, ServeConfig
+from potstill.serve.lanes import LOOK_SECONDS, follow
 from potstill.serve.problems import ApiError
 
 HEADER_SECONDS = 15.0
@@ -113,21 +114,30 @@ class Server(uvicorn.Server):
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
                 asyncio.get_running_loop().add_signal_handler(number, self._signal)
-        gateway = self._gateway
-        self._starting = asyncio.create_task(gateway.engine.start())
+        gateway, following = self._gateway, None
+        self._starting = asyncio.create_task(gateway.lanes.start())
         try:
             await asyncio.wait({self._starting})
             if self._starting.cancelled():
                 return
             self._starting.result()
-            gateway.audit("started", model=gateway.name, engine=gateway.engine.model)
+            gateway.audit(
+                "started", model=gateway.name, engine=gateway.engine.model, **_of(gateway)
+            )
+            following = _following(gateway)
             host, port = listening.getsockname()[:2]
             started(f"http://{f'[{host}]' if ':' in host else host}:{port}")
             await self.serve(sockets=[listening])
             gateway.audit("stopped")
         finally:
-            await gateway.engine.stop()
+            if following is not None:
+                following.cancel()
+                await asyncio.gather(following, return_exceptions=True)
+            await gateway.lanes.stop()
             gateway.feedback.close()
+            gateway.tracing.close()
+            if gateway.traffic is not None:
+                await asyncio.to_thread(gateway.traffic.close)
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -141,6 +151,24 @@ class Server(uvicorn.Server):
         self.should_exit = True
         if self._starting is not None:
             self._starting.cancel()
+
+
+def _following(gateway: Gateway) -> asyncio.Task[None] | None:
+    """Looks for promotions while the service runs."""
+    if gateway.versions is None or gateway.open_version is None:
+        return None
+    return asyncio.create_task(
+        follow(gateway.lanes, gateway.versions, gateway.open_version, gateway.log, LOOK_SECONDS)
+    )
+
+
+def _of(gateway: Gateway) -> dict[str, Any]:
+    """Which versions are served, for the audit log."""
+    canary = gateway.lanes.canary
+    found: dict[str, Any] = {"version": gateway.lanes.current.version}
+    if canary is not None:
+        found |= {"candidate": canary.lane.version, "share": canary.share, "assign": canary.assign}
+    return found
 
 
 class _Protocol(H11Protocol):

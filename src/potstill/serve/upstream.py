@@ -16,6 +16,8 @@ from potstill.serve.problems import ApiError, invalid, unavailable
 
 CONNECT_SECONDS = 5.0
 LONGEST_ANSWER = 32 * 2**20
+NO_FORM = "does not match the expected"
+"""llama.cpp's words for an answer that it cannot read as the JSON that it held it to."""
 LOST = "The engine broke off. It is started again; try once more."
 
 
@@ -132,6 +134,13 @@ def refusal(status: int, answer: Any) -> ApiError:
     if "context" in kind or "context size" in message or "context length" in message:
         return invalid(
             f"The prompt does not fit: {message}.", "messages", "context_length_exceeded"
+        )
+    if NO_FORM in message:  # the next try would end the same way, so it is no 503
+        return invalid(
+            "The student's answer does not come to the form that was asked for: allow it more "
+            "max_tokens, or ask without response_format.",
+            "response_format",
+            "answer_without_form",
         )
     if status in {400, 404, 413, 415, 422}:
         return invalid(f"The engine refuses the request: {message}.", code="refused_by_engine")

@@ -60,13 +60,22 @@ class Meanings:
         if len(rows):
             self._rows = rows if self._rows is None else np.concatenate([self._rows, rows])
 
+    def remove(self, numbers: Sequence[int]) -> None:
+        """Passages that are near to nothing from now on. Vectors on the disk are forgotten: a file
+        of them would tell of what was removed; they are computed again at the next start."""
+        if numbers:
+            self._rows[list(numbers)] = np.nan
+        if self._folder is not None:
+            for file in self._folder.glob("*.npy"):
+                file.unlink(missing_ok=True)
+
     def nearest(self, vector: Any, limit: int) -> list[int]:
         """Numbers of the passages with the largest cosine to `vector` [1, width], best first."""
         if self._rows is None:
             return []
         likeness = self._rows @ vector[0]
-        order = np.lexsort((np.arange(len(likeness)), -likeness))
-        return [int(number) for number in order[:limit]]
+        order = np.lexsort((np.arange(len(likeness)), -likeness))  # what is not a number is last
+        return [int(number) for number in order[:limit] if not np.isnan(likeness[number])]
 
     def _computed(self, texts: Sequence[str]) -> Any:
         with self._one_at_a_time:

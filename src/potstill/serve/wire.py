@@ -9,14 +9,34 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    WithJsonSchema,
+    field_validator,
+    model_validator,
+)
 
 TOP_K = 128  # as the student was measured: draws are among this many likeliest tokens
 MOST_MESSAGES = 1000
 MOST_STOPS = 16
 LONGEST_STOP = 1000
 MOST_TOKENS = 1_000_000
+MOST_PASSAGES = 32
+# Not Literal[1] and Literal[False]: to Python True is 1 and 0 is False, to JSON they are not.
+One = Annotated[int, Field(ge=1, le=1)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
+
+
+def _not_yes(value: bool) -> bool:
+    if value:
+        raise ValueError("only false is supported")
+    return value
+
+
+No = Annotated[bool, AfterValidator(_not_yes), WithJsonSchema({"type": "boolean", "const": False})]
 
 
 class Asked(BaseModel):
@@ -87,7 +107,7 @@ class Sampling(Asked):
     """What chat and plain completions have in common."""
 
     model: str = Field(max_length=256)
-    n: Literal[1] | None = None
+    n: One | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     max_tokens: int | None = Field(None, ge=1, le=MOST_TOKENS)
@@ -179,8 +199,8 @@ class CompletionRequest(Sampling):
 
     prompt: str | list[str]
     logprobs: int | None = Field(None, ge=0, le=5)
-    echo: Literal[False] | None = None
-    best_of: Literal[1] | None = None
+    echo: No | None = None
+    best_of: One | None = None
 
     @field_validator("prompt")
     @classmethod
@@ -216,6 +236,32 @@ class EmbeddingRequest(Asked):
     def texts(self) -> list[str]:
         """What is to be embedded."""
         return [self.input] if isinstance(self.input, str) else list(self.input)
+
+
+class QaRequest(Asked):
+    """POST /v1/qa: a question to a student that marks answers in passages."""
+
+    question: str = Field(min_length=1, max_length=2000)
+    context: str | None = Field(
+        None, min_length=1, description="Where the answer is looked for; default: the documents."
+    )
+    model: str | None = Field(None, max_length=256)
+    top_k: int | None = Field(
+        None, ge=1, le=MOST_PASSAGES, description="Passages of the documents to read. Default 3."
+    )
+    no_answer_threshold: Finite | None = Field(
+        None,
+        description="How many nats likelier than the best span no answer must be to be given; "
+        "default: the student's own.",
+    )
+    user: str | None = Field(None, max_length=256)
+
+    @model_validator(mode="after")
+    def one_source(self) -> QaRequest:
+        """A context is read as it is."""
+        if self.context is not None and self.top_k is not None:
+            raise ValueError("top_k is about the documents; leave it out beside a context")
+        return self
 
 
 class FeedbackRequest(Asked):

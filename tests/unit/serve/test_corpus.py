@@ -166,3 +166,47 @@ def test_vectors_are_computed_once_for_the_same_texts(
     for file in tmp_path.glob("*.npy"):
         file.write_bytes(b"torn")
     assert np.array_equal(Meanings("letters", tmp_path).vectors(texts), first)
+
+
+def test_a_removed_document_is_gone_now_and_after_a_restart(
+    tmp_path: Path, letters: type[Letters]
+) -> None:
+    def opened() -> Corpus:
+        own = [chunk(str(n), text) for n, text in enumerate(TEXTS)] * 10
+        return Corpus(own, tmp_path / "documents", read, "letters")
+
+    one = opened()
+    added = []
+    for name in ("ferry", "zebra"):
+        file = tmp_path / f"{name}.md"
+        file.write_text(f"The {name} leaves at half past six.")
+        added.append(asyncio.run(one.add(file, file.name)))
+    kept = list((tmp_path / "vectors").glob("*.npy"))
+    assert kept
+    assert asyncio.run(one.remove("0" * 16)) is None
+    removed = asyncio.run(one.remove(added[0].id))
+    assert removed is not None
+    assert removed.name == "ferry.md"
+    for now in (one, opened()):
+        assert (now.document(added[0].id), len(now)) == (None, 21)
+        best = asyncio.run(now.best("When does the ferry leave?", 50))
+        assert "ferry.md-0" not in {one.id for one in best}
+        assert "zebra.md-0" in {one.id for one in best}
+        assert [doc.name for doc in now.documents] == ["zebra.md"]
+    assert not any(one.exists() for one in kept)
+    again = asyncio.run(one.add(tmp_path / "ferry.md", "ferry.md"))
+    assert (again.new, len(one)) == (True, 22)
+    assert asyncio.run(one.best("ferry", 1))[0].id == "ferry.md-0"
+    asyncio.run(one.remove(added[1].id))
+    assert asyncio.run(one.best("ferry", 1))[0].id == "ferry.md-0"
+
+
+def test_what_a_kill_left_of_a_removal_is_cleared_away(tmp_path: Path) -> None:
+    one = corpus(tmp_path)
+    file = tmp_path / "new.md"
+    file.write_text("The ferry leaves at half past six.")
+    added = asyncio.run(one.add(file, "ferry.md"))
+    half = tmp_path / "documents" / f"{added.id}.part"
+    (tmp_path / "documents" / added.id).rename(half)
+    assert len(corpus(tmp_path)) == 2
+    assert not half.exists()

@@ -52,7 +52,9 @@ def run(
     """
     raise_malloc_thresholds()
     torch.set_num_threads(context.threads)
-    training, validation, rejected = _rows(inputs["curate"], passages(inputs["ingest"]))
+    training, validation, rejected = _rows(
+        inputs["curate"], passages(inputs["ingest"], inputs["curate"])
+    )
     write_records(draft.data / "rejected.jsonl", rejected)
     if rejected:
         reasons = ", ".join(f"{count} {name}" for name, count in counted(rejected).items())

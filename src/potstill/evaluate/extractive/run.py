@@ -110,7 +110,7 @@ def _test_rows(
     file = inputs["curate"].path("test.jsonl")
     examples = sorted(read_records(file, Example), key=lambda example: example.id)
     examples = examples[: config.max_examples]
-    chunks = passages(inputs["ingest"])
+    chunks = passages(inputs["ingest"], inputs["curate"])
     rows, rejected = span_rows(examples, chunks, "evaluate")
     write_records(draft.data / "rejected.jsonl", rejected)
     if rejected:
@@ -211,7 +211,7 @@ def _nearness(
     if not config.measure_teacher or signal.source == "none":
         return {}
     training = read_records(inputs["curate"].path("train.jsonl"), Example)
-    chunks = passages(inputs["ingest"])
+    chunks = passages(inputs["ingest"], inputs["curate"])
     marks = marks_in(
         work / "signals.jsonl",
         signal,

@@ -109,7 +109,9 @@ def _copy_student(source: Path, folder: Path, settings: Mapping[str, Any]) -> No
 def _rows(config: SpanExportConfig, inputs: Mapping[str, Artifact]) -> list[SpanRow]:
     file = inputs["curate"].path("test.jsonl")
     examples = sorted(read_records(file, Example), key=lambda example: example.id)
-    rows = span_rows(examples, passages(inputs["ingest"]), "export")[0][: config.max_examples]
+    rows = span_rows(examples, passages(inputs["ingest"], inputs["curate"]), "export")[0][
+        : config.max_examples
+    ]
     if len(rows) < 2:
         raise InputError(
             f"The test set {file} holds {len(rows)} rows whose answer stands in their passage, and "

@@ -51,18 +51,20 @@ class TorchBackend:
 class OnnxBackend:
     """An exported file; of the model's folder only tokenizer and configuration are read."""
 
-    def __init__(self, folder: Path, file: Path) -> None:
-        """Errors: ModelError for a file that ONNX Runtime cannot run; MissingExtraError."""
+    def __init__(self, folder: Path, file: Path, threads: int | None = None) -> None:
+        """threads: of one call; None: as many as PyTorch. Errors: ModelError for a file that ONNX
+        Runtime cannot run; MissingExtraError."""
         from transformers import AutoConfig
 
         self.tokenizer = load_tokenizer(folder)
         with load_errors(folder):
             self.config = AutoConfig.from_pretrained(folder, local_files_only=True)
-        self.session = open_session(file)
+        self.session = open_session(file, threads)
         self.names = [one.name for one in self.session.get_inputs()]
 
     def logits(self, windows: Sequence[Window]) -> Logits:
-        """One window at a time: int8 scales its activations by all that it reads at once."""
+        """One window at a time: int8 scales its activations by all that it reads at once. May be
+        called by several threads."""
         found = []
         for window in windows:
             batch = collate(self.names, self.tokenizer, [window])
@@ -72,15 +74,15 @@ class OnnxBackend:
         return found
 
 
-def open_session(file: Path) -> Any:
-    """ONNX Runtime's session of a file, on the CPU, with as many threads as PyTorch.
+def open_session(file: Path, threads: int | None = None) -> Any:
+    """ONNX Runtime's session of a file, on the CPU. threads: of one call; None: as PyTorch's.
 
     Errors: ModelError for a file that it cannot run; MissingExtraError.
     """
     onnxruntime = require("onnxruntime", "onnx", "Running ONNX files")
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
-    options.intra_op_num_threads = torch.get_num_threads()
+    options.intra_op_num_threads = threads or torch.get_num_threads()
     try:
         return onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # it raises classes of its own, without a common one

@@ -11,6 +11,7 @@ and no answer: they add up to 1. Source of the scores: Devlin et al. 2019, secti
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -82,6 +83,11 @@ def best(windows: Windows, passage: str, found: Scored, threshold: float | None)
     start, end = _trimmed(passage, windows.offsets[place][0], windows.offsets[place + length][1])
     score = float(found.spans[place, length].exp())
     return SpanAnswer(passage[start:end], score, start, end, no_answer)
+
+
+def margin(found: Scored) -> float:
+    """How many nats likelier the best span is than no answer; -inf for a passage without a span."""
+    return float(found.spans.max()) - found.none if found.spans.numel() else -math.inf
 
 
 def likeliest(windows: Windows, found: Scored, count: int) -> list[tuple[int, int, float]]:

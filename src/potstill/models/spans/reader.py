@@ -11,16 +11,21 @@ of runs or documents.
 
 from __future__ import annotations
 
+import math
+import threading
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import accumulate, pairwise
 from pathlib import Path
+from types import EllipsisType
+
+from torch import Tensor
 
 from potstill.core.files import read_json, write_json
 from potstill.errors import InputError, StoreError
 from potstill.models.spans.backends import Backend, OnnxBackend, TorchBackend
-from potstill.models.spans.decoding import Scored, SpanAnswer, best, scored
-from potstill.models.spans.model import longest_window
+from potstill.models.spans.decoding import Scored, SpanAnswer, best, margin, scored
+from potstill.models.spans.model import AT_ONCE, longest_window
 from potstill.models.spans.windows import Windows, encode
 
 Pair = tuple[str, str]
@@ -59,8 +64,18 @@ class ReaderSettings:
         write_json(folder / SETTINGS, asdict(self))
 
 
+@dataclass(frozen=True)
+class FoundAnswer:
+    """The best answer of several passages. passage: the number of the one that it stands in; None:
+    no passage answers. tokens: that were read, all windows together."""
+
+    answer: SpanAnswer
+    passage: int | None
+    tokens: int
+
+
 class SpanReader:
-    """A model that marks answers, in memory, on the CPU."""
+    """A model that marks answers, in memory, on the CPU. May be used by several threads."""
 
     def __init__(
         self,
@@ -68,15 +83,18 @@ class SpanReader:
         settings: ReaderSettings | None = None,
         *,
         onnx: str | Path | None = None,
+        threads: int | None = None,
     ) -> None:
         """settings: None: the folder's own. onnx: an exported file of the model, which ONNX Runtime
-        then reads instead of PyTorch. A window is no longer than the model reads, and at most a
-        third of it overlaps. Errors: ModelError for a folder that holds no such model.
+        then reads instead of PyTorch, with so many `threads` a call. A window is no longer than the
+        model reads, and at most a third of it overlaps. Errors: ModelError for a folder that holds
+        no such model.
         """
         place = Path(folder)
         self.backend: Backend = (
-            TorchBackend(place) if onnx is None else OnnxBackend(place, Path(onnx))
+            TorchBackend(place) if onnx is None else OnnxBackend(place, Path(onnx), threads)
         )
+        self._tokenizing = threading.Lock()  # a fast tokenizer is told how to cut at each call
         self.tokenizer = self.backend.tokenizer
         self.settings = settings or ReaderSettings.of(Path(folder))
         self.window_tokens = longest_window(
@@ -87,6 +105,45 @@ class SpanReader:
     def answer(self, question: str, passage: str) -> SpanAnswer:
         """The answer to one question. Errors: InputError if either is empty."""
         return self.answers([(question, passage)])[0]
+
+    def answer_from(
+        self,
+        question: str,
+        passages: Sequence[str],
+        *,
+        threshold: float | EllipsisType | None = ...,
+        before: Callable[[], None] = lambda: None,
+    ) -> FoundAnswer:
+        """The answer to a question that one of several passages may hold.
+
+        Probabilities of two passages are not compared: each adds up to 1 over its own spans. What
+        all passages have in common is the event that they do not answer, so the span wins that is
+        the most nats likelier than no answer in its own passage (as Devlin et al. 2019, section
+        4.3, take the null score). There is no answer only if every passage says so, and that is as
+        probable as in the passage that rates it lowest. Ties: the earlier passage.
+
+        threshold: as the settings' no_answer_threshold; ...: the settings' own. before: called
+        before each few windows; what it raises ends the reading. Errors: InputError if the question
+        or a passage is empty, or there is none.
+        """
+        if not passages:
+            raise InputError("There is no passage.", "A reader needs a question and its passage.")
+        if isinstance(threshold, EllipsisType):
+            threshold = self.settings.no_answer_threshold
+        tokens, told = 0, list[tuple[Windows, Scored]]()
+        for passage in passages:
+            windows = self.windows(question, passage)
+            logits: list[tuple[Tensor, Tensor]] = []
+            for start in range(0, len(windows.windows), AT_ONCE):
+                before()
+                logits += self.backend.logits(windows.windows[start : start + AT_ONCE])
+            told.append((windows, scored(windows, logits, self.settings.max_answer_tokens)))
+            tokens += sum(len(one.ids) for one in windows.windows)
+        number = max(range(len(told)), key=lambda n: (margin(told[n][1]), -n))
+        found = best(told[number][0], passages[number], told[number][1], threshold)
+        none = min(math.exp(one.none) for _, one in told)
+        found = replace(found, no_answer=none, score=found.score if found.answer else none)
+        return FoundAnswer(found, number if found.answer else None, tokens)
 
     def answers(
         self, pairs: Sequence[Pair], tell: Callable[[int], None] | None = None
@@ -118,4 +175,7 @@ class SpanReader:
                 raise InputError(
                     f"The {name} is empty.", "A reader needs a question and its passage."
                 )
-        return encode(self.tokenizer, question, passage, self.window_tokens, self.window_overlap)
+        with self._tokenizing:
+            return encode(
+                self.tokenizer, question, passage, self.window_tokens, self.window_overlap
+            )

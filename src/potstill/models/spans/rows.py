@@ -33,9 +33,11 @@ class SpanRow:
     example: Example
 
 
-def passages(ingest: Artifact) -> dict[str, Chunk]:
-    """What rows may be about, by id: chunks of documents, and what came with ready-made rows."""
+def passages(ingest: Artifact, curate: Artifact | None = None) -> dict[str, Chunk]:
+    """What rows may be about, by id: chunks of documents, what came with ready-made rows, and
+    what curation was given besides."""
     files = [ingest.path(name) for name in ("chunks.jsonl", "contexts.jsonl")]
+    files += [curate.path("contexts.jsonl")] if curate is not None else []
     return {
         chunk.id: chunk for file in files if file.exists() for chunk in read_records(file, Chunk)
     }

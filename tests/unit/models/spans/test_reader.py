@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -75,3 +77,66 @@ def test_a_decoder_and_empty_texts_are_refused(tiny_folder: Path, folder: Path) 
         reader.answer(" ", "the boiler")
     with pytest.raises(InputError, match="passage is empty"):
         reader.answer("what", "\n")
+
+
+PASSAGES = [
+    "the keeper notes the time in the log",
+    "the boiler of unit holds litres and is drained every days",
+    "the lamp in the north tower is red",
+]
+
+
+def test_of_several_passages_the_span_wins_that_is_likeliest_against_no_answer(
+    folder: Path,
+) -> None:
+    reader = SpanReader(folder)
+    for question in ("what holds litres", "where is the red lamp", "who notes the time"):
+        told = reader.scored([(question, passage) for passage in PASSAGES])
+        margins = [float(one.spans.max()) - one.none for _, one in told]
+        found = reader.answer_from(question, PASSAGES, threshold=None)
+        assert found.passage == max(range(3), key=lambda n: margins[n])
+        assert found.answer.answer == PASSAGES[found.passage][found.answer.start : found.answer.end]
+        alone = reader.answer_from(question, [PASSAGES[found.passage]], threshold=None)
+        assert (alone.answer.answer, alone.passage) == (found.answer.answer, 0)
+        assert alone.answer.score == pytest.approx(found.answer.score)
+        none = [math.exp(one.none) for _, one in told]
+        assert found.answer.no_answer == pytest.approx(min(none), rel=1e-4)
+        assert found.tokens == sum(len(w.ids) for one, _ in told for w in one.windows)
+
+
+def test_there_is_no_answer_only_if_every_passage_says_so(folder: Path) -> None:
+    reader = SpanReader(folder)
+    question = "what holds litres"
+    told = reader.scored([(question, passage) for passage in PASSAGES])
+    margins = sorted(float(one.spans.max()) - one.none for _, one in told)
+    one_holds = -(margins[-1] + margins[-2]) / 2  # between the best passage and the second
+    found = reader.answer_from(question, PASSAGES, threshold=one_holds)
+    assert found.passage is not None
+    none = reader.answer_from(question, PASSAGES, threshold=-margins[-1] - 0.01)
+    assert (none.passage, none.answer.answer) == (None, "")
+    assert none.answer.score == none.answer.no_answer
+
+
+def test_what_stops_the_reading_stops_it(folder: Path) -> None:
+    calls = []
+
+    def before() -> None:
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyError("stop")
+
+    with pytest.raises(KeyError, match="stop"):
+        SpanReader(folder).answer_from("who", PASSAGES, before=before)
+    assert len(calls) == 2
+    with pytest.raises(InputError, match="no passage"):
+        SpanReader(folder).answer_from("who", [])
+    with pytest.raises(InputError, match="is empty"):
+        SpanReader(folder).answer_from("who", ["the log", " "])
+
+
+def test_several_threads_read_as_one_does(folder: Path) -> None:
+    reader = SpanReader(folder, ReaderSettings(24, 8))
+    alone = [reader.answer_from(*one) for one in ((q, [p]) for q, p in PAIRS)]
+    with ThreadPoolExecutor(4) as pool:
+        for _ in range(8):
+            assert list(pool.map(lambda one: reader.answer_from(one[0], [one[1]]), PAIRS)) == alone
