@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import pytest
 import yaml
 from starlette.testclient import TestClient
@@ -78,6 +82,32 @@ def test_a_run_is_started_stopped_and_goes_on_whatever_becomes_of_the_studio(
     assert again not in (None, process)
     assert post(client, studio, "/runs/small/stop") == 303
     until(lambda: not find_run(studio, "small").live)
+
+
+def test_the_command_opens_it_at_its_address_and_ctrl_c_closes_it(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "potstill.cli", "studio", "--no-browser"]
+    command += ["--project", str(tmp_path), "--port"]
+    process = subprocess.Popen(
+        [*command, "0"], stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    try:
+        assert process.stderr is not None
+        found = re.search(r"http://127\.0\.0\.1:(\d+)/\?token=\S+", process.stderr.readline())
+        assert found
+        with httpx2.Client(follow_redirects=True, trust_env=False, timeout=60) as client:
+            assert "Try the sample" in client.get(found[0]).text
+        taken = subprocess.run([*command, found[1]], capture_output=True, text=True, check=False)
+        assert taken.returncode == 2
+        assert "choose another --port" in taken.stderr
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 0
+    finally:
+        process.kill()
+        process.communicate()
+    nowhere = [*command, "0", "--project", str(tmp_path / "nowhere")]
+    refused = subprocess.run(nowhere, capture_output=True, text=True, check=False)
+    assert refused.returncode == 2
+    assert "does not exist" in refused.stderr
 
 
 def test_a_run_that_cannot_begin_says_why_on_its_page(

@@ -25,11 +25,11 @@ FLAGS = (
     "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
     "--disable-component-update --disable-sync"
 ).split()
-PATIENCE = 900_000  # milliseconds: a whole run, on a machine that does other things too
+PATIENCE = 3_000_000  # milliseconds: a whole run, on a machine that does other things too
 WIDE, NARROW = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.timeout(1800),
+    pytest.mark.timeout(3600),
     pytest.mark.filterwarnings("ignore"),  # of the browser's driver
     pytest.mark.skipif(not CHROMIUM, reason="needs Debian's chromium"),
 ]
@@ -140,19 +140,26 @@ def test_from_a_dropped_file_to_a_chat(
     other.goto(f"{opened.base}/runs/small")
     other.get_by_role("button", name="Stop").wait_for()
     opened.kill()  # the studio is gone; the run is not
+    other.get_by_text("The studio does not answer.").wait_for()
     opened.start()
     page, complaints = page_of(chromium, opened)
     page.goto(f"{opened.base}/runs/small")
     page.locator("p.state.finished").first.wait_for(timeout=PATIENCE)
     assert page.locator("svg.plot").count() >= 3
 
+    look_through(page, opened.base, "small", "documents/my notes.md")
+    assert complaints == []
+
+
+def look_through(page: Any, base: str, name: str, source: str) -> None:
+    """All pages of a finished run: rows, a download, a chat; none is wider than a small screen."""
     page.get_by_role("link", name="Data", exact=True).click()
     page.locator(".rows button").first.click()
     page.locator(".row-detail .passage").first.wait_for()
     page.get_by_role("link", name="Results", exact=True).first.click()
     with page.expect_download() as waiting:
         page.get_by_role("link", name="report.json").click()
-    assert json.loads(Path(waiting.value.path()).read_text())["run"] == "small"
+    assert json.loads(Path(waiting.value.path()).read_text())["run"] == name
 
     page.get_by_role("link", name="Chat", exact=True).click()
     page.fill("#question", "Who is the station warden?")
@@ -160,16 +167,15 @@ def test_from_a_dropped_file_to_a_chat(
     page.locator(".exchange .said").first.wait_for()
     page.locator("#ask:not([disabled])").wait_for(timeout=PATIENCE)
     assert "tokens" in page.locator(".exchange").inner_text()
-    assert "From documents/my notes.md" in page.locator(".exchange").inner_text()
+    assert f"From {source}" in page.locator(".exchange").inner_text()
 
-    for path in ("/", "/new", "/runs/small", "/runs/small/data", "/runs/small/results",
-                 "/runs/small/chat", "/compare", "/search"):  # fmt: skip
-        page.goto(opened.base + path)
+    for path in ("/", "/new", f"/runs/{name}", f"/runs/{name}/data", f"/runs/{name}/results",
+                 f"/runs/{name}/chat", "/compare", "/search"):  # fmt: skip
+        page.goto(base + path)
         page.set_viewport_size(NARROW)
         assert page.evaluate("document.documentElement.scrollWidth") <= NARROW["width"], path
         page.keyboard.press("Tab")  # whoever has no mouse gets past the navigation first
         assert page.evaluate("document.activeElement.className") in ("skip", ""), path
-    assert complaints == []
 
 
 def test_a_run_that_cannot_begin_is_seen_and_mended(

@@ -5,6 +5,8 @@ In: a studio. Out: an ASGI application. Knows no port and no process.
 
 from __future__ import annotations
 
+import traceback
+
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
@@ -81,6 +83,7 @@ def _problems(app: FastAPI, studio: Studio) -> None:
 
     @app.exception_handler(Exception)
     async def unforeseen(request: Request, error: Exception) -> Response:
+        traceback.print_exception(error)  # in the terminal, for who has to mend it
         return say(
             request,
             500,

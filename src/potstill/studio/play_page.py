@@ -115,7 +115,7 @@ def _file_of(view: RunView, model: str) -> Path:
 
 
 def _prompt(view: RunView, passage: Chunk | None, question: str) -> str:
-    prompt = PromptConfig.model_validate(view.recipe["generate"]["prompt"])
+    prompt = PromptConfig.model_validate(view.run.record["recipe"]["generate"]["prompt"])
     return student_turn(prompt, passage.text if passage else "", question)
 
 

@@ -60,7 +60,8 @@ def open_studio(
 
 def serve(studio: Studio, listening: socket.socket, ready: Callable[[], None]) -> None:
     """Serve at a listening socket until a signal. ready: called once requests are answered."""
-    _server(studio, ready).run(sockets=[listening])
+    with contextlib.suppress(KeyboardInterrupt):  # Ctrl-C is how it is closed
+        _server(studio, ready).run(sockets=[listening])
 
 
 def _server(studio: Studio, ready: Callable[[], None]) -> Any:
