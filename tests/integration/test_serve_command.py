@@ -23,6 +23,7 @@ from potstill import pipeline, sample
 from potstill.errors import ModelError, PotstillError, UsageError
 from potstill.recipe import Recipe
 from potstill.serve.gateway import ServeConfig
+from potstill.serve.versions import Versions
 from potstill.service import serve_run
 
 SECONDS = 90.0
@@ -212,3 +213,52 @@ def test_mistakes_are_one_line_before_anything_is_loaded(finished: Path) -> None
     assert done.returncode == 2
     assert "queue_seconds" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_candidate_beside_the_run_is_compared_promoted_and_taken_back(finished: Path) -> None:
+    run, project = finished / "runs" / "small", ["--project", str(finished)]
+    shutil.copytree(run, finished / "runs" / "small-2", ignore=shutil.ignore_patterns("serve"))
+    versions = Versions(run / "serve", "small")
+    asked = {
+        "model": "small",
+        "messages": [{"role": "user", "content": "How many litres?"}],
+        "max_tokens": 2,
+    }
+    try:
+        for words, mistake in (
+            (("--candidate", "small-2", "--share", "2"), "has to lie between 0 and 1"),
+            (("--candidate", "small"), "serves already"),
+            (("--candidate", "small-2", "--assign", "lot"), "There is no --assign lot"),
+            (("--candidate", "small-2", "--engine", "http://127.0.0.1:9"), "exclude each other"),
+        ):
+            refused = potstill("serve", "small", *words, *project)
+            assert (refused.returncode, mistake in refused.stderr) == (2, True), refused.stderr
+        share = ("--candidate", "small-2", "--share", "0.5", "--assign", "request")
+        with serving(finished, *share) as (process, address):
+
+            def variant() -> str:
+                said = post(address, "/v1/chat/completions", asked)
+                assert said.status_code == 200
+                return str(said.headers["x-variant"])
+
+            assert {variant() for _ in range(16)} == {"small", "small-2"}
+            found = json.loads(potstill("ab", "small", "--json", *project).stdout)
+            assert sum(found["requests"].values()) == 16
+            assert found["said"][0].startswith("Nothing can be told yet")
+            table = potstill("ab", "small", *project)
+            assert "first token" in table.stdout, table.stderr
+            versions.promote("small-2", "student-q8_0.gguf", "k", force=True)
+            end = time.monotonic() + SECONDS
+            while {variant() for _ in range(4)} != {"small-2"}:
+                assert time.monotonic() < end
+            back = potstill("rollback", "small", *project)
+            assert "small is served by small again" in back.stderr
+            while variant() != "small":
+                assert time.monotonic() < end + SECONDS
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(SECONDS) == 0
+        none = potstill("ab", "small", "other", *project)
+        assert (none.returncode, "The candidate other has got no share" in none.stderr) == (3, True)
+    finally:
+        versions.path.unlink(missing_ok=True)
+        shutil.rmtree(finished / "runs" / "small-2")

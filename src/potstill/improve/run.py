@@ -16,6 +16,7 @@ from typing import Any
 import yaml
 
 from potstill import pipeline
+from potstill.core.claims import claimed
 from potstill.core.files import read_json, read_records, write_atomic
 from potstill.curate.split import Split
 from potstill.errors import InputError, RecipeError, StoreError, UsageError
@@ -142,12 +143,15 @@ def prepare(
     parent = version_run(this, serving)
     about = _about(folder)
     settings = config.model_dump(mode="json")
+    mixture = None
     if about is None or (about["settings"], about["origin"]) != (settings, serving.version):
         mixture = _mixture(this, parent, config)
         mixture.about |= {"run": versions_of(this).name, "origin": serving.version}
-        rows.write(mixture, folder)
         about = mixture.about
-    recipe = _recipe(this, parent, name, config, overrides, folder)
+    with claimed(folder.parent, f"The run {name}"):  # no rows are changed under a running one
+        if mixture is not None:
+            rows.write(mixture, folder)
+        recipe = _recipe(this, parent, name, config, overrides, folder)
     return Prepared(name, recipe, folder / "recipe.yaml", about, serving.version)
 
 
