@@ -14,7 +14,8 @@ from potstill.serve.openapi_schemas import SCHEMAS
 
 TEXT = {"text/plain": {"schema": {"type": "string"}}}
 HTML = {"text/html": {"schema": {"type": "string"}}}
-STREAM = {"text/event-stream": {"schema": {"type": "string", "description": "Chunks, then [DONE]"}}}
+# Each event is a chunk in the form of OpenAI's streams, but for the last, which is [DONE].
+STREAM: dict[str, Any] = {"text/event-stream": {"schema": {"description": "Chunks, then [DONE]."}}}
 BINARY = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
 NO_KEY = ("/health", "/ready", "/openapi.json")
 
