@@ -102,6 +102,7 @@ def serve_run(
 
     def opened(version: Serving) -> Engine:
         run, chosen = version_run(this, version), file or version.file or None
+        _check_task(this, run)
         return _engine(run, settings, chosen, None, "", log, figures.restarts.inc)
 
     one = (
@@ -167,6 +168,7 @@ def _canary(
     if assign not in ("key", "request"):
         raise UsageError(f"There is no --assign {assign}.", "Assign by key or by request.")
     run = open_run(candidate, project_of(this))
+    _check_task(this, run)
     name = run.folder.resolve().name
     if name == current:
         raise UsageError(f"{name} serves already: it is no candidate beside itself.")
@@ -206,6 +208,15 @@ def _engine(
         return SpanEngine(folder, this.exported(file), threads, config.parallel, tell)
     sizes = EngineSizes(threads, config.parallel, config.context_tokens)
     return LocalEngine(this.exported(file), sizes, tell)
+
+
+def _check_task(this: Run, other: Run) -> None:
+    """Errors: UsageError for a version that does something else than this one."""
+    if other.task != this.task:
+        raise UsageError(
+            f"{other.folder.name} is of task {other.task}, and {this.folder.name} of {this.task}: "
+            "one service does one of them."
+        )
 
 
 def _declines(this: Run) -> Callable[[str], bool]:

@@ -112,7 +112,7 @@ def served(
 
     thread = threading.Thread(target=run, name="served")
     thread.start()
-    assert started.wait(SECONDS)
+    assert started.wait(3 * SECONDS)  # a model is loaded meanwhile, on a machine that may be busy
     if problems:
         thread.join()
         raise problems[0]

@@ -14,7 +14,7 @@ import os
 import secrets
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +35,14 @@ WARM_WORDS = "The keeper opens the valve at noon and writes the time into the lo
 Tell = Callable[..., None]
 
 
+class Events(Protocol):
+    """The way to an engine."""
+
+    def events(self, path: str, body: dict[str, Any]) -> AsyncIterator[dict[str, Any]]:
+        """Each event of an answer, in the form of OpenAI's streams. Errors: ApiError."""
+        ...
+
+
 class Engine(Protocol):
     """Whatever answers requests."""
 
@@ -51,7 +59,7 @@ class Engine(Protocol):
         ...
 
     @property
-    def upstream(self) -> Upstream:
+    def upstream(self) -> Events:
         """Its connections. Errors: ApiError 503 while it is not ready."""
         ...
 

@@ -13,7 +13,9 @@ from typing import Any
 from potstill.serve.openapi_schemas import SCHEMAS
 
 TEXT = {"text/plain": {"schema": {"type": "string"}}}
-STREAM = {"text/event-stream": {"schema": {"type": "string", "description": "Chunks, then [DONE]"}}}
+HTML = {"text/html": {"schema": {"type": "string"}}}
+# Each event is a chunk in the form of OpenAI's streams, but for the last, which is [DONE].
+STREAM: dict[str, Any] = {"text/event-stream": {"schema": {"description": "Chunks, then [DONE]."}}}
 BINARY = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
 NO_KEY = ("/health", "/ready", "/openapi.json")
 
@@ -38,6 +40,7 @@ RESPONSES: dict[tuple[str, str], dict[str, Any]] = {
     ("get", "/health"): _json("Health"),
     ("get", "/ready"): _json("Ready"),
     ("get", "/metrics"): TEXT,
+    ("get", "/drift"): HTML,
     ("get", "/v1/models"): _json("Models"),
     ("get", "/v1/models/{model}"): _json("Model"),
     ("post", "/v1/chat/completions"): _json("ChatCompletion") | STREAM,
@@ -99,7 +102,7 @@ def _errors(operation: dict[str, Any], method: str, path: str, keyed: bool) -> l
     if path in NO_KEY:
         return [] if keyed else ["403"]
     found = ["401", "403", "503"] if keyed else ["403", "503"]
-    if operation.get("parameters"):
+    if operation.get("parameters") or path == "/drift":
         found += ["400", "404"]
     if method == "post":
         found += ["400", "404", "408", "413", "415", "429"]

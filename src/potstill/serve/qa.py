@@ -22,7 +22,7 @@ from potstill.serve.gateway import Gateway
 from potstill.serve.openai_api import key_of
 from potstill.serve.problems import ApiError, invalid
 from potstill.serve.relay import answer
-from potstill.serve.span_engine import Marked, SpanEngine
+from potstill.serve.span_engine import NOTHING, PATH, Marked, SpanEngine, event_of
 from potstill.serve.wire import QaRequest
 
 LEAST = 1e-9  # probability that has a logarithm
@@ -39,8 +39,7 @@ def qa_routes(gateway: Gateway) -> APIRouter:
         """Find the answer's words in a context, or in the documents."""
         if asked.model is not None:
             gateway.check_model(asked.model)
-        engine = gateway.engine
-        if not isinstance(engine, SpanEngine):
+        if not isinstance(gateway.engine, SpanEngine):
             raise invalid(
                 "This student writes its answers and marks none: ask it at "
                 "POST /v1/chat/completions.",
@@ -57,16 +56,19 @@ def qa_routes(gateway: Gateway) -> APIRouter:
             gateway,
             key_of(request),
             gateway.name,
-            "",
+            PATH,
             "qa.answer",
-            {"max_tokens": 0},
+            {
+                "max_tokens": 0,
+                "question": asked.question,
+                "passages": texts,
+                "threshold": asked.no_answer_threshold,
+            },
             reading or [{"role": "user", "content": asked.question}],
             retrieved=asked.context is None,
-            engine=engine,
             question=asked.question,
             texts=texts,
             chunks=chunks,
-            threshold=asked.no_answer_threshold,
         )
         request.state.work = work
         return await answer(work, request.receive, False, False, response_of)
@@ -88,10 +90,8 @@ class SpanWork(Work):
     """A question and the passages that are read for it. `chunks`: what they are of the documents;
     none beside a context."""
 
-    engine: SpanEngine = field(kw_only=True)
     texts: list[str] = field(kw_only=True)
     chunks: list[Chunk] = field(kw_only=True)
-    threshold: float | None = field(kw_only=True)
     marked: Marked | None = None
 
     @property
@@ -110,21 +110,22 @@ class SpanWork(Work):
     async def _engine_events(self) -> AsyncIterator[dict[str, Any]]:
         """One event: the answer. What is remembered for feedback is the passage that was decisive,
         before the question, as rows have it."""
-        self.variant = self.assigned
         if self.texts:
-            self.marked = await self.engine.mark(self.question, self.texts, self.threshold)
+            async for event in super()._engine_events():
+                self._take(event["marked"])
+                yield event
         else:
-            self.marked = Marked(None, "", 1.0, 0, 0, 1.0, 0)  # nothing fits: nothing is read
-        marked = self.marked
+            self.variant = self.assigned
+            self._take(NOTHING)
+            yield event_of(NOTHING)
+
+    def _take(self, marked: Marked) -> None:
+        self.marked = marked
         self.sureness = [math.log(max(marked.score, LEAST))]
         decisive = self.texts[marked.passage or 0] if self.texts else ""
         self.messages = [{"role": "user", "content": self.gateway.ask(decisive, self.question)}]
         if marked.passage is not None and self.chunks:
             self.found = self.chunks[marked.passage]
-        yield {
-            "choices": [{"index": 0, "text": marked.answer, "finish_reason": "stop"}],
-            "usage": {"prompt_tokens": marked.tokens, "total_tokens": marked.tokens},
-        }
 
 
 def response_of(work: SpanWork, events: list[dict[str, Any]]) -> dict[str, Any]:

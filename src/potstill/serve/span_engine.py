@@ -11,6 +11,7 @@ import asyncio
 import itertools
 import json
 import sys
+from collections.abc import AsyncIterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,8 +21,9 @@ from potstill.core.extras import check_installed
 from potstill.errors import ModelError
 from potstill.serve.engine import START_SECONDS, ChildEngine, Tell
 from potstill.serve.problems import ApiError, invalid, unavailable
-from potstill.serve.upstream import LOST, Upstream
+from potstill.serve.upstream import LOST
 
+PATH = "/v1/qa"
 LONGEST_LINE = 16 * 2**20
 
 
@@ -38,6 +40,19 @@ class Marked:
     end: int
     no_answer: float
     tokens: int
+
+
+NOTHING = Marked(None, "", 1.0, 0, 0, 1.0, 0)
+"""Where there is nothing to read."""
+
+
+def event_of(marked: Marked) -> dict[str, Any]:
+    """What was marked, as an event."""
+    return {
+        "choices": [{"index": 0, "text": marked.answer, "finish_reason": "stop"}],
+        "usage": {"prompt_tokens": marked.tokens, "total_tokens": marked.tokens},
+        "marked": marked,
+    }
 
 
 class SpanEngine(ChildEngine):
@@ -79,13 +94,23 @@ class SpanEngine(ChildEngine):
         return self._ready
 
     @property
-    def upstream(self) -> Upstream:
-        """Errors: ApiError 400, always: this student writes nothing."""
-        raise invalid(
-            "This student marks answers in passages and writes none: ask it at POST /v1/qa.",
-            "model",
-            "wrong_task",
-        )
+    def upstream(self) -> SpanEngine:
+        """It is asked directly."""
+        return self
+
+    async def events(self, path: str, body: dict[str, Any]) -> AsyncIterator[dict[str, Any]]:
+        """One event: the answer to body's question, with all that was marked beside it.
+
+        Errors: ApiError; 400 for any path but PATH, because this student writes nothing.
+        """
+        if path != PATH:
+            raise invalid(
+                "This student marks answers in passages and writes none: ask it at POST /v1/qa.",
+                "model",
+                "wrong_task",
+            )
+        marked = await self.mark(body["question"], body["passages"], body["threshold"])
+        yield event_of(marked)
 
     async def mark(self, question: str, passages: list[str], threshold: float | None) -> Marked:
         """The best answer of all passages. threshold: how many nats likelier than the best span no
