@@ -118,6 +118,10 @@ def gpt2(project: Path) -> None:
     """gpt2-qa-local: the distilled student against the one that was only fine-tuned."""
     report = run(project, "gpt2-qa-local", "gpt2-qa-local")
     _parity("gpt2-qa-local", report)
+    more = report["differences"]["distilled_minus_finetuned"]["f1"]
+    how = f"paired by {more['n']} rows, {more['low']:+.3f} to {more['high']:+.3f}"
+    holds = more["low"] > 0
+    figure("gpt2-qa-local_f1", round(more["value"], 4), "difference to fine-tuned", 0, holds, how)
 
 
 def extractive(project: Path) -> None:
