@@ -7,13 +7,16 @@ NAME   ?= quickstart
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: quickstart test test-slice test-slow check format bench env clean
+.PHONY: quickstart test test-whole test-slice test-slow check format bench env clean
 
 quickstart: $(READY)
 	$(BIN)/potstill run quickstart
 
 test: $(READY)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not slow and not cuda"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not slow and not whole and not cuda"
+
+test-whole: $(READY)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "whole and not slow" --timeout 900
 
 test-slice: $(READY)
 	$(BIN)/python -m pytest -m slow tests/e2e --timeout 1800

@@ -58,6 +58,7 @@ def assert_no_key_in(folder: Path) -> None:
             assert REVOKED.encode() not in content, path
 
 
+@pytest.mark.whole
 def test_a_run_with_a_local_model_for_the_rest(project: Path, small_recipe: dict[str, Any]) -> None:
     def behave(n: int, seen: Any) -> Any:
         if n == 5:
@@ -92,6 +93,7 @@ def test_a_run_with_a_local_model_for_the_rest(project: Path, small_recipe: dict
     assert again.record["stages"]["generate"]["reused"]
 
 
+@pytest.mark.whole
 def test_the_budget_stops_a_run_that_goes_on_later_without_paying_twice(
     project: Path, small_recipe: dict[str, Any]
 ) -> None:

@@ -21,6 +21,8 @@ from potstill.errors import InputError, PotstillError, TeacherError, UsageError
 from potstill.inference.base import Request
 from potstill.recipe import Recipe
 
+pytestmark = pytest.mark.whole
+
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory, make_student: Callable[..., Path]) -> Path:

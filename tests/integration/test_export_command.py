@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from potstill import pipeline
 from potstill.recipe import Recipe
 
@@ -17,6 +19,7 @@ def potstill(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, check=False, timeout=250)
 
 
+@pytest.mark.whole
 def test_another_file_is_made_chosen_and_shown_before_it_is_sent(
     tmp_path: Path, small_recipe: dict[str, Any]
 ) -> None:

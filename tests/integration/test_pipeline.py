@@ -38,6 +38,7 @@ def project(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.whole
 def test_a_whole_run_leaves_report_files_and_reusable_stages(
     project: Path, small_recipe: dict[str, Any]
 ) -> None:
@@ -91,6 +92,7 @@ def test_a_whole_run_leaves_report_files_and_reusable_stages(
     rows.write_bytes(whole)
 
 
+@pytest.mark.whole
 def test_a_corrected_teacher_teaches_and_is_measured_beside_the_original(
     project: Path, small_recipe: dict[str, Any]
 ) -> None:
@@ -161,6 +163,7 @@ def runs_started(diary: Path) -> int:
     return sum(event["kind"] == "run_started" for event in events)
 
 
+@pytest.mark.whole
 def test_a_run_killed_again_and_again_ends_as_an_undisturbed_one(
     project: Path, small_recipe: dict[str, Any], tmp_path_factory: pytest.TempPathFactory
 ) -> None:

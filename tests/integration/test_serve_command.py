@@ -215,6 +215,7 @@ def test_mistakes_are_one_line_before_anything_is_loaded(finished: Path) -> None
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.whole
 def test_a_candidate_beside_the_run_is_compared_promoted_and_taken_back(finished: Path) -> None:
     run, project = finished / "runs" / "small", ["--project", str(finished)]
     shutil.copytree(run, finished / "runs" / "small-2", ignore=shutil.ignore_patterns("serve"))

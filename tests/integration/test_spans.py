@@ -27,7 +27,8 @@ from potstill.pipeline import open_run
 from potstill.serve.feedback import FeedbackStore
 from potstill.serve.review import review
 
-pytestmark = pytest.mark.timeout(900)  # two runs of seven processes each
+# Two runs of seven processes each.
+pytestmark = [pytest.mark.timeout(900), pytest.mark.whole]
 RUN = CliRunner()
 
 

@@ -44,6 +44,7 @@ def project(tmp_path: Path, small_recipe: dict[str, Any]) -> Path:
     return tmp_path
 
 
+@pytest.mark.whole
 def test_the_best_recipe_goes_on_from_the_trials_student(project: Path) -> None:
     found = run_study(Study.load(project / "study.yaml", trials=1), project)
     best = found.best[0]

@@ -52,6 +52,7 @@ def _layers(folder: Path) -> list[Any]:
     return [layer.mlp.up_proj.weight for layer in load_model(folder).model.layers]
 
 
+@pytest.mark.whole
 def test_each_link_is_cut_from_the_one_before_and_learns_from_it(
     chain_of: Configs, run_stage: Run, teacher_folder: Path
 ) -> None:

@@ -149,6 +149,7 @@ def test_errors_name_the_fields_of_its_own_section(
         run_stage(correction_of(sequence_tokens=16))
 
 
+@pytest.mark.whole
 def test_a_killed_correction_ends_as_an_undisturbed_one(
     correction_of: Corrections,
     run_stage: Run,

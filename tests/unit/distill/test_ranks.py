@@ -17,6 +17,8 @@ from potstill.distill.batches import encode_rows
 from potstill.distill.ranks import Ranks
 from potstill.records import Example
 
+pytestmark = pytest.mark.whole
+
 SCRIPT = '''
 """One process of a training: argv = the teacher, the rows, where to leave what it has found."""
 

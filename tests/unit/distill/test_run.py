@@ -214,6 +214,7 @@ def test_a_learning_rate_that_explodes_names_step_and_rows(
         run_stage(config)
 
 
+@pytest.mark.whole
 def test_killed_at_any_moment_the_stage_ends_in_the_same_bytes(
     config_of: Configs,
     start_stage: Callable[..., Any],
