@@ -46,7 +46,7 @@ def run(project: Path, recipe: str, name: str, *overrides: str) -> dict[str, Any
 
 def _parity(name: str, report: Mapping[str, Any]) -> None:
     """Whether every file reads its prompts as the student was trained to, and stops."""
-    hops = [hop for hop in report["parity"] if hop["prompts"] is not None]
+    hops = [hop for hop in report["parity"] if hop["prompt_ids_equal"] is not None]
     for what in ("prompt_ids_equal", "stops"):
         holds = bool(hops) and all(hop[what] for hop in hops)
         how = f"{len(hops)} files, {sum(hop['prompts'] for hop in hops)} prompts"
