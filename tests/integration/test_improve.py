@@ -95,7 +95,7 @@ def say(run: Run, numbers: range) -> list[str]:
     return made
 
 
-@pytest.mark.slow
+@pytest.mark.whole
 def test_feedback_becomes_a_version_that_serves_and_the_way_back(finished: Run) -> None:
     folder, project = finished.folder, Path(finished.record["project"])
     store = folder / "serve" / "feedback.sqlite"
@@ -168,7 +168,7 @@ def _predictions(run: Run) -> list[str]:
     return [line for line in file.read_text("utf-8").splitlines() if line.strip()]
 
 
-@pytest.mark.slow
+@pytest.mark.whole
 def test_the_commands(finished: Run) -> None:
     project = ["--project", finished.record["project"]]
     say(finished, range(100, 101))

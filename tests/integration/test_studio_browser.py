@@ -55,11 +55,16 @@ class Opened:
 
     def kill(self) -> None:
         self.process.kill()
-        self.process.wait()
+        self._ended()
 
     def close(self) -> None:
         self.process.send_signal(signal.SIGTERM)
-        assert self.process.wait(20) is not None
+        self._ended()
+
+    def _ended(self) -> None:
+        self.process.wait(20)
+        assert self.process.stderr is not None
+        self.process.stderr.close()
 
 
 @pytest.fixture
