@@ -14,6 +14,7 @@ import os
 import secrets
 import sys
 import time
+from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -82,7 +83,7 @@ class EngineSizes:
     context_tokens: int
 
 
-class ChildEngine:
+class ChildEngine(ABC):
     """An engine in a process of its own, started again when it ends by itself.
 
     tell: hears of crashes, as (event, fields). A subclass opens it: `_open` starts a process by
@@ -114,11 +115,13 @@ class ChildEngine:
                 await self._watch
         await self._close()
 
+    @abstractmethod
     async def _open(self) -> None:
-        raise NotImplementedError
+        """Start the process; returns when it is warm. Errors: ModelError."""
 
+    @abstractmethod
     def _no_engine(self, reason: str) -> ModelError:
-        raise NotImplementedError
+        """The error for an engine that cannot be started."""
 
     async def _spawn(self, job: dict[str, Any], longest_line: int = 2**16) -> dict[str, Any]:
         """Start the process and hand it the job; what it says when it has loaded. Errors:
