@@ -7,11 +7,11 @@ none. A crash in native code ends this process and nothing else. Knows nothing o
 
 from __future__ import annotations
 
-import json
 import os
-import signal
 import sys
 from typing import Any
+
+from potstill.serve.child import begun
 
 HTTP_SPARE = 8
 """Threads of the engine beyond its slots: for health checks, tokens, and connections that idle."""
@@ -19,19 +19,13 @@ HTTP_SPARE = 8
 
 def main() -> int:
     """Serve until the gateway's end of the pipe closes."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the gateway decides what Ctrl-C means
-    # llama.cpp prints what it likes; the answer has a stream of its own.
-    answer = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)
-    job = json.loads(sys.stdin.readline())
+    job, gateway = begun()
     try:
         server = _serve(job)
     except Exception as error:
-        answer.write(json.dumps({"error": " ".join(str(error).split())[:300]}) + "\n")
-        answer.flush()
+        gateway.failed(error)
         return 1
-    answer.write(json.dumps({"address": str(server.listening_address)}) + "\n")
-    answer.flush()
+    gateway.say({"address": str(server.listening_address)})
     while os.read(sys.stdin.fileno(), 4096):
         pass
     os._exit(0)  # without teardown: a slot may still write

@@ -14,11 +14,11 @@ from __future__ import annotations
 import json
 import math
 import os
-import signal
 import sys
-import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
+
+from potstill.serve.child import Line, begun
 
 if TYPE_CHECKING:
     from potstill.models.spans.reader import SpanReader
@@ -34,9 +34,8 @@ class TakenBackError(Exception):
 class Desk:
     """Answers several questions at once, each in a thread of its own."""
 
-    def __init__(self, reader: SpanReader, at_once: int, answer: Any) -> None:
-        self._reader, self._answer = reader, answer
-        self._writing = threading.Lock()
+    def __init__(self, reader: SpanReader, at_once: int, gateway: Line) -> None:
+        self._reader, self.say = reader, gateway.say
         self._open: set[int] = set()
         self._pool = ThreadPoolExecutor(at_once)
 
@@ -52,12 +51,6 @@ class Desk:
         else:
             self._open.add(job["id"])
             self._pool.submit(self._work, job)
-
-    def say(self, line: dict[str, Any]) -> None:
-        """One line to the gateway."""
-        with self._writing:
-            self._answer.write(json.dumps(line) + "\n")
-            self._answer.flush()
 
     def _work(self, job: dict[str, Any]) -> None:
         from potstill.errors import InputError
@@ -101,20 +94,15 @@ class Desk:
 
 def main() -> int:
     """Serve until the gateway's end of the pipe closes."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the gateway decides what Ctrl-C means
-    # Libraries print what they like; the answers have a stream of their own.
-    answer = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)
-    job = json.loads(sys.stdin.readline())
+    job, gateway = begun()
     try:
         from potstill.models.spans.reader import SpanReader
 
         reader = SpanReader(job["folder"], onnx=job["file"], threads=job["threads"])
-        desk = Desk(reader, job["at_once"], answer)
+        desk = Desk(reader, job["at_once"], gateway)
         desk.warm(job["at_once"])
     except Exception as error:
-        answer.write(json.dumps({"error": " ".join(str(error).split())[:300]}) + "\n")
-        answer.flush()
+        gateway.failed(error)
         return 1
     desk.say({"ready": True})
     for line in sys.stdin:
