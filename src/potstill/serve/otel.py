@@ -75,33 +75,36 @@ class OtelTracing(Tracing):
         )
         token = context.attach(trace.set_span_in_context(span, parent))
         try:
-            yield _OtelSpan(span)
-        except BaseException as error:
-            span.set_status(Status(StatusCode.ERROR, type(error).__name__))
-            raise
+            with _ended(span) as kept:
+                yield kept
         finally:
             context.detach(token)
-            span.end()
 
     @contextmanager
     def part(self, name: str) -> Iterator[Span]:
         """A child of the request. It is never made the current one: parts begin and end in
         generators, which may be closed from another task."""
-        span = self._tracer.start_span(name)
-        try:
-            yield _OtelSpan(span)
-        except BaseException as error:
-            # The kind of error alone: a message may quote what was asked.
-            span.set_status(Status(StatusCode.ERROR, type(error).__name__))
-            raise
-        finally:
-            span.end()
+        with _ended(self._tracer.start_span(name)) as kept:
+            yield kept
 
     def close(self) -> None:
         """Send what is left, for a few seconds at most."""
         ending = threading.Thread(target=self._provider.shutdown, daemon=True)
         ending.start()
         ending.join(FLUSH_SECONDS)
+
+
+@contextmanager
+def _ended(span: trace.Span) -> Iterator[Span]:
+    """The span, ended with the block. Of an error its kind alone: a message may quote what was
+    asked."""
+    try:
+        yield _OtelSpan(span)
+    except BaseException as error:
+        span.set_status(Status(StatusCode.ERROR, type(error).__name__))
+        raise
+    finally:
+        span.end()
 
 
 class _OtelSpan(Span):
