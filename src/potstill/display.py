@@ -26,12 +26,13 @@ MADE = ("chunks", "rows", "train_rows", "validation_rows", "test_rows")
 FIGURES = (
     "loss",
     "kl",
+    "validation_loss",
     "validation_kl",
     "validation_spans",
     "tokens_per_second",
     "rows_per_second",
 )
-OF_ITSELF = {"correct": {"validation_kl": None, "validation_loss": "validation loss"}}
+NO_SIGN = ("correct", "validation_kl")
 """A correction moves away from the model that came: its distance to that is no sign of progress."""
 PACES: tuple[tuple[str, str], ...] = (
     ("rows_per_second", "{} rows/s"),
@@ -140,10 +141,10 @@ class Display:
 
     def _on_metric(self, event: dict[str, Any]) -> None:
         name = event["name"]
-        plain = name.replace("_per_second", "/s").replace("_", " ") if name in FIGURES else None
-        shown = OF_ITSELF.get(event["stage"], {}).get(name, plain)
-        if shown is not None and isinstance(event["value"], int | float):
-            self._figures[shown] = number(event["value"])
+        shown = name in FIGURES and (event["stage"], name) != NO_SIGN
+        if shown and isinstance(event["value"], int | float):
+            plain = name.replace("_per_second", "/s").replace("_", " ")
+            self._figures[plain] = number(event["value"])
 
     def _on_progress(self, event: dict[str, Any]) -> None:
         label = event.get("step") or event["stage"]
