@@ -216,7 +216,7 @@ def handing_over(pool: Pool) -> None:
         for number in range(ROWS):
             asked = pool.questions[number % len(pool.questions)]
             seen = Seen(
-                str(number), 0.0, CHAT, "m", "m", "", asked, True, "12 litres", 3, -0.1, "stop",
+                str(number), 0.0, CHAT, "m", "m", "", asked, True, False, 3, -0.1, "stop",
                 0.2, 0.1,
             )  # fmt: skip
             start = time.perf_counter()

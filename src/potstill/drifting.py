@@ -8,7 +8,8 @@ both what a run was taught and how its traffic is kept.
 from __future__ import annotations
 
 import importlib.util
-from contextlib import closing
+from collections.abc import Callable
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -49,11 +50,11 @@ def open_watch(
         rows, reason = [], str(error)
     else:
         reason = ""
-    reading = _reading(this, gateway, rows)
+    reading = _reading(this, gateway)
     reference = None
     if not reason:
         try:
-            reference = _reference(rows, reading)
+            reference = _reference(rows, reading, gateway.declines)
         except InputError as error:
             reason = str(error)
     if reason:
@@ -85,29 +86,40 @@ def taught(this: Run) -> list[Example]:
     return list(found.values())
 
 
-def _reading(this: Run, gateway: Gateway, rows: list[Example]) -> Reading:
+def declines_of(this: Run) -> Callable[[str], bool]:
+    """Whether an answer declines: in English, or in the words by which the run's rows decline.
+
+    The words of its recipe alone where its rows are not there.
+    """
     from potstill.core.refusals import REFUSAL, says_nothing
+
+    own = {str(this.record["recipe"]["ingest"]["rows"]["refusal"])}
+    with suppress(StoreError):
+        rows = read_records(this.artifact("curate").path("train.jsonl"), Example)
+        own |= {answer_of(row) for row in rows if row.kind == REFUSAL}
+    return lambda answer: says_nothing(answer, own)
+
+
+def _reading(this: Run, gateway: Gateway) -> Reading:
     from potstill.serve.watch import Reading
 
-    own = {answer_of(row) for row in rows if row.kind == REFUSAL}
     prompt = PromptConfig.model_validate(this.record["recipe"]["generate"]["prompt"])
     index = gateway.corpus.index if gateway.corpus is not None else None
     encoder = gateway.embedding_model if index is not None else None
     return Reading(
         _language(),
-        lambda answer: says_nothing(answer, own),
         index.vectors if encoder is not None and index is not None else None,
         encoder or "",
         lambda turn: question_in(prompt, turn),
     )
 
 
-def _reference(rows: list[Example], reading: Reading) -> Any:
+def _reference(rows: list[Example], reading: Reading, declines: Callable[[str], bool]) -> Any:
     from potstill.serve.windows import Reference, chosen_rows
 
     some = [rows[place] for place in chosen_rows(len(rows))]
     questions = [row.question.strip() for row in some]
-    refused = [reading.declines(answer_of(row)) for row in some]
+    refused = [declines(answer_of(row)) for row in some]
     return Reference(reading.sample(questions, refused), questions)
 
 

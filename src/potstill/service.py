@@ -18,9 +18,8 @@ from potstill.core.claims import claimed
 from potstill.core.extras import check_installed
 from potstill.core.files import read_records
 from potstill.core.machine import usable_cores
-from potstill.core.refusals import says_nothing
 from potstill.curate.personal import masked
-from potstill.drifting import open_watch
+from potstill.drifting import declines_of, open_watch
 from potstill.errors import InputError, UsageError
 from potstill.generate import PromptConfig, student_turn
 from potstill.improve.promotion import version_run, versions_of
@@ -134,7 +133,7 @@ def serve_run(
             canary=canary,
             versions=versions_of(this) if swaps else None,
             open_version=opened,
-            declines=_declines(this),
+            declines=declines_of(this),
         )
         if passages:
             _open_library(gateway, this, encoder)
@@ -217,12 +216,6 @@ def _check_task(this: Run, other: Run) -> None:
             f"{other.folder.name} is of task {other.task}, and {this.folder.name} of {this.task}: "
             "one service does one of them."
         )
-
-
-def _declines(this: Run) -> Callable[[str], bool]:
-    """Whether an answer declines, in English or in the words of the run's rows."""
-    own = (str(this.record["recipe"]["ingest"]["rows"]["refusal"]),)
-    return lambda answer: says_nothing(answer, own)
 
 
 def _asked(this: Run) -> Callable[[str, str], str]:

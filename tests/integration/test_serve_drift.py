@@ -78,7 +78,8 @@ def row(place: int) -> Example:
 
 @pytest.fixture(scope="module")
 def service(run: Run, tiny_ggufs: dict[str, Path]) -> Iterator[Served]:
-    with served(run.folder / "serve", tiny_ggufs["q8_0"], CONFIG) as one:
+    judge = drifting.declines_of(run)
+    with served(run.folder / "serve", tiny_ggufs["q8_0"], CONFIG, declines=judge) as one:
         one.gateway.traffic = drifting.open_watch(run, one.gateway)
         yield one
 
@@ -220,7 +221,7 @@ def test_with_an_encoder_meanings_and_topics_are_compared(run: Run, tmp_path: Pa
     gateway: Any = SimpleNamespace(
         config=CONFIG, figures=Figures(), log=log, audit=Audit(tmp_path / "a.jsonl", log),
         corpus=SimpleNamespace(index=SimpleNamespace(vectors=vectors)), embedding_model="toy",
-        engine=SimpleNamespace(model="student"),
+        engine=SimpleNamespace(model="student"), declines=drifting.declines_of(run),
     )  # fmt: skip
     own = Run(tmp_path / "other")
     own.folder.mkdir()
@@ -230,7 +231,7 @@ def test_with_an_encoder_meanings_and_topics_are_compared(run: Run, tmp_path: Pa
         words = "the boiler" if place < 20 else "the harbour"
         asked = f"How many litres does {words} of unit {place} hold?"
         watch.note(
-            Seen(f"r{place}", 0.0, CHAT, "m", "m", "", asked, True, "12 litres", 2, -0.1, "stop",
+            Seen(f"r{place}", 0.0, CHAT, "m", "m", "", asked, True, False, 2, -0.1, "stop",
                  0.1, 0.1)
         )  # fmt: skip
     watch.close()

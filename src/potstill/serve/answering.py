@@ -97,6 +97,11 @@ class Work:
         return "".join(self.text)
 
     @property
+    def declined(self) -> bool:
+        """Whether the answer says that there is none."""
+        return self.gateway.declines(self.answer)
+
+    @property
     def citations(self) -> list[dict[str, Any]] | None:
         """None: nothing was looked for. Empty: nothing was found."""
         if not self.retrieved:
@@ -189,7 +194,7 @@ class Work:
             self.key.id,
             self.question,
             self.retrieved or self.kind == "qa.answer",
-            self.answer,
+            self.declined,
             written,
             sum(self.sureness) / len(self.sureness) if self.sureness else None,
             self.finish,

@@ -95,6 +95,11 @@ class SpanWork(Work):
     marked: Marked | None = None
 
     @property
+    def declined(self) -> bool:
+        """A student that marks answers declines by marking none."""
+        return not self.answer or super().declined
+
+    @property
     def citations(self) -> list[dict[str, Any]] | None:
         """The passage that the answer stands in, if it is one of the documents'."""
         marked = self.marked

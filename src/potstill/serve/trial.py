@@ -56,5 +56,5 @@ class Trial:
             first_token_seconds=work.first_token_seconds and round(work.first_token_seconds, 4),
             prompt_tokens=usage.get("prompt_tokens", 0),
             completion_tokens=usage.get("completion_tokens", 0),
-            refused=self._gateway.declines(work.answer),
+            refused=work.declined,
         )

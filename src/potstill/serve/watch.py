@@ -45,7 +45,7 @@ class Seen:
     key: str
     question: str
     alone: bool
-    answer: str
+    refused: bool
     answer_tokens: int
     confidence: float | None
     finish: str
@@ -59,7 +59,6 @@ class Reading:
     without an encoder, whose reference is `encoder`."""
 
     language: Callable[[str], str]
-    declines: Callable[[str], bool]
     vectors: Callable[[Sequence[str]], Any] | None = None
     encoder: str = ""
     question: Callable[[str], str] = str
@@ -188,7 +187,7 @@ class Watch:
                 self._reading.language(question),
                 one.answer_tokens,
                 one.confidence,
-                self._declines(one),
+                one.refused,
                 one.finish,
                 one.seconds,
                 one.first_token,
@@ -197,12 +196,6 @@ class Watch:
             )
             for one, question, vector in zip(seen, asked, vectors, strict=True)
         ]
-
-    def _declines(self, one: Seen) -> bool:
-        """A student that marks answers declines by marking none."""
-        if one.route == MARKING and not one.answer:
-            return True
-        return self._reading.declines(one.answer)
 
     def _windows(self, variant: str) -> None:
         """Compare each full window of a variant's requests."""

@@ -18,7 +18,7 @@ from potstill.serve.confidence import ask_for, taken
 from potstill.serve.monitor import Audit, Figures, Log
 from potstill.serve.report import summary
 from potstill.serve.traffic import TrafficStore
-from potstill.serve.watch import ASKED, CHAT, Reading, Rules, Seen, Watch
+from potstill.serve.watch import CHAT, Reading, Rules, Seen, Watch
 from potstill.serve.windows import Reference
 
 WORDS = "how many litres of water does the boiler of the seventh unit hold today".split()
@@ -32,7 +32,6 @@ def vectors(texts: Any) -> Any:
 
 READING = Reading(
     language=lambda text: "fr" if "eau" in text else "en",
-    declines=lambda answer: answer == "I do not know.",
     vectors=vectors,
     encoder="toy",
     question=lambda turn: turn.rpartition("\n\n")[2],
@@ -48,7 +47,7 @@ def seen(place: int, question: str | None = None, **more: Any) -> Seen:
     fields: dict[str, Any] = {
         "response": f"chatcmpl-{place}", "time": float(place), "route": CHAT, "model": "tiny",
         "variant": "tiny", "key": "", "question": question or asked(1000 + place), "alone": False,
-        "answer": "1250 litres", "answer_tokens": 5 + place % 4, "confidence": -0.1 * (place % 7),
+        "refused": False, "answer_tokens": 5 + place % 4, "confidence": -0.1 * (place % 7),
         "finish": "stop", "seconds": 0.2, "first_token": 0.1,
     }  # fmt: skip
     return Seen(**(fields | more))
@@ -132,7 +131,7 @@ def test_windows_alarms_and_alerts(tmp_path: Path) -> None:
 
 def test_what_is_kept_of_a_request(tmp_path: Path) -> None:
     one = Watched(tmp_path)
-    one.watch.note(seen(1, "A long passage.\n\nHow many litres?", answer="I do not know."))
+    one.watch.note(seen(1, "A long passage.\n\nHow many litres?", refused=True))
     one.watch.note(seen(2, route="/v1/completions", variant="canary", confidence=None))
     one.watch.note(seen(3, "In short:\n\nhow many litres?", variant="alone", alone=True))
     one.watch.close()
@@ -146,17 +145,6 @@ def test_what_is_kept_of_a_request(tmp_path: Path) -> None:
     store.close()
     for file in tmp_path.iterdir():
         assert b"litres" not in file.read_bytes()
-
-
-def test_a_student_that_marks_answers_declines_by_marking_none(tmp_path: Path) -> None:
-    one = Watched(tmp_path)
-    for place, answer in enumerate(("", "12 litres")):
-        one.watch.note(seen(place, route="/v1/qa", answer=answer))
-    one.watch.note(seen(2, answer=""))  # a text of no words declines nothing
-    one.watch.close()
-    store = TrafficStore(tmp_path / "traffic.sqlite")
-    assert [row.refused for _, row in store.waiting("tiny", ASKED, 9)] == [1, 0, 0]
-    store.close()
 
 
 def test_each_students_requests_are_windows_of_their_own(tmp_path: Path) -> None:
