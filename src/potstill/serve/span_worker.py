@@ -15,10 +15,11 @@ import json
 import math
 import os
 import sys
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
-from potstill.serve.child import Line, begun
+from potstill.serve.child import begun
 
 if TYPE_CHECKING:
     from potstill.models.spans.reader import SpanReader
@@ -34,8 +35,10 @@ class TakenBackError(Exception):
 class Desk:
     """Answers several questions at once, each in a thread of its own."""
 
-    def __init__(self, reader: SpanReader, at_once: int, gateway: Line) -> None:
-        self._reader, self.say = reader, gateway.say
+    def __init__(
+        self, reader: SpanReader, at_once: int, say: Callable[[dict[str, Any]], None]
+    ) -> None:
+        self._reader, self.say = reader, say
         self._open: set[int] = set()
         self._pool = ThreadPoolExecutor(at_once)
 
@@ -99,7 +102,7 @@ def main() -> int:
         from potstill.models.spans.reader import SpanReader
 
         reader = SpanReader(job["folder"], onnx=job["file"], threads=job["threads"])
-        desk = Desk(reader, job["at_once"], gateway)
+        desk = Desk(reader, job["at_once"], gateway.say)
         desk.warm(job["at_once"])
     except Exception as error:
         gateway.failed(error)
