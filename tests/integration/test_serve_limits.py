@@ -17,7 +17,7 @@ from typing import Any
 
 import openai
 import pytest
-from served import SECONDS, Served, served
+from served import SECONDS, EngineStandIn, Served, served
 
 from potstill.serve.auth import SCOPES, KeyFile
 from potstill.serve.corpus import Corpus
@@ -28,21 +28,14 @@ from potstill.serve.problems import ApiError
 ASKED: Any = [{"role": "user", "content": "How many litres?"}]
 
 
-class SlowEngine:
+class SlowEngine(EngineStandIn):
     """Writes a word, then waits until the test lets it go on. Counts what is under way."""
-
-    local, model, context_tokens = False, "slow", None
 
     def __init__(self) -> None:
         self.running = self.most = self.begun = self.cancelled = 0
         self.go = threading.Event()
         self.words = 3
-        self.upstream: Any = self
         self.ready = True
-
-    async def start(self) -> None: ...
-
-    async def stop(self) -> None: ...
 
     async def events(self, path: str, body: dict[str, Any]) -> AsyncIterator[dict[str, Any]]:
         self.running += 1

@@ -15,7 +15,7 @@ from typing import Any
 import httpx2
 import openai
 import pytest
-from served import SECONDS, Served, plain_turn, served
+from served import SECONDS, EngineStandIn, Served, plain_turn, served
 from span_models import export_tiny_spans, save_span_model
 from span_stand_in import StandIn
 
@@ -179,6 +179,7 @@ def test_what_is_wrong_is_said(
 
 
 def test_it_is_listed_and_does_not_write(service: Served) -> None:
+    assert post(service, {"question": "who", "context": "the keeper"}).status_code == 200
     with service.client() as client:
         assert [one.id for one in client.models.list()] == ["tiny"]
         asked: Any = [{"role": "user", "content": "who?"}]
@@ -196,19 +197,9 @@ def test_it_is_listed_and_does_not_write(service: Served) -> None:
     assert 'potstill_tokens_total{kind="prompt",model="tiny"}' in figures
 
 
-class Writer:
-    """The port of an engine that writes; here nobody asks it."""
-
-    local, model, context_tokens, ready, upstream = False, "writer", None, True, None
-
-    async def start(self) -> None: ...
-
-    async def stop(self) -> None: ...
-
-
 def test_a_student_that_writes_does_not_mark(tmp_path: Path) -> None:
-    writer: Any = Writer()
-    with served(tmp_path, writer) as service:
+    writes: Any = EngineStandIn()
+    with served(tmp_path, writes) as service:
         answer = post(service, {"question": "who", "context": "the keeper"})
         assert (answer.status_code, answer.json()["error"]["code"]) == (400, "wrong_task")
         assert "/v1/chat/completions" in answer.json()["error"]["message"]

@@ -19,7 +19,7 @@ import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind, StatusCode
-from served import SECONDS, Served, served
+from served import SECONDS, EngineStandIn, Served, served
 
 from potstill.records import Chunk
 from potstill.serve import otel, tracing
@@ -35,18 +35,8 @@ TRACE, PARENT = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 SECRET_WORDS = "the xylophone of uncle Fergus"
 
 
-class Echo:
+class Echo(EngineStandIn):
     """Says the last message's words, one by one; breaks at the word "break"."""
-
-    local, model, context_tokens, ready = False, "echo", None, True
-
-    @property
-    def upstream(self) -> Any:
-        return self
-
-    async def start(self) -> None: ...
-
-    async def stop(self) -> None: ...
 
     async def events(self, path: str, body: dict[str, Any]) -> AsyncIterator[dict[str, Any]]:
         for word in body["messages"][-1]["content"].split():

@@ -17,7 +17,7 @@ from benchmarks import serve_judged
 from benchmarks.serve_mutations import mutated
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from served import served
+from served import EngineStandIn, served
 
 from potstill.serve.app import application
 from potstill.serve.auth import SCOPES, KeyFile
@@ -29,18 +29,10 @@ from potstill.serve.monitor import Log
 PATHS = ("/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/feedback")
 
 
-class EchoEngine:
+class EchoEngine(EngineStandIn):
     """Answers with the last message, a character at a time."""
 
-    local, model, context_tokens, ready = True, "echo", 512, True
-
-    @property
-    def upstream(self) -> Any:
-        return self
-
-    async def start(self) -> None: ...
-
-    async def stop(self) -> None: ...
+    local, model, context_tokens = True, "echo", 512
 
     async def events(self, path: str, body: dict[str, Any]) -> AsyncIterator[dict[str, Any]]:
         json.dumps(body, ensure_ascii=False, allow_nan=False).encode()

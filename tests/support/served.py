@@ -52,6 +52,20 @@ class Served:
         assert not self.thread.is_alive()
 
 
+class EngineStandIn:
+    """An engine of a test's own: always ready, its own connections. A subclass says `events`."""
+
+    local, model, context_tokens, ready = False, "stand-in", None, True
+
+    @property
+    def upstream(self) -> Any:
+        return self
+
+    async def start(self) -> None: ...
+
+    async def stop(self) -> None: ...
+
+
 def sizes(parallel: int = 2, context: int = 256) -> EngineSizes:
     return EngineSizes(threads=1, parallel=parallel, context_tokens=context)
 
