@@ -1,0 +1,100 @@
+"""The documentation can be built, leads nowhere dead, and shows commands that exist."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+from typing import Any
+
+import doc_commands
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+def tool(name: str) -> Any:
+    """A script of tools/ as a module."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / "tools" / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+make_site = tool("make_site")
+PAGES = [str(page) for page in make_site.pages()]
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_command_that_is_shown_exists(page: str) -> None:
+    shown = doc_commands.commands((ROOT / page).read_text("utf-8"))
+    problems = {one.text: doc_commands.wrong(one) for one in shown}
+    assert {text: said for text, said in problems.items() if said} == {}
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("```\npotstill brew quickstart\n```", "has no command brew"),
+        ("```\npotstill run quickstart --fast\n```", "has no option --fast"),
+        ("```\npotstill run\n```", "needs recipe"),
+        ("```\npotstill verify one two\n```", "does not take two"),
+        ("```\npotstill run quickstart \\\n  --fast\n```", "has no option --fast"),
+        ("Give `potstill keys add|forget`.", "has no command forget"),
+        ("Give `potstill doctor --loud`.", "has no option --loud"),
+    ],
+)
+def test_a_command_that_does_not_exist_is_found(text: str, said: str) -> None:
+    (shown,) = doc_commands.commands(text)
+    assert said in (doc_commands.wrong(shown) or "")
+
+
+def test_every_page_is_in_one_section() -> None:
+    placed = [page for chosen in make_site.sections().values() for page in chosen]
+    assert sorted(map(str, placed)) == sorted(PAGES)
+
+
+def test_llms_txt_is_what_the_pages_say() -> None:
+    assert (ROOT / "docs" / "llms.txt").read_text("utf-8") == make_site.llms()
+
+
+def test_the_site_is_built_strictly_and_loads_nothing_from_elsewhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(make_site, "WORK", tmp_path / "work")
+    monkeypatch.setattr(make_site, "SITE", tmp_path / "site")
+    make_site.build()
+    for page in make_site.pages():
+        place = make_site.place_in_site(page)
+        folder = place.parent if place.name == "index.md" else place.with_suffix("")
+        assert (tmp_path / "site" / folder / "index.html").exists()
+        assert (tmp_path / "site" / place).exists()
+    assert "<math" in (tmp_path / "site/concepts/spans/index.html").read_text("utf-8")
+
+
+def test_a_dead_link_or_heading_fails_the_build(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "tools").symlink_to(ROOT / "tools")
+    (tmp_path / "README.md").write_text("# One\n\nWords. [Other](docs/two.md#there)\n", "utf-8")
+    two = tmp_path / "docs" / "two.md"
+    monkeypatch.setattr(make_site, "ROOT", tmp_path)
+    monkeypatch.setattr(make_site, "WORK", tmp_path / "work")
+    monkeypatch.setattr(make_site, "SITE", tmp_path / "site")
+    with pytest.raises(SystemExit, match="leads nowhere"):
+        make_site.build()
+    two.write_text("# Two\n\nWords.\n\n## Here\n", "utf-8")
+    with pytest.raises(SystemExit, match="not built"):
+        make_site.build()
+    two.write_text(
+        '# Two\n\nWords.\n\n## There\n\n<img src="https://example.org/a.png">\n', "utf-8"
+    )
+    with pytest.raises(SystemExit, match="load from elsewhere"):
+        make_site.build()
+    two.write_text("# Two\n\nWords.\n\n## There\n", "utf-8")
+    make_site.build()
+    assert (tmp_path / "site" / "two" / "index.html").exists()
