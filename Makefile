@@ -31,12 +31,14 @@ check: $(READY)
 	$(BIN)/lint-imports
 	$(BIN)/python tools/make_reference.py --check
 	$(BIN)/python tools/make_site.py --check
+	$(BIN)/python tools/make_notebook.py --check
 
 format: $(READY)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 	$(BIN)/python tools/make_reference.py
 	$(BIN)/python tools/make_site.py --llms
+	$(BIN)/python tools/make_notebook.py
 
 # The documentation as a site, in site/: strictly, and with nothing fetched from elsewhere.
 docs: $(READY)

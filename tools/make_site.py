@@ -4,9 +4,9 @@
     python tools/make_site.py --llms       write docs/llms.txt
     python tools/make_site.py --check      exit 1 if docs/llms.txt is not what the pages say
 
-In: README.md, the other pages of the root, and every Markdown file below docs/. A new page needs no
-entry here: it appears in the section of its folder under its own title. Out: static pages that load
-nothing from elsewhere, formulas as MathML, and each page's Markdown beside it. Knows nothing of the code.
+In: README.md, other pages of the root, and every Markdown file below docs/. A new page needs no
+entry here: it appears in its folder's section under its own title. Out: static pages that load
+nothing from elsewhere, formulas as MathML, each page's Markdown beside it. Runs none of the code.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ ROOT = Path(__file__).parent.parent
 WORK = ROOT / "build" / "docs"
 SITE = ROOT / "site"
 SECTIONS = {
-    "Start": ["README.md"],
+    "Start": ["README.md", "docs/overview.md"],
     "Tutorial": ["docs/tutorial.md"],
     "How-to guides": ["docs/guides"],
     "Concepts": ["docs/concepts", "docs/glossary.md"],
@@ -38,7 +38,7 @@ SECTIONS = {
     "Changelog": ["CHANGELOG.md"],
     "Contributing": ["CONTRIBUTING.md", "CODE_OF_CONDUCT.md"],
 }
-"""The order of the sections. What is not there yet is left out; what is not named comes at the end."""
+"""The order of the sections. What is not there is left out; what is not named comes at the end."""
 FIRST = [
     "your-own-documents.md", "own-recipe.md", "your-own-rows.md", "studio.md", "serve.md",
     "how-a-run-works.md", "which-method.md", "generation.md", "curation.md", "teachers.md",
@@ -53,7 +53,7 @@ OUTSIDE = re.compile(
 
 
 def pages() -> list[Path]:
-    """Every page, relative to the repository: those of the root that are named, and all of docs/."""
+    """Every page, relative to the repository: the named ones of the root, and all of docs/."""
     named = [Path(one) for group in SECTIONS.values() for one in group if "/" not in one]
     found = [one.relative_to(ROOT) for one in sorted((ROOT / "docs").rglob("*.md"))]
     return [one for one in named if (ROOT / one).exists()] + found
@@ -181,7 +181,7 @@ def _navigation(target: Path) -> str:
             continue
         inner = [f"{{ {json.dumps(title_of(one))} = {json.dumps(_name(one))} }}" for one in chosen]
         folder = place_in_site(chosen[0]).parent
-        if folder != Path(".") and Path("docs") / folder / "index.md" not in chosen:
+        if folder != Path() and Path("docs") / folder / "index.md" not in chosen:
             lines = [f"# {title}", ""]
             for one in chosen:
                 link = os.path.relpath(place_in_site(one), folder)

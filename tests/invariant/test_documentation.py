@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.util
+import re
+import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from typing import Any
 
 import doc_commands
+import nbformat
 import pytest
+import yaml
 
 ROOT = Path(__file__).parents[2]
 
@@ -98,3 +104,56 @@ def test_a_dead_link_or_heading_fails_the_build(
     two.write_text("# Two\n\nWords.\n\n## There\n", "utf-8")
     make_site.build()
     assert (tmp_path / "site" / "two" / "index.html").exists()
+
+
+def test_the_notebook_is_valid_and_its_commands_exist() -> None:
+    made = tool("make_notebook").notebook()
+    path = ROOT / "docs" / "notebooks" / "potstill.ipynb"
+    assert path.read_text("utf-8") == made
+    read = nbformat.reads(made, as_version=4)
+    nbformat.validate(read)
+    shown = []
+    for cell in read.cells:
+        if cell.cell_type == "code":
+            lines = cell.source.splitlines()
+            shown += [line for line in lines if line.startswith("!potstill")]
+            ast.parse("\n".join(line for line in lines if line[:1] not in "!%"))
+    problems = [doc_commands.wrong(doc_commands.Shown(line, typed=True)) for line in shown]
+    assert len(shown) > 4
+    assert problems == [None] * len(shown)
+
+
+def test_extras_that_pages_install_exist() -> None:
+    known = set(
+        tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"][
+            "optional-dependencies"
+        ]
+    )
+    texts = [(ROOT / page).read_text("utf-8") for page in PAGES]
+    texts.append((ROOT / "docs" / "notebooks" / "potstill.ipynb").read_text("utf-8"))
+    named = {one for text in texts for one in re.findall(r"potstill\[([a-z,]+)\]", text)}
+    assert {extra for group in named for extra in group.split(",")} <= known
+
+
+@pytest.mark.parametrize(
+    ("schema", "path"),
+    [
+        ("vendor.citation-file-format", "CITATION.cff"),
+        ("vendor.github-issue-forms", ".github/ISSUE_TEMPLATE/bug.yml"),
+        ("vendor.github-issue-forms", ".github/ISSUE_TEMPLATE/idea.yml"),
+        ("vendor.github-issue-config", ".github/ISSUE_TEMPLATE/config.yml"),
+    ],
+)
+def test_files_for_others_machines_are_valid(schema: str, path: str) -> None:
+    command = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", schema]
+    done = subprocess.run(
+        [*command, str(ROOT / path)], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_citation_names_the_version() -> None:
+    package = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    cited = yaml.safe_load((ROOT / "CITATION.cff").read_text("utf-8"))
+    assert cited["version"] == package.get("version", cited["version"])
+    assert cited["license"] == package["license"]
