@@ -120,9 +120,10 @@ def prose(text: str) -> Iterator[str]:
 
 def place_in_site(page: Path) -> Path:
     """Where a page stands in the site's folder of pages."""
-    if page == Path("README.md"):
-        return Path("index.md")
-    return page.relative_to("docs") if page.parts[0] == "docs" else page
+    if page.parts[0] == "docs":
+        return page.relative_to("docs")
+    names = {"README.md": "index.md", "SECURITY.md": "reporting.md"}
+    return Path(names.get(page.name, page.name.lower().replace("_", "-")))
 
 
 def relinked(page: Path, text: str) -> str:

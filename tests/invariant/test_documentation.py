@@ -63,6 +63,11 @@ def test_every_page_is_in_one_section() -> None:
     assert sorted(map(str, placed)) == sorted(PAGES)
 
 
+def test_no_two_pages_share_a_place_where_case_does_not_count() -> None:
+    places = [str(make_site.place_in_site(page)).lower() for page in make_site.pages()]
+    assert len(set(places)) == len(places)
+
+
 def test_llms_txt_is_what_the_pages_say() -> None:
     assert (ROOT / "docs" / "llms.txt").read_text("utf-8") == make_site.llms()
 
