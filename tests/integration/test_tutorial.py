@@ -25,7 +25,7 @@ NOT_RUN = "<!-- not run"
 REAL = {
     "generate": {"pairs_per_chunk": 3},
     "distill": {
-        "student": {"parameters_ratio": 0.75, "method": "influence", "calibration_tokens": 128},
+        "student": {"fit_tokens": 1024, "calibration_tokens": 128},
         "max_tokens": 8000,
         "step_tokens": 500,
         "validations": 1,
@@ -33,7 +33,7 @@ REAL = {
     "evaluate": {"max_examples": 3, "speed_rounds": 1},
     "export": {"max_examples": 2, "speed_rounds": 1},
 }
-"""What makes the real teacher's run take minutes: as the slice of the quickstart in tests/e2e."""
+"""What makes the real teacher's run take minutes."""
 
 
 def steps() -> tuple[list[str], dict[int, str]]:

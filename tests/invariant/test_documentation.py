@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import doc_commands
+import doc_fields
 import nbformat
 import pytest
 import yaml
@@ -56,6 +57,22 @@ def test_every_command_that_is_shown_exists(page: str) -> None:
 def test_a_command_that_does_not_exist_is_found(text: str, said: str) -> None:
     (shown,) = doc_commands.commands(text)
     assert said in (doc_commands.wrong(shown) or "")
+
+
+def test_every_recipe_field_that_is_named_exists() -> None:
+    named = {
+        (page, field)
+        for page in PAGES
+        if page != "CHANGELOG.md" and not page.startswith("docs/reference")
+        for field in doc_fields.fields((ROOT / page).read_text("utf-8"))
+    }
+    assert len(named) > 100
+    assert {(page, field) for page, field in named if not doc_fields.exists(field)} == set()
+    made_up = doc_fields.fields("`distill.student.hue`, `--set distill.hue=3`, `distill.epochs`")
+    assert {one for one in made_up if not doc_fields.exists(one)} == {
+        "distill.student.hue",
+        "distill.hue",
+    }
 
 
 def test_every_page_is_in_one_section() -> None:
