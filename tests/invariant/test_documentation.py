@@ -68,10 +68,14 @@ def test_every_recipe_field_that_is_named_exists() -> None:
     }
     assert len(named) > 100
     assert {(page, field) for page, field in named if not doc_fields.exists(field)} == set()
-    made_up = doc_fields.fields("`distill.student.hue`, `--set distill.hue=3`, `distill.epochs`")
+    made_up = doc_fields.fields(
+        "`distill.student.hue`, `--set distill.hue=3`, `distill.epochs`\n"
+        "```yaml\ndistill:\n  lora: {tint: 1, rank: 4}\n```\n"
+    )
     assert {one for one in made_up if not doc_fields.exists(one)} == {
         "distill.student.hue",
         "distill.hue",
+        "distill.lora.tint",
     }
 
 

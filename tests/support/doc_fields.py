@@ -1,14 +1,18 @@
 """The recipe fields that documentation names, and whether a recipe has them.
 
-In: Markdown. Out: dotted names such as `distill.student.fit_tokens`; whether one exists.
+In: Markdown. Out: dotted names such as `distill.student.fit_tokens`, from sentences and from blocks
+of YAML that are a part of a recipe; whether one exists.
 """
 
 from __future__ import annotations
 
 import re
 import typing
+from collections.abc import Iterator
 from typing import Any
 
+import doc_commands
+import yaml
 from pydantic import BaseModel
 
 from potstill.recipe import Recipe, SpanRecipe
@@ -20,9 +24,20 @@ ENDINGS = (".py", ".json", ".jsonl", ".yaml", ".html", ".md")
 
 def fields(text: str) -> set[str]:
     """Every dotted name that begins with a section of the recipe."""
-    found = {*NAMED.findall(text), *SET.findall(text)}
     known = {*Recipe.model_fields, *SpanRecipe.model_fields}
+    found = {*NAMED.findall(text), *SET.findall(text)}
+    for label, block in doc_commands.blocks(text):
+        values = yaml.safe_load(block) if label == "yaml" else None
+        if isinstance(values, dict) and set(values) <= known:
+            found |= set(_dotted(values, ""))
     return {one for one in found if one.split(".")[0] in known and not one.endswith(ENDINGS)}
+
+
+def _dotted(values: dict[Any, Any], before: str) -> Iterator[str]:
+    for name, value in values.items():
+        yield f"{before}{name}"
+        if isinstance(value, dict):
+            yield from _dotted(value, f"{before}{name}.")
 
 
 def exists(name: str) -> bool:
