@@ -89,6 +89,14 @@ def test_no_two_pages_share_a_place_where_case_does_not_count() -> None:
     assert len(set(places)) == len(places)
 
 
+def test_the_figures_of_the_readme_are_those_of_the_page_of_figures() -> None:
+    readme = (ROOT / "README.md").read_text("utf-8").split("## Measured")[1]
+    rows = [line for line in readme.splitlines() if line.startswith("|")]
+    whole = (ROOT / "docs" / "measured.md").read_text("utf-8").splitlines()
+    assert len(rows) > 10
+    assert [row for row in rows if row not in whole] == []
+
+
 def test_llms_txt_is_what_the_pages_say() -> None:
     assert (ROOT / "docs" / "llms.txt").read_text("utf-8") == make_site.llms()
 
