@@ -1,8 +1,8 @@
 """Generation on Ray: the stage as it is, with a teacher that answers on all workers.
 
-In: what the stage gets, and a place. Out: the same artifact. What is asked, and again after
-a reply of no use, is the stage's; replies go into its request cache as they come, and its budget
-is kept where all requests start. So neither a retry nor a judge nor a paraphrase needs anything of its own.
+In: what the stage gets, and a place. Out: the same artifact. What is asked, and again after a reply
+of no use, is the stage's; replies go into its request cache as they come, and its budget is kept
+where all requests start. So neither a retry nor a judge nor a paraphrase needs anything of its own.
 """
 
 from __future__ import annotations

@@ -66,7 +66,8 @@ class RayModel:
             while True:
                 self._fill(pile, source, positions)
                 while free and pile:
-                    engine, batch = free.popleft(), self._batch(pile)
+                    batch = self._batch(pile, len(free))
+                    engine = free.popleft()
                     running[engine.answer.remote(batch)] = (engine, batch)
                 if not running:
                     return
@@ -110,9 +111,9 @@ class RayModel:
         source: Iterator[tuple[int, Request]],
         positions: dict[int, int],
     ) -> None:
-        """Read ahead so far that every worker has a full batch. A number is given once, so that a
+        """Read ahead so far that every worker can have full batches. A number is given once, so that a
         late reply is nobody else's."""
-        while len(pile) < self.parallel * LARGEST_BATCH * len(self._engines):
+        while len(pile) < 2 * self.parallel * LARGEST_BATCH * len(self._engines):
             item = next(source, None)
             if item is None:
                 return
@@ -120,10 +121,12 @@ class RayModel:
             positions[self._numbers] = item[0]
             pile.append((self._numbers, fields_of(item[1])))
 
-    def _batch(self, pile: deque[Numbered]) -> list[Numbered]:
-        """What one engine gets next: half of its share of what is left, within reason."""
-        share = -(-len(pile) // len(self._engines))
-        size = max(min(self.parallel, share), min(self.parallel * LARGEST_BATCH, share // 2))
+    def _batch(self, pile: deque[Numbered], free: int) -> list[Numbered]:
+        """What one engine gets next: half of its share of what is left, within reason; but as much
+        as it answers at once, unless others that are free would get nothing."""
+        least = min(self.parallel, -(-len(pile) // free))
+        half = len(pile) // (2 * len(self._engines))
+        size = max(least, min(self.parallel * LARGEST_BATCH, half))
         return [pile.popleft() for _ in range(size)]
 
     def _replies(self, positions: dict[int, int]) -> Iterator[tuple[int, Reply]]:
