@@ -82,14 +82,10 @@ class Engine:
 
     def _shared(self, endpoint: EndpointConfig, reference: str) -> TextModel:
         """The client, with keys that are lent to it."""
-        import ray
-
         from potstill.inference.openai import EndpointModel
 
-        def ask(method: str, *arguments: Any) -> Any:
-            return ray.get(getattr(self.keys, method).remote(*arguments))
-
-        pool = open_shared_pool(endpoint, self.variables, self.name, self._warn, ask)
+        desk = _Actor(self.keys)
+        pool = open_shared_pool(endpoint, self.variables, self.name, self._warn, desk)
         return EndpointModel(endpoint, model_name(reference), self._warn, pool)
 
     def _warn(self, text: str) -> None:
@@ -106,6 +102,23 @@ class Engine:
                 "Install the same versions on every node, and the same model at the same path, or "
                 "name the model by a package or the hub.",
             )
+
+
+class _Actor:
+    """Calls an actor of Ray."""
+
+    def __init__(self, actor: Any) -> None:
+        self.actor = actor
+
+    def ask(self, method: str, *arguments: Any) -> Any:
+        """Call a method and wait for what it returns."""
+        import ray
+
+        return ray.get(getattr(self.actor, method).remote(*arguments))
+
+    def say(self, method: str, *arguments: Any) -> None:
+        """Call a method and do not wait."""
+        getattr(self.actor, method).remote(*arguments)
 
 
 def fields_of(request: Request) -> dict[str, Any]:

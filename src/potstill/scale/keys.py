@@ -12,7 +12,7 @@ import os
 import random
 import time
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Protocol
 
 from potstill.errors import ModelError, UnavailableError
 from potstill.inference.endpoint import EndpointConfig
@@ -70,7 +70,8 @@ class KeyDesk:
         lease = Lease(key, now - age, Entry(now, 0.0), Entry(now, 0.0))
         if what == "went_well":
             self._pool.went_well(lease)
-        elif what == "too_fast":
+            return {}  # nobody waits for it
+        if what == "too_fast":
             self._pool.too_fast(lease, now, argument)
         elif what == "overloaded":
             self._pool.overloaded(lease, now)
@@ -99,17 +100,28 @@ class KeyDesk:
                 self.give_back(name, None)
 
 
+class Caller(Protocol):
+    """A way to call an actor's methods, in the order in which they are called."""
+
+    def ask(self, method: str, *arguments: Any) -> Any:
+        """Call it and wait for what it returns."""
+
+    def say(self, method: str, *arguments: Any) -> None:
+        """Call it and do not wait."""
+
+
 class SharedPool(KeyPool):
-    """The keys as a worker sees them. ask(method, *arguments): calls the actor, and waits."""
+    """The keys as a worker sees them. desk: the actor. A lease is waited for, and so is what an
+    endpoint asks for in anger; what went well is only said."""
 
     def __init__(
-        self, keys: list[Key], worker: int, warn: Callable[[str], None], ask: Callable[..., Any]
+        self, keys: list[Key], worker: int, warn: Callable[[str], None], desk: Caller
     ) -> None:
         super().__init__(keys, random.random, warn)
-        self._worker, self._ask = worker, ask
+        self._worker, self._desk = worker, desk
         self._names: dict[int, int] = {}
         self._width = 1
-        self._learn(ask("begin", worker))
+        self._learn(desk.ask("begin", worker))
 
     @property
     def width(self) -> int:
@@ -118,7 +130,7 @@ class SharedPool(KeyPool):
 
     def lease(self, tokens: float, now: float) -> Lease | float | None:
         """A key, or the seconds until there may be one: never None, as others give keys back."""
-        found = self._learn(self._ask("lease", self._worker, tokens))
+        found = self._learn(self._desk.ask("lease", self._worker, tokens))
         if "wait" in found:
             return float(found["wait"])
         lease = Lease(self._key(found["variable"]), now, Entry(now, 1), Entry(now, tokens))
@@ -127,11 +139,11 @@ class SharedPool(KeyPool):
 
     def give_back(self, lease: Lease, tokens: float | None = None) -> None:
         """The request is done."""
-        self._ask("give_back", self._names.pop(id(lease)), tokens)
+        self._desk.say("give_back", self._names.pop(id(lease)), tokens)
 
     def went_well(self, lease: Lease) -> None:
         """A reply came."""
-        self._tell(lease, "went_well", time.monotonic())
+        self._desk.say("tell", lease.key.variable, "went_well", 0.0)
 
     def too_fast(self, lease: Lease, now: float, retry_after: float | None) -> float:
         """The endpoint wants this key to wait; returns for how long it does."""
@@ -147,7 +159,8 @@ class SharedPool(KeyPool):
         self._tell(lease, "take_out", time.monotonic(), reason)
 
     def _tell(self, lease: Lease, what: str, now: float, argument: Any = None) -> None:
-        self._learn(self._ask("tell", lease.key.variable, what, now - lease.sent, argument))
+        age = now - lease.sent
+        self._learn(self._desk.ask("tell", lease.key.variable, what, age, argument))
 
     def _key(self, variable: str) -> Key:
         return next(key for key in self.keys if key.variable == variable)
@@ -179,7 +192,7 @@ def open_shared_pool(
     variables: list[str],
     worker: int,
     warn: Callable[[str], None],
-    ask: Callable[..., Any],
+    desk: Caller,
 ) -> SharedPool:
     """A worker's view of the keys in `variables`. Errors: UnavailableError if it lacks one that the
     others have: requests that are lent that key could not be sent from here."""
@@ -196,4 +209,4 @@ def open_shared_pool(
             f"A worker has other keys for {endpoint.base_url} than the run.",
             f"Set {', '.join(variables)} alike on every node.",
         )
-    return SharedPool(pool.keys, worker, warn, ask)
+    return SharedPool(pool.keys, worker, warn, desk)

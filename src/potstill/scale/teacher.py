@@ -111,8 +111,8 @@ class RayModel:
         source: Iterator[tuple[int, Request]],
         positions: dict[int, int],
     ) -> None:
-        """Read ahead so far that every worker can have full batches. A number is given once, so that a
-        late reply is nobody else's."""
+        """Read ahead so far that every worker can have full batches. A number is given once, so
+        that a late reply is nobody else's."""
         while len(pile) < 2 * self.parallel * LARGEST_BATCH * len(self._engines):
             item = next(source, None)
             if item is None:
@@ -171,7 +171,7 @@ class RayModel:
 
 def open_on(cluster: Cluster, parallel: int) -> Opening:
     """A way to open teachers on the workers. parallel: requests that one of them runs at once."""
-    together = parallel
+    here = parallel
 
     @contextmanager
     def open_there(
@@ -185,6 +185,10 @@ def open_on(cluster: Cluster, parallel: int) -> Opening:
         warn: Callable[[str], None] = lambda message: None,
     ) -> Iterator[TextModel]:
         addressed = endpoint if is_endpoint(reference) and backend != "fake" else None
+        together = here
+        if addressed is not None:  # its keys say how many; no worker may have to wait for a batch
+            most = sum(one.concurrency or 1 for one in addressed.limits)
+            together = max(here, -(-most // cluster.workers))
         opening = {
             "reference": reference,
             "backend": backend,

@@ -47,10 +47,13 @@ class Workers:
         self.desk = KeyDesk(config.model_dump(mode="json"), self.variables)
 
     def open(self, worker: int) -> SharedPool:
-        def ask(method: str, *arguments: Any) -> Any:
-            return getattr(self.desk, method)(*arguments)
+        return open_shared_pool(self.config, self.variables, worker, self.said.append, self)
 
-        return open_shared_pool(self.config, self.variables, worker, self.said.append, ask)
+    def ask(self, method: str, *arguments: Any) -> Any:
+        return getattr(self.desk, method)(*arguments)
+
+    def say(self, method: str, *arguments: Any) -> None:
+        self.ask(method, *arguments)
 
 
 def leases(*pools: SharedPool, tokens: float = 10) -> list[Lease]:
