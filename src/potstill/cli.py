@@ -94,6 +94,20 @@ def run(
     anyway: Annotated[
         bool, typer.Option("--anyway", help="Run though memory or disk look too small.")
     ] = False,
+    on: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PLACE",
+            help="Let workers read and ask: ray for this machine's cores, or ray://HOST:PORT.",
+        ),
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="With --on: the most workers at once.")
+    ] = None,
+    shared: Annotated[
+        bool,
+        typer.Option("--shared", help="With --on: the project folder has this path on them too."),
+    ] = False,
     project: ProjectOption = None,
 ) -> None:
     """Run a recipe; the same command again goes on, or reuses what is finished."""
@@ -104,7 +118,15 @@ def run(
     loaded = Recipe.load(recipe, set_ or ())
     with display.following(console) as shown:
         finished = pipeline.run(
-            loaded, project, until=until, threads=threads, watch=shown, anyway=anyway
+            loaded,
+            project,
+            until=until,
+            threads=threads,
+            watch=shown,
+            anyway=anyway,
+            on=on,
+            workers=workers,
+            shared=shared,
         )
     if (until or pipeline.PIPELINE[-1].name) != pipeline.PIPELINE[-1].name:
         console.print(f"Stopped after {until}, as asked. Results: {finished.folder}")

@@ -27,6 +27,7 @@ PURPOSES = {
     "report": "draw the report",
     "quantised": "hold teachers in 4 bits, train adapters on 4-bit weights",
     "tune": "search for the best settings",
+    "ray": "let a cluster read files and ask teachers",
     "onnx": "write models that mark answers as ONNX, and serve them",
     "otel": "send the service's traces to a collector",
 }

@@ -20,7 +20,7 @@ from potstill.core.claims import claimed
 from potstill.core.events import Emitter
 from potstill.core.files import disk_errors, folder_files, read_json, write_atomic, write_json
 from potstill.core.machine import describe, usable_cores
-from potstill.core.runner import Pulse, Runner, Step
+from potstill.core.runner import Elsewhere, Pulse, Runner, Step
 from potstill.core.stage import Artifact, Stage
 from potstill.core.store import Store, check_files
 from potstill.distill import extractive as distill_spans
@@ -31,6 +31,7 @@ from potstill.ingest.plan import assumed
 from potstill.needs import models_of
 from potstill.outlook import Plan, shortages
 from potstill.recipe import Recipe
+from potstill.scale.place import place_of
 
 PIPELINE: tuple[Stage, ...] = (
     ingest.STAGE,
@@ -162,6 +163,9 @@ def run(
     folder: Path | None = None,
     pulse: Pulse | None = None,
     anyway: bool = False,
+    on: str | None = None,
+    workers: int | None = None,
+    shared: bool = False,
 ) -> Run:
     """Take a recipe through the stages; finished ones are reused, a killed one goes on.
 
@@ -169,12 +173,22 @@ def run(
     called several times a second while a stage runs: what either raises stops the run, which goes
     on at the next call. `folder`: the run's own, instead of `runs/<name>` of the project. `anyway`:
     run though memory or disk look too small.
+    `on`: where the work is done: None for this process's machine, `ray` for Ray on this machine's
+    cores, `ray://host:port` for a cluster (docs/guides/cluster.md). Then `workers` is the most of
+    them at once, `threads` what each may use, and `shared` says that the project folder has the
+    same path on all of them. The results are the same.
     Errors: UnavailableError or MachineError, before anything is done, for what stands in the way;
     PotstillError of the stage that failed; what was finished before stays.
     """
     project = (project or Path.cwd()).resolve()
     steps = steps_of(recipe, until)
-    runner = _runner(recipe, project, threads, pulse)
+    if on is None and (workers is not None or shared):
+        raise UsageError("workers and shared say something of a cluster.", "Name it: --on ray")
+    elsewhere = None
+    if on is not None:
+        place = place_of(on, shared=shared, workers=workers, threads=threads)
+        elsewhere, threads = place.as_elsewhere(), None
+    runner = _runner(recipe, project, threads, pulse, elsewhere)
     for obstacle in _plan(recipe, runner, steps).obstacles:
         if not (anyway and isinstance(obstacle, MachineError)):
             raise obstacle
@@ -300,12 +314,21 @@ def stages_of(recipe: Recipe) -> tuple[Stage, ...]:
 
 
 def _runner(
-    recipe: Recipe, project: Path, threads: int | None, pulse: Pulse | None = None
+    recipe: Recipe,
+    project: Path,
+    threads: int | None,
+    pulse: Pulse | None = None,
+    elsewhere: Elsewhere | None = None,
 ) -> Runner:
     if not project.is_dir():
         raise UsageError(f"The project folder {project} does not exist.")
     return Runner(
-        store_of(project), project, recipe.seed, threads or usable_cores(), pulse or (lambda: None)
+        store_of(project),
+        project,
+        recipe.seed,
+        threads or usable_cores(),
+        pulse or (lambda: None),
+        elsewhere,
     )
 
 

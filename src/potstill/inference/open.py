@@ -8,8 +8,8 @@ rest. Knows no engine's details; the engines are imported only when they are ope
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Literal
+from contextlib import AbstractContextManager, contextmanager
+from typing import Literal, Protocol
 
 from potstill.core.extras import installed_version
 from potstill.errors import ModelError
@@ -50,6 +50,24 @@ def engine_identity(
         return _addressed(reference, endpoint).identity(model_name(reference))
     package = {"llamacpp": "xllamacpp", "transformers": "transformers"}[chosen]
     return f"{digest(parse(reference))} {package} {installed_version(package)}"
+
+
+class Opening(Protocol):
+    """A way to open a model for text: `open_model`, or one that opens it elsewhere."""
+
+    def __call__(
+        self,
+        reference: str,
+        backend: Backend = "auto",
+        *,
+        threads: int = 1,
+        parallel: int = 1,
+        context_tokens: int = 2048,
+        endpoint: EndpointConfig | None = None,
+        warn: Callable[[str], None] = lambda message: None,
+    ) -> AbstractContextManager[TextModel]:
+        """As `open_model`."""
+        ...
 
 
 @contextmanager
