@@ -24,6 +24,7 @@ from potstill.distill.material import prepare
 from potstill.distill.objective import AttentionConfig, HiddenConfig
 from potstill.distill.on_policy import OnPolicyConfig
 from potstill.distill.panel import Panel
+from potstill.distill.ranks import Ranks
 from potstill.distill.signals import LiveTeacher
 from potstill.distill.train import train_student
 from potstill.models import surgery
@@ -54,17 +55,20 @@ def run(
     start = surgery.parameters_of(teacher.model)
     start -= surgery.unread_parameters(teacher.model) if final.reading else 0
     between = shortened(config)
+    ranks = Ranks.here()
     for number in range(1, settings.steps):
         folder = work / f"cut-{number}"
         mark = folder / "report.json"
-        if mark.exists() and (folder / "model").is_dir():
+        if ranks.first(lambda m=mark, f=folder: m.exists() and (f / "model").is_dir()):
             reports.append(read_json(mark))
             continue
         limit = start * (final.limit / start) ** (number / settings.steps)
         said = f"step {number} of {settings.steps} to {final.said}"
         target = Target(limit, said, final.reading)
         source = work / f"cut-{number - 1}" / "model" if number > 1 else begins
-        report = _cut(config, source, teacher, lessons, target, folder)
+        report = ranks.first(
+            lambda s=source, t=target, f=folder: _cut(config, s, teacher, lessons, t, f)
+        )
         student = load_model(folder / "start")
         material = prepare(
             between,
@@ -93,10 +97,13 @@ def run(
             "tokens": trained.tokens,
             "validation": trained.history["validation"],
         }
-        write_json(mark, report)
-        save_model(student, lessons.tokenizer, folder / "model")
-        for name in ("training", "start"):
-            shutil.rmtree(folder / name, ignore_errors=True)
+        ranks.wait()
+        if ranks.leads:
+            write_json(mark, report)
+            save_model(student, lessons.tokenizer, folder / "model")
+            for name in ("training", "start"):
+                shutil.rmtree(folder / name, ignore_errors=True)
+        ranks.wait()
         reports.append(report)
         del student, material
         gc.collect()
