@@ -34,6 +34,7 @@ from potstill.distill.objective import Objective
 from potstill.distill.outcome import Trained
 from potstill.distill.ranks import Ranks
 from potstill.distill.rollouts import Kept
+from potstill.distill.sharding import Sharded
 from potstill.distill.steps import Steps
 from potstill.distill.trainer import DistillTrainer
 from potstill.models import adapters
@@ -62,7 +63,8 @@ def train_student(
     keep: Path | None = None,
     base: str | None = None,
 ) -> tuple[Any, Trained]:
-    """Train `student` (in place) and return it with the weights of its best validation.
+    """Train `student` (in place) and return it with the weights of its best validation; one that
+    was trained in parts (`config.sharding`) comes back as another object.
 
     last_step: end here, though the learning rate follows the whole plan. patience: validations
     without a better loss before it ends early, 0 for never. work: the folder of its checkpoints;
@@ -111,7 +113,9 @@ def train_student(
         dataloader_pin_memory=False,
         seed=seed,
     )
-    steps = Steps(material.training, material.plan, objective.active, PADDING)
+    in_parts = config.sharding == "fsdp" and ranks.count > 1
+    sharded = Sharded(student.to(arguments.device), ranks) if in_parts else None
+    steps = Steps(material.training, material.plan, objective.active, PADDING, ranks, even=in_parts)
     if rollouts is not None:
         steps = mixed.steps_of(student, steps, material, config, seed, work / "rollouts", events)
     if resumed is None and ranks.leads:
@@ -144,6 +148,7 @@ def train_student(
             arguments=arguments,
             callbacks=callbacks,
             meter=meter,
+            sharded=sharded,
         )
         with explained(config, trainer.batch_tokens):
             _run(trainer, resumed, ranks)
@@ -152,6 +157,8 @@ def train_student(
         Kept(work / "rollouts").join(rollouts)
     state = trainer.state
     best = int(state.best_global_step or state.global_step)
+    if sharded is not None:
+        student = sharded.whole()
     student.eval()
     attention.unuse(student)
     if config.adapter != "none":

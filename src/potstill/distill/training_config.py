@@ -18,7 +18,7 @@ class TrainingConfig(StageConfig):
     """How rows become steps and steps change weights, whatever the loss is."""
 
     not_in_key: ClassVar[frozenset[str]] = frozenset(
-        {"checkpoint_minutes", "trackers", "processes", "restarts"}
+        {"checkpoint_minutes", "trackers", "processes", "restarts", "sharding"}
     )
 
     template: str = Field(
@@ -115,6 +115,12 @@ class TrainingConfig(StageConfig):
         "are GPUs. auto: as many as there are GPUs, 1 without. The result is the same within "
         "rounding; with lora.dropout other numbers are dropped.",
     )
+    sharding: Literal["none", "fsdp"] = Field(
+        "none",
+        description="Of several processes. none: each holds the whole student. fsdp: each holds a "
+        "part of its weights, gradients and moments, and a layer is put together while it "
+        "computes: less memory, more traffic; the gradient is the same.",
+    )
     restarts: int = Field(
         3,
         ge=0,
@@ -132,4 +138,6 @@ class TrainingConfig(StageConfig):
     def _rows_fit(self) -> TrainingConfig:
         if self.micro_tokens < self.sequence_tokens:
             raise ValueError("micro_tokens must not be smaller than sequence_tokens")
+        if self.sharding == "fsdp" and (self.compile or self.optimizer == "paged_adamw"):
+            raise ValueError("sharding: fsdp goes neither with compile nor with paged_adamw")
         return self

@@ -15,11 +15,8 @@ import pytest
 import torch
 
 from potstill.core.files import digests_of
-from potstill.core.machine import gpus
 from potstill.core.stage import Draft
-from potstill.distill import CorrectConfig, DistillConfig, launch
-from potstill.distill.launch import processes_of
-from potstill.errors import TrainingError
+from potstill.distill import DistillConfig, launch
 from potstill.models.load import load_model
 
 Configs = Callable[..., DistillConfig]
