@@ -126,6 +126,12 @@ def joined() -> Iterator[Ranks]:
             "not set.",
             "Start them with torchrun or accelerate launch, or unset WORLD_SIZE.",
         )
+    for tool in ("FSDP", "DEEPSPEED"):
+        if os.environ.get(f"ACCELERATE_USE_{tool}", "").lower() == "true":
+            raise TrainingError(
+                f"accelerate launch was told to use {tool}, which this training does itself.",
+                "Use a configuration of several GPUs without it, and set sharding: fsdp.",
+            )
     cuda = torch.cuda.is_available()
     if cuda:
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))

@@ -5,8 +5,9 @@ whole only while it computes; and whole again when it is trained. What is writte
 optimizer, is what one process writes, so that any number of processes goes on from it.
 Knows nothing of losses.
 
-PyTorch's `fully_shard` (Zhao et al. 2023, arXiv:2304.11277) averages gradients over processes. Here
-they are added up: each process has divided by the active tokens of the whole step, as in `ranks.py`.
+PyTorch's `fully_shard` (Zhao et al. 2023, arXiv:2304.11277) averages gradients over processes.
+Here they are added up: each process has divided by the active tokens of the whole step, as in
+`ranks.py`.
 """
 
 from __future__ import annotations
@@ -104,7 +105,7 @@ class Sharded:
         """The student as a plain model again, in every process."""
         tensors = {name: _whole(one.detach()) for name, one in self.model.named_parameters()}
         model = self._outline
-        missing, unknown = model.load_state_dict(tensors, strict=False, assign=True)
+        _, unknown = model.load_state_dict(tensors, strict=False, assign=True)
         model.tie_weights()
         assert not unknown, unknown
         left = [name for name, one in model.named_parameters() if one.is_meta]
