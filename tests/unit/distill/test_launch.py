@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -164,6 +166,54 @@ def test_a_correction_on_two_processes_is_that_of_one(
         assert found[1][name] == pytest.approx(found[0][name], rel=2e-3), name
     assert found[1]["kept"] == found[0]["kept"]
     assert found[1]["steps"] == found[0]["steps"] > 1
+
+
+OWN_SCRIPT = """
+import json
+import sys
+from pathlib import Path
+
+from potstill.distill import Distiller
+
+teacher, output, rows = sys.argv[1:]
+found = Distiller(
+    teacher,
+    {"parameters_ratio": 0.8, "steps": 2},
+    output=output,
+    correct={"learning_rate": 5e-3},
+    processes="auto",
+    epochs=2,
+    step_tokens=200,
+    micro_tokens=120,
+    sequence_tokens=120,
+    precision="fp32",
+    validations=2,
+).train(json.loads(rows))
+assert found.model is not None
+"""
+
+
+@pytest.mark.whole
+def test_a_script_under_torchrun_ends_as_without(
+    teacher_folder: Path, litre_rows: list[dict[str, str]], tmp_path: Path
+) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(OWN_SCRIPT)
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    found = []
+    for name, launcher in (("one", []), ("two", torchrun)):
+        output = tmp_path / name
+        given = [str(script), str(teacher_folder), str(output), json.dumps(litre_rows)]
+        subprocess.run([sys.executable, *launcher, *given], check=True, timeout=280)
+        assert not (output / "work").exists()
+        found.append(json.loads((output / "trained.json").read_text()))
+    files = [{str(one) for one in digests_of(tmp_path / name)} for name in ("one", "two")]
+    assert {one for one in files[0] ^ files[1] if "tensorboard" not in one} == set()
+    assert found[0]["steps"] == found[1]["steps"] > 1
+    for table in ("steps", "validation"):
+        for row, known in zip(found[1]["history"][table], found[0]["history"][table], strict=True):
+            # The corrected teacher and the first cut are kept in bf16.
+            assert row["loss"] == pytest.approx(known["loss"], rel=2e-2)
 
 
 @pytest.mark.skipif(

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 
+from potstill.core.files import digests_of
 from potstill.distill.batches import encode_rows
 from potstill.distill.ranks import Ranks
 from potstill.records import Example
@@ -39,7 +40,8 @@ from potstill.distill.material import Material
 from potstill.distill.objective import Objective
 from potstill.distill.ranks import Ranks
 from potstill.distill.sharding import Sharded, whole_norm
-from potstill.distill.signals import LiveTeacher
+from potstill.distill import recording
+from potstill.distill.signals import CacheFormat, LiveTeacher, open_cache
 from potstill.distill.train import train_student
 from potstill.distill.steps import Steps
 from potstill.distill.trainer import DistillTrainer
@@ -154,6 +156,13 @@ plain = Objective(kd_weight=0.8, ce_weight=0.3, temperature=2.0)
 found = {what: one_step(what) for what in ("split", "whole", "row")}
 found |= {f"parts of {what}": one_step(what, plain, True) for what in ("split", "whole", "row")}
 found["run"] = whole_run()
+recording.CACHE_BATCH_TOKENS = 64  # several blocks
+cache = RowSet.apart(rows, True)
+found["blocks"] = len(recording.blocks_of(cache.sizes))
+opened = open_cache(
+    out / "cache", signal, "t", cache, CacheFormat("hidden_bf16"), lambda done, of: None
+)
+found["cache"] = len(opened.shards)
 torch.save(found, out / f"found{rank}.pt")
 if count > 1:
     dist.barrier()
@@ -207,6 +216,9 @@ def found(
             process.wait()
     for process, words in zip(processes, said, strict=True):
         assert process.returncode == 0, words[-3000:]
+    files = [digests_of(folder / count / "cache") for count in "12"]
+    assert files[0] == files[1]  # the same bytes, and nothing of the parts is left
+    assert set(map(str, files[0])) >= {"index.json", "key.json", "records.bin", "shard-00000.bin"}
     pair = [torch.load(folder / "2" / f"found{rank}.pt") for rank in range(2)]
     return torch.load(folder / "1" / "found0.pt"), pair
 
@@ -282,6 +294,14 @@ def curves_of(table: list[dict[str, float]]) -> list[dict[str, float]]:
         {name: value for name, value in row.items() if not name.startswith("grad_norm_")}
         for row in table
     ]
+
+
+def test_each_process_has_the_teachers_signals_that_both_have_written(
+    found: tuple[dict[str, Any], list[dict[str, Any]]],
+) -> None:
+    for one in (found[0], *found[1]):  # the files themselves are compared where they are
+        assert one["cache"] == 8
+        assert one["blocks"] > 2
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 5])
