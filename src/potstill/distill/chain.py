@@ -13,6 +13,7 @@ from __future__ import annotations
 import dataclasses
 import gc
 import shutil
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from potstill.distill.material import prepare
 from potstill.distill.opening import open_teacher
 from potstill.distill.outcome import Trained
 from potstill.distill.panel import Panel
-from potstill.distill.ranks import Ranks
+from potstill.distill.ranks import Ranks, is_finished
 from potstill.distill.student import make_student
 from potstill.distill.student_config import StudentConfig
 from potstill.distill.train import train_student
@@ -71,7 +72,7 @@ def through_assistants(
             }
         )
         mark, target = work / f"{name}.json", models / name
-        if not Ranks.here().first(lambda m=mark, t=target: m.exists() and t.is_dir()):
+        if not Ranks.here().first(partial(is_finished, mark, target)):
             _teach(
                 own,
                 panel,

@@ -184,7 +184,6 @@ def _once(job: Path, count: int) -> None:
         max_restarts=0,  # counted, and told, here
         logs_specs=DefaultLogsSpecs(log_dir=str(job.parent / "torch")),
         signals_to_handle="SIGTERM",  # what Ctrl-C means is decided by whoever started the run
-        shutdown_timeout=5,
     )
     before = signal.getsignal(signal.SIGTERM)
     try:

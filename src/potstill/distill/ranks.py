@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 from typing import TypeVar
 
 import torch
@@ -103,6 +104,11 @@ class Ranks:
         """Until all are here."""
         if self.count > 1:
             dist.barrier()
+
+
+def is_finished(mark: Path, folder: Path) -> bool:
+    """Whether a part of the work lies there whole: its mark, which is written with it."""
+    return mark.exists() and folder.is_dir()
 
 
 def launched() -> int:

@@ -38,7 +38,7 @@ from potstill.distill.opening import open_teacher
 from potstill.distill.outcome import COMPARED, DISTILLED, Trained
 from potstill.distill.pairs import Encoded, encode_all
 from potstill.distill.panel import Panel, resolved
-from potstill.distill.ranks import Ranks
+from potstill.distill.ranks import Ranks, is_finished
 from potstill.distill.rollouts import Rollout, figures
 from potstill.distill.student import Start, make_student, tokenizer_beside
 from potstill.distill.train import train_student
@@ -180,7 +180,7 @@ def _train_once(
 ) -> Trained:
     """Train and save one model, or read what came of it if that was done before a kill."""
     mark, ranks = draft.work / f"{name}.json", Ranks.here()
-    if ranks.first(lambda: mark.exists() and (draft.data / "models" / name).is_dir()):
+    if ranks.first(lambda: is_finished(mark, draft.data / "models" / name)):
         return Trained(**read_json(mark))
     work = draft.work / name
     student, trained = train_student(

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import gc
 import shutil
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from potstill.distill.material import prepare
 from potstill.distill.objective import AttentionConfig, HiddenConfig
 from potstill.distill.on_policy import OnPolicyConfig
 from potstill.distill.panel import Panel
-from potstill.distill.ranks import Ranks
+from potstill.distill.ranks import Ranks, is_finished
 from potstill.distill.signals import LiveTeacher
 from potstill.distill.train import train_student
 from potstill.models import surgery
@@ -59,16 +60,14 @@ def run(
     for number in range(1, settings.steps):
         folder = work / f"cut-{number}"
         mark = folder / "report.json"
-        if ranks.first(lambda m=mark, f=folder: m.exists() and (f / "model").is_dir()):
+        if ranks.first(partial(is_finished, mark, folder / "model")):
             reports.append(read_json(mark))
             continue
         limit = start * (final.limit / start) ** (number / settings.steps)
         said = f"step {number} of {settings.steps} to {final.said}"
         target = Target(limit, said, final.reading)
         source = work / f"cut-{number - 1}" / "model" if number > 1 else begins
-        report = ranks.first(
-            lambda s=source, t=target, f=folder: _cut(config, s, teacher, lessons, t, f)
-        )
+        report = ranks.first(partial(_cut, config, source, teacher, lessons, target, folder))
         student = load_model(folder / "start")
         material = prepare(
             between,

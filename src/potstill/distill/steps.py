@@ -63,12 +63,13 @@ class Steps(Dataset[Step]):
         enough = self._enough(data, micros)
         own = self.ranks.share(enough)
         missing = -(-len(enough) // self.ranks.count) - len(own) if self.even else 0
+        fillers = list(enough[:1]) * missing
 
-        def made(some: Sequence[Micro]) -> tuple[MicroBatch, ...]:
+        def collated(some: Sequence[Micro]) -> tuple[MicroBatch, ...]:
             return tuple(data.collate(micro, self.active, self.padding) for micro in some)
 
         counts = data.active_counts(rows, self.active)
-        return Step(made(own), counts, data, fillers=made(enough[:1] * missing))
+        return Step(collated(own), counts, data, fillers=collated(fillers))
 
     def _enough(self, data: RowSet, step: Sequence[Micro]) -> Sequence[Micro]:
         """The step's micro-batches, cut smaller if there are fewer than processes."""

@@ -17,7 +17,7 @@ from potstill.distill import cut, stages_of_cut
 from potstill.distill.config import DistillConfig
 from potstill.distill.lessons import Lessons
 from potstill.distill.panel import Panel
-from potstill.distill.ranks import Ranks
+from potstill.distill.ranks import Ranks, is_finished
 from potstill.distill.signals import LiveTeacher
 from potstill.models import adapters, surgery
 from potstill.models.load import Source, load_model, load_tokenizer, model_folder
@@ -70,7 +70,7 @@ def make_student(
         )
     done, folder = work / "surgery.json", work / "student"
     ranks = Ranks.here()
-    if ranks.first(lambda: done.exists() and folder.is_dir()):
+    if ranks.first(lambda: is_finished(done, folder)):
         return Start(folder, tokenizer, read_json(done))
     if config.adapter != "none":
         adapters.check_targets(teacher.model, config.lora)

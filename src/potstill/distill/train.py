@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ from potstill.distill.objective import Objective
 from potstill.distill.outcome import Trained
 from potstill.distill.ranks import Ranks
 from potstill.distill.rollouts import Kept
+from potstill.distill.sharded_trainer import ShardedTrainer
 from potstill.distill.sharding import Sharded
 from potstill.distill.steps import Steps
 from potstill.distill.trainer import DistillTrainer
@@ -135,8 +137,10 @@ def train_student(
     if patience:
         callbacks.append(EarlyStoppingCallback(patience))
     with quiet():
-        trainer = DistillTrainer(
-            student,
+        made: Callable[..., DistillTrainer] = partial(DistillTrainer, student)
+        if sharded is not None:
+            made = partial(ShardedTrainer, sharded)
+        trainer = made(
             material.signal,
             material.validation_signal,
             objective,
@@ -148,7 +152,6 @@ def train_student(
             arguments=arguments,
             callbacks=callbacks,
             meter=meter,
-            sharded=sharded,
         )
         with explained(config, trainer.batch_tokens):
             _run(trainer, resumed, ranks)

@@ -32,7 +32,6 @@ from potstill.distill.families import Family
 from potstill.distill.objective import Objective
 from potstill.distill.ranks import Ranks
 from potstill.distill.schedules import rate_factor
-from potstill.distill.sharding import Sharded, whole_norm
 from potstill.distill.signals import TeacherSignal
 from potstill.distill.steps import Step, Steps
 from potstill.distill.terms import COUNTED_BY, TermLoss, Weights
@@ -62,16 +61,13 @@ class DistillTrainer(Trainer):  # type: ignore[misc]
         arguments: TrainingArguments,
         callbacks: list[TrainerCallback],
         meter: Meter | None = None,
-        sharded: Sharded | None = None,
     ) -> None:
-        """sharded: `student` in parts; `steps` are even then."""
         self.lr_scheduler: Any = None
         self.control: Any = None
         self.objective, self.steps, self.validation = objective, steps, validation
         self.validation_signal, self.config = validation_signal, config
         self.figures: dict[str, float] = {}
         self._doing: Step | None = None
-        self.sharded = sharded
         super().__init__(
             model=student,
             args=arguments,
@@ -82,7 +78,7 @@ class DistillTrainer(Trainer):  # type: ignore[misc]
         self.remove_callback(PrinterCallback)  # standard output belongs to data
         self.loss = TermLoss(student, signal, objective, vocabulary=vocabulary, dtype=dtype)
         self.meter = meter or Meter(0.0)
-        if steps.ranks.count > 1:  # gradients are summed here or by the parts; DDP would not
+        if steps.ranks.count > 1:  # gradients are added up by the trainer; DDP would average
             self.accelerator.prepare_model = _as_it_is
 
     def get_train_dataloader(self) -> DataLoader[Step]:
@@ -134,8 +130,7 @@ class DistillTrainer(Trainer):  # type: ignore[misc]
             self.meter.flops += self.loss.flops(batch)
             sums = {name: sums.get(name, 0.0) + value for name, value in found.items()}
         ranks = self.steps.ranks
-        if self.sharded is None:
-            ranks.add_up(self._parameters())
+        self._add_up_gradients()
         self.figures |= self._means(ranks.sums(sums), inputs.totals, weights)
         self.figures |= inputs.figures
         return ranks.total(total)
@@ -154,8 +149,11 @@ class DistillTrainer(Trainer):  # type: ignore[misc]
         return part, sums
 
     def _within(self, act: Callable[[], Found]) -> Found:
-        """What `act` makes of the student, though it lie in parts."""
-        return act() if self.sharded is None else self.sharded.within(act)
+        """What `act` makes of the student: it is whole here."""
+        return act()
+
+    def _add_up_gradients(self) -> None:
+        self.steps.ranks.add_up(self._parameters())
 
     def _means(
         self, sums: Mapping[str, float], totals: Mapping[str, float], weights: Weights
@@ -176,13 +174,11 @@ class DistillTrainer(Trainer):  # type: ignore[misc]
     def _term_gradients(self, step: Step, weights: Weights) -> dict[str, float]:
         """Norm of each weighted term's gradient on some rows, at the steps after a validation.
 
-        A term that is logged but moves nothing shows here as 0. Of a student in parts it is not
-        measured.
+        A term that is logged but moves nothing shows here as 0.
         """
         due = self.state.global_step % max(1, self.args.eval_steps or 1) == 0
         terms = list(weights.alone())
-        asked = self.config.term_gradients and self.sharded is None
-        if not (asked and due and step.batches) or len(terms) < 2:
+        if not (self.config.term_gradients and due and step.batches) or len(terms) < 2:
             return {}  # of one term it is the gradient norm itself
         data = self._data
         families: list[Family] = []
@@ -242,23 +238,21 @@ class DistillTrainer(Trainer):  # type: ignore[misc]
         )
         return metrics
 
-    def held_out(self) -> dict[str, float]:
-        """`held_out.figures` of the student as it is, with the weights of the last step."""
+    def held_out(self, ranks: Ranks | None = None) -> dict[str, float]:
+        """`held_out.figures` of the student as it is, with the weights of the last step.
+
+        ranks: who share the rows; None: all processes.
+        """
         self.model.eval()
         steps = len(self.steps)
-        # A student in parts must be asked equally often by all processes: each sees every row.
-        ranks = self.steps.ranks if self.sharded is None else Ranks()
-        with torch.no_grad():
-            found = self._within(
-                lambda: held_out.figures(
-                    self.loss,
-                    self.validation_signal,
-                    self.validation,
-                    Weights.at(self.objective, steps - 1, steps),
-                    padding=self.steps.padding,
-                    ranks=ranks,
-                )
-            )
+        found = held_out.figures(
+            self.loss,
+            self.validation_signal,
+            self.validation,
+            Weights.at(self.objective, steps - 1, steps),
+            padding=self.steps.padding,
+            ranks=ranks or self.steps.ranks,
+        )
         self.model.train()
         return found
 
@@ -272,8 +266,7 @@ class DistillTrainer(Trainer):  # type: ignore[misc]
 
     def _clip_grad_norm(self, model: Any) -> Any:
         """Clips everything that learns, the projection too; returns the norm before."""
-        norm = self.accelerator.clip_grad_norm_(self._parameters(), self.args.max_grad_norm)
-        return norm if self.sharded is None else whole_norm(norm)
+        return self.accelerator.clip_grad_norm_(self._parameters(), self.args.max_grad_norm)
 
     def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
         """The gradient norm before clipping. Errors: TrainingError if it is not finite."""
@@ -312,31 +305,9 @@ class DistillTrainer(Trainer):  # type: ignore[misc]
             checkpoints.keep_only(folder, {self.state.global_step, self.state.best_global_step})
         ranks.wait()
 
-    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """The weights as one process writes them."""
-        if self.sharded is None:
-            super().save_model(output_dir, _internal_call)
-        else:
-            self.sharded.save(Path(output_dir or self.args.output_dir))
-
-    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
-        if self.sharded is None:
-            super()._save_optimizer_and_scheduler(output_dir)
-        else:
-            self.sharded.save_optimizer(self.optimizer, self.lr_scheduler, Path(output_dir))
-
-    def _load_best_model(self) -> None:
-        if self.sharded is None:
-            super()._load_best_model()
-        else:
-            self.sharded.load(Path(self.state.best_model_checkpoint))
-
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         """The weights. Errors: TrainingError if they are damaged; so the next two."""
         with checkpoints.readable(Path(resume_from_checkpoint)):
-            if self.sharded is not None:
-                self.sharded.load(Path(resume_from_checkpoint))
-                return
             super()._load_from_checkpoint(resume_from_checkpoint, model)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
@@ -345,9 +316,6 @@ class DistillTrainer(Trainer):  # type: ignore[misc]
             super()._load_optimizer_and_scheduler(checkpoint)
             return
         with checkpoints.readable(Path(checkpoint)):
-            if self.sharded is not None:
-                self.sharded.load_optimizer(self.optimizer, self.lr_scheduler, Path(checkpoint))
-                return
             super()._load_optimizer_and_scheduler(checkpoint)
             if self.loss.projection is not None:
                 self.loss.projection.load_state_dict(load_file(Path(checkpoint) / PROJECTION))

@@ -68,39 +68,56 @@ def assert_alike(one: Draft, other: Draft, rounding: float = 1e-4) -> None:
 def test_a_stage_of_two_processes_that_is_killed_ends_as_that_of_one(
     config_of: Configs, run_stage: Run, events_of: Events, tmp_path: Path
 ) -> None:
-    """The student is whole in each process at first, then lies in parts over both."""
+    """With a student in parts, so that parts go on from what is kept whole."""
     settings: dict[str, Any] = {"checkpoint_minutes": 1e-6, "signal": "hidden_bf16"}
-    alone = run_stage(config_of(**settings), "alone")
-    for sharding in ("none", "fsdp"):
-        killed: list[int] = []
-        work = tmp_path / sharding / "work" / "distilled"
+    killed: list[int] = []
+    work = tmp_path / "pair" / "work" / "distilled"
 
-        def kill_one(work: Path = work, killed: list[int] = killed) -> None:
-            """The second process, once the first training has left a checkpoint."""
-            until = time.monotonic() + 200
-            while not killed and time.monotonic() < until:
-                if list(work.glob("checkpoint-*/complete.json")):
-                    for process in processes_of_job(work.parents[1]):
-                        if rank_of(process) == "1":
-                            os.kill(process, signal.SIGKILL)
-                            killed.append(process)
-                time.sleep(0.005)
+    def kill_one() -> None:
+        """The second process, once the first training has left a checkpoint."""
+        until = time.monotonic() + 200
+        while not killed and time.monotonic() < until:
+            if list(work.glob("checkpoint-*/complete.json")):
+                for process in processes_of_job(tmp_path / "pair"):
+                    if rank_of(process) == "1":
+                        os.kill(process, signal.SIGKILL)
+                        killed.append(process)
+            time.sleep(0.005)
 
-        killer = threading.Thread(target=kill_one)
-        killer.start()
-        config = config_of(**settings, processes=2, restarts=2, sharding=sharding)
-        pair = run_stage(config, sharding)
-        killer.join()
-        assert killed
-        assert_alike(pair, alone)
-        said = [event["message"] for event in events_of() if event["kind"] == "warning"]
-        expected = (
-            "Process 1 of the 2 that train was killed by signal 9; all 2 go on from the last "
-            "checkpoint (restart 1 of 2)."
-        )
-        assert said.count(expected) == 1 + (sharding == "fsdp")
-        assert not (pair.work / launch.FOLDER).exists()
-        assert not processes_of_job(tmp_path / sharding)
+    killer = threading.Thread(target=kill_one)
+    killer.start()
+    config = config_of(**settings, processes=2, restarts=2, sharding="fsdp")
+    pair = run_stage(config, "pair")
+    killer.join()
+    assert killed
+    assert_alike(pair, run_stage(config_of(**settings), "alone"))
+    said = [event["message"] for event in events_of() if event["kind"] == "warning"]
+    expected = (
+        "Process 1 of the 2 that train was killed by signal 9; all 2 go on from the last "
+        "checkpoint (restart 1 of 2)."
+    )
+    assert said.count(expected) == 1
+    assert not (pair.work / launch.FOLDER).exists()
+    assert not processes_of_job(tmp_path / "pair")
+
+
+@pytest.mark.whole
+def test_processes_end_with_their_stage_and_one_goes_on_where_two_were(
+    config_of: Configs,
+    run_stage: Run,
+    make_draft: Callable[[str], Draft],
+    kill_stage: Callable[[Any, Draft, str], None],
+    tmp_path: Path,
+) -> None:
+    settings: dict[str, Any] = {"checkpoint_minutes": 1e-6}
+    draft = make_draft("killed")
+    kill_stage(config_of(**settings, processes=2), draft, "distilled")
+    until = time.monotonic() + 20
+    while processes_of_job(draft.folder) and time.monotonic() < until:
+        time.sleep(0.1)
+    assert not processes_of_job(draft.folder)
+    assert list((draft.work / "distilled").glob("checkpoint-*/complete.json"))
+    assert_alike(run_stage(config_of(**settings), "killed"), run_stage(config_of(), "alone"))
 
 
 OWN_STAGE = """

@@ -26,6 +26,7 @@ SCRIPT = '''
 import json
 import os
 import sys
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -39,6 +40,7 @@ from potstill.distill.config import DistillConfig
 from potstill.distill.material import Material
 from potstill.distill.objective import Objective
 from potstill.distill.ranks import Ranks
+from potstill.distill.sharded_trainer import ShardedTrainer
 from potstill.distill.sharding import Sharded, whole_norm
 from potstill.distill import recording
 from potstill.distill.signals import CacheFormat, LiveTeacher, open_cache
@@ -84,8 +86,10 @@ def one_step(what, objective=objective, in_parts=False):
     micros = [families] if what in ("row", "whole") else [families[n : n + 2] for n in (0, 2, 4, 6)]
     steps = Steps(data, [micros], objective.active, 0, even=sharded is not None)
     torch.manual_seed(2)  # of the projection
-    trainer = DistillTrainer(
-        student,
+    made = partial(DistillTrainer, student)
+    if sharded is not None:
+        made = partial(ShardedTrainer, sharded)
+    trainer = made(
         signal,
         signal,
         objective,
@@ -102,7 +106,6 @@ def one_step(what, objective=objective, in_parts=False):
             disable_tqdm=True,
         ),
         callbacks=[],
-        sharded=sharded,
     )
     before = trainer.held_out()
     loss = trainer.training_step(trainer.model, steps[0])
