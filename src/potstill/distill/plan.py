@@ -16,6 +16,7 @@ from potstill.core.stage import Facts, Figures
 from potstill.distill import loading
 from potstill.distill.alignment import different_vocabularies
 from potstill.distill.config import DistillConfig
+from potstill.distill.launch import held_by
 from potstill.distill.student_config import COMPARED_TOKENS
 from potstill.distill.teachers_config import different_teachers
 from potstill.distill.training_config import TrainingConfig
@@ -224,7 +225,7 @@ def estimate(config: DistillConfig, earlier: Mapping[str, Figures], project: Pat
         "compared_by_token": 0.0 if config.alignment.used else 1.0,
         "tokens": round(2 * budget + between + assisted),
         "seconds": spent,
-        "memory_bytes": memory_need(config, config.micro_tokens),
+        "memory_bytes": memory_need(config, config.micro_tokens) * held_by(config),
         "disk_bytes": disk,
     }
 
