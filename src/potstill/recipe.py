@@ -33,7 +33,7 @@ from potstill.evaluate.extractive import SpanEvaluateConfig
 from potstill.export import ExportConfig
 from potstill.export.extractive import SpanExportConfig
 from potstill.generate import GenerateConfig
-from potstill.inference.endpoint import is_endpoint
+from potstill.inference.endpoint import only_writes
 from potstill.ingest import IngestConfig
 
 SCHEMA_HINT = "`potstill config schema` describes every field."
@@ -194,9 +194,9 @@ def recipe_schema() -> dict[str, Any]:
 
 
 def _check_local(teachers: Sequence[tuple[str, str]]) -> None:
-    """Errors: ValueError for a section whose teacher is behind an address and must not be."""
+    """Errors: ValueError for a section whose teacher only writes, and must do more."""
     for name, teacher in teachers:
-        if is_endpoint(teacher):
+        if only_writes(teacher):
             raise ValueError(
                 f"{name}.teacher is {teacher}, which can write rows but lends no tokenizer, "
                 "probabilities or weights: name a local model as teacher at the top, and "
