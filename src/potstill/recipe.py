@@ -123,7 +123,7 @@ class Recipe(BaseModel):
         path = find_recipe(source)
         data, places = fields.read(path, "recipe")
         for override in overrides:
-            places[_apply(data, override)] = f"--set {override}"
+            places[_apply(data, override)] = f"--set {override[: fields.LONGEST_NAME]}"
         return _validate(data, places, path.name)
 
     @classmethod
@@ -222,16 +222,15 @@ def _apply(data: dict[str, Any], override: str) -> tuple[str, ...]:
     names = place.strip().split(".")
     if not equals or not all(names):
         raise RecipeError(
-            f"--set {override}: not of the form section.field=value.",
+            f"--set {override[: fields.LONGEST_NAME]}: not of the form section.field=value.",
             "For example: --set distill.epochs=3",
         )
-    try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise RecipeError(f"--set {override}: the value is not valid YAML.") from error
+    value = fields.value_of(text, f"--set {place.strip()[: fields.LONGEST_NAME]}")
     blocked = fields.put(data, names, value)
     if blocked is not None:
-        raise RecipeError(f"--set {override}: {blocked} is a value, not a section.")
+        raise RecipeError(
+            f"--set {override[: fields.LONGEST_NAME]}: {blocked} is a value, not a section."
+        )
     return tuple(names)
 
 
