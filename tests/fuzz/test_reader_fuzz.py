@@ -84,7 +84,9 @@ def pdf() -> bytes:
     buffer = io.BytesIO()
     canvas = Canvas(buffer, invariant=1)
     for line in range(12):
-        canvas.drawString(72, 760 - 14 * line, "Valve RV-31 opens at 93 degrees and lets water run.")
+        canvas.drawString(
+            72, 760 - 14 * line, "Valve RV-31 opens at 93 degrees and lets water run."
+        )
     canvas.save()
     return buffer.getvalue()
 
@@ -107,7 +109,8 @@ def book(text: str) -> bytes:
     )
     package = (
         '<package xmlns="http://www.idpf.org/2007/opf"><manifest><item id="c" href="c.xhtml" '
-        'media-type="application/xhtml+xml"/></manifest><spine><itemref idref="c"/></spine></package>'
+        'media-type="application/xhtml+xml"/></manifest><spine><itemref idref="c"/></spine>'
+        "</package>"
     )
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
@@ -141,7 +144,7 @@ def read(suffix: str, data: bytes) -> Any:
         path = folder / f"fuzz{suffix}"
         path.write_bytes(data)
         pages = SeenPages(config, folder / "ocr", 1)
-        began = time.process_time()
+        began, said = time.process_time(), ""
         try:
             part = read_one(
                 Task(path.name, path, "0" * 16), config, count, folder, pages, lambda *given: None
@@ -151,13 +154,13 @@ def read(suffix: str, data: bytes) -> Any:
                 for line in records.read_text("utf-8").splitlines():
                     json.loads(line)
         except UnusableError as problem:
-            assert problem.reason.isidentifier()
-            assert "\n" not in problem.detail
-            found = problem.reason
+            found, said = problem.reason, problem.detail
         # Named by the process that reads (worker.py); they are the only others that may come.
         except (MemoryError, RecursionError) as error:
             found = type(error).__name__
         assert time.process_time() - began < SECONDS
+    assert isinstance(found, dict) or found.isidentifier()
+    assert "\n" not in said
     return found
 
 
@@ -216,3 +219,53 @@ def test_mutated_files(file: tuple[str, bytes]) -> None:
 @given(file=mutated(most=12))
 def test_many_mutated_files(file: tuple[str, bytes]) -> None:
     read(*file)
+
+
+@pytest.mark.parametrize("suffix", [".docx", ".pptx", ".epub", ".html"])
+def test_entities_read_nothing_and_do_not_multiply(suffix: str, tmp_path: Path) -> None:
+    secret = tmp_path / "secret.txt"
+    secret.write_text("the-planted-secret")
+    bombs = "".join(f'<!ENTITY b{n} "{f"&b{n - 1};" * 10}">' for n in range(1, 12))
+    declared = (
+        f'<!DOCTYPE x [<!ENTITY a SYSTEM "{secret.as_uri()}"><!ENTITY b0 "{"ha" * 50}">{bombs}]>'
+    )
+    for entity in ("&a;", "&b11;"):
+        data = whole()[suffix]
+        if suffix == ".html":
+            data = declared.encode() + data.replace(b"<p>", f"<p>{entity}".encode(), 1)
+        else:
+            data = with_entity(data, declared, entity)
+        path = tmp_path / f"one{suffix}"
+        path.write_bytes(data)
+        config = IngestConfig(
+            sources=["x"], chunk_tokens=64, overlap_tokens=0, min_chunk_tokens=1, ocr="never"
+        )
+        pages = SeenPages(config, tmp_path / "ocr", 1)
+        task = Task(path.name, path, f"{len(entity)}" * 16)
+        began = time.process_time()
+        try:
+            part = read_one(task, config, count, tmp_path, pages, lambda *given: None)
+            text = "".join(one.read_text("utf-8") for one in part.glob("*.jsonl"))
+        except UnusableError as problem:
+            text = problem.detail
+        assert "planted" not in text
+        assert len(text) < 100_000
+        assert time.process_time() - began < SECONDS
+
+
+def with_entity(data: bytes, declared: str, entity: str) -> bytes:
+    """The archive, with the entity in the text of each of its XML files."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(data)) as old, zipfile.ZipFile(buffer, "w") as new:
+        for name in old.namelist():
+            text = old.read(name)
+            if name.startswith(("word/document", "ppt/slides/slide1.", "c.xhtml")):
+                words = text.decode("utf-8")
+                start = words.find("?>") + 2 if words.startswith("<?xml") else 0
+                body = words[start:]
+                for mark in ("<w:t>", '<w:t xml:space="preserve">', "<a:t>", "<p>"):
+                    body = body.replace(mark, mark + entity, 1)
+                assert entity in body
+                text = (words[:start] + declared + body).encode()
+            new.writestr(name, text)
+    return buffer.getvalue()
