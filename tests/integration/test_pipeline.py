@@ -21,7 +21,6 @@ from potstill.core.events import read_events
 from potstill.errors import StoreError
 from potstill.recipe import Recipe
 
-
 PLANTED = "planted-secret-5b1f7c"
 SECRETS = ("HF_TOKEN", "OPENAI_API_KEY", "WANDB_API_KEY", "AWS_SECRET_ACCESS_KEY", "ANY_PASSWORD")
 
