@@ -151,7 +151,7 @@ def read(suffix: str, data: bytes) -> Any:
             )
             found: Any = summary_of(part)["counts"]
             for records in part.glob("*.jsonl"):
-                for line in records.read_text("utf-8").splitlines():
+                for line in records.read_text("utf-8").split("\n")[:-1]:  # U+2028 ends no line
                     json.loads(line)
         except UnusableError as problem:
             found, said = problem.reason, problem.detail
@@ -215,7 +215,7 @@ def test_mutated_files(file: tuple[str, bytes]) -> None:
 
 
 @pytest.mark.slow
-@settings(QUIET, max_examples=6000)
+@settings(QUIET, max_examples=2500)
 @given(file=mutated(most=12))
 def test_many_mutated_files(file: tuple[str, bytes]) -> None:
     read(*file)

@@ -95,7 +95,7 @@ def test_mutated_recipes(text: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@settings(max_examples=4000, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=1500, deadline=None, suppress_health_check=list(HealthCheck))
 @given(text=mutated())
 def test_many_mutated_recipes(text: str, tmp_path: Path) -> None:
     check(text, tmp_path)

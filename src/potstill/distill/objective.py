@@ -152,7 +152,7 @@ class Objective(BaseModel):
     def parameters(self) -> dict[str, float]:
         """The parameters of those divergences that take one."""
         given = self.divergence_parameter
-        named: dict[str, float] = dict(given) if isinstance(given, dict) else {}
+        named = {str(name): one for name, one in given.items()} if isinstance(given, dict) else {}
         return {
             name: named.get(name, DIVERGENCE_PARAMETERS[name])
             if not isinstance(given, float)
