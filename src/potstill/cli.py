@@ -33,6 +33,7 @@ from potstill.cli_options import (
     out,
     print_json,
 )
+from potstill.cli_plugins import plugins
 from potstill.cli_serve import feedback, keys_app, serve
 from potstill.cli_studio import studio
 from potstill.errors import PotstillError, StoreError, UsageError
@@ -66,6 +67,7 @@ app.command()(rollback)
 app.command()(versions)
 app.command()(ab)
 app.command()(studio)
+app.command()(plugins)
 app.add_typer(keys_app, name="keys")
 
 

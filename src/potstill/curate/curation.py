@@ -21,7 +21,8 @@ from potstill.curate import personal
 from potstill.curate.config import CurateConfig
 from potstill.curate.decontaminate import Evaluation, asked
 from potstill.curate.dedup import Repeat, Text, repeats
-from potstill.curate.filters import Surroundings, answer_of, judge, reject
+from potstill.curate.filter_plugins import plugin_checks
+from potstill.curate.filters import CHECKS, Surroundings, answer_of, judge, reject
 from potstill.curate.language import expected_language
 from potstill.curate.material import (
     Curated,
@@ -151,6 +152,7 @@ def _judge(
     def passage(chunk: str) -> str:
         return personal.masked(passages[chunk]) if masks else passages[chunk]
 
+    checks = (*CHECKS, *plugin_checks(config))
     languages = {} if config.language == "any" else _languages(rows, material)
     for row in (one for one in rows if one.verdict.keep):
         chunk = row.example.provenance.chunk
@@ -158,7 +160,7 @@ def _judge(
         if config.language != "auto":
             expected = config.language
         around = Surroundings(config, passage(chunk) if chunk else None, expected, found)
-        row.verdict = judge(row.example, around)
+        row.verdict = judge(row.example, around, checks)
 
 
 def _languages(rows: Sequence[_Row], material: Material) -> dict[int, tuple[str, str]]:
