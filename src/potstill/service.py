@@ -71,8 +71,7 @@ def serve_run(
     Errors: UsageError, StoreError, ModelError, MissingExtraError, before anything is loaded where
     that can be known.
     """
-    for module in ("fastapi", "uvicorn", "prometheus_client", "httpx2", "numpy", "jinja2"):
-        check_installed(module, "Serving a student", "serve")
+    check_packages()
     from potstill.serve.alerts import Alerts
     from potstill.serve.auth import KeyFile
     from potstill.serve.gateway import Gateway, ServeConfig
@@ -139,6 +138,12 @@ def serve_run(
             _open_library(gateway, this, encoder)
         gateway.traffic = open_watch(this, gateway, alerts, version_run(this, serving))
         serve(gateway, listening, started or (lambda address: None))
+
+
+def check_packages() -> None:
+    """Errors: MissingExtraError, naming the extra of the service, if a package of it is missing."""
+    for module in ("fastapi", "uvicorn", "prometheus_client", "httpx2", "numpy", "jinja2"):
+        check_installed(module, "Serving a student", "serve")
 
 
 def project_of(this: Run) -> Path:

@@ -19,6 +19,8 @@ import httpx2
 import openai
 import pytest
 
+from clean_environment import ROOT, make_environment
+
 from potstill import pipeline, sample
 from potstill.errors import ModelError, PotstillError, UsageError
 from potstill.recipe import Recipe
@@ -59,9 +61,11 @@ def finished(
 
 
 @contextmanager
-def serving(project: Path, *more: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+def serving(
+    project: Path, *more: str, python: Path = Path(sys.executable)
+) -> Iterator[tuple[subprocess.Popen[str], str]]:
     """The process, and its address."""
-    command = [sys.executable, "-m", "potstill.cli", "serve", "small", "--project", str(project)]
+    command = [str(python), "-m", "potstill.cli", "serve", "small", "--project", str(project)]
     command += ["--port", "0", "--threads", "1", "--parallel", "2", "--context", "512", *more]
     errors = project / "errors.txt"
     with errors.open("w") as stderr, subprocess.Popen(command, stderr=stderr, text=True) as process:
@@ -263,3 +267,25 @@ def test_a_candidate_beside_the_run_is_compared_promoted_and_taken_back(finished
     finally:
         versions.path.unlink(missing_ok=True)
         shutil.rmtree(finished / "runs" / "small-2")
+
+
+@pytest.mark.whole
+def test_the_serving_extras_suffice(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The serving image is made of these extras: they bring no torch, and nothing asks for it."""
+    python = make_environment(tmp_path / "environment", ("serve", "llamacpp"))
+    monkeypatch.setenv("PYTHONPATH", str(ROOT / "src"))
+    for absent in ("torch", "transformers"):
+        command = [str(python), "-c", f"import {absent}"]
+        assert subprocess.run(command, capture_output=True, check=False).returncode == 1
+    for words in ("feedback", "versions", "drift"):
+        command = [str(python), "-m", "potstill.cli", words, "small", "--project", str(finished)]
+        assert subprocess.run(command, capture_output=True, check=False).returncode == 0
+    with serving(finished, python=python) as (_, address):
+        asked = [{"role": "user", "content": "When is the kiln opened?"}]
+        for model in ("small", "small:documents"):
+            body = {"model": model, "messages": asked, "max_tokens": 4}
+            assert post(address, "/v1/chat/completions", body).status_code == 200
+        assert "potstill_ready 1" in httpx2.get(f"{address}/metrics", trust_env=False).text
+        assert httpx2.get(f"{address}/drift", trust_env=False).status_code == 200
