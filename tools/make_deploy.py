@@ -1,4 +1,4 @@
-"""Writes what in deploy/ is made from the code: dashboard and alert rules, for compose and Kubernetes.
+"""Writes what in deploy/ is made from the code: dashboard and alert rules.
 
     python tools/make_deploy.py            # writes them
     python tools/make_deploy.py --check    # fails if one is not as it would be written

@@ -18,7 +18,6 @@ from typing import Any
 import httpx2
 import openai
 import pytest
-
 from clean_environment import ROOT, make_environment
 
 from potstill import pipeline, sample
