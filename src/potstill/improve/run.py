@@ -85,7 +85,7 @@ def improve(
     check_metric(metric)
     prepared = prepare(this, config, name=name, overrides=overrides)
     begun(prepared)
-    project = Path(this.record["project"])
+    project = this.project
     run = pipeline.run(prepared.recipe, project, threads=threads, watch=watch, anyway=anyway)
     verdict = judged(run, prepared.about, metric)
     verdict["tries"] = 1 + len(_earlier(this, prepared))
@@ -98,7 +98,7 @@ def improve(
 
 def _earlier(this: Run, prepared: Prepared) -> list[str]:
     """Candidates that were judged against the same version before, by some of the same target."""
-    project, target = Path(this.record["project"]), set(prepared.about["target"])
+    project, target = this.project, set(prepared.about["target"])
     found = []
     for name, one in versions_of(this).read()["candidates"].items():
         about = _about(project / "runs" / name / FOLDER)
@@ -134,7 +134,7 @@ def prepare(
     on. Errors: as `improve`.
     """
     config = config or ImproveConfig()
-    project = Path(this.record["project"])
+    project = this.project
     _check_finished(this)
     name = name or _next_name(this, project)
     _check_name(this, name, project)
@@ -265,7 +265,7 @@ def _recipe(
         name=name,
         student=str(parent.artifact("export").path("safetensors")),
         teacher=corrected(this.artifact("correct"), recipe["correct"]["teacher"]),
-        rows=(folder.relative_to(Path(this.record["project"]))).as_posix(),
+        rows=(folder.relative_to(this.project)).as_posix(),
         mask=config.mask,
         parent=this.folder.resolve().name,
     )
