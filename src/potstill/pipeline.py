@@ -90,6 +90,28 @@ class Run:
         assert isinstance(report, dict)
         return report
 
+    @property
+    def project(self) -> Path:
+        """The project's folder: the one that the run's folder stands in, since that may have been
+        moved, or be mounted elsewhere in a container; of a run kept apart the recorded one."""
+        recorded, folder = Path(self.record["project"]), self.folder.resolve()
+        if folder.parent.name != "runs":
+            return recorded
+        here = folder.parents[1]
+        return here if (here / "store").is_dir() or not recorded.is_dir() else recorded
+
+    @property
+    def store(self) -> Path:
+        """Where its results are: in its project, or where POTSTILL_STORE said when it was made, or
+        says now if that is gone."""
+        record = self.record
+        recorded = Path(record["store"])
+        if recorded.is_relative_to(record["project"]):
+            return self.project / recorded.relative_to(record["project"])
+        if not recorded.is_dir() and (named := os.environ.get("POTSTILL_STORE")):
+            return Path(named).resolve()
+        return recorded
+
     def artifact(self, stage: str) -> Artifact:
         """A finished stage of this run."""
         record = self.record
@@ -98,7 +120,7 @@ class Run:
                 f"The run {self.folder.name} has not finished the stage {stage} yet.",
                 f"Finish it with: potstill run {self.folder / 'recipe.yaml'}",
             )
-        store = Store(Path(record["store"]))
+        store = Store(self.store)
         key = record["stages"][stage]["key"]
         artifact = store.find(stage, key)
         if artifact is None:
@@ -250,11 +272,11 @@ def _recorded(this: Run, recipe: Recipe, store: Store) -> dict[str, dict[str, An
     try:
         record = this.record
         stages = record["stages"]
-        same = (record["store"], record["recipe"]) == (
-            str(store.root),
+        same = (this.store, record["recipe"]) == (
+            store.root,
             recipe.model_dump(mode="json"),
         )
-    except (StoreError, OSError, LookupError):
+    except (StoreError, OSError, LookupError, TypeError):
         return {}  # there is none, or it is damaged and this run writes it anew
     whole = isinstance(stages, dict) and all(isinstance(one, dict) for one in stages.values())
     return dict(stages) if same and whole else {}
@@ -284,7 +306,7 @@ def write_report(this: Run) -> dict[str, Any]:
 def verify(this: Run) -> dict[str, list[str]]:
     """Rehash every artifact of a run. Stage -> what is wrong with it (empty if nothing is)."""
     record = this.record
-    store = Store(Path(record["store"]))
+    store = Store(this.store)
     found: dict[str, list[str]] = {}
     for name, stage in record["stages"].items():
         try:
