@@ -26,6 +26,7 @@ from potstill import (
     builtin,
     distill,
     drifting,
+    editing,
     errors,
     improve,
     needs,
@@ -201,6 +202,8 @@ def python_page() -> str:
     lines += ["# `potstill.studio`", "", (studio.__doc__ or "").strip(), ""]
     lines += _names(studio, ["open_studio"])
     lines += _section("potstill.serve.gateway.ServeConfig", ServeConfig, {})
+    lines += ["# `potstill.editing`", "", (editing.__doc__ or "").strip(), ""]
+    lines += _names(editing, ["decide", "take_back", "edits_of", "waiting", "rows_of"])
     lines += ["# `potstill.drifting`", "", (drifting.__doc__ or "").strip(), ""]
     lines += _names(drifting, ["read_drift", "dismiss", "write_drift_page", "taught"])
     lines += ["# `potstill.serve.drift`", "", (drift.__doc__ or "").strip(), ""]

@@ -33,6 +33,7 @@ from potstill.cli_options import (
     out,
     print_json,
 )
+from potstill.cli_rows import rows_command
 from potstill.cli_serve import feedback, keys_app, serve
 from potstill.cli_studio import studio
 from potstill.errors import PotstillError, StoreError, UsageError
@@ -65,6 +66,7 @@ app.command()(promote)
 app.command()(rollback)
 app.command()(versions)
 app.command()(ab)
+app.command("rows")(rows_command)
 app.command()(studio)
 app.add_typer(keys_app, name="keys")
 

@@ -16,6 +16,7 @@ from starlette.types import ASGIApp
 from potstill.errors import PotstillError, UsageError
 from potstill.studio import (
     data_page,
+    decisions,
     home,
     new_run,
     play_page,
@@ -39,7 +40,7 @@ def application(studio: Studio) -> ASGIApp:
     """The studio as an ASGI application."""
     app = FastAPI(title="Potstill studio", docs_url=None, redoc_url=None, openapi_url=None)
     for part in (
-        home, new_run, uploads, run_page, data_page, results, play_page, search_page
+        home, new_run, uploads, run_page, data_page, decisions, results, play_page, search_page
     ):  # fmt: skip
         app.include_router(part.routes(studio))
     _static(app)
