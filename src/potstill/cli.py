@@ -96,6 +96,10 @@ def run(
     anyway: Annotated[
         bool, typer.Option("--anyway", help="Run though memory or disk look too small.")
     ] = False,
+    again: Annotated[
+        str | None,
+        typer.Option(metavar="STAGE", help="Run this finished stage once more, and all after it."),
+    ] = None,
     project: ProjectOption = None,
 ) -> None:
     """Run a recipe; the same command again goes on, or reuses what is finished."""
@@ -106,7 +110,13 @@ def run(
     loaded = Recipe.load(recipe, set_ or ())
     with display.following(console) as shown:
         finished = pipeline.run(
-            loaded, project, until=until, threads=threads, watch=shown, anyway=anyway
+            loaded,
+            project,
+            until=until,
+            threads=threads,
+            watch=shown,
+            anyway=anyway,
+            again=again,
         )
     if (until or pipeline.PIPELINE[-1].name) != pipeline.PIPELINE[-1].name:
         console.print(f"Stopped after {until}, as asked. Results: {finished.folder}")

@@ -10,6 +10,7 @@ import pytest
 
 import potstill
 from potstill.editing import decide, rows_of, waiting
+from potstill.errors import UsageError
 from potstill.records import Example
 from potstill.sample import sample_path
 
@@ -53,3 +54,31 @@ def test_a_run_goes_on_after_edits(small_recipe: dict[str, Any], tmp_path: Path)
         step.action == "reuse" for step in potstill.plan(again, tmp_path)
         if step.name in ("ingest", "generate", "curate")
     )  # fmt: skip
+
+
+def test_a_finished_stage_is_run_once_more_with_all_after_it(
+    small_recipe: dict[str, Any], tmp_path: Path
+) -> None:
+    text = sample_path("handbook.md").read_text("utf-8")
+    (tmp_path / "notes.md").write_text(text[:6000], "utf-8")
+    recipe = potstill.Recipe.from_dict(small_recipe)
+    with pytest.raises(UsageError, match="has not finished the stage curate"):
+        potstill.run(recipe, tmp_path, until="curate", again="curate")
+    run = potstill.run(recipe, tmp_path, until="curate")
+    first = {row.id: part for part, row in rows_of(run)}
+    kinds: list[tuple[str, str]] = []
+    run = potstill.run(
+        recipe, tmp_path, until="curate", again="generate",
+        watch=lambda event: kinds.append((event["stage"], event["kind"])),
+    )  # fmt: skip
+    done = [one for one in kinds if one[1] in ("skipped", "finished")]
+    assert done == [("ingest", "skipped"), ("generate", "finished"), ("curate", "finished")]
+    assert {row.id: part for part, row in rows_of(run)} == first
+    with pytest.raises(UsageError, match="no stage baking"):
+        potstill.run(recipe, tmp_path, again="baking")
+    held = [
+        event["memory_bytes"]
+        for event in map(json.loads, run.events.read_text().splitlines())
+        if event["kind"] == "progress"
+    ]
+    assert min(held) > 1e7

@@ -34,13 +34,15 @@ class Launcher:
         self._asked: dict[Path, float] = {}
         self._lock = threading.Lock()
 
-    def start(self, folder: Path, project: Path, *, anyway: bool = False) -> None:
-        """Start or go on with the run of that folder; nothing if it runs already.
+    def start(self, folder: Path, project: Path, *, anyway: bool = False, again: str = "") -> None:
+        """Start or go on with the run of that folder; nothing if it runs already. again: the stage
+        that is run once more, with all after it.
 
         Errors: StoreError if the log cannot be written.
         """
         command = [sys.executable, "-m", "potstill.cli", "run", str(folder / "recipe.yaml")]
         command += ["--project", str(project), *(["--anyway"] if anyway else [])]
+        command += ["--again", again] if again else []
         with self._lock:
             if self.running(folder):
                 return
