@@ -169,8 +169,8 @@ def run(
     `until` names the last stage to run. `watch` sees every event as it is written, and `pulse` is
     called several times a second while a stage runs: what either raises stops the run, which goes
     on at the next call. `folder`: the run's own, instead of `runs/<name>` of the project. `anyway`:
-    run though memory or disk look too small. `again`: a stage that is run once more, with all after it,
-    though their results are finished; these are deleted from the store before.
+    run though memory or disk look too small. `again`: a stage that is run once more, with all after
+    it, though they are finished; their results are deleted from the store before.
     Errors: UnavailableError or MachineError, before anything is done, for what stands in the way;
     PotstillError of the stage that failed; what was finished before stays.
     """
