@@ -23,6 +23,7 @@ from potstill.studio import (
     results,
     run_page,
     search_page,
+    service_page,
     uploads,
 )
 from potstill.studio.guard import Guard
@@ -40,7 +41,8 @@ def application(studio: Studio) -> ASGIApp:
     """The studio as an ASGI application."""
     app = FastAPI(title="Potstill studio", docs_url=None, redoc_url=None, openapi_url=None)
     for part in (
-        home, new_run, uploads, run_page, data_page, decisions, results, play_page, search_page
+        home, new_run, uploads, run_page, data_page, decisions, results, play_page, search_page,
+        service_page,
     ):  # fmt: skip
         app.include_router(part.routes(studio))
     _static(app)
