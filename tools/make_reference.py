@@ -24,6 +24,7 @@ from pydantic_core import PydanticUndefined
 import potstill
 from potstill import (
     builtin,
+    disagreeing,
     distill,
     drifting,
     editing,
@@ -38,7 +39,16 @@ from potstill import (
 )
 from potstill.cli import app
 from potstill.distill import losses
-from potstill.evaluate import answer_scores, compare, gate, judge, overlap, predictions, trials
+from potstill.evaluate import (
+    answer_scores,
+    compare,
+    disagreement,
+    gate,
+    judge,
+    overlap,
+    predictions,
+    trials,
+)
 from potstill.models.spans import decoding, reader
 from potstill.recipe import Recipe, SpanRecipe
 from potstill.serve import drift, review
@@ -60,6 +70,7 @@ EVALUATION = {
     predictions: ["score_file", "score_answers"],
     answer_scores: ["Gold", "score_answer", "squad_v2"],
     overlap: ["sentence_bleu", "corpus_bleu", "bleu_counts", "chrf", "rouge"],
+    disagreement: ["disagreement", "TokenGap"],
     compare: ["Compared", "compare"],
     gate: ["gate", "fewest_rows"],
     trials: ["compare_versions", "Votes", "newcombe", "wilson", "fisher_exact"],
@@ -202,6 +213,8 @@ def python_page() -> str:
     lines += ["# `potstill.studio`", "", (studio.__doc__ or "").strip(), ""]
     lines += _names(studio, ["open_studio"])
     lines += _section("potstill.serve.gateway.ServeConfig", ServeConfig, {})
+    lines += ["# `potstill.disagreeing`", "", (disagreeing.__doc__ or "").strip(), ""]
+    lines += _names(disagreeing, ["disagreement_on"])
     lines += ["# `potstill.editing`", "", (editing.__doc__ or "").strip(), ""]
     lines += _names(editing, ["decide", "take_back", "edits_of", "waiting", "rows_of"])
     lines += ["# `potstill.drifting`", "", (drifting.__doc__ or "").strip(), ""]

@@ -18,6 +18,7 @@ from potstill.cli_adapters import adapters_app
 from potstill.cli_ask import ask
 from potstill.cli_before import new, plan, recipes
 from potstill.cli_config import config_app
+from potstill.cli_disagree import disagree
 from potstill.cli_drift import drift
 from potstill.cli_evaluate import compare_command, eval_command
 from potstill.cli_export import export, push
@@ -61,6 +62,7 @@ app.command()(serve)
 app.command()(feedback)
 app.command()(monitoring)
 app.command()(drift)
+app.command()(disagree)
 app.command()(improve)
 app.command()(promote)
 app.command()(rollback)
