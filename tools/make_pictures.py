@@ -37,7 +37,8 @@ def main() -> None:
         with Studio(project) as studio:
             for name, path in (
                 ("runs", "/"), ("new", "/new?from=quickstart"), ("run", f"/runs/{run}"),
-                ("data", f"/runs/{run}/data"), ("edit", f"/runs/{run}/data"), ("results", f"/runs/{run}/results"),
+                ("data", f"/runs/{run}/data"), ("edit", f"/runs/{run}/data"),
+                ("results", f"/runs/{run}/results"),
                 ("chat", f"/runs/{run}/chat"), ("service", f"/runs/{run}/service"),
                 ("search", "/search?from=quickstart"),
             ):  # fmt: skip

@@ -96,6 +96,7 @@ def _shown(path: Path) -> Path:
 def _list(this: Any, split: str | None, as_json: bool) -> None:
     from potstill import display, editing
     from potstill.errors import UsageError
+    from potstill.records import Rejected
 
     if split not in (None, "train", "validation", "test", "rejected"):
         raise UsageError(
@@ -114,12 +115,12 @@ def _list(this: Any, split: str | None, as_json: bool) -> None:
         return
     table = []
     for part, row in found:
-        inner = row.row if part == "rejected" else row.model_dump()
+        inner = row.row if isinstance(row, Rejected) else row.model_dump()
         answers = inner.get("answers") or ("",)
         table.append(
             [
                 row.id,
-                getattr(row, "reason", "") or part,
+                row.reason if isinstance(row, Rejected) else part,
                 str(inner.get("question", ""))[:SHOWN],
                 str(answers[0])[:SHOWN],
                 decided[row.id].action if row.id in decided else "",
