@@ -188,13 +188,15 @@ def run(
     on: str | None = None,
     workers: int | None = None,
     shared: bool = False,
+    again: str | None = None,
 ) -> Run:
     """Take a recipe through the stages; finished ones are reused, a killed one goes on.
 
     `until` names the last stage to run. `watch` sees every event as it is written, and `pulse` is
     called several times a second while a stage runs: what either raises stops the run, which goes
     on at the next call. `folder`: the run's own, instead of `runs/<name>` of the project. `anyway`:
-    run though memory or disk look too small.
+    run though memory or disk look too small. `again`: a stage that is run once more, with all after
+    it, though they are finished; their results are deleted from the store before.
     `on`: where the work is done: None for this process's machine, `ray` for Ray on this machine's
     cores, `ray://host:port` for a cluster (docs/guides/cluster.md). Then `workers` is the most of
     them at once, `threads` what each may use, and `shared` says that the project folder has the
@@ -216,6 +218,8 @@ def run(
             raise obstacle
     folder = folder or project / "runs" / recipe.name
     with claimed(folder, f"The run {recipe.name}"):
+        if again is not None:
+            _discard(Run(folder), runner.store, again)
         return _run_locked(recipe, runner, steps, Run(folder), watch or _nobody)
 
 
@@ -265,6 +269,25 @@ def _run_locked(
         raise
     emit("run_finished", seconds=round(time.monotonic() - began, 1))
     return this
+
+
+def _discard(this: Run, store: Store, first: str) -> None:
+    """Delete the results of a stage and of those after it. Errors: UsageError, StoreError."""
+    names = [one.name for one in PIPELINE]
+    if first not in names:
+        raise UsageError(f"There is no stage {first}.", f"The stages are {', '.join(names)}.")
+    try:
+        stages = this.record["stages"]
+    except (StoreError, OSError, LookupError):
+        stages = {}
+    if first not in stages:
+        raise UsageError(
+            f"The run {this.folder.name} has not finished the stage {first} yet.",
+            "Run it without --again: it goes on by itself.",
+        )
+    for name in (first, *_later(first)):
+        if name in stages:
+            store.discard(name, stages[name]["key"])
 
 
 def _recorded(this: Run, recipe: Recipe, store: Store) -> dict[str, dict[str, Any]]:
