@@ -128,6 +128,13 @@ def new(
 def plan(
     recipe: RecipeArgument,
     set_: SetOption = None,
+    cluster: Annotated[
+        str | None,
+        typer.Option(
+            help="Say instead what every stage would take there, and what binds: 8xH100, "
+            "2x8xA100-80GB, cpu."
+        ),
+    ] = None,
     as_json: JsonOption = False,
     project: ProjectOption = None,
 ) -> None:
@@ -139,11 +146,16 @@ def plan(
     from potstill.outlook import this_processor
     from potstill.recipe import Recipe
 
-    found = pipeline.plan(Recipe.load(recipe, set_ or ()), project)
+    found = pipeline.plan(Recipe.load(recipe, set_ or ()), project, cluster=cluster)
     if as_json:
         print_json(found.as_dict())
         return
     console = out()
+    if found.cluster is not None:
+        from potstill.display_cluster import show
+
+        show(found.cluster, found.assumes, console)
+        return
     console.print(display.plan_table(found))
     if any(step.estimate for step in found):
         assumed = f", and for {found.assumes}, as the files are not there yet" * bool(found.assumes)

@@ -11,7 +11,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,8 @@ from potstill.core.machine import describe, usable_cores
 from potstill.core.runner import Pulse, Runner, Step
 from potstill.core.stage import Artifact, Stage
 from potstill.core.store import Store, check_files
+from potstill.costs import parse_cluster
+from potstill.costs.stages import plan_on
 from potstill.distill import extractive as distill_spans
 from potstill.errors import MachineError, PotstillError, StoreError, UsageError
 from potstill.evaluate import extractive as evaluate_spans
@@ -136,11 +138,20 @@ def open_run(name: str | Path, project: Path | None = None) -> Run:
     raise UsageError(f"There is no run {name}.", hint)
 
 
-def plan(recipe: Recipe, project: Path | None = None) -> Plan:
+def plan(recipe: Recipe, project: Path | None = None, *, cluster: str | None = None) -> Plan:
     """What `run` would do now, step by step, with the reason and the expected cost; which models
-    it would fetch; what stands in its way. Fetches nothing."""
+    it would fetch; what stands in its way. Fetches nothing.
+
+    cluster: also what every stage would take on hardware of that name (8xH100, 2x8xA100-80GB, cpu),
+    in `Plan.cluster`. Errors: UsageError for a name that is none.
+    """
+    asked = parse_cluster(cluster) if cluster else None
+    steps = steps_of(recipe)
     runner = _runner(recipe, (project or Path.cwd()).resolve(), None)
-    return _plan(recipe, runner, steps_of(recipe))
+    found = _plan(recipe, runner, steps)
+    if asked is None:
+        return found
+    return replace(found, cluster=plan_on(recipe, runner.figures(steps), asked))
 
 
 def _plan(recipe: Recipe, runner: Runner, steps: list[Step]) -> Plan:

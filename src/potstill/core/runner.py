@@ -76,6 +76,19 @@ class Runner:
 
     def plan(self, steps: Sequence[Step]) -> list[PlannedStep]:
         """What `run` would do now. Starts nothing and writes nothing."""
+        return self._survey(steps)[0]
+
+    def figures(self, steps: Sequence[Step]) -> dict[str, Figures]:
+        """Of each stage by name, what later ones have to work on and what it costs: its estimate,
+        with the counts of a finished one instead of guesses."""
+        planned, figures = self._survey(steps)
+        for step, one in zip(steps, planned, strict=True):
+            if one.action == "reuse":
+                name = step.stage.name
+                figures[name] = {**self._expected(step, figures), **figures[name]}
+        return figures
+
+    def _survey(self, steps: Sequence[Step]) -> tuple[list[PlannedStep], dict[str, Figures]]:
         done: dict[str, Artifact] = {}
         figures: dict[str, Figures] = {}
         planned = []
@@ -104,7 +117,7 @@ class Runner:
             action = "resume" if self.store.has_draft(name, key.value) else "run"
             reason = self._reason(name, key, action)
             planned.append(PlannedStep(name, action, reason, expected, key.value, advice))
-        return planned
+        return planned, figures
 
     def _facts(self, step: Step) -> tuple[Facts, PotstillError | None]:
         """The step's facts, or what it needs and cannot have now. What is wrong, as a model that
