@@ -29,6 +29,7 @@ from potstill.cli_options import (
     RecipeArgument,
     RunArgument,
     SetOption,
+    StoreOption,
     err,
     out,
     print_json,
@@ -94,6 +95,7 @@ def run(
     anyway: Annotated[
         bool, typer.Option("--anyway", help="Run though memory or disk look too small.")
     ] = False,
+    store: StoreOption = None,
     project: ProjectOption = None,
 ) -> None:
     """Run a recipe; the same command again goes on, or reuses what is finished."""
@@ -104,7 +106,13 @@ def run(
     loaded = Recipe.load(recipe, set_ or ())
     with display.following(console) as shown:
         finished = pipeline.run(
-            loaded, project, until=until, threads=threads, watch=shown, anyway=anyway
+            loaded,
+            project,
+            until=until,
+            threads=threads,
+            watch=shown,
+            anyway=anyway,
+            store=store,
         )
     if (until or pipeline.PIPELINE[-1].name) != pipeline.PIPELINE[-1].name:
         console.print(f"Stopped after {until}, as asked. Results: {finished.folder}")

@@ -16,6 +16,7 @@ from potstill.cli_options import (
     ProjectOption,
     RecipeArgument,
     SetOption,
+    StoreOption,
     out,
     print_json,
 )
@@ -135,6 +136,7 @@ def plan(
             "2x8xA100-80GB, cpu."
         ),
     ] = None,
+    store: StoreOption = None,
     as_json: JsonOption = False,
     project: ProjectOption = None,
 ) -> None:
@@ -146,7 +148,7 @@ def plan(
     from potstill.outlook import this_processor
     from potstill.recipe import Recipe
 
-    found = pipeline.plan(Recipe.load(recipe, set_ or ()), project, cluster=cluster)
+    found = pipeline.plan(Recipe.load(recipe, set_ or ()), project, cluster=cluster, store=store)
     if as_json:
         print_json(found.as_dict())
         return

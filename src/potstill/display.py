@@ -111,7 +111,9 @@ class Display:
         self._line(event["stage"], f"started{resumed}")
 
     def _on_skipped(self, event: dict[str, Any]) -> None:
-        self._line(event["stage"], "[dim]nothing changed, reused[/]")
+        self._line(
+            event["stage"], f"[dim]{escape(event.get('reason', 'nothing changed'))}, reused[/]"
+        )
 
     def _on_finished(self, event: dict[str, Any]) -> None:
         rejected = ""

@@ -20,6 +20,7 @@ from potstill.core.claims import claimed
 from potstill.core.events import Emitter
 from potstill.core.files import disk_errors, folder_files, read_json, write_atomic, write_json
 from potstill.core.machine import describe, usable_cores
+from potstill.core.remote import RemoteStore, is_address
 from potstill.core.runner import Pulse, Runner, Step
 from potstill.core.stage import Artifact, Stage
 from potstill.core.store import Store, check_files
@@ -52,6 +53,8 @@ SPANS: tuple[Stage, ...] = (
 )
 """Of a student that marks answers: the same stages by name and order."""
 
+STORE = "POTSTILL_STORE"
+"""The environment's name of the store: a folder or an address."""
 Watcher = Callable[[dict[str, Any]], None]
 
 
@@ -138,16 +141,22 @@ def open_run(name: str | Path, project: Path | None = None) -> Run:
     raise UsageError(f"There is no run {name}.", hint)
 
 
-def plan(recipe: Recipe, project: Path | None = None, *, cluster: str | None = None) -> Plan:
+def plan(
+    recipe: Recipe,
+    project: Path | None = None,
+    *,
+    cluster: str | None = None,
+    store: str | None = None,
+) -> Plan:
     """What `run` would do now, step by step, with the reason and the expected cost; which models
     it would fetch; what stands in its way. Fetches nothing.
 
     cluster: also what every stage would take on hardware of that name (8xH100, 2x8xA100-80GB, cpu),
-    in `Plan.cluster`. Errors: UsageError for a name that is none.
+    in `Plan.cluster`. store: as of `run`. Errors: UsageError for a name that is none.
     """
     asked = parse_cluster(cluster) if cluster else None
     steps = steps_of(recipe)
-    runner = _runner(recipe, (project or Path.cwd()).resolve(), None)
+    runner = _runner(recipe, (project or Path.cwd()).resolve(), None, store=store)
     found = _plan(recipe, runner, steps)
     if asked is None:
         return found
@@ -173,19 +182,22 @@ def run(
     folder: Path | None = None,
     pulse: Pulse | None = None,
     anyway: bool = False,
+    store: str | None = None,
 ) -> Run:
     """Take a recipe through the stages; finished ones are reused, a killed one goes on.
 
     `until` names the last stage to run. `watch` sees every event as it is written, and `pulse` is
     called several times a second while a stage runs: what either raises stops the run, which goes
     on at the next call. `folder`: the run's own, instead of `runs/<name>` of the project. `anyway`:
-    run though memory or disk look too small.
+    run though memory or disk look too small. `store`: a folder for finished results, or an address
+    (s3://bucket/prefix) that they are brought to and fetched from; else $POTSTILL_STORE, else the
+    recipe's `store`, else `store/` of the project alone.
     Errors: UnavailableError or MachineError, before anything is done, for what stands in the way;
     PotstillError of the stage that failed; what was finished before stays.
     """
     project = (project or Path.cwd()).resolve()
     steps = steps_of(recipe, until)
-    runner = _runner(recipe, project, threads, pulse)
+    runner = _runner(recipe, project, threads, pulse, store)
     for obstacle in _plan(recipe, runner, steps).obstacles:
         if not (anyway and isinstance(obstacle, MachineError)):
             raise obstacle
@@ -311,18 +323,34 @@ def stages_of(recipe: Recipe) -> tuple[Stage, ...]:
 
 
 def _runner(
-    recipe: Recipe, project: Path, threads: int | None, pulse: Pulse | None = None
+    recipe: Recipe,
+    project: Path,
+    threads: int | None,
+    pulse: Pulse | None = None,
+    store: str | None = None,
 ) -> Runner:
     if not project.is_dir():
         raise UsageError(f"The project folder {project} does not exist.")
+    named = store or os.environ.get(STORE) or recipe.store
     return Runner(
-        store_of(project), project, recipe.seed, threads or usable_cores(), pulse or (lambda: None)
+        store_of(project, named),
+        project,
+        recipe.seed,
+        threads or usable_cores(),
+        pulse or (lambda: None),
+        RemoteStore(named) if named and is_address(named) else None,
     )
 
 
-def store_of(project: Path) -> Store:
-    """Where the finished results of that project are."""
-    return Store(Path(os.environ.get("POTSTILL_STORE") or project / "store").resolve())
+def store_of(project: Path, named: str | None = None) -> Store:
+    """Where the finished results of that project are on this machine.
+
+    named: a folder, or an address, which is a copy elsewhere; None: what $POTSTILL_STORE says.
+    """
+    named = os.environ.get(STORE) if named is None else named
+    if not named or is_address(named):
+        return Store((project / "store").resolve())
+    return Store(Path(named).resolve())
 
 
 def _write_record(

@@ -68,6 +68,12 @@ class Recipe(BaseModel):
         "models that come without one, such as GPT-2. The student carries it into every file. "
         "Fills the `template` of every section that does not name its own.",
     )
+    store: str = Field(
+        "",
+        description="Where finished results go besides the project's own `store/`: an address such "
+        "as s3://bucket/prefix, or a folder instead of it. --store and $POTSTILL_STORE come before "
+        "it. Never with credentials.",
+    )
     ingest: IngestConfig = Field(description="Files -> documents -> chunks.")
     generate: GenerateConfig = Field(description="Chunks -> question-answer rows, by the teacher.")
     curate: CurateConfig = Field(description="Rows -> kept in a split, or rejected with a reason.")

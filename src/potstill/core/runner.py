@@ -19,6 +19,8 @@ from typing import Any
 
 from potstill.core.events import Emitter, follow
 from potstill.core.keys import StageKey, changed_parts, stage_key
+from potstill.core.mirror import bring, fetch, following
+from potstill.core.remote import RemoteStore
 from potstill.core.stage import Advice, Artifact, Facts, Figures, Stage, StageConfig
 from potstill.core.store import Store
 from potstill.errors import AbsentError, PotstillError, UnavailableError, by_name
@@ -66,6 +68,8 @@ class Runner:
     pulse: Pulse = lambda: None
     """Called several times a second while a stage runs; what it raises stops the stage, as Ctrl-C
     does, so that a caller in a thread of its own can be stopped too."""
+    remote: RemoteStore | None = None
+    """Where finished results are looked for before a stage runs, and brought afterwards."""
 
     def key(self, step: Step, done: Mapping[str, Artifact], facts: Facts | None = None) -> StageKey:
         """The step's key, given its finished inputs. facts: if they were gathered already."""
@@ -102,6 +106,13 @@ class Runner:
                 done[name] = artifact
                 figures[name] = self._counts(artifact)
                 planned.append(PlannedStep(name, "reuse", "nothing changed", {}, key.value))
+                continue
+            there = self.remote.find(self.store, name, key.value) if self.remote and key else None
+            if key and self.remote and there is not None:
+                done[name], manifest = there
+                figures[name] = manifest.get("counts", {})
+                reason = f"is in {self.remote.address}"
+                planned.append(PlannedStep(name, "reuse", reason, {}, key.value))
                 continue
             figures[name] = self._expected(step, figures)
             expected = self._corrected(name, figures[name])
@@ -187,24 +198,33 @@ class Runner:
             step.stage.facts(step.config, self.project)  # before an earlier stage spends hours
         done: dict[str, Artifact] = {}
         figures: dict[str, Figures] = {}
+        waiting: list[Artifact] = []
         for step in steps:
             name = step.stage.name
             key = self.key(step, done)
             artifact = self.store.find(name, key.value)
-            reused = artifact is not None
+            reused, reason = artifact is not None, "nothing changed"
+            if artifact is None and fetch(self.remote, self.store, name, key.value, watch):
+                artifact = self.store.find(name, key.value)
+                reused, reason = True, f"was in {self.remote.address if self.remote else ''}"
             if artifact is None:
                 expected = self._expected(step, figures)
-                self._spawn(step, key, done, expected, events, logs / f"{name}.log", watch)
+                with following(self.remote, self.store, name, key.value, events):
+                    self._spawn(step, key, done, expected, events, logs / f"{name}.log", watch)
                 artifact = self.store.find(name, key.value)
                 if artifact is None:
                     raise PotstillError(f"The stage {name} ended without a result.")
             else:
                 self.store.tidy(artifact)
-                Emitter(events, name).emit("skipped", key=key.value, reason="nothing changed")
-                watch({"stage": name, "kind": "skipped", "key": key.value})
+                Emitter(events, name).emit("skipped", key=key.value, reason=reason)
+                watch({"stage": name, "kind": "skipped", "key": key.value, "reason": reason})
             done[name] = artifact
             figures[name] = self._counts(artifact)
             finished(artifact, reused)
+            if not bring(self.remote, self.store, artifact, watch):
+                waiting.append(artifact)
+        for artifact in waiting:  # whose upload failed: once more, and now it counts
+            bring(self.remote, self.store, artifact, watch, again=True)
         return done
 
     def _spawn(

@@ -126,12 +126,25 @@ def _stage(
     spent: Spent,
     memory: float,
     figures: Figures,
-    **more: Any,
+    *,
+    parts: Mapping[str, float] | None = None,
+    sent: float = 0.0,
+    fits: bool = True,
+    changes: tuple[str, ...] = (),
 ) -> StageCost:
-    fields = {"parts": {}, "sent": 0.0, "fits": True, "changes": ()} | more
     store = figures.get("disk_bytes", 0.0)
     return StageCost(
-        name, how, spent.seconds, spent.binds, spent.by_resource, memory, store=store, **fields
+        name,
+        how,
+        spent.seconds,
+        spent.binds,
+        spent.by_resource,
+        memory,
+        parts or {},
+        sent,
+        store,
+        fits,
+        changes,
     )
 
 
@@ -245,7 +258,7 @@ def larger_device(memory: float, other: str = "") -> tuple[str, ...]:
 def _training(
     name: str, recipe: Recipe, figures: Mapping[str, Figures], cluster: Cluster
 ) -> StageCost:
-    distill = recipe.distill
+    distill: Any = recipe.distill  # of a recipe of spans another class
     if name == "correct":
         if recipe.correct.method == "none":
             return _stage("correct", "host", bound((), cluster), 0.0, {})
