@@ -30,11 +30,13 @@ check: $(READY)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python tools/make_reference.py --check
+	$(BIN)/python tools/make_scaling.py --check
 
 format: $(READY)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 	$(BIN)/python tools/make_reference.py
+	$(BIN)/python tools/make_scaling.py
 
 bench: $(READY)
 	@$(BIN)/python benchmarks/$(NAME).py

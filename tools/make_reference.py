@@ -36,6 +36,7 @@ from potstill import (
     tune,
 )
 from potstill.cli import app
+from potstill.costs import binding, cluster, decoder, signals, stages, training
 from potstill.distill import losses
 from potstill.evaluate import answer_scores, compare, gate, judge, overlap, predictions, trials
 from potstill.models.spans import decoding, reader
@@ -53,6 +54,15 @@ BEFORE_A_RUN = {
     project: ["new_project", "Project"],
 }
 """What is known before anything is started or fetched."""
+COSTS = {
+    cluster: ["parse_cluster", "accelerators", "Cluster", "Accelerator"],
+    decoder: ["published", "of_size", "Decoder"],
+    training: ["Training", "memory_of", "step_of", "sent_of"],
+    signals: ["sources", "crossing", "cheapest", "Source"],
+    binding: ["bound", "Phase", "Spent"],
+    stages: ["ClusterPlan", "StageCost"],
+}
+"""What anything costs on any hardware, in the order in which one needs the other."""
 DRIFT = ["Tested", "mmd_test", "median_bandwidth", "psi", "psi_test", "numbers_test", "holm"]
 """The tests by themselves, for any two samples."""
 EVALUATION = {
@@ -187,6 +197,9 @@ def python_page() -> str:
     lines = [NOTE, "", "# Python", "", (potstill.__doc__ or "").strip(), ""]
     lines += _names(potstill, potstill.__all__)
     for module, names in BEFORE_A_RUN.items():
+        lines += [f"# `{module.__name__}`", "", (module.__doc__ or "").strip(), ""]
+        lines += _names(module, names)
+    for module, names in COSTS.items():
         lines += [f"# `{module.__name__}`", "", (module.__doc__ or "").strip(), ""]
         lines += _names(module, names)
     lines += ["# `potstill.models.spans`", "", (reader.__doc__ or "").strip(), ""]

@@ -1,9 +1,11 @@
 """What a run brings to the remote store, and fetches from it; checkpoints while a stage runs.
 
 In: a remote store, a stage's draft or result. Out: what another machine needs to go on after this
-one is taken away, and the steps by which a run uses both stores. Only folders that are whole are brought: those that hold the mark `complete.json`, which is
-written when nothing in them changes any more. Of everything else in a draft a copy could be half of
-one moment and half of another.
+one is taken away, and the steps by which a run uses both stores.
+
+Of a draft only folders that are whole are brought: those that hold the mark `complete.json`, which
+is written when nothing in them changes any more. Of everything else a copy could be half of one
+moment and half of another.
 
     <stage>/<key>.draft/<digest>/…      one folder's files
     <stage>/<key>.draft/index.json      which folders there are, and their files' digests; last

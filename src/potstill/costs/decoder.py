@@ -20,12 +20,13 @@ from potstill.errors import ModelError
 from potstill.models.shape import Shape, shape_of_config
 from potstill.models.size import expected_parameters, folder_config
 
-KEPT_OF_HIDDEN, KEPT_OF_QUERIES, KEPT_OF_KEYS, KEPT_OF_INNER = 20, 4, 4, 8
-"""Bytes that a layer keeps of a token for its backward pass, for each of its features: two norms
-over an fp32 stream (input and normalised in 4 bytes, what the products read in 2), queries and
-attention's output, keys and values, and gate, up, activation and their product, all in 2. Attention
-keeps no probabilities (Dao et al. 2022, arXiv:2205.14135). Counted as Korthikanti et al. 2022
-(arXiv:2205.05198) count, for gated MLPs without dropout."""
+KEPT_OF_HIDDEN, KEPT_OF_QUERIES, KEPT_OF_KEYS, KEPT_OF_INNER = 26, 4, 4, 8
+"""Bytes that a layer keeps of a token for its backward pass, for each of its features. Hidden: of two
+norms over an fp32 stream the input and the normalised in 4 bytes each, and what queries, keys,
+values, gate and up each read in 2, as autocast casts for every product. Queries and attention's
+output, keys and values, and gate, up, activation and their product: all in 2. Attention keeps no
+probabilities (Dao et al. 2022, arXiv:2205.14135). Counted as Korthikanti et al. 2022
+(arXiv:2205.05198) count; a test holds it against what autograd saves."""
 KEPT_OF_INPUT = 4
 """Bytes a feature that a layer keeps whose rest is computed again: its fp32 input."""
 

@@ -15,7 +15,8 @@ from dataclasses import dataclass, replace
 from potstill.costs.binding import Phase, Spent, bound
 from potstill.costs.cluster import Cluster
 from potstill.costs.decoder import Decoder
-from potstill.costs.training import Held, Training, step_of
+from potstill.costs.training import Held, Training, fits, needs_shards, step_of
+from potstill.distill.loading import PASS_TOKENS
 from potstill.distill.plan import stored_bytes
 
 KINDS: dict[str, Held] = {
@@ -48,14 +49,18 @@ class Source:
 def reading(teacher: Decoder, tokens: float, seen: float, stored: float, cluster: Cluster) -> Phase:
     """The teacher's pass over `tokens` that writes a file of `stored` bytes a token.
 
-    Every rank has its share of the tokens; weights are read once for 4,096 of them.
+    Every rank has its share of the tokens; weights are read once for 4,096 of them, and gathered
+    from the other ranks where one cannot hold them all.
     """
     mine = tokens / cluster.ranks
-    number = cluster.accelerator.number_bytes
+    weights = float(cluster.accelerator.number_bytes * teacher.weights)
+    passes = max(1.0, mine / PASS_TOKENS)
+    gathered = 0.0 if fits(weights, cluster) else (1 - 1 / cluster.ranks) * weights * passes
     return Phase(
         "reading",
         flops=teacher.forward(mine, seen, mine),
-        traffic=number * teacher.weights * max(1.0, mine / 4096),
+        traffic=weights * passes,
+        sent=gathered,
         storage=stored * tokens / cluster.hosts,
     )
 
@@ -65,7 +70,8 @@ def sources(
 ) -> dict[str, Source]:
     """Every source by name, for passes over `tokens` of a training; training.teacher is needed.
 
-    A file that needs more time on the disk than the step on the device waits for the disk.
+    A file that needs more time on the disk than the step on the device waits for the disk. What does
+    not fit as whole copies is sharded.
     """
     teacher = training.teacher
     assert teacher is not None
@@ -74,7 +80,7 @@ def sources(
     for kind, held in KINDS.items():
         stored = stored_bytes(kind, count, teacher.hidden)
         one = replace(training, teacher_held=held, signal_bytes=stored)
-        step = step_of(one, cluster)
+        step = step_of(one, cluster, sharded=needs_shards(one, cluster))
         making = bound((), cluster)
         if kind != "live":
             making = bound([reading(teacher, tokens, training.seen, stored, cluster)], cluster)

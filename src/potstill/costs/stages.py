@@ -21,6 +21,7 @@ from potstill.costs.binding import USABLE, Phase, Spent, bound, shares
 from potstill.costs.cluster import HERE, Cluster, accelerators
 from potstill.costs.fitting import nearest_change
 from potstill.costs.signals import reading
+from potstill.costs.training import OVERHEAD
 from potstill.costs.trainings import correction, distillation, spans
 from potstill.distill import DistillConfig
 from potstill.distill.loading import cut_bytes
@@ -31,9 +32,6 @@ from potstill.generate.plan import asked_of
 from potstill.inference.open import resolve_backend
 from potstill.models.size import expected_parameters
 from potstill.recipe import Recipe
-
-OVERHEAD = 1.5e9
-"""Bytes of a device besides weights, keys and values: the libraries' own and what a pass needs."""
 
 
 @dataclass(frozen=True)
@@ -269,12 +267,9 @@ def _training(
         phases = _before(distill, case.one.teacher, figures, case.one.signal_bytes, cluster)
     else:
         case, phases = spans(distill, figures), []
-    memory = training.memory_of(case.one, cluster)
+    sharded = training.needs_shards(case.one, cluster)
+    memory = training.memory_of(case.one, cluster, sharded=sharded)
     needed = OVERHEAD + sum(memory.values())
-    sharded = cluster.ranks > 1 and not training.fits(needed, cluster)
-    if sharded:
-        memory = training.memory_of(case.one, cluster, sharded=True)
-        needed = OVERHEAD + sum(memory.values())
     fitting = training.fits(needed, cluster)
     changes = () if fitting else nearest_change(case.one, cluster, OVERHEAD, name)
     cut = _cut(distill, case.one) if name == "distill" else 0.0

@@ -106,6 +106,16 @@ def memory_of(training: Training, cluster: Cluster, *, sharded: bool = False) ->
     }
 
 
+OVERHEAD = 1.5e9
+"""Bytes of a device besides weights, keys and values: the libraries' own and what a pass needs."""
+
+
+def needs_shards(training: Training, cluster: Cluster) -> bool:
+    """Whether whole copies do not fit on each of several ranks."""
+    needed = OVERHEAD + sum(memory_of(training, cluster).values())
+    return cluster.ranks > 1 and not fits(needed, cluster)
+
+
 def fits(needed: float, cluster: Cluster) -> bool:
     """Whether a rank's memory holds it."""
     return needed <= USABLE * cluster.accelerator.memory
