@@ -2,9 +2,9 @@
 
     python benchmarks/scale_costs.py [--tokens 1024] [--rounds 3]
 
-In: nothing but the machine; the models are random ones of SmolLM2-135M's shape and of half its depth.
-Out: one JSON line a figure: the machine's own rates beside the table's, a training step's seconds,
-bytes that autograd keeps. Under two minutes on two idle cores. What it
+In: nothing but the machine; the models are random ones of SmolLM2-135M's shape and of half its
+depth. Out: one JSON line a figure: the machine's own rates beside the table's, a training step's
+seconds, bytes that autograd keeps. Under two minutes on two idle cores. What it
 does not measure is any accelerator: those figures are carried on from documents.
 """
 

@@ -1,10 +1,11 @@
-"""Write the tables and pictures of docs/scaling.md from the cost model, so that they cannot disagree.
+"""Write the tables and pictures of docs/scaling.md from the cost model, so that they cannot
+disagree.
 
     python tools/make_scaling.py            write them
     python tools/make_scaling.py --check    exit 1 if one is not what the model says
 
-In: `potstill.costs` and its tables of data. Out: what stands between the marks of docs/scaling.md, and
-docs/pictures/scaling-*.svg. Arithmetic alone; measures nothing.
+In: `potstill.costs` and its tables of data. Out: what stands between the marks of docs/scaling.md,
+and docs/pictures/scaling-*.svg. Arithmetic alone; measures nothing.
 """
 
 from __future__ import annotations
@@ -32,11 +33,12 @@ from potstill.costs import (
 )
 from potstill.costs.cluster import Cluster
 from potstill.costs.signals import reading
-from potstill.costs.training import OVERHEAD, fits, sent_of
+from potstill.costs.training import OVERHEAD, fits, sent_of, whole_bytes
+from potstill.display import duration, size
 from potstill.distill.loading import LIBRARIES
 from potstill.distill.plan import stored_bytes
-from potstill.display import duration, size
 from potstill.inference.endpoint import EndpointConfig
+from potstill.models.adapter_config import Precision
 
 DOCS = Path(__file__).parent.parent / "docs"
 PAGE = DOCS / "scaling.md"
@@ -73,11 +75,23 @@ def lesson(student: str, teacher: str) -> Training:
         known[student],
         known[teacher],
         "live",
+        teacher_precision=precision_of(teacher),
         micro_tokens=MICRO,
         step_tokens=STEP,
         seen=SEEN,
         checkpointed=True,
     )
+
+
+def precision_of(teacher: str) -> Precision:
+    """Of a teacher in the tables: in 4 bits where half an H100 does not hold it in bf16."""
+    small = 2 * published()[teacher].weights < accelerators()["H100"].memory / 2
+    return "full" if small else "4bit"
+
+
+def called(teacher: str) -> str:
+    """Its name, and that it is in 4 bits."""
+    return teacher + (", 4 bits" if precision_of(teacher) == "4bit" else "")
 
 
 def power(count: float) -> str:
@@ -107,18 +121,23 @@ def devices() -> str:
 
 def teachers() -> str:
     """What reading text with a teacher takes."""
-    cluster, rows = parse_cluster(EIGHT), []
+    rows = []
     for name in TEACHERS:
         one = published()[name]
-        took = [bound([reading(one, n, SEEN, 0.0, cluster)], cluster).seconds for n in SIZES]
-        flops = one.forward(1, SEEN, 1)
-        rows.append(
-            [name, f"{one.weights / 1e9:.1f}B", f"{flops / 1e9:,.0f} GFLOP"]
-            + [size(2 * one.weights), size(one.cache_bytes())]
-            + [duration(seconds) for seconds in took]
-        )
-    header = ["teacher", "weights", "a token", "weights in bf16", "keys and values a token"]
-    return table([*header, *(f"{power(n)} tokens" for n in SIZES)], rows)
+        ways: dict[str, tuple[str, Precision]] = {"": (EIGHT, "full")}
+        if precision_of(name) == "4bit":
+            ways |= {", 4 bits": (EIGHT, "4bit"), " ": ("8xB200", "full")}
+        for said, (hardware, precision) in ways.items():
+            cluster = parse_cluster(hardware)
+            held = whole_bytes(one, precision, 2)
+            how = "whole" if fits(held, cluster) else "by layers"
+            cells = [name + said.rstrip(), f"`{hardware}`", size(held), how]
+            for tokens in SIZES:
+                phase = reading(one, tokens, SEEN, 0.0, cluster, precision)
+                spent = bound([phase], cluster)
+                cells.append(f"{duration(spent.seconds)}, {spent.binds}")
+            rows.append(cells)
+    return table(["teacher", "on", "bytes", "held", *(f"{power(n)} tokens" for n in SIZES)], rows)
 
 
 def files() -> str:
@@ -140,12 +159,13 @@ def crossings() -> str:
             if published()[student].weights >= published()[teacher].weights:
                 continue
             found = sources(lesson(student, teacher), 1e9, cluster)
-            cells = [duration(found["live"].a_pass.seconds)]
+            live = found["live"]
+            cells = [duration(live.a_pass.seconds) if live.fits else "does not fit"]
             for kind in FILES:
                 one = found[kind]
-                point = times(crossing(found["live"], one))
+                point = times(crossing(live, one)) if live.fits else "only way"
                 cells.append(f"{duration(one.a_pass.seconds)}, {one.a_pass.binds}; {point}")
-            rows.append([student, teacher, *cells])
+            rows.append([student, called(teacher), *cells])
     return table(["student", "teacher", "live", *(f"`{kind}`" for kind in FILES)], rows)
 
 
@@ -162,7 +182,7 @@ def disks() -> str:
                 one = found[kind]
                 others = max(s for n, s in one.a_pass.by_resource.items() if n != "storage")
                 cells.append(f"{size(one.file_bytes / others)}/s")
-            rows.append([student, teacher, *cells])
+            rows.append([student, called(teacher), *cells])
     return table(["student", "teacher", *(f"`{kind}`" for kind in FILES)], rows)
 
 
@@ -181,7 +201,7 @@ def best() -> str:
                     f"`{one.kind}`, {duration(one.seconds(passes))}",
                     f"`{any_.kind}`, {duration(any_.seconds(passes))}",
                 ]
-            rows.append([power(tokens), teacher, *cells])
+            rows.append([power(tokens), called(teacher), *cells])
     header = ["tokens", "teacher", "1 pass, exact", "1 pass, any", "3 passes, exact"]
     return table([*header, "3 passes, any"], rows)
 
@@ -196,7 +216,7 @@ def ranks() -> str:
             for held in ("live", "output"):
                 one = replace(lesson(student, teacher), teacher_held=held)
                 for name in (EIGHT, "8x8xH100"):
-                    rows.append([student, teacher, held, f"`{name}`", *_ways(one, name)])
+                    rows.append([student, called(teacher), held, f"`{name}`", *_ways(one, name)])
     header = ["student", "teacher", "held of it", "on", "DDP: memory", "sent a step"]
     return table([*header, "FSDP: memory", "sent a step"], rows)
 
@@ -312,12 +332,12 @@ def picture(title: str, lines: Sequence[Line], x_label: str, y_label: str) -> st
     assert inner is not None
     top, keys = 34, []
     for place, line in enumerate(lines):
-        x, y = LEFT + 130 * (place % 3), HEIGHT + top + 14 + 16 * (place // 3)
+        x, y = LEFT + 190 * (place % 2), HEIGHT + top + 14 + 16 * (place // 2)
         keys.append(
             f'<path class="curve {line.style}" d="M{x} {y - 4}h22"/>'
             f'<text x="{x + 28}" y="{y}">{escape(line.label)}</text>'
         )
-    height = HEIGHT + top + 22 + 16 * ((len(lines) - 1) // 3)
+    height = HEIGHT + top + 22 + 16 * ((len(lines) - 1) // 2)
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" role="img" '
         f'aria-label="{escape(title, quote=True)}"><style>{STYLE}</style>'
@@ -329,24 +349,24 @@ def picture(title: str, lines: Sequence[Line], x_label: str, y_label: str) -> st
 
 def crossing_picture() -> str:
     """Time against passes, a line a source."""
-    found = sources(lesson("SmolLM2-1.7B", "Llama-3-70B"), 1e9, parse_cluster(EIGHT))
+    found = sources(lesson("SmolLM2-135M", "Llama-2-7B"), 1e9, parse_cluster(EIGHT))
     lines = [
         Line(kind, f"s{place}", [(n, one.seconds(n) / 3600) for n in range(7)])
         for place, (kind, one) in enumerate(found.items())
     ]
-    title = "A billion tokens, 70B teaching 1.7B on 8 H100"
+    title = "A billion tokens, 7B teaching 135M on 8 H100"
     return picture(title, lines, "passes over the tokens", "hours")
 
 
 def memory_picture() -> str:
     """Memory of a rank against their number."""
-    one = replace(lesson("Llama-2-7B", "Llama-3-70B"), teacher_held="live")
+    one = lesson("Llama-2-7B", "Llama-2-13B")
     counts = (1, 2, 4, 8, 16, 24, 32)
     h100 = accelerators()["H100"]
     clusters = [Cluster(h100, max(1, n // 8), min(n, 8)) for n in counts]
     lines = []
     for place, (held, sharded) in enumerate(
-        ((h, s) for h in ("live", "output") for s in (False, True))
+        (h, s) for h in ("live", "output") for s in (False, True)
     ):
         case = replace(one, teacher_held=held)
         points = [
@@ -354,7 +374,7 @@ def memory_picture() -> str:
         ]
         label = f"{'FSDP' if sharded else 'DDP'}, {'live' if held == 'live' else 'states in file'}"
         lines.append(Line(label, f"s{place}", points))
-    title = "Memory of a rank: 70B teaching 7B, 8,192 tokens at once"
+    title = "Memory of a rank: 13B teaching 7B, 8,192 tokens at once"
     return picture(title, lines, "ranks", "GB; an H100 has 80")
 
 

@@ -14,6 +14,7 @@ from potstill.costs.stages import ClusterPlan, StageCost
 from potstill.display import duration, size, table
 
 HOST = "host"
+BEFORE = ("cut", "reading")
 
 
 def show(plan: ClusterPlan, assumes: str, console: Console) -> None:
@@ -29,10 +30,11 @@ def show(plan: ClusterPlan, assumes: str, console: Console) -> None:
     console.print(drawn)
     for one in plan.stages:
         if len(one.parts) > 1:
-            parts = [f"{name} {size(count)}" for name, count in one.parts.items() if name != "cut"]
-            cut = one.parts.get("cut")
-            before = f"; before it, to cut the student, {size(cut)}" if cut else ""
-            _print(console, f"Memory of {one.name}: {', '.join(parts)}{before}.")
+            parts = [f"{name} {size(count)}" for name, count in one.parts.items()]
+            during = [part for part in parts if part.split()[0] not in BEFORE]
+            before = [part for part in parts if part.split()[0] in BEFORE]
+            said = f"; before it, {', '.join(before)}" if before else ""
+            _print(console, f"Memory of {one.name}: {', '.join(during)}{said}.")
     for one in plan.stages:
         if not one.fits:
             what = " ".join(f"--set {part}" if "=" in part else part for part in one.changes)

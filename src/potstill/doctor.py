@@ -29,6 +29,7 @@ PURPOSES = {
     "tune": "search for the best settings",
     "onnx": "write models that mark answers as ONNX, and serve them",
     "otel": "send the service's traces to a collector",
+    "remote": "share finished results with other machines",
 }
 QUICKSTART_MEMORY = 6 * 10**9
 QUICKSTART_DISK = 6 * 10**9

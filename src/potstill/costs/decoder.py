@@ -21,8 +21,8 @@ from potstill.models.shape import Shape, shape_of_config
 from potstill.models.size import expected_parameters, folder_config
 
 KEPT_OF_HIDDEN, KEPT_OF_QUERIES, KEPT_OF_KEYS, KEPT_OF_INNER = 26, 4, 4, 8
-"""Bytes that a layer keeps of a token for its backward pass, for each of its features. Hidden: of two
-norms over an fp32 stream the input and the normalised in 4 bytes each, and what queries, keys,
+"""Bytes that a layer keeps of a token for its backward pass, for each of its features. Hidden: of
+two norms over an fp32 stream the input and the normalised in 4 bytes each, and what queries, keys,
 values, gate and up each read in 2, as autocast casts for every product. Queries and attention's
 output, keys and values, and gate, up, activation and their product: all in 2. Attention keeps no
 probabilities (Dao et al. 2022, arXiv:2205.14135). Counted as Korthikanti et al. 2022

@@ -39,7 +39,7 @@ def nearest_change(
 
 
 def _holds(one: Training, cluster: Cluster, overhead: float) -> bool:
-    ways = (False, True) if cluster.ranks > 1 else (False,)
+    ways = (False, True) if cluster.ranks > 1 and one.adapter == "none" else (False,)
     return any(
         fits(overhead + sum(memory_of(one, cluster, sharded=way).values()), cluster) for way in ways
     )

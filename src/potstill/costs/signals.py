@@ -15,9 +15,19 @@ from dataclasses import dataclass, replace
 from potstill.costs.binding import Phase, Spent, bound
 from potstill.costs.cluster import Cluster
 from potstill.costs.decoder import Decoder
-from potstill.costs.training import Held, Training, fits, needs_shards, step_of
+from potstill.costs.training import (
+    OVERHEAD,
+    Held,
+    Training,
+    fits,
+    memory_of,
+    needs_shards,
+    step_of,
+    whole_bytes,
+)
 from potstill.distill.loading import PASS_TOKENS
 from potstill.distill.plan import stored_bytes
+from potstill.models.adapter_config import Precision
 
 KINDS: dict[str, Held] = {
     "live": "live",
@@ -40,28 +50,39 @@ class Source:
     """Of the file, once; nothing for the live teacher."""
     a_pass: Spent
     """Of one pass over the tokens, the student's training included."""
+    fits: bool = True
+    """Whether a rank holds what its training needs."""
 
     def seconds(self, passes: float) -> float:
         """Of everything."""
         return self.making.seconds + passes * self.a_pass.seconds
 
 
-def reading(teacher: Decoder, tokens: float, seen: float, stored: float, cluster: Cluster) -> Phase:
+def reading(
+    teacher: Decoder,
+    tokens: float,
+    seen: float,
+    stored: float,
+    cluster: Cluster,
+    precision: Precision = "full",
+) -> Phase:
     """The teacher's pass over `tokens` that writes a file of `stored` bytes a token.
 
-    Every rank has its share of the tokens; weights are read once for 4,096 of them, and gathered
-    from the other ranks where one cannot hold them all.
+    Every rank has its share of the tokens and the whole teacher, whose weights are read once for
+    4,096 of them. A teacher that does not fit is taken layer by layer (`distill/streaming.py`): the
+    states of all tokens go to the disk and come back between any two layers.
     """
+    number = cluster.accelerator.number_bytes
     mine = tokens / cluster.ranks
-    weights = float(cluster.accelerator.number_bytes * teacher.weights)
-    passes = max(1.0, mine / PASS_TOKENS)
-    gathered = 0.0 if fits(weights, cluster) else (1 - 1 / cluster.ranks) * weights * passes
+    weights = whole_bytes(teacher, precision, number)
+    storage = stored * tokens / cluster.hosts
+    if not fits(weights, cluster):
+        storage += tokens / cluster.hosts * 2 * number * teacher.hidden * teacher.layers
     return Phase(
         "reading",
         flops=teacher.forward(mine, seen, mine),
-        traffic=weights * passes,
-        sent=gathered,
-        storage=stored * tokens / cluster.hosts,
+        traffic=weights * max(1.0, mine / PASS_TOKENS),
+        storage=storage,
     )
 
 
@@ -70,8 +91,8 @@ def sources(
 ) -> dict[str, Source]:
     """Every source by name, for passes over `tokens` of a training; training.teacher is needed.
 
-    A file that needs more time on the disk than the step on the device waits for the disk. What does
-    not fit as whole copies is sharded.
+    A file that needs more time on the disk than the step on the device waits for the disk. What
+    does not fit as whole copies is sharded.
     """
     teacher = training.teacher
     assert teacher is not None
@@ -80,17 +101,22 @@ def sources(
     for kind, held in KINDS.items():
         stored = stored_bytes(kind, count, teacher.hidden)
         one = replace(training, teacher_held=held, signal_bytes=stored)
-        step = step_of(one, cluster, sharded=needs_shards(one, cluster))
+        sharded = needs_shards(one, cluster)
+        step = step_of(one, cluster, sharded=sharded)
+        memory = OVERHEAD + sum(memory_of(one, cluster, sharded=sharded).values())
         making = bound((), cluster)
         if kind != "live":
-            making = bound([reading(teacher, tokens, training.seen, stored, cluster)], cluster)
+            once = reading(
+                teacher, tokens, training.seen, stored, cluster, training.teacher_precision
+            )
+            making = bound([once], cluster)
         a_step = bound([step], cluster)
         a_pass = Spent(
             steps * a_step.seconds,
             a_step.binds,
             {name: steps * seconds for name, seconds in a_step.by_resource.items()},
         )
-        found[kind] = Source(kind, stored * tokens, making, a_pass)
+        found[kind] = Source(kind, stored * tokens, making, a_pass, fits(memory, cluster))
     return found
 
 
@@ -109,6 +135,7 @@ def crossing(one: Source, other: Source) -> float:
 
 
 def cheapest(found: Sequence[Source], passes: float, room: float = math.inf) -> Source:
-    """The one that takes the least time, of those whose file has room; of equal ones the first."""
-    fitting = [one for one in found if one.file_bytes <= room]
+    """The one that takes the least time, of those that fit and whose file has room; of equal ones
+    the first. Errors: ValueError if none does."""
+    fitting = [one for one in found if one.fits and one.file_bytes <= room]
     return min(fitting, key=lambda one: one.seconds(passes))

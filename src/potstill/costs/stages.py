@@ -49,7 +49,8 @@ class StageCost:
     memory: float
     """Bytes of a rank; of the host's own memory where the stage runs there."""
     parts: Mapping[str, float]
-    """What a training's memory is made of; cut: before it, all of that, while a student is cut."""
+    """What a training's memory is made of. Before it, and in all: cut, while a student is cut;
+    reading, while the teacher writes a file."""
     sent: float
     """Bytes that a rank sends to the others, in all."""
     store: float
@@ -276,7 +277,10 @@ def _training(
     if cut and not training.fits(cut, cluster):
         changes = (*changes, *larger_device(cut, f"'{name}.student={{model: A_PRETRAINED_ONE}}'"))
         fitting = False
-    needed = max(needed, cut)
+    read = _read(distill, case.one, cluster) if name == "distill" else 0.0
+    if not training.fits(read, cluster):
+        changes, fitting = (*changes, *larger_device(read)), False
+    needed = max(needed, cut, read)
     sent = 0.0
     for one, tokens in case.trainings():
         steps = tokens / one.step_tokens
@@ -286,9 +290,21 @@ def _training(
     how = "FSDP" if sharded else "DDP" if cluster.ranks > 1 else "one device"
     return _stage(
         name, how, bound(phases, cluster), needed, figures[name],
-        parts={key: value for key, value in {**memory, "cut": cut}.items() if value},
-        sent=sent, fits=fitting, changes=changes,
+        parts={key: value for key, value in {**memory, "cut": cut, "reading": read}.items() if
+        value}, sent=sent, fits=fitting, changes=changes,
     )  # fmt: skip
+
+
+def _read(config: Any, one: training.Training, cluster: Cluster) -> float:
+    """Of a rank while the teacher writes its file: the whole of it, or two layers at a time and the
+    output layer."""
+    if not one.signal_bytes or one.teacher is None or not isinstance(config, DistillConfig):
+        return 0.0
+    number, teacher = cluster.accelerator.number_bytes, one.teacher
+    whole = OVERHEAD + training.whole_bytes(teacher, one.teacher_precision, number)
+    if training.fits(whole, cluster) and config.teacher_loading != "streamed":
+        return whole
+    return OVERHEAD + number * (2.0 * teacher.layer_weights + teacher.output_weights)
 
 
 def _cut(config: Any, one: training.Training) -> float:
@@ -328,6 +344,13 @@ def _before(
         length = min(row_tokens(figures), config.sequence_tokens)
         rows = figures["curate"]["train_rows"] * length * len(config.voices)
         phases.append(
-            reading(teacher, rows * computed_share(config, figures), seen, stored, cluster)
+            reading(
+                teacher,
+                rows * computed_share(config, figures),
+                seen,
+                stored,
+                cluster,
+                config.teacher_precision,
+            )
         )
     return phases

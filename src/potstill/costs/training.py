@@ -73,12 +73,15 @@ def teacher_bytes(training: Training, number: int) -> float:
     teacher = training.teacher
     if teacher is None or training.teacher_held == "nothing":
         return 0.0
-    output = float(number * teacher.output_weights)
     if training.teacher_held == "output":
-        return output
-    embeddings = 0.0 if teacher.tied else output
-    layer = LAYER_BYTES[training.teacher_precision] or number
-    return layer * teacher.layers * teacher.layer_weights + output + embeddings
+        return float(number * teacher.output_weights)
+    return whole_bytes(teacher, training.teacher_precision, number)
+
+
+def whole_bytes(teacher: Decoder, precision: Precision, number: int) -> float:
+    """Of a whole teacher; embeddings and output layer are never in fewer bits."""
+    ends = number * teacher.output_weights * (1 if teacher.tied else 2)
+    return (LAYER_BYTES[precision] or number) * teacher.layers * teacher.layer_weights + ends
 
 
 def memory_of(training: Training, cluster: Cluster, *, sharded: bool = False) -> dict[str, float]:
@@ -90,11 +93,9 @@ def memory_of(training: Training, cluster: Cluster, *, sharded: bool = False) ->
         weights += number * student.weights  # autocast keeps the step's copies
     held, gathered = teacher_bytes(training, number), 0.0
     if sharded:
-        weights, held = weights / ranks, held / ranks
+        weights /= ranks
         unit = max(student.layer_weights, student.output_weights)
-        gathered = (2 * number + GRADIENT) * unit  # this layer, the next one, a gradient
-        if teacher is not None and held:
-            gathered += 2 * number * max(teacher.layer_weights, teacher.output_weights)
+        gathered = float((2 * number + GRADIENT) * unit)  # this layer, the next one, a gradient
     kept = training.micro(ranks) * student.kept_bytes(checkpointed=training.checkpointed)
     words = max(student.vocabulary, teacher.vocabulary if teacher and held else 0)
     return {
@@ -111,9 +112,10 @@ OVERHEAD = 1.5e9
 
 
 def needs_shards(training: Training, cluster: Cluster) -> bool:
-    """Whether whole copies do not fit on each of several ranks."""
-    needed = OVERHEAD + sum(memory_of(training, cluster).values())
-    return cluster.ranks > 1 and not fits(needed, cluster)
+    """Whether whole copies do not fit on each of several ranks, and shards are possible."""
+    if cluster.ranks == 1 or training.adapter != "none":
+        return False
+    return not fits(OVERHEAD + sum(memory_of(training, cluster).values()), cluster)
 
 
 def fits(needed: float, cluster: Cluster) -> bool:
@@ -157,6 +159,4 @@ def sent_of(training: Training, cluster: Cluster, *, sharded: bool = False) -> f
         return 2.0 * others * gradients
     micros = training.step_tokens / ranks / training.micro(ranks)
     gathers = (2.0 + training.checkpointed) * number * training.student.weights
-    if training.teacher_held != "nothing":
-        gathers += teacher_bytes(training, number)
     return others * (micros * gathers + gradients)

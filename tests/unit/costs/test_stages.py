@@ -56,11 +56,15 @@ def test_what_does_not_fit_names_the_nearest_change(tmp_path: Path) -> None:
     assert plan.cluster is not None
     (evaluate,) = (one for one in plan.cluster.stages if one.name == "evaluate")
     assert evaluate.fits
-    lora = ["distill.student={model: nobody/Small-7B}", "distill.adapter=lora", teacher]
-    plan = potstill.plan(Recipe.load("quickstart", lora), tmp_path, cluster="8xA100-40GB")
-    assert plan.cluster is not None
-    (distill,) = (one for one in plan.cluster.stages if one.name == "distill")
-    assert (distill.how, distill.fits) == ("FSDP", True)
+    student = ["distill.student={model: nobody/Small-7B}", teacher]
+    for adapter, how in (("none", "FSDP"), ("lora", "DDP")):
+        asked = [*student, f"distill.adapter={adapter}"]
+        plan = potstill.plan(Recipe.load("quickstart", asked), tmp_path, cluster="8xA100-80GB")
+        assert plan.cluster is not None
+        (distill,) = (one for one in plan.cluster.stages if one.name == "distill")
+        assert (distill.how, distill.fits) == (how, True)
+        assert "reading" in distill.parts  # a teacher of 141 GB, two layers at a time
+        assert distill.parts["reading"] < 10e9
 
 
 def test_an_endpoint_is_bound_by_its_requests_a_minute(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from potstill.costs.binding import Phase, bound, phase_seconds
 from potstill.costs.cluster import accelerators, parse_cluster
 from potstill.costs.decoder import published
 from potstill.costs.fitting import nearest_change
-from potstill.costs.signals import cheapest, crossing, sources
+from potstill.costs.signals import cheapest, crossing, reading, sources
 from potstill.costs.training import Training, fits, memory_of, sent_of, step_of
 
 SEVEN, SEVENTY = published()["Llama-2-7B"], published()["Llama-3-70B"]
@@ -32,11 +32,9 @@ def test_memory_of_whole_copies_and_of_shards_by_hand() -> None:
     assert whole["gathered"] == 0
     shards = memory_of(LESSON, EIGHT, sharded=True)
     assert shards["weights"] * 8 == 16 * SEVEN.weights
-    assert shards["teacher"] * 8 == 2 * SEVENTY.weights
+    assert shards["teacher"] == whole["teacher"]  # it is whole on every rank
     assert shards["activations"] == whole["activations"]
-    layer, words = SEVENTY.layer_weights, SEVENTY.output_weights
-    assert max(layer, words) == words
-    assert shards["gathered"] == 8 * SEVEN.layer_weights + 4 * words
+    assert shards["gathered"] == (2 * 2 + 4) * SEVEN.layer_weights
 
 
 def test_messages_by_hand() -> None:
@@ -98,13 +96,19 @@ def test_sources_cost_the_same_where_they_cross(passes: float, name: str) -> Non
             assert file.seconds(passes) < live.seconds(passes)
         elif passes < point * 0.999:
             assert file.seconds(passes) > live.seconds(passes)
-    best = cheapest(list(found.values()), passes)
-    assert all(best.seconds(passes) <= one.seconds(passes) for one in found.values())
-    assert cheapest(list(found.values()), passes, room=0.0).kind == "live"
+    fitting = [one for one in found.values() if one.fits]
+    if fitting:
+        best = cheapest(fitting, passes)
+        assert all(best.seconds(passes) <= one.seconds(passes) for one in fitting)
+    if found["live"].fits:
+        assert cheapest(list(found.values()), passes, room=0.0).kind == "live"
 
 
 def test_a_file_saves_the_teachers_passes_from_the_second_on() -> None:
-    found = sources(LESSON, 1e9, EIGHT)
+    lesson = replace(LESSON, teacher_precision="4bit", checkpointed=True)
+    found = sources(lesson, 1e9, EIGHT)
+    assert found["live"].fits
+    assert not sources(LESSON, 1e9, EIGHT)["live"].fits
     assert 1 <= crossing(found["live"], found["top_k"]) < 1.1
     assert found["hidden_bf16"].file_bytes == pytest.approx(1.4 * 8192 * 1e9)
 
@@ -119,7 +123,7 @@ def test_what_is_proposed_makes_it_fit(cluster: str, teacher: str, student: str)
     def held(one: Training, there: object) -> bool:
         return any(
             fits(1.5e9 + sum(memory_of(one, there, sharded=way).values()), there)  # type: ignore[arg-type]
-            for way in (False, True)
+            for way in ((False, True) if one.adapter == "none" else (False,))
         )
 
     if held(one, there):
@@ -151,3 +155,12 @@ def test_one_setting_is_proposed_where_one_is_enough() -> None:
 def test_the_table_is_there_for_all_that_the_documentation_names() -> None:
     wanted = {"H100", "A100-80GB", "A100-40GB", "L40S", "RTX-4090", "T4", "B200", "cpu"}
     assert set(accelerators()) == wanted
+
+
+def test_a_teacher_that_does_not_fit_is_read_through_the_disk() -> None:
+    whole, layered = (
+        reading(SEVENTY, 1e6, 256, 0.0, parse_cluster(name)) for name in ("B200", "H100")
+    )
+    assert whole.storage == 0
+    assert layered.storage == 1e6 * 80 * 2 * 2 * 8192  # each layer's states written and read
+    assert reading(SEVENTY, 1e6, 256, 0.0, ONE, "4bit").storage == 0
