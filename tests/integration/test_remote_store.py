@@ -160,6 +160,8 @@ def test_the_store_is_named_by_option_environment_or_recipe_in_that_order(
     assert named() == (inside, "memory://environment/x")
     assert named("memory://option/x") == (inside, "memory://option/x")
     assert named(str(tmp_path / "other")) == (str(tmp_path / "other"), "")
+    with pytest.raises(UsageError, match="store: an address such as"):
+        Recipe.from_dict(small_recipe | {"store": "some/folder"})
     with pytest.raises(UsageError, match="holds credentials") as raised:
         named("s3://me:hidden@bucket/x")
     assert "hidden" not in str(raised.value)

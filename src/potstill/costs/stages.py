@@ -18,8 +18,9 @@ from typing import Any
 from potstill.core.stage import Figures
 from potstill.costs import decoder, training
 from potstill.costs.binding import USABLE, Phase, Spent, bound, shares
-from potstill.costs.cluster import HERE, Cluster, accelerators
+from potstill.costs.cluster import HERE, Cluster
 from potstill.costs.fitting import nearest_change
+from potstill.costs.serving import larger_device, serving_bytes, writing
 from potstill.costs.signals import reading
 from potstill.costs.training import OVERHEAD
 from potstill.costs.trainings import correction, distillation, spans
@@ -177,42 +178,6 @@ def _generate(recipe: Recipe, figures: Mapping[str, Figures], cluster: Cluster) 
     )  # fmt: skip
 
 
-def writing(
-    model: decoder.Decoder,
-    prompt: float,
-    reply: float,
-    batch: int,
-    context: float,
-    cluster: Cluster,
-) -> list[Phase]:
-    """Prompts of so many tokens in all are read, then replies written, copies on all devices.
-
-    A written token waits for all weights, shared by the batch, and for its own keys and values
-    (Pope et al. 2022, arXiv:2211.05102): bytes, not operations, as long as batches are small.
-    """
-    number, seen = cluster.accelerator.number_bytes, context / 2
-    read, written = prompt / cluster.ranks, reply / cluster.ranks
-    weights = number * model.weights
-    return [
-        Phase(
-            "reading",
-            flops=model.forward(read, seen, 0.0),
-            traffic=weights * max(1.0, read / (batch * context)),
-        ),
-        Phase(
-            "writing",
-            flops=model.forward(written, seen, written),
-            traffic=written * (weights / batch + model.cache_bytes(number) * seen),
-        ),
-    ]
-
-
-def serving_bytes(model: decoder.Decoder, batch: int, context: float, cluster: Cluster) -> float:
-    """Of a device that holds a whole copy and a full batch."""
-    number = cluster.accelerator.number_bytes
-    return OVERHEAD + number * model.weights + batch * context * model.cache_bytes(number)
-
-
 def _evaluate(recipe: Recipe, figures: Mapping[str, Figures], cluster: Cluster) -> StageCost:
     if cluster.accelerator.name == HERE:
         return _host("evaluate", figures["evaluate"])
@@ -242,16 +207,6 @@ def _smaller_evaluation(config: EvaluateConfig, cluster: Cluster) -> tuple[str, 
         return (setting,)
     larger = larger_device(halved)
     return larger_device(needed) or ((setting, *larger) if larger else ())
-
-
-def larger_device(memory: float, other: str = "") -> tuple[str, ...]:
-    """Another way if there is one, or the smallest device that holds so much; empty if none
-    does."""
-    known = [one for one in accelerators().values() if one.name != HERE]
-    holding = [one for one in known if memory <= USABLE * one.memory]
-    found = [f"--cluster {min(holding, key=lambda one: one.memory).name}"] if holding else []
-    ways = [one for one in (other, *found) if one]
-    return (" or ".join(ways),) if ways else ()
 
 
 def _training(
