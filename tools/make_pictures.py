@@ -4,7 +4,8 @@
 
 In: a project folder whose run (quickstart, unless named) is finished. Out: one PNG a page, light at
 1280 pixels, dark at 1280, and light at 390. Needs Debian's chromium and the package playwright.
-Starts no run; the chat's picture asks the student one question. With `--report`
+Starts no run; the chat's picture asks the student one question, and where it parts from its
+teacher. The service's picture shows what `potstill serve` kept beside the run. With `--report`
 only the report's picture is taken.
 """
 
@@ -41,8 +42,10 @@ def main() -> None:
         with Studio(project) as studio:
             for name, path in (
                 ("runs", "/"), ("new", "/new?from=quickstart"), ("run", f"/runs/{run}"),
-                ("data", f"/runs/{run}/data"), ("results", f"/runs/{run}/results"),
-                ("chat", f"/runs/{run}/chat"),
+                ("data", f"/runs/{run}/data"), ("edit", f"/runs/{run}/data"),
+                ("results", f"/runs/{run}/results"),
+                ("chat", f"/runs/{run}/chat"), ("service", f"/runs/{run}/service"),
+                ("search", "/search?from=quickstart"),
             ):  # fmt: skip
                 take(browser, studio, name, path, "light", "wide")
             take(browser, studio, "run-dark", f"/runs/{run}", "dark", "wide")
@@ -93,15 +96,19 @@ def take(browser: Any, studio: Studio, name: str, path: str, scheme: str, size: 
     page.goto(studio.address.partition("/?")[0] + path)
     if name.startswith("new"):
         page.locator("#plan").get_by_text("in all").wait_for(timeout=120_000)
-    if name == "data":
+    if name in ("data", "edit"):
         page.locator(".rows button").nth(1).click()
         page.locator(".row-detail .passage").first.wait_for()
+    if name == "edit":
+        page.get_by_text("Set aside or change it").first.click()
     if name == "chat":
         page.fill("#question", QUESTION)
         page.locator("#ask").click()
         page.locator("#ask[disabled]").wait_for()
         page.locator("#ask:not([disabled])").wait_for(timeout=600_000)
-        page.locator(".exchange summary").first.click()
+        page.get_by_role("button", name="Where it parts from its teacher").click()
+        page.locator(".legend").wait_for(timeout=600_000)
+        page.locator(".legend").scroll_into_view_if_needed()
     page.screenshot(path=FOLDER / f"studio-{name}.png")
     context.close()
 

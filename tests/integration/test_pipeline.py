@@ -18,6 +18,7 @@ import yaml
 
 from potstill import pipeline
 from potstill.core.events import read_events
+from potstill.disagreeing import disagreement_on
 from potstill.errors import StoreError
 from potstill.recipe import Recipe
 
@@ -69,6 +70,10 @@ def test_a_whole_run_leaves_report_files_and_reusable_stages(
     card = (run.folder / "data-card.html").read_text("utf-8")
     assert card == run.artifact("curate").path("card.html").read_text("utf-8")
     assert run.exported().suffix == ".gguf"
+    for passages in (True, False):
+        told = disagreement_on(run, "Who keeps the key?", "Tove Lind", passages=passages)
+        assert "".join(one.text for one in told).startswith("Tove Lind")
+        assert all(one.kl >= -1e-6 and 0 <= one.probability <= 1 for one in told)
     assert {event["kind"] for event in seen} >= {"started", "finished", "progress", "metric"}
     assert pipeline.verify(run) == {stage.name: [] for stage in pipeline.PIPELINE}
 

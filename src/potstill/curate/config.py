@@ -29,6 +29,12 @@ class CurateConfig(StageConfig):
         description="Folder below the project folder with rows that are dealt already, as "
         "`potstill improve` makes it: they are used instead of generation's, and nothing is dealt.",
     )
+    edits: str = Field(
+        "",
+        description="File below the project folder with what people decided about rows, as JSON "
+        "Lines of id, action (accept, reject, edit, add) and fields; `potstill rows` and the "
+        "studio write it.",
+    )
     validation_fraction: float = Field(
         0.15, gt=0, lt=0.5, description="Share of the rows that early stopping looks at."
     )
@@ -118,6 +124,8 @@ class CurateConfig(StageConfig):
 
     @model_validator(mode="after")
     def _fits_together(self) -> CurateConfig:
+        if self.prepared and self.edits:
+            raise ValueError("rows of curate.prepared were decided about before; leave edits out")
         if self.prepared and self.typo_variants:
             raise ValueError("rows of curate.prepared are not varied; set typo_variants to 0")
         names = [one.name for one in self.filters]

@@ -14,6 +14,7 @@ from potstill.core.files import count_lines, file_digest
 from potstill.core.stage import Facts, Figures
 from potstill.curate.config import CurateConfig
 from potstill.curate.decontaminate import read_evaluation
+from potstill.curate.edits import edits_file, read_edits
 from potstill.curate.filter_plugins import filter_facts
 from potstill.curate.prepared import prepared_facts, prepared_folder
 from potstill.errors import InputError
@@ -59,6 +60,9 @@ def facts(config: CurateConfig, project: Path) -> Facts:
         f"{name} {installed_version(name)}" for name in ("rensa", "py3langid")
     )
     parts |= filter_facts(config)
+    if config.edits:
+        read_edits(edits_file(config, project))  # a line that is no decision is an error now
+        parts["edits"] = file_digest(edits_file(config, project))
     if config.prepared:
         parts |= prepared_facts(config, project)
     if config.semantic_duplicate is not None:
