@@ -229,6 +229,16 @@ def test_a_function_that_is_no_divergence_is_refused(
         divergence(rows)
 
 
+def test_the_trial_takes_every_divergence_of_our_own(divergence: Any) -> None:
+    from typing import get_args
+
+    from potstill.distill import losses
+    from potstill.distill.objective import DivergenceName
+
+    for name in get_args(DivergenceName):
+        assert divergence(losses.by_name(name))
+
+
 def test_recipes_take_a_divergence_alone_or_with_others() -> None:
     alone = Recipe.from_dict({**RECIPE, "distill": {"divergence": "plugin:hellinger"}})
     assert alone.distill.shares == {"plugin:hellinger": 1.0}
