@@ -321,6 +321,18 @@ def test_a_changed_plug_in_is_another_key() -> None:
     assert reader_facts(chosen, OWN) == {"plug-in subtitles": "potstill-example 0.3.0, version 2"}
 
 
+def test_options_reach_the_stage_as_the_recipe_has_them() -> None:
+    """They cross to the stage's process as JSON, so a date, which JSON lacks, is refused."""
+    from datetime import date
+
+    options = {"a": [1, 0.5, None, {"b": True}]}
+    config = CurateConfig(filters=[{"name": "shouting", "options": options}])
+    crossed = CurateConfig.model_validate(config.model_dump(mode="json"))
+    assert crossed.filters[0].options == options
+    with pytest.raises(ValueError, match="options"):
+        CurateConfig(filters=[{"name": "shouting", "options": {"since": date(2026, 1, 2)}}])
+
+
 def test_the_schema_takes_what_recipes_take_and_no_more() -> None:
     import jsonschema_rs
 
