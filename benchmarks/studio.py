@@ -100,7 +100,8 @@ def make_rows(project: Path, count: int) -> None:
                 file.write(row(number).model_dump_json() + "\n")
         made = store.commit(draft, {"stage": stage, "key": "k", "seconds": 1.0})
         stages[stage] = {"key": "k", "digest": made.digest}
-    record = {"store": str(store.root), "stages": stages, "recipe": {"teacher": "fresh:gpt2-mini"}}
+    places = {"project": str(project), "store": str(store.root)}
+    record = {**places, "stages": stages, "recipe": {"teacher": "fresh:gpt2-mini"}}
     write_run(project, "rows", record)
 
 
@@ -121,7 +122,7 @@ def row(number: int) -> Example:
 
 def make_events(project: Path, count: int) -> None:
     """A run whose diary has so many events, as a long training writes them."""
-    folder = write_run(project, "events", {"store": "", "stages": {}, "recipe": {}})
+    folder = write_run(project, "events", {"stages": {}, "recipe": {}})
     names = ("loss", "kl", "grad_norm", "learning_rate", "tokens_per_second")
     with (folder / "events.jsonl").open("w", encoding="utf-8") as file:
         events = [

@@ -4,6 +4,7 @@ beside the service, and no address without a key."""
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import os
 import re
@@ -18,6 +19,7 @@ import pytest
 import typer
 import yaml
 from kubernetes_validate import validate
+from packaging.requirements import Requirement
 
 from potstill.cli import app
 from potstill.serve.dashboard import ALERTS, DASHBOARD, write_monitoring
@@ -135,6 +137,18 @@ def test_every_stage_is_pinned_and_ends_without_rights() -> None:
         for source in name.split():
             assert (ROOT / source).exists()
             assert f"!{source}" in (ROOT / ".dockerignore").read_text("utf-8").splitlines()
+
+
+def test_the_image_builds_the_wheel_with_the_locked_backend_and_all_it_needs() -> None:
+    text = (DEPLOY / "docker" / "Dockerfile").read_text("utf-8")
+    named = re.search(r"grep -E '\^\(([a-z|-]+)\)=='", text)
+    assert named is not None
+    names = set(named[1].split("|"))
+    needed = [Requirement(line) for line in importlib.metadata.requires("hatchling") or ()]
+    applying = {one.name for one in needed if one.marker is None or one.marker.evaluate()}
+    assert names == {"hatchling"} | applying
+    lock = (ROOT / "requirements.lock").read_text("utf-8")
+    assert all(re.search(rf"^{name}==", lock, re.MULTILINE) for name in names)
 
 
 def test_compose_opens_ports_to_this_machine_alone() -> None:
