@@ -18,6 +18,7 @@ from potstill.cli_adapters import adapters_app
 from potstill.cli_ask import ask
 from potstill.cli_before import new, plan, recipes
 from potstill.cli_config import config_app
+from potstill.cli_disagree import disagree
 from potstill.cli_drift import drift
 from potstill.cli_evaluate import compare_command, eval_command
 from potstill.cli_export import export, push
@@ -29,10 +30,13 @@ from potstill.cli_options import (
     RecipeArgument,
     RunArgument,
     SetOption,
+    StoreOption,
     err,
     out,
     print_json,
 )
+from potstill.cli_plugins import plugins
+from potstill.cli_rows import rows_command
 from potstill.cli_serve import feedback, keys_app, serve
 from potstill.cli_studio import studio
 from potstill.errors import PotstillError, StoreError, UsageError
@@ -60,12 +64,15 @@ app.command()(serve)
 app.command()(feedback)
 app.command()(monitoring)
 app.command()(drift)
+app.command()(disagree)
 app.command()(improve)
 app.command()(promote)
 app.command()(rollback)
 app.command()(versions)
 app.command()(ab)
+app.command("rows")(rows_command)
 app.command()(studio)
+app.command()(plugins)
 app.add_typer(keys_app, name="keys")
 
 
@@ -111,6 +118,11 @@ def run(
         bool,
         typer.Option("--shared", help="With --on: the project folder has this path on them too."),
     ] = False,
+    again: Annotated[
+        str | None,
+        typer.Option(metavar="STAGE", help="Run this finished stage once more, and all after it."),
+    ] = None,
+    store: StoreOption = None,
     project: ProjectOption = None,
 ) -> None:
     """Run a recipe; the same command again goes on, or reuses what is finished."""
@@ -130,6 +142,8 @@ def run(
             on=on,
             workers=workers,
             shared=shared,
+            again=again,
+            store=store,
         )
     if (until or pipeline.PIPELINE[-1].name) != pipeline.PIPELINE[-1].name:
         console.print(f"Stopped after {until}, as asked. Results: {finished.folder}")

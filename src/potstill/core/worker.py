@@ -55,14 +55,14 @@ def main() -> int:
     except PotstillError as error:
         return _failed(events, error)
     except OSError as error:
-        return _failed(events, _disk_error(error) or _unexpected(error, job), error)
+        return _failed(events, disk_error(error) or _unexpected(error, job), error)
     except MemoryError as error:
         return _failed(events, _out_of_memory(job), error)
     except ModuleNotFoundError as error:
         found = missing(error, f"The stage {job['stage']}")
         return _failed(events, found or _unexpected(error, job), error)
     except Exception as error:
-        return _failed(events, _disk_error(error) or _unexpected(error, job), error)
+        return _failed(events, disk_error(error) or _unexpected(error, job), error)
     return 0
 
 
@@ -173,7 +173,7 @@ def _log(cause: BaseException) -> None:
         traceback.print_exception(cause)
 
 
-def _disk_error(error: BaseException) -> PotstillError | None:
+def disk_error(error: BaseException) -> PotstillError | None:
     """Libraries report a full or read-only disk in their own ways; this knows them."""
     text = str(error).lower()
     number = error.errno if isinstance(error, OSError) else None
