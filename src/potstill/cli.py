@@ -97,7 +97,10 @@ def run(
     recipe: RecipeArgument,
     set_: SetOption = None,
     until: Annotated[str | None, typer.Option(help="Stop after this stage.")] = None,
-    threads: Annotated[int | None, typer.Option(min=1, help="Processor threads to use.")] = None,
+    threads: Annotated[
+        int | None,
+        typer.Option(min=1, help="Processor threads to use; with --on, of each worker."),
+    ] = None,
     anyway: Annotated[
         bool, typer.Option("--anyway", help="Run though memory or disk look too small.")
     ] = False,

@@ -110,6 +110,21 @@ def test_the_same_artifacts_though_workers_are_killed(
         assert not path.is_file() or SECRET.encode() not in path.read_bytes(), path
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_training_in_two_processes_is_rays(project: Path, small_recipe: dict[str, Any]) -> None:
+    fake = {"backend": "fake", "pairs_per_chunk": 1}
+    ingest = small_recipe["ingest"] | {"sources": ["notes/0[0-3].md"]}
+    distill = small_recipe["distill"] | {"epochs": 1, "processes": 2}
+    more = {"ingest": ingest, "generate": fake, "distill": distill}
+    this = Recipe.from_dict(small_recipe | more)
+    pipeline.run(this, project / "plain", until="correct")
+    run = pipeline.run(this, project / "plain", until="distill", on="ray", workers=2)
+    metrics = {one["name"]: one["value"] for one in told(run, "distill", "metric")}
+    assert metrics["processes"] == 2
+    assert run.artifact("distill").path("models/distilled/model.safetensors").is_file()
+
+
 @pytest.mark.whole
 @pytest.mark.timeout(300)
 def test_a_cluster_behind_an_address(

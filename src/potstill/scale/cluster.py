@@ -24,7 +24,7 @@ from potstill.core.extras import require
 from potstill.errors import PotstillError, UnavailableError
 from potstill.scale.place import Place
 
-OBJECT_STORE_BYTES = 256 * 2**20  # of a local Ray: a stage keeps no more than 64 MB in it
+OBJECT_STORE_BYTES = 256 * 2**20  # of a local Ray, whose workers open files themselves
 PROBE_SECONDS = 120.0
 CONNECTIONS = 3
 

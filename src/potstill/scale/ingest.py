@@ -4,8 +4,7 @@ In: what the stage gets, and a place. Out: the same artifact. `RayDesk` is one m
 stage gives its files to. Ray Data maps over the files with a pool of reading actors; each has the
 same watched process as on one machine, so that a hostile file ends that and nothing else.
 A worker need not see this disk: a file goes to it through Ray, and its records come back so. What
-is larger than `LARGEST_SENT` is read here, unless workers can open it by its path.
-Knows no format.
+is larger than `LARGEST_SENT` is read here, unless workers can open it by its path. Knows no format.
 """
 
 from __future__ import annotations
@@ -13,6 +12,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 import time
+from collections import deque
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -32,7 +32,7 @@ from potstill.scale.cluster import Cluster, connected, gone
 from potstill.scale.place import Place
 
 LARGEST_SENT = 32 * 2**20
-WAVE_BYTES = 64 * 2**20
+WAVE_BYTES = 128 * 2**20
 """So much of files is on its way to workers at once, and no more."""
 WAVE_FILES = 20_000
 FILES_A_TASK = 16
@@ -80,7 +80,7 @@ class RayDesk:
             "tokenizer": tokenizer.read_text("utf-8"),
             "threads": cluster.place.threads,
         }
-        self._pile: list[Task] = []
+        self._pile: deque[Task] = deque()
         self._kept: set[Task] = set()
         self._numbers = 0
         self._waiting: dict[int, Task] = {}
@@ -138,7 +138,7 @@ class RayDesk:
                     content = task.path.read_bytes()
                 room -= len(content)
                 row |= {"path": "", "content": content}
-            self._pile.pop(0)
+            self._pile.popleft()
             self._waiting[self._numbers] = task
             self._numbers += 1
             rows.append(row)
@@ -194,7 +194,7 @@ def read_all(rows: list[dict[str, Any]], job: Mapping[str, Any], workers: int, l
         Reader,
         fn_constructor_args=(job, ledger),
         batch_size=None,
-        concurrency=(1, workers),
+        compute=ray.data.ActorPoolStrategy(min_size=1, max_size=workers),
         num_cpus=job["threads"],
         max_restarts=-1,
         max_task_retries=-1,

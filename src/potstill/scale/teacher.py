@@ -46,13 +46,12 @@ class RayModel:
             variables = variables_here(endpoint)
             desk = ray.remote(KeyDesk).options(num_cpus=0)
             self._keys = desk.remote(endpoint.model_dump(mode="json"), variables)
-        engine = ray.remote(Engine).options(
-            num_cpus=cluster.place.threads, max_restarts=-1, max_task_retries=0
+        # Not Ray's own restarts: those need the first arguments to be where they were.
+        engine = ray.remote(Engine).options(num_cpus=cluster.place.threads, max_restarts=0)
+        self._begin: Callable[[int], Any] = lambda name: engine.remote(
+            name, opening, cluster.ledger, self._keys, variables
         )
-        self._engines = [
-            engine.remote(name, opening, cluster.ledger, self._keys, variables)
-            for name in range(cluster.workers)
-        ]
+        self._engines = {name: self._begin(name) for name in range(cluster.workers)}
 
     def complete(self, requests: Iterable[Request]) -> Iterator[tuple[int, Reply]]:
         """Replies as they come. Errors: the engine's own; PotstillError if workers die again and
@@ -60,23 +59,24 @@ class RayModel:
         source = iter(enumerate(requests))
         pile: deque[Numbered] = deque()
         positions: dict[int, int] = {}  # of what is not answered yet, by number
-        running: dict[Any, tuple[Any, list[Numbered]]] = {}
+        running: dict[Any, tuple[int, list[Numbered]]] = {}
         free = deque(self._engines)
         try:
             while True:
                 self._fill(pile, source, positions)
                 while free and pile:
                     batch = self._batch(pile, len(free))
-                    engine = free.popleft()
-                    running[engine.answer.remote(batch)] = (engine, batch)
+                    name = free.popleft()
+                    running[self._engines[name].answer.remote(batch)] = (name, batch)
                 if not running:
                     return
                 ended, _ = self.cluster.ray.wait(list(running), timeout=LOOK_SECONDS)
                 yield from self._replies(positions)  # after the wait: all that is of ended batches
                 for call in ended:
-                    engine, batch = running.pop(call)
-                    problem = self._end(call)
-                    free.append(engine)
+                    name, batch = running.pop(call)
+                    if (problem := self._end(call)) is not None:
+                        self._engines[name] = self._begin(name)
+                    free.append(name)
                     lost = [one for one in batch if one[0] in positions]
                     self._count_losses(lost, problem)
                     pile.extendleft(reversed(lost))
@@ -99,8 +99,8 @@ class RayModel:
 
     def close(self) -> None:
         """Give the workers back."""
-        actors = [*self._engines, *([self._keys] if self._keys is not None else [])]
-        self._engines, self._keys = [], None
+        actors = [*self._engines.values(), *([self._keys] if self._keys is not None else [])]
+        self._engines, self._keys = {}, None
         for actor in actors:
             with suppress(Exception):  # one that is dead already cannot be ended
                 self.cluster.ray.kill(actor)
@@ -143,7 +143,7 @@ class RayModel:
                 yield positions.pop(number), Reply(**fields)
 
     def _end(self, call: Any) -> Exception | None:
-        """A batch has ended: how, if its worker died, which Ray then begins again.
+        """A batch has ended: how, if its worker died.
 
         Errors: what the engine said.
         """
@@ -151,7 +151,8 @@ class RayModel:
         try:
             failed = ray.get(call)
         except ray.exceptions.RayActorError as error:
-            return error if isinstance(error, Exception) else None
+            died: Exception = error
+            return died
         except Exception as error:
             raise gone(self.cluster.place, error) from error
         if failed is not None:

@@ -13,7 +13,6 @@ from potstill.errors import MissingExtraError, UnavailableError, UsageError
 from potstill.recipe import Recipe
 from potstill.scale import place as module
 from potstill.scale.place import PORT, place_from, place_of
-from potstill.scale.stages import on_ray
 
 
 def test_this_machine() -> None:
@@ -67,16 +66,6 @@ def test_a_place_crosses_to_another_process_as_json() -> None:
     place = place_of("ray", workers=4, shared=True)
     values = json.loads(json.dumps(dict(place.as_elsewhere().place)))
     assert place_from(values) == place
-
-
-def test_a_stage_without_work_for_others_is_its_own_function() -> None:
-    def function(*what: object) -> None:
-        """Does something."""
-
-    values = place_of("ray").as_elsewhere().place
-    assert on_ray("curate", function, values) is function
-    assert on_ray("ingest", function, values) is not function
-    assert on_ray("generate", function, values) is not function
 
 
 def test_workers_without_a_place(tmp_path: Path) -> None:
