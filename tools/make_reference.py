@@ -24,12 +24,15 @@ from pydantic_core import PydanticUndefined
 import potstill
 from potstill import (
     builtin,
+    disagreeing,
     distill,
     drifting,
+    editing,
     errors,
     improve,
     needs,
     outlook,
+    plugins,
     project,
     service,
     studio,
@@ -37,7 +40,16 @@ from potstill import (
 )
 from potstill.cli import app
 from potstill.distill import losses
-from potstill.evaluate import answer_scores, compare, gate, judge, overlap, predictions, trials
+from potstill.evaluate import (
+    answer_scores,
+    compare,
+    disagreement,
+    gate,
+    judge,
+    overlap,
+    predictions,
+    trials,
+)
 from potstill.models.spans import decoding, reader
 from potstill.recipe import Recipe, SpanRecipe
 from potstill.serve import drift, review
@@ -53,12 +65,16 @@ BEFORE_A_RUN = {
     project: ["new_project", "Project"],
 }
 """What is known before anything is started or fetched."""
+PLUGINS = """installed problem_of Plugin ReaderPlugin Reading PageText UnusableError FilterPlugin
+Surroundings Verdict DivergencePlugin TeacherPlugin TextModel Request Reply""".split()
+"""What a plug-in is written with."""
 DRIFT = ["Tested", "mmd_test", "median_bandwidth", "psi", "psi_test", "numbers_test", "holm"]
 """The tests by themselves, for any two samples."""
 EVALUATION = {
     predictions: ["score_file", "score_answers"],
     answer_scores: ["Gold", "score_answer", "squad_v2"],
     overlap: ["sentence_bleu", "corpus_bleu", "bleu_counts", "chrf", "rouge"],
+    disagreement: ["disagreement", "TokenGap"],
     compare: ["Compared", "compare"],
     gate: ["gate", "fewest_rows"],
     trials: ["compare_versions", "Votes", "newcombe", "wilson", "fisher_exact"],
@@ -189,6 +205,8 @@ def python_page() -> str:
     for module, names in BEFORE_A_RUN.items():
         lines += [f"# `{module.__name__}`", "", (module.__doc__ or "").strip(), ""]
         lines += _names(module, names)
+    lines += ["# `potstill.plugins`", "", (plugins.__doc__ or "").strip(), ""]
+    lines += _names(plugins, PLUGINS)
     lines += ["# `potstill.models.spans`", "", (reader.__doc__ or "").strip(), ""]
     lines += _names(reader, ["ReaderSettings", "FoundAnswer"])
     lines += _names(decoding, ["SpanAnswer"])
@@ -201,6 +219,10 @@ def python_page() -> str:
     lines += ["# `potstill.studio`", "", (studio.__doc__ or "").strip(), ""]
     lines += _names(studio, ["open_studio"])
     lines += _section("potstill.serve.gateway.ServeConfig", ServeConfig, {})
+    lines += ["# `potstill.disagreeing`", "", (disagreeing.__doc__ or "").strip(), ""]
+    lines += _names(disagreeing, ["disagreement_on"])
+    lines += ["# `potstill.editing`", "", (editing.__doc__ or "").strip(), ""]
+    lines += _names(editing, ["decide", "take_back", "edits_of", "waiting", "rows_of"])
     lines += ["# `potstill.drifting`", "", (drifting.__doc__ or "").strip(), ""]
     lines += _names(drifting, ["read_drift", "dismiss", "write_drift_page", "taught"])
     lines += ["# `potstill.serve.drift`", "", (drift.__doc__ or "").strip(), ""]

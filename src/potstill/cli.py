@@ -18,6 +18,7 @@ from potstill.cli_adapters import adapters_app
 from potstill.cli_ask import ask
 from potstill.cli_before import new, plan, recipes
 from potstill.cli_config import config_app
+from potstill.cli_disagree import disagree
 from potstill.cli_drift import drift
 from potstill.cli_evaluate import compare_command, eval_command
 from potstill.cli_export import export, push
@@ -33,6 +34,8 @@ from potstill.cli_options import (
     out,
     print_json,
 )
+from potstill.cli_plugins import plugins
+from potstill.cli_rows import rows_command
 from potstill.cli_serve import feedback, keys_app, serve
 from potstill.cli_studio import studio
 from potstill.errors import PotstillError, StoreError, UsageError
@@ -60,12 +63,15 @@ app.command()(serve)
 app.command()(feedback)
 app.command()(monitoring)
 app.command()(drift)
+app.command()(disagree)
 app.command()(improve)
 app.command()(promote)
 app.command()(rollback)
 app.command()(versions)
 app.command()(ab)
+app.command("rows")(rows_command)
 app.command()(studio)
+app.command()(plugins)
 app.add_typer(keys_app, name="keys")
 
 
@@ -94,6 +100,24 @@ def run(
     anyway: Annotated[
         bool, typer.Option("--anyway", help="Run though memory or disk look too small.")
     ] = False,
+    on: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PLACE",
+            help="Let workers read and ask: ray for this machine's cores, or ray://HOST:PORT.",
+        ),
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="With --on: the most workers at once.")
+    ] = None,
+    shared: Annotated[
+        bool,
+        typer.Option("--shared", help="With --on: the project folder has this path on them too."),
+    ] = False,
+    again: Annotated[
+        str | None,
+        typer.Option(metavar="STAGE", help="Run this finished stage once more, and all after it."),
+    ] = None,
     project: ProjectOption = None,
 ) -> None:
     """Run a recipe; the same command again goes on, or reuses what is finished."""
@@ -104,7 +128,16 @@ def run(
     loaded = Recipe.load(recipe, set_ or ())
     with display.following(console) as shown:
         finished = pipeline.run(
-            loaded, project, until=until, threads=threads, watch=shown, anyway=anyway
+            loaded,
+            project,
+            until=until,
+            threads=threads,
+            watch=shown,
+            anyway=anyway,
+            on=on,
+            workers=workers,
+            shared=shared,
+            again=again,
         )
     if (until or pipeline.PIPELINE[-1].name) != pipeline.PIPELINE[-1].name:
         console.print(f"Stopped after {until}, as asked. Results: {finished.folder}")

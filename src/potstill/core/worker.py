@@ -26,7 +26,7 @@ from potstill.core.events import Emitter
 from potstill.core.extras import EXTRAS, installed_version, missing
 from potstill.core.files import disk_refusal
 from potstill.core.machine import describe, peak_memory_bytes, processor_seconds
-from potstill.core.stage import Artifact, Context, Stage, StageConfig
+from potstill.core.stage import Artifact, Context, Stage, StageConfig, StageFunction
 from potstill.core.store import Store
 from potstill.errors import PotstillError, StoreError
 
@@ -72,6 +72,18 @@ def _stage(module: str, name: str) -> Stage:
     return next(one for one in found if isinstance(one, Stage) and one.name == name)
 
 
+def _function(stage: Stage, elsewhere: dict[str, Any] | None) -> StageFunction:
+    """What does the stage's work, here or elsewhere (`runner.Elsewhere`)."""
+    function = stage.load()
+    if elsewhere is None:
+        return function
+    module, name = elsewhere["function"].split(":")
+    moved: StageFunction = getattr(importlib.import_module(module), name)(
+        stage.name, function, elsewhere["place"]
+    )
+    return moved
+
+
 def run_job(job: dict[str, Any], events: Emitter) -> None:
     """Run one stage under its lock and commit what it made."""
     stage = _stage(job["module"], job["stage"])
@@ -93,7 +105,7 @@ def run_job(job: dict[str, Any], events: Emitter) -> None:
         )
         events.emit("started", key=key, resumed=resumed)
         began = time.monotonic()
-        stage.load()(config, inputs, draft, context)
+        _function(stage, job["elsewhere"])(config, inputs, draft, context)
         seconds = round(time.monotonic() - began, 3)
         manifest = {
             "stage": stage.name,
