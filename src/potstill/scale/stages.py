@@ -15,13 +15,17 @@ from potstill.scale.place import place_from
 
 SPREAD = {"ingest": "potstill.scale.ingest", "generate": "potstill.scale.generate"}
 """Stage -> the module whose `run(config, inputs, draft, context, place)` spreads it."""
+TRAININGS = ("correct", "distill")
+"""Stages that train: on as many workers as their section names processes (`train.py`)."""
 
 
 def on_ray(stage: str, function: StageFunction, values: Mapping[str, Any]) -> StageFunction:
     """The stage's function with its work at that place."""
+    place = place_from(values)
+    if stage in TRAININGS:
+        return importlib.import_module("potstill.scale.train").at_place(function, place)
     if stage not in SPREAD:
         return function
-    place = place_from(values)
     spread = importlib.import_module(SPREAD[stage]).run
 
     def run(config: Any, inputs: Any, draft: Any, context: Any) -> None:
