@@ -23,7 +23,9 @@ def on_ray(stage: str, function: StageFunction, values: Mapping[str, Any]) -> St
     """The stage's function with its work at that place."""
     place = place_from(values)
     if stage in TRAININGS:
-        return importlib.import_module("potstill.scale.train").at_place(function, place)
+        at_place = importlib.import_module("potstill.scale.train").at_place
+        trained: StageFunction = at_place(function, place)
+        return trained
     if stage not in SPREAD:
         return function
     spread = importlib.import_module(SPREAD[stage]).run
