@@ -229,6 +229,16 @@ def test_a_function_that_is_no_divergence_is_refused(
         divergence(rows)
 
 
+def test_the_trial_takes_every_divergence_of_our_own(divergence: Any) -> None:
+    from typing import get_args
+
+    from potstill.distill import losses
+    from potstill.distill.objective import DivergenceName
+
+    for name in get_args(DivergenceName):
+        assert divergence(losses.by_name(name))
+
+
 def test_recipes_take_a_divergence_alone_or_with_others() -> None:
     alone = Recipe.from_dict({**RECIPE, "distill": {"divergence": "plugin:hellinger"}})
     assert alone.distill.shares == {"plugin:hellinger": 1.0}
@@ -309,6 +319,18 @@ def test_a_changed_plug_in_is_another_key() -> None:
     assert before == {"plug-in subtitles": "potstill-example 0.3.0, version 1"}
     change("potstill.readers", "subtitles", version="2")
     assert reader_facts(chosen, OWN) == {"plug-in subtitles": "potstill-example 0.3.0, version 2"}
+
+
+def test_options_reach_the_stage_as_the_recipe_has_them() -> None:
+    """They cross to the stage's process as JSON, so a date, which JSON lacks, is refused."""
+    from datetime import date
+
+    options = {"a": [1, 0.5, None, {"b": True}]}
+    config = CurateConfig(filters=[{"name": "shouting", "options": options}])
+    crossed = CurateConfig.model_validate(config.model_dump(mode="json"))
+    assert crossed.filters[0].options == options
+    with pytest.raises(ValueError, match="options"):
+        CurateConfig(filters=[{"name": "shouting", "options": {"since": date(2026, 1, 2)}}])
 
 
 def test_the_schema_takes_what_recipes_take_and_no_more() -> None:

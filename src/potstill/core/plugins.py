@@ -14,7 +14,7 @@ from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 from potstill.errors import PluginError, RecipeError
 
@@ -30,7 +30,7 @@ class PluginChoice(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: str = Field(pattern=f"^{NAME}$", description="The name of its entry point.")
-    options: dict[str, Any] = Field(
+    options: dict[str, JsonValue] = Field(
         default_factory=dict, description="What the plug-in is told; it says what it takes."
     )
 
@@ -122,12 +122,10 @@ def _load(group: str, name: str, needs: tuple[str, ...]) -> Loaded:
     entries = {_plugin(one): one for one in entry_points(group=group, name=name)}
     if not entries:
         known = ", ".join(sorted({one.name for one in installed(group)}))
+        there = f"Installed are: {known}." if known else "None is installed."
         raise PluginError(
             f"There is no plug-in {name} for {group}.",
-            f"Installed are: {known}."
-            if known
-            else "None is installed; `potstill plugins` lists "
-            "them. Install the package that brings it.",
+            f"{there} Install the package that brings it; `potstill plugins` lists all.",
         )
     if len(entries) > 1:
         packages = " and ".join(sorted(f"{one.package} {one.package_version}" for one in entries))

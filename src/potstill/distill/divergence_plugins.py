@@ -37,7 +37,7 @@ class DivergencePlugin(Protocol):
 
 def divergence_facts(names: Iterable[str]) -> dict[str, str]:
     """The identities of those names that are plug-ins. Light. Errors: PluginError."""
-    return {f"divergence {name}": _loaded(name).identity for name in names if _is_ours(name)}
+    return {f"divergence {name}": _loaded(name).identity for name in names if _is_plugin(name)}
 
 
 def plugin_rows(name: str) -> Callable[[Tensor, Tensor], Tensor]:
@@ -53,7 +53,7 @@ def plugin_rows(name: str) -> Callable[[Tensor, Tensor], Tensor]:
 _tried: set[str] = set()
 
 
-def _is_ours(name: str) -> bool:
+def _is_plugin(name: str) -> bool:
     return name.startswith(PREFIX)
 
 

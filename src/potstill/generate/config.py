@@ -110,8 +110,8 @@ class GenerateConfig(StageConfig):
 
     teacher: str = Field(
         "",
-        description="Model reference of the teacher, or openai:MODEL for one behind an address; "
-        "empty: the recipe's teacher.",
+        description="Model reference of the teacher, openai:MODEL for one behind an address, or "
+        "plugin:NAME for a plug-in's; empty: the recipe's teacher.",
     )
     endpoint: EndpointConfig | None = Field(
         None, description="The address of a teacher openai:MODEL, its keys and limits."
