@@ -19,16 +19,50 @@ from typing import Any
 from potstill.core.events import Emitter
 from potstill.core.extras import require
 from potstill.core.files import read_json, write_json
-from potstill.core.stage import Artifact, Context, Draft
+from potstill.core.stage import Artifact, Context, Draft, StageFunction
 from potstill.distill.correct_config import CorrectConfig
-from potstill.distill.launch import FOLDER, failure_in, job_of
+from potstill.distill.launch import FOLDER, failure_in, job_of, processes_of
 from potstill.distill.training_config import TrainingConfig
 from potstill.errors import PotstillError, TrainingError, UnavailableError
+from potstill.scale.place import Place
 
 LOCAL = "ray"
 OBJECT_STORE_BYTES = 128 << 20
 """Of a local Ray: nothing but a job's few lines goes through it."""
 PATIENCE_SECONDS = 7 * 24 * 3600
+
+
+def at_place(function: StageFunction, place: Place) -> StageFunction:
+    """The stage's function, whose training is done by Ray's workers if it is to have several
+    processes, and if a worker can open the files of the project."""
+
+    def run(config: Any, inputs: Any, draft: Any, context: Any) -> None:
+        count = _processes(config, place)
+        if count == 1 or getattr(config, "method", "") == "none":
+            function(config, inputs, draft, context)
+        elif not place.sees_files:
+            context.events.warning(
+                f"The {count} processes of the training run on this machine: the workers of "
+                f"{place.address} do not see the project's files (--shared says that they do)."
+            )
+            function(config, inputs, draft, context)
+        else:
+            threads = place.threads
+            distill_on_ray(
+                place.address, config, inputs, draft, context, workers=count, threads=threads
+            )
+
+    return run
+
+
+def _processes(config: Any, place: Place) -> int:
+    """As many as the recipe says; by `auto` as many as --workers says. A student that marks answers
+    is trained in one."""
+    if not isinstance(config, TrainingConfig):
+        return 1
+    if config.processes == "auto" and place.workers:
+        return place.workers
+    return processes_of(config)
 
 
 def distill_on_ray(

@@ -159,7 +159,7 @@ plain = Objective(kd_weight=0.8, ce_weight=0.3, temperature=2.0)
 found = {what: one_step(what) for what in ("split", "whole", "row")}
 found |= {f"parts of {what}": one_step(what, plain, True) for what in ("split", "whole", "row")}
 found["run"] = whole_run()
-recording.CACHE_BATCH_TOKENS = 64  # several blocks
+recording.CACHE_BATCH_TOKENS = 24  # several blocks
 cache = RowSet.apart(rows, True)
 found["blocks"] = len(recording.blocks_of(cache.sizes))
 opened = open_cache(

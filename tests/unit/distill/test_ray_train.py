@@ -25,7 +25,7 @@ from potstill.core.events import Emitter
 from potstill.core.stage import Artifact, Context, Draft
 from potstill.distill import DistillConfig
 from potstill.errors import PotstillError
-from potstill.scale.train import distill_on_ray
+from potstill.scale.stages import on_ray
 
 here, draft = Path(sys.argv[1]), Draft(Path(sys.argv[2]))
 config = DistillConfig.model_validate_json(sys.argv[3])
@@ -34,7 +34,7 @@ inputs = {name: Artifact(name, "key", here / name, "digest") for name in names}
 events = Emitter(here / "events.jsonl", "distill")
 context = Context(here, here / "cache", 7, 1, events)
 try:
-    distill_on_ray("ray", config, inputs, draft, context, workers=2)
+    on_ray("distill", None, {"address": "ray"})(config, inputs, draft, context)
 except PotstillError as error:
     print(type(error).__name__, error.message)
     sys.exit(error.exit_code)
@@ -76,7 +76,7 @@ def test_a_killed_worker_is_replaced_and_the_result_is_that_of_one_process(
 ) -> None:
     settings = {"checkpoint_minutes": 1e-6, "restarts": 2}
     draft = make_draft("ray")
-    process = start(tmp_path, draft, config_of(**settings))
+    process = start(tmp_path, draft, config_of(**settings, processes=2))
     killed = kill_a_worker(process, draft.work / "distilled")
     said, _ = process.communicate(timeout=280)
     assert process.returncode == 0, said[-3000:]
