@@ -32,6 +32,7 @@ from potstill import (
     improve,
     needs,
     outlook,
+    plugins,
     project,
     service,
     studio,
@@ -64,6 +65,9 @@ BEFORE_A_RUN = {
     project: ["new_project", "Project"],
 }
 """What is known before anything is started or fetched."""
+PLUGINS = """installed problem_of Plugin ReaderPlugin Reading PageText UnusableError FilterPlugin
+Surroundings Verdict DivergencePlugin TeacherPlugin TextModel Request Reply""".split()
+"""What a plug-in is written with."""
 DRIFT = ["Tested", "mmd_test", "median_bandwidth", "psi", "psi_test", "numbers_test", "holm"]
 """The tests by themselves, for any two samples."""
 EVALUATION = {
@@ -201,6 +205,8 @@ def python_page() -> str:
     for module, names in BEFORE_A_RUN.items():
         lines += [f"# `{module.__name__}`", "", (module.__doc__ or "").strip(), ""]
         lines += _names(module, names)
+    lines += ["# `potstill.plugins`", "", (plugins.__doc__ or "").strip(), ""]
+    lines += _names(plugins, PLUGINS)
     lines += ["# `potstill.models.spans`", "", (reader.__doc__ or "").strip(), ""]
     lines += _names(reader, ["ReaderSettings", "FoundAnswer"])
     lines += _names(decoding, ["SpanAnswer"])

@@ -34,6 +34,7 @@ from potstill.cli_options import (
     out,
     print_json,
 )
+from potstill.cli_plugins import plugins
 from potstill.cli_rows import rows_command
 from potstill.cli_serve import feedback, keys_app, serve
 from potstill.cli_studio import studio
@@ -70,6 +71,7 @@ app.command()(versions)
 app.command()(ab)
 app.command("rows")(rows_command)
 app.command()(studio)
+app.command()(plugins)
 app.add_typer(keys_app, name="keys")
 
 
@@ -98,6 +100,20 @@ def run(
     anyway: Annotated[
         bool, typer.Option("--anyway", help="Run though memory or disk look too small.")
     ] = False,
+    on: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PLACE",
+            help="Let workers read and ask: ray for this machine's cores, or ray://HOST:PORT.",
+        ),
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="With --on: the most workers at once.")
+    ] = None,
+    shared: Annotated[
+        bool,
+        typer.Option("--shared", help="With --on: the project folder has this path on them too."),
+    ] = False,
     again: Annotated[
         str | None,
         typer.Option(metavar="STAGE", help="Run this finished stage once more, and all after it."),
@@ -118,6 +134,9 @@ def run(
             threads=threads,
             watch=shown,
             anyway=anyway,
+            on=on,
+            workers=workers,
+            shared=shared,
             again=again,
         )
     if (until or pipeline.PIPELINE[-1].name) != pipeline.PIPELINE[-1].name:

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,20 @@ class Step:
 
     stage: Stage
     config: StageConfig
+
+
+@dataclass(frozen=True)
+class Elsewhere:
+    """A place where stages let others do their work.
+
+    function: "module:name" of `f(stage, function, place) -> function`, imported in the stage's
+    process: it gets the stage's name, its own function and `place`, and returns what is run
+    instead. That must make the same artifact, for the key does not know of it. place: values of
+    JSON.
+    """
+
+    function: str
+    place: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -66,6 +80,7 @@ class Runner:
     pulse: Pulse = lambda: None
     """Called several times a second while a stage runs; what it raises stops the stage, as Ctrl-C
     does, so that a caller in a thread of its own can be stopped too."""
+    elsewhere: Elsewhere | None = None
 
     def key(self, step: Step, done: Mapping[str, Artifact], facts: Facts | None = None) -> StageKey:
         """The step's key, given its finished inputs. facts: if they were gathered already."""
@@ -220,6 +235,7 @@ class Runner:
             "threads": self.threads,
             "events": str(events),
             "log": str(log),
+            "elsewhere": asdict(self.elsewhere) if self.elsewhere else None,
         }
         log.parent.mkdir(parents=True, exist_ok=True)
         start = events.stat().st_size if events.exists() else 0

@@ -22,7 +22,8 @@ from potstill.curate.config import CurateConfig
 from potstill.curate.decontaminate import Evaluation, asked
 from potstill.curate.dedup import Repeat, Text, repeats
 from potstill.curate.edits import Dealt, apply_edits
-from potstill.curate.filters import REVIEWED, Surroundings, answer_of, judge, reject
+from potstill.curate.filter_plugins import plugin_checks
+from potstill.curate.filters import CHECKS, REVIEWED, Surroundings, answer_of, judge, reject
 from potstill.curate.language import expected_language
 from potstill.curate.material import (
     Curated,
@@ -148,6 +149,7 @@ def _judge(
     def passage(chunk: str) -> str:
         return personal.masked(passages[chunk]) if masks else passages[chunk]
 
+    checks = (*CHECKS, *plugin_checks(config))
     languages = {} if config.language == "any" else _languages(rows, material)
     for row in (one for one in rows if one.verdict.keep):
         chunk = row.example.provenance.chunk
@@ -155,7 +157,7 @@ def _judge(
         if config.language != "auto":
             expected = config.language
         around = Surroundings(config, passage(chunk) if chunk else None, expected, found)
-        row.verdict = judge(row.example, around, REVIEWED if row.by_hand else None)
+        row.verdict = judge(row.example, around, REVIEWED if row.by_hand else checks)
 
 
 def _languages(rows: Sequence[Row], material: Material) -> dict[int, tuple[str, str]]:
