@@ -30,6 +30,7 @@ check: $(READY)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python tools/make_reference.py --check
+	$(BIN)/python tools/make_scaling.py --check
 	$(BIN)/python tools/make_deploy.py --check
 	$(BIN)/python tools/make_site.py --check
 	$(BIN)/python tools/make_notebook.py --check
@@ -38,6 +39,7 @@ format: $(READY)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 	$(BIN)/python tools/make_reference.py
+	$(BIN)/python tools/make_scaling.py
 	$(BIN)/python tools/make_deploy.py
 	$(BIN)/python tools/make_site.py --llms
 	$(BIN)/python tools/make_notebook.py

@@ -39,6 +39,7 @@ from potstill import (
     tune,
 )
 from potstill.cli import app
+from potstill.costs import binding, cluster, decoder, signals, stages, training
 from potstill.distill import losses
 from potstill.evaluate import (
     answer_scores,
@@ -68,6 +69,15 @@ BEFORE_A_RUN = {
 PLUGINS = """installed problem_of Plugin ReaderPlugin Reading PageText UnusableError FilterPlugin
 Surroundings Verdict DivergencePlugin TeacherPlugin TextModel Request Reply""".split()
 """What a plug-in is written with."""
+COSTS = {
+    cluster: ["parse_cluster", "accelerators", "Cluster", "Accelerator"],
+    decoder: ["published", "of_size", "Decoder"],
+    training: ["Training", "memory_of", "step_of", "sent_of"],
+    signals: ["sources", "crossing", "cheapest", "Source"],
+    binding: ["bound", "Phase", "Spent"],
+    stages: ["ClusterPlan", "StageCost"],
+}
+"""What anything costs on any hardware, in the order in which one needs the other."""
 DRIFT = ["Tested", "mmd_test", "median_bandwidth", "psi", "psi_test", "numbers_test", "holm"]
 """The tests by themselves, for any two samples."""
 EVALUATION = {
@@ -207,6 +217,9 @@ def python_page() -> str:
         lines += _names(module, names)
     lines += ["# `potstill.plugins`", "", (plugins.__doc__ or "").strip(), ""]
     lines += _names(plugins, PLUGINS)
+    for module, names in COSTS.items():
+        lines += [f"# `{module.__name__}`", "", (module.__doc__ or "").strip(), ""]
+        lines += _names(module, names)
     lines += ["# `potstill.models.spans`", "", (reader.__doc__ or "").strip(), ""]
     lines += _names(reader, ["ReaderSettings", "FoundAnswer"])
     lines += _names(decoding, ["SpanAnswer"])

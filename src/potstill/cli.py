@@ -30,6 +30,7 @@ from potstill.cli_options import (
     RecipeArgument,
     RunArgument,
     SetOption,
+    StoreOption,
     err,
     out,
     print_json,
@@ -118,6 +119,7 @@ def run(
         str | None,
         typer.Option(metavar="STAGE", help="Run this finished stage once more, and all after it."),
     ] = None,
+    store: StoreOption = None,
     project: ProjectOption = None,
 ) -> None:
     """Run a recipe; the same command again goes on, or reuses what is finished."""
@@ -138,6 +140,7 @@ def run(
             workers=workers,
             shared=shared,
             again=again,
+            store=store,
         )
     if (until or pipeline.PIPELINE[-1].name) != pipeline.PIPELINE[-1].name:
         console.print(f"Stopped after {until}, as asked. Results: {finished.folder}")

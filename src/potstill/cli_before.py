@@ -16,6 +16,7 @@ from potstill.cli_options import (
     ProjectOption,
     RecipeArgument,
     SetOption,
+    StoreOption,
     out,
     print_json,
 )
@@ -135,6 +136,14 @@ def plan(
             "--ask", help="Ask a teacher behind an address once with each key, and do no more."
         ),
     ] = False,
+    cluster: Annotated[
+        str | None,
+        typer.Option(
+            help="Say instead what every stage would take there, and what binds: 8xH100, "
+            "2x8xA100-80GB, cpu."
+        ),
+    ] = None,
+    store: StoreOption = None,
     as_json: JsonOption = False,
     project: ProjectOption = None,
 ) -> None:
@@ -150,11 +159,16 @@ def plan(
     if ask_teacher:
         _ask_teacher(loaded, as_json)
         return
-    found = pipeline.plan(loaded, project)
+    found = pipeline.plan(loaded, project, cluster=cluster, store=store)
     if as_json:
         print_json(found.as_dict())
         return
     console = out()
+    if found.cluster is not None:
+        from potstill.display_cluster import show
+
+        show(found.cluster, found.assumes, console)
+        return
     console.print(display.plan_table(found))
     if any(step.estimate for step in found):
         assumed = f", and for {found.assumes}, as the files are not there yet" * bool(found.assumes)

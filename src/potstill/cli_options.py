@@ -23,6 +23,14 @@ ProjectOption = Annotated[
     Path | None,
     typer.Option("--project", help="Folder with documents, runs/ and store/ [default: here]."),
 ]
+StoreOption = Annotated[
+    str | None,
+    typer.Option(
+        "--store",
+        help="Folder for finished results, or an address that they are mirrored to: "
+        "s3://bucket/prefix [default: $POTSTILL_STORE, else the recipe's].",
+    ),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 
 

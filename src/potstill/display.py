@@ -56,7 +56,11 @@ def size(count: float) -> str:
         if count < 1000:
             return f"{count:.0f} {unit}"
         count /= 1000
-    return f"{count:.1f} GB"
+    for unit in ("GB", "TB"):
+        if count < 1000:
+            return f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:,.1f} PB"
 
 
 def duration(seconds: float) -> str:
@@ -107,7 +111,9 @@ class Display:
         self._line(event["stage"], f"started{resumed}")
 
     def _on_skipped(self, event: dict[str, Any]) -> None:
-        self._line(event["stage"], "[dim]nothing changed, reused[/]")
+        self._line(
+            event["stage"], f"[dim]{escape(event.get('reason', 'nothing changed'))}, reused[/]"
+        )
 
     def _on_finished(self, event: dict[str, Any]) -> None:
         rejected = ""

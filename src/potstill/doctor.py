@@ -31,6 +31,7 @@ PURPOSES = {
     "ray": "let a cluster read files and ask teachers",
     "onnx": "write models that mark answers as ONNX, and serve them",
     "otel": "send the service's traces to a collector",
+    "remote": "share finished results with other machines",
 }
 QUICKSTART_MEMORY = 6 * 10**9
 QUICKSTART_DISK = 6 * 10**9

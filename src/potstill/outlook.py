@@ -14,6 +14,7 @@ from typing import Any, overload
 
 from potstill.core import machine
 from potstill.core.runner import PlannedStep
+from potstill.costs.stages import ClusterPlan
 from potstill.errors import MachineError, PotstillError, UnavailableError
 from potstill.models import hub
 from potstill.models.cache import cache_folder
@@ -54,6 +55,8 @@ class Plan(Sequence[PlannedStep]):
     shortages: tuple[Shortage, ...]
     assumes: str = ""
     """What the figures are for, where files are still to come: 1,000 rows. Else empty."""
+    cluster: ClusterPlan | None = None
+    """What every stage would take on the cluster that was asked about, run anew."""
 
     @overload
     def __getitem__(self, place: int) -> PlannedStep: ...
@@ -103,6 +106,7 @@ class Plan(Sequence[PlannedStep]):
             "tight": [asdict(one) for one in self.tight],
             "assumes": self.assumes,
             "times_are_for": this_processor(),
+            "cluster": self.cluster.as_dict() if self.cluster else None,
         }
 
 

@@ -11,7 +11,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +20,12 @@ from potstill.core.claims import claimed
 from potstill.core.events import Emitter
 from potstill.core.files import disk_errors, folder_files, read_json, write_atomic, write_json
 from potstill.core.machine import describe, usable_cores
+from potstill.core.remote import RemoteStore, is_address
 from potstill.core.runner import Elsewhere, Pulse, Runner, Step
 from potstill.core.stage import Artifact, Stage
 from potstill.core.store import Store, check_files
+from potstill.costs import parse_cluster
+from potstill.costs.stages import plan_on
 from potstill.distill import extractive as distill_spans
 from potstill.errors import MachineError, PotstillError, StoreError, UsageError
 from potstill.evaluate import extractive as evaluate_spans
@@ -51,6 +54,8 @@ SPANS: tuple[Stage, ...] = (
 )
 """Of a student that marks answers: the same stages by name and order."""
 
+STORE = "POTSTILL_STORE"
+"""The environment's name of the store: a folder or an address."""
 Watcher = Callable[[dict[str, Any]], None]
 
 
@@ -159,11 +164,26 @@ def open_run(name: str | Path, project: Path | None = None) -> Run:
     raise UsageError(f"There is no run {name}.", hint)
 
 
-def plan(recipe: Recipe, project: Path | None = None) -> Plan:
+def plan(
+    recipe: Recipe,
+    project: Path | None = None,
+    *,
+    cluster: str | None = None,
+    store: str | None = None,
+) -> Plan:
     """What `run` would do now, step by step, with the reason and the expected cost; which models
-    it would fetch; what stands in its way. Fetches nothing."""
-    runner = _runner(recipe, (project or Path.cwd()).resolve(), None)
-    return _plan(recipe, runner, steps_of(recipe))
+    it would fetch; what stands in its way. Fetches nothing.
+
+    cluster: also what every stage would take on hardware of that name (8xH100, 2x8xA100-80GB, cpu),
+    in `Plan.cluster`. store: as of `run`. Errors: UsageError for a name that is none.
+    """
+    asked = parse_cluster(cluster) if cluster else None
+    steps = steps_of(recipe)
+    runner = _runner(recipe, (project or Path.cwd()).resolve(), None, store=store)
+    found = _plan(recipe, runner, steps)
+    if asked is None:
+        return found
+    return replace(found, cluster=plan_on(recipe, runner.figures(steps), asked))
 
 
 def _plan(recipe: Recipe, runner: Runner, steps: list[Step]) -> Plan:
@@ -189,6 +209,7 @@ def run(
     workers: int | None = None,
     shared: bool = False,
     again: str | None = None,
+    store: str | None = None,
 ) -> Run:
     """Take a recipe through the stages; finished ones are reused, a killed one goes on.
 
@@ -201,6 +222,9 @@ def run(
     cores, `ray://host:port` for a cluster (docs/guides/cluster.md). Then `workers` is the most of
     them at once, `threads` what each may use, and `shared` says that the project folder has the
     same path on all of them. The results are the same.
+    `store`: a folder for finished results, or an address
+    (s3://bucket/prefix) that they are brought to and fetched from; else $POTSTILL_STORE, else the
+    recipe's `store`, else `store/` of the project alone.
     Errors: UnavailableError or MachineError, before anything is done, for what stands in the way;
     PotstillError of the stage that failed; what was finished before stays.
     """
@@ -212,14 +236,15 @@ def run(
     if on is not None:
         place = place_of(on, shared=shared, workers=workers, threads=threads)
         elsewhere, threads = place.as_elsewhere(), None
-    runner = _runner(recipe, project, threads, pulse, elsewhere)
+    runner = _runner(recipe, project, threads, pulse, elsewhere, store)
     for obstacle in _plan(recipe, runner, steps).obstacles:
         if not (anyway and isinstance(obstacle, MachineError)):
             raise obstacle
     folder = folder or project / "runs" / recipe.name
     with claimed(folder, f"The run {recipe.name}"):
         if again is not None:
-            _discard(Run(folder), runner.store, again)
+            gone = _discard(Run(folder), runner.store, again)
+            runner = replace(runner, anew=frozenset(gone))
         return _run_locked(recipe, runner, steps, Run(folder), watch or _nobody)
 
 
@@ -271,8 +296,9 @@ def _run_locked(
     return this
 
 
-def _discard(this: Run, store: Store, first: str) -> None:
-    """Delete the results of a stage and of those after it. Errors: UsageError, StoreError."""
+def _discard(this: Run, store: Store, first: str) -> tuple[str, ...]:
+    """Delete the results of a stage and of those after it; their names. Errors: UsageError,
+    StoreError."""
     names = [one.name for one in PIPELINE]
     if first not in names:
         raise UsageError(f"There is no stage {first}.", f"The stages are {', '.join(names)}.")
@@ -285,9 +311,11 @@ def _discard(this: Run, store: Store, first: str) -> None:
             f"The run {this.folder.name} has not finished the stage {first} yet.",
             "Run it without --again: it goes on by itself.",
         )
-    for name in (first, *_later(first)):
+    gone = (first, *_later(first))
+    for name in gone:
         if name in stages:
             store.discard(name, stages[name]["key"])
+    return gone
 
 
 def _recorded(this: Run, recipe: Recipe, store: Store) -> dict[str, dict[str, Any]]:
@@ -364,22 +392,31 @@ def _runner(
     threads: int | None,
     pulse: Pulse | None = None,
     elsewhere: Elsewhere | None = None,
+    store: str | None = None,
 ) -> Runner:
     if not project.is_dir():
         raise UsageError(f"The project folder {project} does not exist.")
+    named = store or os.environ.get(STORE) or recipe.store
     return Runner(
-        store_of(project),
+        store_of(project, named),
         project,
         recipe.seed,
         threads or usable_cores(),
         pulse or (lambda: None),
         elsewhere,
+        RemoteStore(named) if named and is_address(named) else None,
     )
 
 
-def store_of(project: Path) -> Store:
-    """Where the finished results of that project are."""
-    return Store(Path(os.environ.get("POTSTILL_STORE") or project / "store").resolve())
+def store_of(project: Path, named: str | None = None) -> Store:
+    """Where the finished results of that project are on this machine.
+
+    named: a folder, or an address, which is a copy elsewhere; None: what $POTSTILL_STORE says.
+    """
+    named = os.environ.get(STORE) if named is None else named
+    if not named or is_address(named):
+        return Store((project / "store").resolve())
+    return Store(Path(named).resolve())
 
 
 def _write_record(

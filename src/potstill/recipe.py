@@ -20,10 +20,12 @@ from pydantic import (
     Field,
     TypeAdapter,
     ValidationError,
+    field_validator,
     model_validator,
 )
 
 from potstill.core import fields
+from potstill.core.remote import is_address
 from potstill.curate import CurateConfig
 from potstill.distill import CorrectConfig, DistillConfig
 from potstill.distill.extractive import SpanDistillConfig
@@ -68,6 +70,11 @@ class Recipe(BaseModel):
         "models that come without one, such as GPT-2. The student carries it into every file. "
         "Fills the `template` of every section that does not name its own.",
     )
+    store: str = Field(
+        "",
+        description="Where finished results go besides the project's own `store/`: an address such "
+        "as s3://bucket/prefix, without credentials. --store and $POTSTILL_STORE come before it.",
+    )
     ingest: IngestConfig = Field(description="Files -> documents -> chunks.")
     generate: GenerateConfig = Field(description="Chunks -> question-answer rows, by the teacher.")
     curate: CurateConfig = Field(description="Rows -> kept in a split, or rejected with a reason.")
@@ -75,6 +82,15 @@ class Recipe(BaseModel):
     distill: DistillConfig = Field(description="Rows and teacher -> student.")
     evaluate: EvaluateConfig = Field(description="Student against teacher, on held-out rows.")
     export: ExportConfig = Field(description="Student -> files that others run.")
+
+    @field_validator("store")
+    @classmethod
+    def _is_an_address(cls, given: str) -> str:
+        if given and not is_address(given):
+            raise ValueError(
+                "an address such as s3://bucket/prefix; for a folder use --store or POTSTILL_STORE"
+            )
+        return given
 
     @model_validator(mode="after")
     def _fits_together(self) -> Recipe:

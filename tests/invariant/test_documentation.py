@@ -52,11 +52,18 @@ def test_every_command_that_is_shown_exists(page: str) -> None:
         ("```\npotstill run quickstart \\\n  --fast\n```", "has no option --fast"),
         ("Give `potstill keys add|forget`.", "has no command forget"),
         ("Give `potstill doctor --loud`.", "has no option --loud"),
+        ("```\npotstill doctor   this machine's cores\n```", "no partner"),
     ],
 )
 def test_a_command_that_does_not_exist_is_found(text: str, said: str) -> None:
     (shown,) = doc_commands.commands(text)
     assert said in (doc_commands.wrong(shown) or "")
+
+
+def test_the_overview_names_every_command() -> None:
+    shown = doc_commands.commands((ROOT / "docs" / "overview.md").read_text("utf-8"))
+    named = {one.text.split()[1] for one in shown}
+    assert doc_commands.top_level() - named == set()
 
 
 def test_every_recipe_field_that_is_named_exists() -> None:

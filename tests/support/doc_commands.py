@@ -65,6 +65,11 @@ def _line() -> Any:
     return get_command(app)
 
 
+def top_level() -> set[str]:
+    """The names of all commands and groups."""
+    return set(_line().commands)
+
+
 def wrong(shown: Shown) -> str | None:
     """What the command line would not know of it, or nothing."""
     text = START.sub("", shown.text)
@@ -72,7 +77,10 @@ def wrong(shown: Shown) -> str | None:
         return None
     for end in (" | ", " > ", " && ", " 2>", " &"):
         text = text.split(end)[0] if shown.typed else text
-    words = shlex.split(text.replace("\\|", "|"), comments=True)
+    try:
+        words = shlex.split(text.replace("\\|", "|"), comments=True)
+    except ValueError:
+        return "a quotation mark has no partner"
     command = _line()
     place = "potstill"
     while hasattr(command, "commands") and words:

@@ -73,6 +73,7 @@ EXTRAS: dict[str, dict[str, str]] = {
         "opentelemetry.sdk": "opentelemetry-sdk",
         "opentelemetry.exporter.otlp.proto.http": "opentelemetry-exporter-otlp-proto-http",
     },
+    "remote": {"fsspec": "fsspec", "s3fs": "s3fs"},
     "onnx": {"onnx": "onnx", "onnxscript": "onnxscript", "onnxruntime": "onnxruntime"},
 }
 

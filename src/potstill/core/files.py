@@ -24,6 +24,8 @@ AnyRecord = TypeVar("AnyRecord", bound=BaseModel)
 BLOCK = 1 << 20
 UNFINISHED = ".*.part"
 """Pattern of the names under which files are written before they are whole."""
+WHOLE = "complete.json"
+"""The mark of a folder of several files in which nothing changes any more: their sizes."""
 
 
 @contextmanager
@@ -56,6 +58,33 @@ def fsync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def fsync_file(path: Path) -> None:
+    """Make a file's content durable."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+def mark_whole(folder: Path) -> None:
+    """Flush a folder's files and write the mark that names them and their sizes."""
+    sizes = {}
+    with disk_errors(folder, "write"):
+        for name in folder_files(folder):
+            fsync_file(folder / name)
+            sizes[name.as_posix()] = (folder / name).stat().st_size
+    write_json(folder / WHOLE, sizes)
+
+
+def is_whole(folder: Path) -> bool:
+    """Whether the mark is there and every file has the size that it names."""
+    try:
+        sizes = read_json(folder / WHOLE)
+        return isinstance(sizes, dict) and all(
+            (folder / name).stat().st_size == size for name, size in sizes.items()
+        )
+    except (OSError, StoreError):
+        return False
 
 
 def _unfinished(path: Path) -> Path:

@@ -19,6 +19,8 @@ from typing import Any
 
 from potstill.core.events import Emitter, follow
 from potstill.core.keys import StageKey, changed_parts, stage_key
+from potstill.core.mirror import bring, fetch, following
+from potstill.core.remote import RemoteStore
 from potstill.core.stage import Advice, Artifact, Facts, Figures, Stage, StageConfig
 from potstill.core.store import Store
 from potstill.errors import AbsentError, PotstillError, UnavailableError, by_name
@@ -81,6 +83,10 @@ class Runner:
     """Called several times a second while a stage runs; what it raises stops the stage, as Ctrl-C
     does, so that a caller in a thread of its own can be stopped too."""
     elsewhere: Elsewhere | None = None
+    remote: RemoteStore | None = None
+    """Where finished results are looked for before a stage runs, and brought afterwards."""
+    anew: frozenset[str] = frozenset()
+    """Stages that are made here though the remote store may have them."""
 
     def key(self, step: Step, done: Mapping[str, Artifact], facts: Facts | None = None) -> StageKey:
         """The step's key, given its finished inputs. facts: if they were gathered already."""
@@ -91,6 +97,19 @@ class Runner:
 
     def plan(self, steps: Sequence[Step]) -> list[PlannedStep]:
         """What `run` would do now. Starts nothing and writes nothing."""
+        return self._survey(steps)[0]
+
+    def figures(self, steps: Sequence[Step]) -> dict[str, Figures]:
+        """Of each stage by name, what later ones have to work on and what it costs: its estimate,
+        with the counts of a finished one instead of guesses."""
+        planned, figures = self._survey(steps)
+        for step, one in zip(steps, planned, strict=True):
+            if one.action == "reuse":
+                name = step.stage.name
+                figures[name] = {**self._expected(step, figures), **figures[name]}
+        return figures
+
+    def _survey(self, steps: Sequence[Step]) -> tuple[list[PlannedStep], dict[str, Figures]]:
         done: dict[str, Artifact] = {}
         figures: dict[str, Figures] = {}
         planned = []
@@ -104,6 +123,13 @@ class Runner:
                 done[name] = artifact
                 figures[name] = self._counts(artifact)
                 planned.append(PlannedStep(name, "reuse", "nothing changed", {}, key.value))
+                continue
+            there = self.remote.find(self.store, name, key.value) if self.remote and key else None
+            if key and self.remote and there is not None:
+                done[name], manifest = there
+                figures[name] = manifest.get("counts", {})
+                reason = f"is in {self.remote.address}"
+                planned.append(PlannedStep(name, "reuse", reason, {}, key.value))
                 continue
             figures[name] = self._expected(step, figures)
             expected = self._corrected(name, figures[name])
@@ -119,7 +145,7 @@ class Runner:
             action = "resume" if self.store.has_draft(name, key.value) else "run"
             reason = self._reason(name, key, action)
             planned.append(PlannedStep(name, action, reason, expected, key.value, advice))
-        return planned
+        return planned, figures
 
     def _facts(self, step: Step) -> tuple[Facts, PotstillError | None]:
         """The step's facts, or what it needs and cannot have now. What is wrong, as a model that
@@ -189,24 +215,34 @@ class Runner:
             step.stage.facts(step.config, self.project)  # before an earlier stage spends hours
         done: dict[str, Artifact] = {}
         figures: dict[str, Figures] = {}
+        waiting: list[Artifact] = []
         for step in steps:
             name = step.stage.name
             key = self.key(step, done)
             artifact = self.store.find(name, key.value)
-            reused = artifact is not None
+            reused, reason = artifact is not None, "nothing changed"
+            there = None if name in self.anew else self.remote
+            if artifact is None and fetch(there, self.store, name, key.value, watch):
+                artifact = self.store.find(name, key.value)
+                reused, reason = True, f"was in {self.remote.address if self.remote else ''}"
             if artifact is None:
                 expected = self._expected(step, figures)
-                self._spawn(step, key, done, expected, events, logs / f"{name}.log", watch)
+                with following(self.remote, self.store, name, key.value, events):
+                    self._spawn(step, key, done, expected, events, logs / f"{name}.log", watch)
                 artifact = self.store.find(name, key.value)
                 if artifact is None:
                     raise PotstillError(f"The stage {name} ended without a result.")
             else:
                 self.store.tidy(artifact)
-                Emitter(events, name).emit("skipped", key=key.value, reason="nothing changed")
-                watch({"stage": name, "kind": "skipped", "key": key.value})
+                Emitter(events, name).emit("skipped", key=key.value, reason=reason)
+                watch({"stage": name, "kind": "skipped", "key": key.value, "reason": reason})
             done[name] = artifact
             figures[name] = self._counts(artifact)
             finished(artifact, reused)
+            if not bring(self.remote, self.store, artifact, watch):
+                waiting.append(artifact)
+        for artifact in waiting:  # whose upload failed: once more, and now it counts
+            bring(self.remote, self.store, artifact, watch, again=True)
         return done
 
     def _spawn(

@@ -59,10 +59,10 @@ def facts(config: CurateConfig, project: Path) -> Facts:
     parts["tools"] = ", ".join(
         f"{name} {installed_version(name)}" for name in ("rensa", "py3langid")
     )
+    parts |= filter_facts(config)
     if config.edits:
         read_edits(edits_file(config, project))  # a line that is no decision is an error now
         parts["edits"] = file_digest(edits_file(config, project))
-    parts |= filter_facts(config)
     if config.prepared:
         parts |= prepared_facts(config, project)
     if config.semantic_duplicate is not None:

@@ -10,7 +10,6 @@ first. Whatever has no true mark is what a kill left behind.
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -18,33 +17,13 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
-from potstill.core.files import disk_errors, folder_files, read_json, write_json
+from potstill.core.files import WHOLE, is_whole, mark_whole
 from potstill.distill.memory import wants_memory
 from potstill.errors import StoreError, TrainingError
 
-MARK = "complete.json"
-
-
-def mark_complete(checkpoint: Path) -> None:
-    """Flush the checkpoint's files and write the mark that names them and their sizes."""
-    sizes = {}
-    with disk_errors(checkpoint, "write"):
-        for name in folder_files(checkpoint):
-            with (checkpoint / name).open("rb") as file:
-                os.fsync(file.fileno())
-            sizes[name.as_posix()] = (checkpoint / name).stat().st_size
-    write_json(checkpoint / MARK, sizes)
-
-
-def is_complete(checkpoint: Path) -> bool:
-    """Whether the mark is there and every file has the size that it names."""
-    try:
-        sizes = read_json(checkpoint / MARK)
-        return isinstance(sizes, dict) and all(
-            (checkpoint / name).stat().st_size == size for name, size in sizes.items()
-        )
-    except (OSError, StoreError):
-        return False
+MARK = WHOLE
+mark_complete = mark_whole
+is_complete = is_whole
 
 
 def newest(folder: Path) -> Path | None:

@@ -121,14 +121,19 @@ def signal_bytes(config: DistillConfig, width: float) -> float:
     """Of a token of the teacher's signals on disk, about, compressed."""
     if config.on_policy.used:
         return 0.0
+    return stored_bytes(config.signal, config.signal_count, width)
+
+
+def stored_bytes(kind: str, count: int, width: float) -> float:
+    """The same, of a kind of signal. count: words a token; width: features of hidden states."""
     return {
         "live": 0.0,
         "auto": 1.4 * width,
         "hidden_bf16": 1.4 * width,
         "hidden_int8": width,
-        "top_k": 2.8 * config.signal_count,
-        "sampled": 1.2 * config.signal_count,
-    }[config.signal]
+        "top_k": 2.8 * count,
+        "sampled": 1.2 * count,
+    }[kind]
 
 
 def teacher_parameters(config: DistillConfig) -> int:
@@ -205,14 +210,7 @@ def estimate(config: DistillConfig, earlier: Mapping[str, Figures], project: Pat
         spent += seconds((rows + config.validations * held_out) * computed, READING_RATE / teacher)
     read = rows * len(config.voices) + 2 * config.validations * held_out
     spent += seconds(read * computed, READING_RATE / teacher)
-    if settings.model is None:
-        greedy = settings.method == "greedy" and settings.axes != "width"
-        tried = settings.calibration_tokens * CANDIDATES * ROUNDS * greedy
-        shapes = settings.candidates if settings.axes != "depth" else 1
-        compared = min(COMPARED_TOKENS, settings.fit_tokens) * shapes * (shapes > 1)
-        fitted = FIT_PASSES * (settings.fit_tokens + compared) * settings.refit
-        cuts = settings.steps * (1 + len(config.assistants))
-        spent += seconds(cuts * (tried + fitted), GREEDY_RATE / teacher)
+    spent += seconds(cut_tokens(config), GREEDY_RATE / teacher)
     spent += _writing_seconds(config, budget / length, length * computed, student)
     width = hidden_width(teacher)
     # Models in bf16; starts, two checkpoints and the teachers' states go when training is done.
@@ -229,6 +227,19 @@ def estimate(config: DistillConfig, earlier: Mapping[str, Figures], project: Pat
         "memory_bytes": memory_need(config, config.micro_tokens) * held_by(config),
         "disk_bytes": disk,
     }
+
+
+def cut_tokens(config: DistillConfig) -> float:
+    """That the teacher reads so that a student can be cut from it, about; 0 if none is cut."""
+    settings = config.student
+    if settings.model is not None:
+        return 0.0
+    greedy = settings.method == "greedy" and settings.axes != "width"
+    tried = settings.calibration_tokens * CANDIDATES * ROUNDS * greedy
+    shapes = settings.candidates if settings.axes != "depth" else 1
+    compared = min(COMPARED_TOKENS, settings.fit_tokens) * shapes * (shapes > 1)
+    fitted = FIT_PASSES * (settings.fit_tokens + compared) * settings.refit
+    return float(settings.steps * (1 + len(config.assistants)) * (tried + fitted))
 
 
 def _writing_seconds(

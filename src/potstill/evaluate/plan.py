@@ -33,19 +33,35 @@ def estimate(config: EvaluateConfig, earlier: Mapping[str, Figures], project: Pa
     """Every model reads every test row, answers it, and is timed."""
     teacher = expected_parameters(config.teacher)
     rows = min(earlier["curate"]["test_rows"], config.max_examples or float("inf"))
-    length = min(earlier["ingest"]["chunk_tokens"], config.max_tokens)
-    models = MODELS + bool(earlier["correct"].get("parameters"))
-    read = models * (rows + config.speed_rounds) * length
-    written = models * (rows * config.answer_tokens / 2 + config.speed_rounds * config.speed_tokens)
-    # a step of a batch takes as long as some of one row: the weights are read once for all
-    batches = sum(1 + requests / 8 for requests in config.speed_parallel)
-    written += models * batches * config.speed_tokens
-    read += models * len(config.speed_parallel) * length
+    models = _models(earlier)
+    read, written = passed(config, earlier)
     return {
         "tokens": round(read + written),
         "seconds": 15
         + seconds(read, READING_RATE / teacher)
         + seconds(written, WRITING_RATE / teacher),
-        "memory_bytes": PROCESS_BYTES + NUMBER_BYTES[config.dtype] * teacher,
+        "memory_bytes": evaluation_bytes(config, teacher),
         "disk_bytes": 2000.0 * rows * models,
     }
+
+
+def evaluation_bytes(config: EvaluateConfig, teacher: float) -> float:
+    """Of memory, with a teacher of so many weights."""
+    return PROCESS_BYTES + NUMBER_BYTES[config.dtype] * teacher
+
+
+def passed(config: EvaluateConfig, earlier: Mapping[str, Figures]) -> tuple[float, float]:
+    """Tokens that all models together read, and write."""
+    rows = min(earlier["curate"]["test_rows"], config.max_examples or float("inf"))
+    length = min(earlier["ingest"]["chunk_tokens"], config.max_tokens)
+    models = _models(earlier)
+    read = models * (rows + config.speed_rounds) * length
+    written = models * (rows * config.answer_tokens / 2 + config.speed_rounds * config.speed_tokens)
+    # a step of a batch takes as long as some of one row: the weights are read once for all
+    batches = sum(1 + requests / 8 for requests in config.speed_parallel)
+    written += models * batches * config.speed_tokens
+    return read + models * len(config.speed_parallel) * length, written
+
+
+def _models(earlier: Mapping[str, Figures]) -> int:
+    return MODELS + bool(earlier["correct"].get("parameters"))

@@ -77,7 +77,24 @@ def facts(config: GenerateConfig, project: Path) -> Facts:
 
 def estimate(config: GenerateConfig, earlier: Mapping[str, Figures], project: Path) -> Figures:
     """Requests, tokens, money, time, memory; `rows` is what curation may count on."""
-    chunks = earlier["ingest"]
+    total, teachers = asked_of(config, earlier["ingest"])
+    costs = [_cost(config, asked) for asked in teachers]
+    figures: dict[str, float] = {
+        "rows": round(total * (1 + sum(one.share for one in config.paraphrases))),
+        "requests": round(sum(asked.requests for asked in teachers)),
+        "memory_bytes": max(cost["memory_bytes"] for cost in costs),
+    }
+    for name in ("tokens", "money", "seconds", "disk_bytes"):
+        if any(name in cost for cost in costs):
+            figures[name] = sum(cost.get(name, 0.0) for cost in costs)
+    return figures
+
+
+def asked_of(config: GenerateConfig, chunks: Figures) -> tuple[float, list[Asked]]:
+    """Rows without their paraphrases, and what each teacher is asked for.
+
+    chunks: the figures of ingestion.
+    """
     rows, focus, work = _asked(config, chunks)
     total = rows + chunks.get("rows", 0)
     main = Asked(config.teacher, config.backend, config.endpoint, work, focus)
@@ -90,16 +107,7 @@ def estimate(config: GenerateConfig, earlier: Mapping[str, Figures], project: Pa
         asked.work.add(total * one.share * REQUESTS_PER_REPLY, *PARAPHRASE_TOKENS)
         if config.judge == "teacher":
             asked.work.add(total * one.share, *JUDGE_TOKENS)
-    costs = [_cost(config, asked) for asked in teachers]
-    figures: dict[str, float] = {
-        "rows": round(total * (1 + sum(one.share for one in config.paraphrases))),
-        "requests": round(sum(asked.requests for asked in teachers)),
-        "memory_bytes": max(cost["memory_bytes"] for cost in costs),
-    }
-    for name in ("tokens", "money", "seconds", "disk_bytes"):
-        if any(name in cost for cost in costs):
-            figures[name] = sum(cost.get(name, 0.0) for cost in costs)
-    return figures
+    return total, teachers
 
 
 @dataclass
@@ -117,6 +125,16 @@ class Asked:
         """All of them."""
         return self.work.requests + self.focus
 
+    @property
+    def prompt(self) -> float:
+        """Tokens that it reads."""
+        return self.work.prompt + self.focus * PROMPT_TOKENS
+
+    @property
+    def reply(self) -> float:
+        """Tokens that it writes."""
+        return self.work.reply + self.focus * REPLY_TOKENS
+
 
 def _cost(config: GenerateConfig, asked: Asked) -> Figures:
     """What one teacher takes."""
@@ -126,8 +144,7 @@ def _cost(config: GenerateConfig, asked: Asked) -> Figures:
     backend = resolve_backend(asked.teacher, asked.backend)
     if backend == "fake" or asked.requests == 0:  # who is asked nothing is not opened
         return {"seconds": 1 + asked.requests / 1000, "memory_bytes": 2e8}
-    work, focus = asked.work, asked.focus
-    prompt, reply = work.prompt + focus * PROMPT_TOKENS, work.reply + focus * REPLY_TOKENS
+    work, focus, prompt, reply = asked.work, asked.focus, asked.prompt, asked.reply
     disk = 2500.0 * asked.requests
     if asked.endpoint is not None:
         return {**asked.endpoint.quote(asked.requests, prompt, reply), "disk_bytes": disk}

@@ -1,0 +1,116 @@
+"""A recipe's trainings as the cost model knows them.
+
+In: the recipe's correct and distill sections, the stages' figures, a cluster. Out: a `Case`: what
+is trained, and how many tokens. Knows no rates.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+
+from potstill.core.stage import Figures
+from potstill.costs import decoder
+from potstill.costs.cluster import Cluster
+from potstill.costs.training import Training
+from potstill.distill import CorrectConfig, DistillConfig
+from potstill.distill.extractive import SpanDistillConfig
+from potstill.distill.plan import (
+    budget_tokens,
+    computed_share,
+    row_tokens,
+    signal_bytes,
+    student_parameters,
+)
+from potstill.models.encoder import encoder_parameters
+
+SECOND_TRAINING = 1
+"""Beside the distilled student one of the same start is fine-tuned on the text alone, to
+compare."""
+AUTO_LARGEST = 8 << 30
+"""Bytes of a file that `signal: auto` still writes."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """A training, the tokens that are computed in it, and those of the one it is compared with."""
+
+    one: Training
+    tokens: float
+    compared: float = 0.0
+
+    def trainings(self) -> Iterator[tuple[Training, float]]:
+        """Each with its tokens; the comparison asks no teacher and reads no file."""
+        yield self.one, self.tokens
+        if self.compared:
+            bare = replace(self.one, teacher=None, teacher_held="nothing", signal_bytes=0.0)
+            yield bare, self.compared
+
+
+def distillation(config: DistillConfig, figures: Mapping[str, Figures], cluster: Cluster) -> Case:
+    """The student's training; several teachers of one step are as many of the first."""
+    teacher = decoder.of_reference(config.voices[0].teacher)
+    student = _student(config, teacher)
+    computed = computed_share(config, figures)
+    tokens = computed * budget_tokens(config, figures)
+    kind = _kind(config, figures, teacher)
+    held = {"live": "live", "top_k": "nothing", "sampled": "nothing"}.get(kind, "output")
+    stored = signal_bytes(config.model_copy(update={"signal": kind}), teacher.hidden)
+    one = Training(
+        student,
+        teacher,
+        held,  # type: ignore[arg-type]
+        config.adapter,
+        config.teacher_precision,
+        config.micro_tokens,
+        max(1.0, computed * config.step_tokens),
+        row_tokens(figures) / 2,
+        config.gradient_checkpointing,
+        signal_bytes=stored,
+    )
+    between = (config.student.steps - 1) * config.student.step_share * tokens
+    return Case(one, tokens + between, SECOND_TRAINING * tokens)
+
+
+def _student(config: DistillConfig, teacher: decoder.Decoder) -> decoder.Decoder:
+    if config.student.model is not None:
+        return decoder.of_reference(config.student.model)
+    return teacher.shrunk(student_parameters(config))
+
+
+def _kind(config: DistillConfig, figures: Mapping[str, Figures], teacher: decoder.Decoder) -> str:
+    """The signal that `auto` comes to: as the recipe's description of the field says."""
+    if config.on_policy.used or config.needs_live_teacher:
+        return "live"
+    if config.signal != "auto":
+        return config.signal
+    rows = figures["curate"]["train_rows"] * min(row_tokens(figures), config.sequence_tokens)
+    again = budget_tokens(config, figures) > rows
+    return "hidden_bf16" if again and 1.4 * teacher.hidden * rows < AUTO_LARGEST else "live"
+
+
+def correction(config: CorrectConfig, figures: Mapping[str, Figures]) -> Case:
+    """The teacher's own training by the cross-entropy."""
+    computed = computed_share(config, figures)
+    one = Training(
+        decoder.of_reference(config.teacher),
+        adapter="lora" if config.method == "lora" else "none",
+        micro_tokens=config.micro_tokens,
+        step_tokens=max(1.0, computed * config.step_tokens),
+        seen=row_tokens(figures) / 2,
+        checkpointed=config.gradient_checkpointing,
+    )
+    return Case(one, computed * figures["correct"].get("tokens", 0.0))
+
+
+def spans(config: SpanDistillConfig, figures: Mapping[str, Figures]) -> Case:
+    """The encoder's trainings, reckoned as a decoder of its size that sees whole windows."""
+    step = float(config.batch_size * config.window_tokens)
+    one = Training(
+        decoder.of_size(encoder_parameters(config.student.model)),
+        micro_tokens=min(step, config.micro_tokens),
+        step_tokens=step,
+        seen=config.window_tokens,
+        scored=0.0,
+    )
+    return Case(one, figures["distill"].get("tokens", 0.0))
