@@ -13,7 +13,7 @@ recipe names (`curate.edits`). Changes no result: the run's next curation reads 
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -38,12 +38,14 @@ def edits_of(this: Run) -> dict[str, Edit]:
     return read_edits(_place(this)[0])
 
 
-def waiting(this: Run) -> int:
+def waiting(this: Run, edits: Mapping[str, Edit] | None = None) -> int:
     """How many decisions the run's rows do not show yet.
 
-    Those that differ from the ones that its last curation read; it left a copy of them.
+    Those that differ from the ones that its last curation read; it left a copy of them. edits: as
+    `edits_of` has them, where they were read already.
     """
-    now, then = edits_of(this), _read_by_curation(this)
+    now = edits_of(this) if edits is None else edits
+    then = _read_by_curation(this)
     return sum(now.get(name) != then.get(name) for name in {*now, *then})
 
 

@@ -190,8 +190,7 @@ def look_through(page: Any, base: str, name: str, source: str) -> None:
 
 def edit_a_row(page: Any) -> None:
     """A row opens with its passage, says in place what is wrong with a change, and takes it."""
-    page.locator(".rows li > button").first.click()
-    page.locator(".row-detail .passage").first.wait_for()
+    open_first_row(page)
     page.get_by_text("Set aside or change it").first.click()
     form = page.locator(".row-detail form[data-decide]").first
     form.get_by_label("Question").fill("")
@@ -202,13 +201,21 @@ def edit_a_row(page: Any) -> None:
     form.get_by_role("button", name="Save the change").click()
     page.get_by_text("changed by hand").first.wait_for()
     page.get_by_role("button", name="Run again with 1 decision").wait_for()
-    page.locator(".rows li > button").first.click()
+    open_first_row(page)
     page.get_by_role("button", name="Take back").first.click()
     page.get_by_role("button", name="Run again with").wait_for(state="detached")
 
 
+def open_first_row(page: Any) -> None:
+    """Scripts listen once the page is loaded; a click before that would be lost."""
+    page.wait_for_load_state("load")
+    page.locator(".rows li > button").first.click()
+    page.locator(".row-detail .passage").first.wait_for()
+
+
 def vote_blindly(page: Any) -> None:
     """Two files of the student answer as A and B, are voted on and named; then the colours."""
+    page.wait_for_load_state("load")
     page.locator("form.talk summary").click()
     boxes = page.locator('[name="model"]')
     assert boxes.count() >= 2

@@ -60,7 +60,7 @@ def decided(view: RunView) -> dict[str, Any]:
     and wait, and why nothing can be decided, if it cannot (`closed`)."""
     try:
         edits = edits_of(view.run)
-        left = waiting(view.run)
+        left = waiting(view.run, edits)
     except (PotstillError, OSError, LookupError) as error:
         return {"edits": {}, "waiting": 0, "written": [], "closed": str(error)}
     written: list[Edit] = [one for one in edits.values() if one.action == "add"]
