@@ -7,7 +7,7 @@ NAME   ?= quickstart
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: quickstart test test-whole test-slice test-slow check format bench env clean
+.PHONY: quickstart test test-whole test-slice test-slow check format docs bench env clean
 
 quickstart: $(READY)
 	$(BIN)/potstill run quickstart
@@ -31,12 +31,22 @@ check: $(READY)
 	$(BIN)/lint-imports
 	$(BIN)/python tools/make_reference.py --check
 	$(BIN)/python tools/make_scaling.py --check
+	$(BIN)/python tools/make_deploy.py --check
+	$(BIN)/python tools/make_site.py --check
+	$(BIN)/python tools/make_notebook.py --check
 
 format: $(READY)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 	$(BIN)/python tools/make_reference.py
 	$(BIN)/python tools/make_scaling.py
+	$(BIN)/python tools/make_deploy.py
+	$(BIN)/python tools/make_site.py --llms
+	$(BIN)/python tools/make_notebook.py
+
+# The documentation as a site, in site/: strictly, and with nothing fetched from elsewhere.
+docs: $(READY)
+	$(BIN)/python tools/make_site.py
 
 bench: $(READY)
 	@$(BIN)/python benchmarks/$(NAME).py
@@ -51,4 +61,4 @@ $(READY): requirements.lock pyproject.toml
 	@touch $@
 
 clean:
-	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+	rm -rf $(VENV) build dist site .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

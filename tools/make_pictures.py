@@ -1,10 +1,12 @@
-"""Take the pictures of docs/pictures/ of the studio over a project with a finished run.
+"""Take the pictures of docs/pictures/: the studio over a project with a finished run, its report.
 
-    python tools/make_pictures.py PROJECT [RUN]
+    python tools/make_pictures.py PROJECT [RUN] [--report]
 
 In: a project folder whose run (quickstart, unless named) is finished. Out: one PNG a page, light at
 1280 pixels, dark at 1280, and light at 390. Needs Debian's chromium and the package playwright.
-Starts no run; the chat's picture asks the student one question.
+Starts no run; the chat's picture asks the student one question, and where it parts from its
+teacher. The service's picture shows what `potstill serve` kept beside the run. With `--report`
+only the report's picture is taken.
 """
 
 from __future__ import annotations
@@ -27,8 +29,12 @@ FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
 
 def main() -> None:
     """Every picture anew."""
-    project, run = Path(sys.argv[1]), (sys.argv[2:] or ["quickstart"])[0]
+    named = [word for word in sys.argv[1:] if word != "--report"]
+    project, run = Path(named[0]), (named[1:] or ["quickstart"])[0]
     FOLDER.mkdir(parents=True, exist_ok=True)
+    take_report(project / "runs" / run / "report.html")
+    if "--report" in sys.argv[1:]:
+        return
     with sync_playwright() as driver, tempfile.TemporaryDirectory() as empty:
         browser = driver.chromium.launch(executable_path=shutil.which("chromium"), args=FLAGS)
         with Studio(Path(empty)) as studio:
@@ -36,8 +42,10 @@ def main() -> None:
         with Studio(project) as studio:
             for name, path in (
                 ("runs", "/"), ("new", "/new?from=quickstart"), ("run", f"/runs/{run}"),
-                ("data", f"/runs/{run}/data"), ("results", f"/runs/{run}/results"),
-                ("chat", f"/runs/{run}/chat"),
+                ("data", f"/runs/{run}/data"), ("edit", f"/runs/{run}/data"),
+                ("results", f"/runs/{run}/results"),
+                ("chat", f"/runs/{run}/chat"), ("service", f"/runs/{run}/service"),
+                ("search", "/search?from=quickstart"),
             ):  # fmt: skip
                 take(browser, studio, name, path, "light", "wide")
             take(browser, studio, "run-dark", f"/runs/{run}", "dark", "wide")
@@ -66,6 +74,17 @@ class Studio:
         self.process.wait()
 
 
+def take_report(page_of_run: Path) -> None:
+    """The top of a run's report, which is a file and needs no studio."""
+    with sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=shutil.which("chromium"), args=FLAGS)
+        context = browser.new_context(viewport={"width": 740, "height": 840}, color_scheme="light")
+        page = context.new_page()
+        page.goto(page_of_run.resolve().as_uri())
+        page.screenshot(path=FOLDER / "report.png")
+        browser.close()
+
+
 def take(browser: Any, studio: Studio, name: str, path: str, scheme: str, size: str) -> None:
     """One picture, once the page has settled."""
     width, height = SIZES[size]
@@ -77,15 +96,19 @@ def take(browser: Any, studio: Studio, name: str, path: str, scheme: str, size: 
     page.goto(studio.address.partition("/?")[0] + path)
     if name.startswith("new"):
         page.locator("#plan").get_by_text("in all").wait_for(timeout=120_000)
-    if name == "data":
+    if name in ("data", "edit"):
         page.locator(".rows button").nth(1).click()
         page.locator(".row-detail .passage").first.wait_for()
+    if name == "edit":
+        page.get_by_text("Set aside or change it").first.click()
     if name == "chat":
         page.fill("#question", QUESTION)
         page.locator("#ask").click()
         page.locator("#ask[disabled]").wait_for()
         page.locator("#ask:not([disabled])").wait_for(timeout=600_000)
-        page.locator(".exchange summary").first.click()
+        page.get_by_role("button", name="Where it parts from its teacher").click()
+        page.locator(".legend").wait_for(timeout=600_000)
+        page.locator(".legend").scroll_into_view_if_needed()
     page.screenshot(path=FOLDER / f"studio-{name}.png")
     context.close()
 

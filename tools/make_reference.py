@@ -24,12 +24,15 @@ from pydantic_core import PydanticUndefined
 import potstill
 from potstill import (
     builtin,
+    disagreeing,
     distill,
     drifting,
+    editing,
     errors,
     improve,
     needs,
     outlook,
+    plugins,
     project,
     service,
     studio,
@@ -38,7 +41,16 @@ from potstill import (
 from potstill.cli import app
 from potstill.costs import binding, cluster, decoder, signals, stages, training
 from potstill.distill import losses
-from potstill.evaluate import answer_scores, compare, gate, judge, overlap, predictions, trials
+from potstill.evaluate import (
+    answer_scores,
+    compare,
+    disagreement,
+    gate,
+    judge,
+    overlap,
+    predictions,
+    trials,
+)
 from potstill.models.spans import decoding, reader
 from potstill.recipe import Recipe, SpanRecipe
 from potstill.serve import drift, review
@@ -54,6 +66,9 @@ BEFORE_A_RUN = {
     project: ["new_project", "Project"],
 }
 """What is known before anything is started or fetched."""
+PLUGINS = """installed problem_of Plugin ReaderPlugin Reading PageText UnusableError FilterPlugin
+Surroundings Verdict DivergencePlugin TeacherPlugin TextModel Request Reply""".split()
+"""What a plug-in is written with."""
 COSTS = {
     cluster: ["parse_cluster", "accelerators", "Cluster", "Accelerator"],
     decoder: ["published", "of_size", "Decoder"],
@@ -69,6 +84,7 @@ EVALUATION = {
     predictions: ["score_file", "score_answers"],
     answer_scores: ["Gold", "score_answer", "squad_v2"],
     overlap: ["sentence_bleu", "corpus_bleu", "bleu_counts", "chrf", "rouge"],
+    disagreement: ["disagreement", "TokenGap"],
     compare: ["Compared", "compare"],
     gate: ["gate", "fewest_rows"],
     trials: ["compare_versions", "Votes", "newcombe", "wilson", "fisher_exact"],
@@ -199,6 +215,8 @@ def python_page() -> str:
     for module, names in BEFORE_A_RUN.items():
         lines += [f"# `{module.__name__}`", "", (module.__doc__ or "").strip(), ""]
         lines += _names(module, names)
+    lines += ["# `potstill.plugins`", "", (plugins.__doc__ or "").strip(), ""]
+    lines += _names(plugins, PLUGINS)
     for module, names in COSTS.items():
         lines += [f"# `{module.__name__}`", "", (module.__doc__ or "").strip(), ""]
         lines += _names(module, names)
@@ -214,6 +232,10 @@ def python_page() -> str:
     lines += ["# `potstill.studio`", "", (studio.__doc__ or "").strip(), ""]
     lines += _names(studio, ["open_studio"])
     lines += _section("potstill.serve.gateway.ServeConfig", ServeConfig, {})
+    lines += ["# `potstill.disagreeing`", "", (disagreeing.__doc__ or "").strip(), ""]
+    lines += _names(disagreeing, ["disagreement_on"])
+    lines += ["# `potstill.editing`", "", (editing.__doc__ or "").strip(), ""]
+    lines += _names(editing, ["decide", "take_back", "edits_of", "waiting", "rows_of"])
     lines += ["# `potstill.drifting`", "", (drifting.__doc__ or "").strip(), ""]
     lines += _names(drifting, ["read_drift", "dismiss", "write_drift_page", "taught"])
     lines += ["# `potstill.serve.drift`", "", (drift.__doc__ or "").strip(), ""]

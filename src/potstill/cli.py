@@ -18,6 +18,7 @@ from potstill.cli_adapters import adapters_app
 from potstill.cli_ask import ask
 from potstill.cli_before import new, plan, recipes
 from potstill.cli_config import config_app
+from potstill.cli_disagree import disagree
 from potstill.cli_drift import drift
 from potstill.cli_evaluate import compare_command, eval_command
 from potstill.cli_export import export, push
@@ -34,6 +35,8 @@ from potstill.cli_options import (
     out,
     print_json,
 )
+from potstill.cli_plugins import plugins
+from potstill.cli_rows import rows_command
 from potstill.cli_serve import feedback, keys_app, serve
 from potstill.cli_studio import studio
 from potstill.errors import PotstillError, StoreError, UsageError
@@ -61,12 +64,15 @@ app.command()(serve)
 app.command()(feedback)
 app.command()(monitoring)
 app.command()(drift)
+app.command()(disagree)
 app.command()(improve)
 app.command()(promote)
 app.command()(rollback)
 app.command()(versions)
 app.command()(ab)
+app.command("rows")(rows_command)
 app.command()(studio)
+app.command()(plugins)
 app.add_typer(keys_app, name="keys")
 
 
@@ -95,6 +101,24 @@ def run(
     anyway: Annotated[
         bool, typer.Option("--anyway", help="Run though memory or disk look too small.")
     ] = False,
+    on: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PLACE",
+            help="Let workers read and ask: ray for this machine's cores, or ray://HOST:PORT.",
+        ),
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="With --on: the most workers at once.")
+    ] = None,
+    shared: Annotated[
+        bool,
+        typer.Option("--shared", help="With --on: the project folder has this path on them too."),
+    ] = False,
+    again: Annotated[
+        str | None,
+        typer.Option(metavar="STAGE", help="Run this finished stage once more, and all after it."),
+    ] = None,
     store: StoreOption = None,
     project: ProjectOption = None,
 ) -> None:
@@ -112,6 +136,10 @@ def run(
             threads=threads,
             watch=shown,
             anyway=anyway,
+            on=on,
+            workers=workers,
+            shared=shared,
+            again=again,
             store=store,
         )
     if (until or pipeline.PIPELINE[-1].name) != pipeline.PIPELINE[-1].name:

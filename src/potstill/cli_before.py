@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from potstill.builtin import Described
+    from potstill.recipe import Recipe
 
 
 def recipes(
@@ -129,6 +130,12 @@ def new(
 def plan(
     recipe: RecipeArgument,
     set_: SetOption = None,
+    ask_teacher: Annotated[
+        bool,
+        typer.Option(
+            "--ask", help="Ask a teacher behind an address once with each key, and do no more."
+        ),
+    ] = False,
     cluster: Annotated[
         str | None,
         typer.Option(
@@ -148,7 +155,11 @@ def plan(
     from potstill.outlook import this_processor
     from potstill.recipe import Recipe
 
-    found = pipeline.plan(Recipe.load(recipe, set_ or ()), project, cluster=cluster, store=store)
+    loaded = Recipe.load(recipe, set_ or ())
+    if ask_teacher:
+        _ask_teacher(loaded, as_json)
+        return
+    found = pipeline.plan(loaded, project, cluster=cluster, store=store)
     if as_json:
         print_json(found.as_dict())
         return
@@ -180,3 +191,19 @@ def plan(
     if advice := [one for step in found for one in step.advice]:
         console.print("\nFor this machine and these rows:", highlight=False)
         console.print(display.advice_table(advice))
+
+
+def _ask_teacher(recipe: Recipe, as_json: bool) -> None:
+    from dataclasses import asdict
+
+    from potstill.errors import UnavailableError
+    from potstill.inference.probe import probe
+
+    found = probe(recipe.generate.teacher, recipe.generate.endpoint)
+    if as_json:
+        print_json([asdict(one) for one in found])
+    for one in () if as_json else found:
+        words = f"{one.problem} {one.hint}" if one.problem else f"answers in {one.seconds:.1f} s"
+        out().print(f"{one.variable or 'no key':<20} {words}", highlight=False, markup=False)
+    if all(one.problem for one in found):
+        raise UnavailableError("The teacher does not answer.", "What it said stands above.")

@@ -175,7 +175,7 @@ def _made(this: Any, missing: list[str], threads: int | None) -> dict[str, Any]:
     with display.following(console) as shown:
         finished = pipeline.run(
             recipe,
-            Path(this.record["project"]),
+            this.project,
             threads=threads,
             watch=shown,
             folder=this.folder,

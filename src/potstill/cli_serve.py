@@ -98,8 +98,10 @@ def serve(
 
     from potstill.errors import UsageError
     from potstill.pipeline import open_run
+    from potstill.service import check_packages, serve_run
+
+    check_packages()
     from potstill.serve.gateway import ServeConfig
-    from potstill.service import serve_run
 
     try:
         config = ServeConfig(

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from potstill import plugins
 from potstill.core import extras, machine
 
 PURPOSES = {
@@ -27,6 +28,7 @@ PURPOSES = {
     "report": "draw the report",
     "quantised": "hold teachers in 4 bits, train adapters on 4-bit weights",
     "tune": "search for the best settings",
+    "ray": "let a cluster read files and ask teachers",
     "onnx": "write models that mark answers as ONNX, and serve them",
     "otel": "send the service's traces to a collector",
     "remote": "share finished results with other machines",
@@ -47,7 +49,7 @@ class Finding:
 
 def examine(project: Path) -> list[Finding]:
     """Look at the machine, the packages, the folders and the way to the model hub."""
-    return [*_machine(project), *_packages(), *_folders(project), *_hub()]
+    return [*_machine(project), *_packages(), *_plugins(), *_folders(project), *_hub()]
 
 
 def _machine(project: Path) -> list[Finding]:
@@ -122,6 +124,14 @@ def _packages() -> list[Finding]:
             listed = ", ".join(f"{name} {version}" for name, version in versions.items())
             findings.append(Finding(f"[{extra}]", "ok", f"can {purpose} ({listed})"))
     return findings
+
+
+def _plugins() -> list[Finding]:
+    """Those that are installed; whether they work, `potstill plugins --check` says."""
+    found = plugins.installed()
+    if not found:
+        return [Finding("plug-ins", "ok", "none installed")]
+    return [Finding("plug-ins", "ok", ", ".join(map(str, found)))]
 
 
 def _folders(project: Path) -> list[Finding]:

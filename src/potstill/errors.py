@@ -10,6 +10,7 @@
     │   └── UnavailableError                    a model cannot be had now: no hub, login, key, terms
     ├── StoreError                exit code 5   a stored result is damaged or locked
     ├── MissingExtraError         exit code 6   an optional package is needed; the message names it
+    │   └── PluginError                         a plug-in is not there, or does not work
     ├── TrainingError             exit code 7   training cannot start or cannot go on
     └── BudgetError               exit code 8   the recipe's budget is spent; more of it goes on
 
@@ -87,6 +88,10 @@ class MissingExtraError(PotstillError):
     exit_code = 6
 
 
+class PluginError(MissingExtraError):
+    """A plug-in is not installed, cannot be imported, or does not do what it must."""
+
+
 class TrainingError(PotstillError):
     """Training cannot start, or cannot go on."""
 
@@ -119,6 +124,7 @@ def by_name(name: str) -> type[PotstillError]:
             UnavailableError,
             StoreError,
             MissingExtraError,
+            PluginError,
             TrainingError,
             BudgetError,
             MachineError,

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from potstill.errors import MissingExtraError, UnavailableError
-from potstill.inference.endpoint import is_endpoint
+from potstill.inference.endpoint import only_writes
 from potstill.models import hub
 from potstill.models.catalogue import published
 from potstill.models.packages import check_terms, is_fetched, pinned
@@ -97,7 +97,8 @@ def _used(recipe: Recipe) -> Mapping[str, Values]:
 
 
 def _references(values: Any, place: str) -> Iterator[tuple[str, str]]:
-    """(field, reference) of each model below `place`; those behind an address are left out."""
+    """(field, reference) of each model below `place`; those behind an address or a plug-in are left
+    out."""
     if isinstance(values, list):
         for number, one in enumerate(values):
             yield from _references(one, f"{place}.{number}")
@@ -108,7 +109,7 @@ def _references(values: Any, place: str) -> Iterator[tuple[str, str]]:
         here = f"{place}.{name}"
         if name not in NAMES or not isinstance(value, str):
             yield from _references(value, here)
-        elif value and not is_endpoint(value) and values.get("backend") != "fake":
+        elif value and not only_writes(value) and values.get("backend") != "fake":
             yield here, value
 
 

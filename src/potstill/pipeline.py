@@ -21,7 +21,7 @@ from potstill.core.events import Emitter
 from potstill.core.files import disk_errors, folder_files, read_json, write_atomic, write_json
 from potstill.core.machine import describe, usable_cores
 from potstill.core.remote import RemoteStore, is_address
-from potstill.core.runner import Pulse, Runner, Step
+from potstill.core.runner import Elsewhere, Pulse, Runner, Step
 from potstill.core.stage import Artifact, Stage
 from potstill.core.store import Store, check_files
 from potstill.costs import parse_cluster
@@ -34,6 +34,7 @@ from potstill.ingest.plan import assumed
 from potstill.needs import models_of
 from potstill.outlook import Plan, shortages
 from potstill.recipe import Recipe
+from potstill.scale.place import place_of
 
 PIPELINE: tuple[Stage, ...] = (
     ingest.STAGE,
@@ -94,6 +95,28 @@ class Run:
         assert isinstance(report, dict)
         return report
 
+    @property
+    def project(self) -> Path:
+        """The project's folder: the one that the run's folder stands in, since that may have been
+        moved, or be mounted elsewhere in a container; of a run kept apart the recorded one."""
+        recorded, folder = Path(self.record["project"]), self.folder.resolve()
+        if folder.parent.name != "runs":
+            return recorded
+        here = folder.parents[1]
+        return here if (here / "store").is_dir() or not recorded.is_dir() else recorded
+
+    @property
+    def store(self) -> Path:
+        """Where its results are: in its project, or where POTSTILL_STORE said when it was made, or
+        says now if that is gone."""
+        record = self.record
+        recorded = Path(record["store"])
+        if recorded.is_relative_to(record["project"]):
+            return self.project / recorded.relative_to(record["project"])
+        if not recorded.is_dir() and (named := os.environ.get("POTSTILL_STORE")):
+            return Path(named).resolve()
+        return recorded
+
     def artifact(self, stage: str) -> Artifact:
         """A finished stage of this run."""
         record = self.record
@@ -102,7 +125,7 @@ class Run:
                 f"The run {self.folder.name} has not finished the stage {stage} yet.",
                 f"Finish it with: potstill run {self.folder / 'recipe.yaml'}",
             )
-        store = Store(Path(record["store"]))
+        store = Store(self.store)
         key = record["stages"][stage]["key"]
         artifact = store.find(stage, key)
         if artifact is None:
@@ -182,6 +205,10 @@ def run(
     folder: Path | None = None,
     pulse: Pulse | None = None,
     anyway: bool = False,
+    on: str | None = None,
+    workers: int | None = None,
+    shared: bool = False,
+    again: str | None = None,
     store: str | None = None,
 ) -> Run:
     """Take a recipe through the stages; finished ones are reused, a killed one goes on.
@@ -189,7 +216,13 @@ def run(
     `until` names the last stage to run. `watch` sees every event as it is written, and `pulse` is
     called several times a second while a stage runs: what either raises stops the run, which goes
     on at the next call. `folder`: the run's own, instead of `runs/<name>` of the project. `anyway`:
-    run though memory or disk look too small. `store`: a folder for finished results, or an address
+    run though memory or disk look too small. `again`: a stage that is run once more, with all after
+    it, though they are finished; their results are deleted from the store before.
+    `on`: where the work is done: None for this process's machine, `ray` for Ray on this machine's
+    cores, `ray://host:port` for a cluster (docs/guides/cluster.md). Then `workers` is the most of
+    them at once, `threads` what each may use, and `shared` says that the project folder has the
+    same path on all of them. The results are the same.
+    `store`: a folder for finished results, or an address
     (s3://bucket/prefix) that they are brought to and fetched from; else $POTSTILL_STORE, else the
     recipe's `store`, else `store/` of the project alone.
     Errors: UnavailableError or MachineError, before anything is done, for what stands in the way;
@@ -197,12 +230,21 @@ def run(
     """
     project = (project or Path.cwd()).resolve()
     steps = steps_of(recipe, until)
-    runner = _runner(recipe, project, threads, pulse, store)
+    if on is None and (workers is not None or shared):
+        raise UsageError("workers and shared say something of a cluster.", "Name it: --on ray")
+    elsewhere = None
+    if on is not None:
+        place = place_of(on, shared=shared, workers=workers, threads=threads)
+        elsewhere, threads = place.as_elsewhere(), None
+    runner = _runner(recipe, project, threads, pulse, elsewhere, store)
     for obstacle in _plan(recipe, runner, steps).obstacles:
         if not (anyway and isinstance(obstacle, MachineError)):
             raise obstacle
     folder = folder or project / "runs" / recipe.name
     with claimed(folder, f"The run {recipe.name}"):
+        if again is not None:
+            gone = _discard(Run(folder), runner.store, again)
+            runner = replace(runner, anew=frozenset(gone))
         return _run_locked(recipe, runner, steps, Run(folder), watch or _nobody)
 
 
@@ -254,16 +296,38 @@ def _run_locked(
     return this
 
 
+def _discard(this: Run, store: Store, first: str) -> tuple[str, ...]:
+    """Delete the results of a stage and of those after it; their names. Errors: UsageError,
+    StoreError."""
+    names = [one.name for one in PIPELINE]
+    if first not in names:
+        raise UsageError(f"There is no stage {first}.", f"The stages are {', '.join(names)}.")
+    try:
+        stages = this.record["stages"]
+    except (StoreError, OSError, LookupError):
+        stages = {}
+    if first not in stages:
+        raise UsageError(
+            f"The run {this.folder.name} has not finished the stage {first} yet.",
+            "Run it without --again: it goes on by itself.",
+        )
+    gone = (first, *_later(first))
+    for name in gone:
+        if name in stages:
+            store.discard(name, stages[name]["key"])
+    return gone
+
+
 def _recorded(this: Run, recipe: Recipe, store: Store) -> dict[str, dict[str, Any]]:
     """The stages that an earlier run of this recipe finished in the same store."""
     try:
         record = this.record
         stages = record["stages"]
-        same = (record["store"], record["recipe"]) == (
-            str(store.root),
+        same = (this.store, record["recipe"]) == (
+            store.root,
             recipe.model_dump(mode="json"),
         )
-    except (StoreError, OSError, LookupError):
+    except (StoreError, OSError, LookupError, TypeError):
         return {}  # there is none, or it is damaged and this run writes it anew
     whole = isinstance(stages, dict) and all(isinstance(one, dict) for one in stages.values())
     return dict(stages) if same and whole else {}
@@ -293,7 +357,7 @@ def write_report(this: Run) -> dict[str, Any]:
 def verify(this: Run) -> dict[str, list[str]]:
     """Rehash every artifact of a run. Stage -> what is wrong with it (empty if nothing is)."""
     record = this.record
-    store = Store(Path(record["store"]))
+    store = Store(this.store)
     found: dict[str, list[str]] = {}
     for name, stage in record["stages"].items():
         try:
@@ -327,6 +391,7 @@ def _runner(
     project: Path,
     threads: int | None,
     pulse: Pulse | None = None,
+    elsewhere: Elsewhere | None = None,
     store: str | None = None,
 ) -> Runner:
     if not project.is_dir():
@@ -338,6 +403,7 @@ def _runner(
         recipe.seed,
         threads or usable_cores(),
         pulse or (lambda: None),
+        elsewhere,
         RemoteStore(named) if named and is_address(named) else None,
     )
 

@@ -35,7 +35,7 @@ from potstill.evaluate.extractive import SpanEvaluateConfig
 from potstill.export import ExportConfig
 from potstill.export.extractive import SpanExportConfig
 from potstill.generate import GenerateConfig
-from potstill.inference.endpoint import is_endpoint
+from potstill.inference.endpoint import only_writes
 from potstill.ingest import IngestConfig
 
 SCHEMA_HINT = "`potstill config schema` describes every field."
@@ -139,7 +139,7 @@ class Recipe(BaseModel):
         path = find_recipe(source)
         data, places = fields.read(path, "recipe")
         for override in overrides:
-            places[_apply(data, override)] = f"--set {override}"
+            places[_apply(data, override)] = f"--set {override[: fields.LONGEST_NAME]}"
         return _validate(data, places, path.name)
 
     @classmethod
@@ -210,9 +210,9 @@ def recipe_schema() -> dict[str, Any]:
 
 
 def _check_local(teachers: Sequence[tuple[str, str]]) -> None:
-    """Errors: ValueError for a section whose teacher is behind an address and must not be."""
+    """Errors: ValueError for a section whose teacher only writes, and must do more."""
     for name, teacher in teachers:
-        if is_endpoint(teacher):
+        if only_writes(teacher):
             raise ValueError(
                 f"{name}.teacher is {teacher}, which can write rows but lends no tokenizer, "
                 "probabilities or weights: name a local model as teacher at the top, and "
@@ -238,16 +238,15 @@ def _apply(data: dict[str, Any], override: str) -> tuple[str, ...]:
     names = place.strip().split(".")
     if not equals or not all(names):
         raise RecipeError(
-            f"--set {override}: not of the form section.field=value.",
+            f"--set {override[: fields.LONGEST_NAME]}: not of the form section.field=value.",
             "For example: --set distill.epochs=3",
         )
-    try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise RecipeError(f"--set {override}: the value is not valid YAML.") from error
+    value = fields.value_of(text, f"--set {place.strip()[: fields.LONGEST_NAME]}")
     blocked = fields.put(data, names, value)
     if blocked is not None:
-        raise RecipeError(f"--set {override}: {blocked} is a value, not a section.")
+        raise RecipeError(
+            f"--set {override[: fields.LONGEST_NAME]}: {blocked} is a value, not a section."
+        )
     return tuple(names)
 
 

@@ -71,8 +71,7 @@ def serve_run(
     Errors: UsageError, StoreError, ModelError, MissingExtraError, before anything is loaded where
     that can be known.
     """
-    for module in ("fastapi", "uvicorn", "prometheus_client", "httpx2", "numpy", "jinja2"):
-        check_installed(module, "Serving a student", "serve")
+    check_packages()
     from potstill.serve.alerts import Alerts
     from potstill.serve.auth import KeyFile
     from potstill.serve.gateway import Gateway, ServeConfig
@@ -82,7 +81,7 @@ def serve_run(
     from potstill.serve.tracing import tracing_from_environment
 
     settings = config or ServeConfig()
-    key_file = KeyFile(keys or project_of(this) / KEYS)
+    key_file = KeyFile(keys or this.project / KEYS)
     live = [one for one in key_file.listed() if not one.revoked]
     if keys is not None and not live:
         raise UsageError(
@@ -141,9 +140,10 @@ def serve_run(
         serve(gateway, listening, started or (lambda address: None))
 
 
-def project_of(this: Run) -> Path:
-    """The project folder of a run."""
-    return Path(this.record["project"])
+def check_packages() -> None:
+    """Errors: MissingExtraError, naming the extra of the service, if a package of it is missing."""
+    for module in ("fastapi", "uvicorn", "prometheus_client", "httpx2", "numpy", "jinja2"):
+        check_installed(module, "Serving a student", "serve")
 
 
 def _canary(
@@ -166,7 +166,7 @@ def _canary(
         raise UsageError(f"--share {share:g} has to lie between 0 and 1.")
     if assign not in ("key", "request"):
         raise UsageError(f"There is no --assign {assign}.", "Assign by key or by request.")
-    run = open_run(candidate, project_of(this))
+    run = open_run(candidate, this.project)
     _check_task(this, run)
     name = run.folder.resolve().name
     if name == current:

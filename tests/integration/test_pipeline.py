@@ -18,8 +18,12 @@ import yaml
 
 from potstill import pipeline
 from potstill.core.events import read_events
+from potstill.disagreeing import disagreement_on
 from potstill.errors import StoreError
 from potstill.recipe import Recipe
+
+PLANTED = "planted-secret-5b1f7c"
+SECRETS = ("HF_TOKEN", "OPENAI_API_KEY", "WANDB_API_KEY", "AWS_SECRET_ACCESS_KEY", "ANY_PASSWORD")
 
 
 @pytest.fixture
@@ -40,8 +44,10 @@ def project(tmp_path: Path) -> Path:
 
 @pytest.mark.whole
 def test_a_whole_run_leaves_report_files_and_reusable_stages(
-    project: Path, small_recipe: dict[str, Any]
+    project: Path, small_recipe: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    for name in SECRETS:
+        monkeypatch.setenv(name, PLANTED)
     recipe = Recipe.from_dict(small_recipe)
     fresh = {step.name: step.estimate for step in pipeline.plan(recipe, project)}
     assert all(costs["seconds"] > 0 and costs["memory_bytes"] > 0 for costs in fresh.values())
@@ -64,8 +70,16 @@ def test_a_whole_run_leaves_report_files_and_reusable_stages(
     card = (run.folder / "data-card.html").read_text("utf-8")
     assert card == run.artifact("curate").path("card.html").read_text("utf-8")
     assert run.exported().suffix == ".gguf"
+    for passages in (True, False):
+        told = disagreement_on(run, "Who keeps the key?", "Tove Lind", passages=passages)
+        assert "".join(one.text for one in told).startswith("Tove Lind")
+        assert all(one.kl >= -1e-6 and 0 <= one.probability <= 1 for one in told)
     assert {event["kind"] for event in seen} >= {"started", "finished", "progress", "metric"}
     assert pipeline.verify(run) == {stage.name: [] for stage in pipeline.PIPELINE}
+
+    written = [path for path in project.rglob("*") if path.is_file()]
+    assert run.folder / "report.html" in written
+    assert [path for path in written if PLANTED.encode() in path.read_bytes()] == []
 
     again = pipeline.plan(recipe, project)
     assert {step.action for step in again} == {"reuse"}

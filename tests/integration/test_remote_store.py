@@ -69,7 +69,11 @@ def toys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 def run(
-    root: Path, remote: RemoteStore | None, seen: list[dict[str, Any]] | None = None, **more: Any
+    root: Path,
+    remote: RemoteStore | None,
+    seen: list[dict[str, Any]] | None = None,
+    anew: frozenset[str] = frozenset(),
+    **more: Any,
 ) -> tuple[Path, bool]:
     """A run in a project of its own, as on a machine of its own: its result, whether it was there
     before."""
@@ -77,7 +81,7 @@ def run(
 
     root.mkdir(exist_ok=True)
     reused: list[bool] = []
-    runner = Runner(Store(root / "store"), root, 1, 1, remote=remote)
+    runner = Runner(Store(root / "store"), root, 1, 1, remote=remote, anew=anew)
     done = runner.run(
         [Step(toy_steps.STAGE, toy_steps.Config(**more))],
         root / "events.jsonl",
@@ -112,6 +116,12 @@ def test_a_second_machine_finds_what_the_first_one_finished(
     (skipped,) = (event for event in seen if event["kind"] == "skipped")
     assert skipped["reason"] == f"was in {remote.address}"
     assert not remote.files.exists(remote.place("train", f"{one.parent.name}.draft"))
+
+
+def test_a_stage_that_is_to_run_once_more_is_not_fetched(toys: Path, remote: RemoteStore) -> None:
+    run(toys / "one", remote)
+    _, was = run(toys / "two", remote, anew=frozenset({"train"}))
+    assert not was
 
 
 def test_another_machine_goes_on_from_the_last_whole_checkpoint(

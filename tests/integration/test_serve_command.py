@@ -18,6 +18,7 @@ from typing import Any
 import httpx2
 import openai
 import pytest
+from clean_environment import ROOT, make_environment
 
 from potstill import pipeline, sample
 from potstill.errors import ModelError, PotstillError, UsageError
@@ -59,9 +60,11 @@ def finished(
 
 
 @contextmanager
-def serving(project: Path, *more: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+def serving(
+    project: Path, *more: str, python: Path = Path(sys.executable)
+) -> Iterator[tuple[subprocess.Popen[str], str]]:
     """The process, and its address."""
-    command = [sys.executable, "-m", "potstill.cli", "serve", "small", "--project", str(project)]
+    command = [str(python), "-m", "potstill.cli", "serve", "small", "--project", str(project)]
     command += ["--port", "0", "--threads", "1", "--parallel", "2", "--context", "512", *more]
     errors = project / "errors.txt"
     with errors.open("w") as stderr, subprocess.Popen(command, stderr=stderr, text=True) as process:
@@ -263,3 +266,30 @@ def test_a_candidate_beside_the_run_is_compared_promoted_and_taken_back(finished
     finally:
         versions.path.unlink(missing_ok=True)
         shutil.rmtree(finished / "runs" / "small-2")
+
+
+@pytest.mark.whole
+def test_the_serving_extras_suffice_wherever_the_project_is(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in the serving image: what these extras bring and no torch, and the project mounted at
+    another place than where the run was made."""
+    python = make_environment(tmp_path / "environment", ("serve", "llamacpp"))
+    monkeypatch.setenv("PYTHONPATH", str(ROOT / "src"))
+    for absent in ("torch", "transformers"):
+        command = [str(python), "-c", f"import {absent}"]
+        assert subprocess.run(command, capture_output=True, check=False).returncode == 1
+    moved = finished.rename(tmp_path / "project")
+    try:
+        for words in ("feedback", "versions", "drift", "verify"):
+            command = [str(python), "-m", "potstill.cli", words, "small", "--project", str(moved)]
+            assert subprocess.run(command, capture_output=True, check=False).returncode == 0
+        with serving(moved, python=python) as (_, address):
+            asked = [{"role": "user", "content": "When is the kiln opened?"}]
+            for model in ("small", "small:documents"):
+                body = {"model": model, "messages": asked, "max_tokens": 4}
+                assert post(address, "/v1/chat/completions", body).status_code == 200
+            assert "potstill_ready 1" in httpx2.get(f"{address}/metrics", trust_env=False).text
+            assert httpx2.get(f"{address}/drift", trust_env=False).status_code == 200
+    finally:
+        moved.rename(finished)

@@ -15,6 +15,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from potstill.core.machine import resident_bytes
+
 KINDS = frozenset(
     (
         "run_started",
@@ -59,12 +61,16 @@ class Emitter:
             os.close(descriptor)
 
     def progress(self, done: float, total: float, unit: str, **fields: Any) -> None:
-        """Say how far the stage is: `done` of `total` `unit`s. `step` names the part of it."""
+        """Say how far the stage is: `done` of `total` `unit`s. `step` names the part of it. The
+        event also says how much memory this process holds then, in bytes (`memory_bytes`)."""
         now = time.monotonic()
         if done < total and now - self._last_progress < 0.25:
             return
         self._last_progress = now
-        self.emit("progress", done=done, total=total, unit=unit, **fields)
+        if self.path is None:
+            return
+        held = resident_bytes(os.getpid())
+        self.emit("progress", done=done, total=total, unit=unit, memory_bytes=held, **fields)
 
     def metric(self, name: str, value: float, step: int | None = None, **fields: Any) -> None:
         """One figure worth a curve or a table."""

@@ -18,6 +18,11 @@ from pydantic import BaseModel, ValidationError
 from potstill.errors import RecipeError
 
 LARGEST_FILE = 1 << 20
+MOST_VALUES = 100_000
+"""Of a text once its aliases are unfolded: a few lines of them can stand for any number."""
+LONGEST_NAME = 200
+UNREADABLE = (ValueError, TypeError, LookupError, AttributeError, OverflowError)
+"""What PyYAML lets through of values that are not what their tag or form says."""
 Places = dict[tuple[str, ...], str]
 """Where each field was given: ("distill", "epochs") -> "mine.yaml, line 6"."""
 
@@ -28,8 +33,11 @@ def find(source: str | Path, builtin: Mapping[str, Path], what: str) -> Path:
     if name in builtin:
         return builtin[name]
     path = Path(name)
-    if path.is_file():
-        return path
+    try:
+        if path.is_file():
+            return path
+    except (OSError, ValueError) as error:
+        raise RecipeError(f"There is no {what} called {name[:80]}.") from error
     looks_like_path = path.suffix in {".yaml", ".yml"} or len(path.parts) > 1
     if path.is_dir():
         raise RecipeError(f"{name} is a folder, not a {what}.", "Name the YAML file inside it.")
@@ -49,19 +57,58 @@ def read(path: Path, what: str) -> tuple[dict[str, Any], Places]:
 def parse(text: str, name: str) -> tuple[dict[str, Any], Places]:
     """The text's plain values, and the place of every field in the file of that name. Errors:
     RecipeError."""
-    try:
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
-        data = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f", line {mark.line + 1}" if mark is not None else ""
-        problem = getattr(error, "problem", None) or str(error)
-        raise RecipeError(f"{name}{where}: not valid YAML ({problem}).") from error
+    node, data = _loaded(text, name)
     if not isinstance(data, dict):
         raise RecipeError(f"{name} is empty or not a list of `field: value` lines.")
     lines: dict[tuple[str, ...], int] = {}
     _note_lines(node, (), lines, name)
     return data, {place: f"{name}, line {line}" for place, line in lines.items()}
+
+
+def value_of(text: str, name: str) -> Any:
+    """The plain value of a text that is given by itself. Errors: RecipeError that begins with
+    `name`."""
+    return _loaded(text, name)[1]
+
+
+def _loaded(text: str, name: str) -> tuple[Any, Any]:
+    """The text's nodes and its plain values."""
+    try:
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+        _unfolded(node, {}, name)
+        return node, yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f", line {mark.line + 1}" if mark is not None else ""
+        problem = getattr(error, "problem", None) or str(error)
+        raise RecipeError(f"{name}{where}: not valid YAML ({problem}).") from error
+    except RecursionError:
+        raise RecipeError(f"{name}: not valid YAML (nested too deeply).") from None
+    except UNREADABLE as error:
+        problem = str(error).splitlines()[0][:100] if str(error) else type(error).__name__
+        raise RecipeError(f"{name}: a value is not what its form says ({problem}).") from error
+
+
+def _unfolded(node: Any, known: dict[int, int], name: str) -> int:
+    """How many values there are below a node, aliases unfolded. Errors: RecipeError."""
+    if id(node) in known:
+        if known[id(node)] == 0:
+            raise RecipeError(f"{name}: an alias stands within what it stands for.")
+        return known[id(node)]
+    known[id(node)] = 0
+    inner: list[Any] = []
+    if isinstance(node, yaml.SequenceNode):
+        inner = node.value
+    elif isinstance(node, yaml.MappingNode):
+        inner = [one for pair in node.value for one in pair]
+    count = 1 + sum(_unfolded(one, known, name) for one in inner)
+    if count > MOST_VALUES:
+        raise RecipeError(
+            f"{name}: there are more than {MOST_VALUES:,} values in it.",
+            "Aliases (*name) are counted as what they stand for.",
+        )
+    known[id(node)] = count
+    return count
 
 
 def _text(path: Path, what: str) -> str:
@@ -114,7 +161,7 @@ def explain(
     place = tuple(str(part) for part in first["loc"])
     given_at = (places[place[:n]] for n in range(len(place), 0, -1) if place[:n] in places)
     where = next(given_at, file)
-    field = ".".join(place)
+    field = ".".join(place)[:LONGEST_NAME]
     hint = ""
     if first["type"] == "extra_forbidden":
         known = fields_at(kind, place[:-1])
@@ -125,8 +172,7 @@ def explain(
         message = f"{where}: the field {field} is missing."
         hint = f"Add it; {schema_hint}"
     else:
-        given = repr(first["input"])
-        given = given if len(given) <= 60 else given[:57] + "..."
+        given = _shown(first["input"])
         reason = first["msg"].removeprefix("Value error, ")
         message = f"{where}: {field} = {given} is not right: {reason}."
         if isinstance(first["input"], dict):  # what does not fit together; a key may stand in it
@@ -135,6 +181,14 @@ def explain(
     if more:
         hint = f"{hint} ({more} more mistake{'s' if more > 1 else ''} after this one.)"
     return RecipeError(message, hint)
+
+
+def _shown(value: Any) -> str:
+    try:
+        text = repr(value)
+    except ValueError:  # Python writes no number of so many digits
+        text = "a number of very many digits"
+    return text if len(text) <= 60 else text[:57] + "..."
 
 
 def fields_at(kind: type[BaseModel], place: Sequence[str]) -> list[str]:

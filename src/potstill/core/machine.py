@@ -105,10 +105,22 @@ def peak_memory_bytes() -> int:
 
 
 def _most_held(whose: str) -> int:
-    import resource
-
+    try:
+        import resource
+    except ModuleNotFoundError:  # Windows
+        return _most_held_by_psutil() if whose == "RUSAGE_SELF" else 0
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(getattr(resource, whose)).ru_maxrss * unit
+
+
+def _most_held_by_psutil() -> int:
+    """Of this process; 0 where psutil is not installed or the system does not say."""
+    try:
+        import psutil
+
+        return int(psutil.Process().memory_info().peak_wset)
+    except (ImportError, AttributeError):
+        return 0
 
 
 def resident_bytes(process: int) -> int:

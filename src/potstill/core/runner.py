@@ -13,7 +13,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,20 @@ class Step:
 
     stage: Stage
     config: StageConfig
+
+
+@dataclass(frozen=True)
+class Elsewhere:
+    """A place where stages let others do their work.
+
+    function: "module:name" of `f(stage, function, place) -> function`, imported in the stage's
+    process: it gets the stage's name, its own function and `place`, and returns what is run
+    instead. That must make the same artifact, for the key does not know of it. place: values of
+    JSON.
+    """
+
+    function: str
+    place: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -68,8 +82,11 @@ class Runner:
     pulse: Pulse = lambda: None
     """Called several times a second while a stage runs; what it raises stops the stage, as Ctrl-C
     does, so that a caller in a thread of its own can be stopped too."""
+    elsewhere: Elsewhere | None = None
     remote: RemoteStore | None = None
     """Where finished results are looked for before a stage runs, and brought afterwards."""
+    anew: frozenset[str] = frozenset()
+    """Stages that are made here though the remote store may have them."""
 
     def key(self, step: Step, done: Mapping[str, Artifact], facts: Facts | None = None) -> StageKey:
         """The step's key, given its finished inputs. facts: if they were gathered already."""
@@ -204,7 +221,8 @@ class Runner:
             key = self.key(step, done)
             artifact = self.store.find(name, key.value)
             reused, reason = artifact is not None, "nothing changed"
-            if artifact is None and fetch(self.remote, self.store, name, key.value, watch):
+            there = None if name in self.anew else self.remote
+            if artifact is None and fetch(there, self.store, name, key.value, watch):
                 artifact = self.store.find(name, key.value)
                 reused, reason = True, f"was in {self.remote.address if self.remote else ''}"
             if artifact is None:
@@ -253,6 +271,7 @@ class Runner:
             "threads": self.threads,
             "events": str(events),
             "log": str(log),
+            "elsewhere": asdict(self.elsewhere) if self.elsewhere else None,
         }
         log.parent.mkdir(parents=True, exist_ok=True)
         start = events.stat().st_size if events.exists() else 0

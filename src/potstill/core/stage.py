@@ -77,6 +77,8 @@ class Context:
     events: Emitter
 
 
+StageFunction = Callable[[Any, Mapping[str, Artifact], Draft, Context], None]
+"""What does the work of a stage: `run(config, inputs, draft, context)`."""
 Facts = Mapping[str, str]
 """Digests of what a stage reads besides earlier stages: source files, models, engines."""
 Figures = Mapping[str, float]
@@ -140,10 +142,8 @@ class Stage:
     counts: Callable[[Path], Figures] = _no_counts
     eases_memory: str = "Close other programs, or use a machine with more memory."
 
-    def load(self) -> Callable[[StageConfig, Mapping[str, Artifact], Draft, Context], None]:
+    def load(self) -> StageFunction:
         """Import the function that runs the stage (this is where torch may come in)."""
         module, name = self.function.split(":")
-        function: Callable[[StageConfig, Mapping[str, Artifact], Draft, Context], None] = getattr(
-            importlib.import_module(module), name
-        )
+        function: StageFunction = getattr(importlib.import_module(module), name)
         return function

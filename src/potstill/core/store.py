@@ -138,6 +138,19 @@ class Store:
                 if folder.exists():
                     shutil.rmtree(folder)
 
+    def discard(self, stage: str, key: str) -> None:
+        """Delete a finished result, and what an interrupted process left of one."""
+        self.discard_draft(stage, key)
+        with self.locked(stage, key, DISCARD_PATIENCE):
+            folder, gone = self.folder(stage, key), self.root / stage / f".{key}.gone"
+            with disk_errors(folder, "delete"):
+                if gone.exists():  # left by a kill
+                    shutil.rmtree(gone)
+                if folder.exists():
+                    (folder / MANIFEST).unlink(missing_ok=True)  # never a whole one again
+                    folder.rename(gone)
+                    shutil.rmtree(gone)
+
     def commit(self, draft: Draft, manifest: Mapping[str, Any]) -> Artifact:
         """Make a draft the finished result of its key. `manifest` needs `stage` and `key`."""
         final = self.folder(manifest["stage"], manifest["key"])

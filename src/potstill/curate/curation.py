@@ -3,7 +3,8 @@
 In: rows, chunks, evaluation sets, a CurateConfig. Out: the rows of each split, what was rejected
 with its reason, and what was done on the way. Knows no files.
 
-    convert -> mask -> split -> judge each row -> duplicates -> leaks -> variants -> typing errors
+    convert -> mask -> split -> edits -> judge each row -> duplicates -> leaks -> variants
+    -> typing errors
 
 The split comes before anything that multiplies rows. Rows of the test split are judged first, then
 validation, then training, so that of two rows that say the same the more protected one stays and
@@ -14,18 +15,20 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cache
 
 from potstill.curate import personal
 from potstill.curate.config import CurateConfig
 from potstill.curate.decontaminate import Evaluation, asked
 from potstill.curate.dedup import Repeat, Text, repeats
-from potstill.curate.filters import Surroundings, answer_of, judge, reject
+from potstill.curate.edits import Dealt, apply_edits
+from potstill.curate.filter_plugins import plugin_checks
+from potstill.curate.filters import CHECKS, REVIEWED, Surroundings, answer_of, judge, reject
 from potstill.curate.language import expected_language
 from potstill.curate.material import (
     Curated,
     Material,
+    Row,
     as_rejected,
     clear_language,
     converted,
@@ -41,17 +44,6 @@ __all__ = ["STEPS", "Curated", "Material", "Similar", "curate"]
 
 Similar = Callable[[Sequence[str], float, Sequence[str]], list[Repeat | None]]
 """Texts, least similarity, families -> repeats in meaning (`semantic.py`)."""
-
-
-@dataclass
-class _Row:
-    example: Example
-    root: str
-    """Id of the row that it varies in the end; its own id if it varies none."""
-    family: str
-    """Rows that are alike on purpose: those of one root, or made from one row."""
-    split: Split
-    verdict: Verdict
 
 
 STEPS = ("read", "split", "judged", "compared with each other", "compared with evaluation sets")
@@ -77,9 +69,13 @@ def curate(
     passages = {chunk.id: chunk.text for chunk in (*material.contexts, *material.chunks)}
     done = Curated({"train": [], "validation": [], "test": []}, [], Counter(), Counter(), 0)
     examples, together = converted(material, passages, config, done)
+    unmasked = examples
     examples = masked(examples, config, done)
     on_step(STEPS[0])
-    rows = _split(examples, together, material, config, seed)
+    rows, dealt = _split(examples, together, material, config, seed)
+    if material.edits:
+        rows, done.by_hand = apply_edits(rows, dealt, unmasked, material, config)
+        done.added["by_hand"] = done.by_hand["add"]
     on_step(STEPS[1])
     _judge(rows, material, passages, config)
     on_step(STEPS[2])
@@ -90,6 +86,8 @@ def curate(
     _drop_orphans(rows)
     rows += _typos(rows, material, config, seed, done)
     for row in rows:
+        if row.by_hand and not row.verdict.keep and row.verdict.reason != "rejected_by_hand":
+            done.by_hand["kept_out"] += 1
         if row.verdict.keep:
             done.kept[row.split].append(row.example)
         else:
@@ -103,8 +101,9 @@ def _split(
     material: Material,
     config: CurateConfig,
     seed: int,
-) -> list[_Row]:
-    """Each row with its split, the most protected first, and in each the originals first."""
+) -> tuple[list[Row], Dealt]:
+    """Each row with its split, the most protected first, and in each the originals first; and how
+    the passages were dealt."""
     splits, of_chunk = split_rows(
         material.chunks,
         material.contexts,
@@ -129,11 +128,10 @@ def _split(
         elif example.provenance.parent is not None and split != "train":
             verdict = reject(f"variant_of_{split}", f"of row {example.provenance.parent}")
         name = root.provenance.parent or root.id  # a parent that is not here names one too
-        rows.append(_Row(example, name, together.get(name, name), split, verdict))
+        rows.append(Row(example, name, together.get(name, name), split, verdict))
     rank = {split: place for place, split in enumerate(MOST_PROTECTED_FIRST)}
-    return sorted(
-        rows, key=lambda row: (rank[row.split], row.example.provenance.parent is not None)
-    )
+    rows.sort(key=lambda row: (rank[row.split], row.example.provenance.parent is not None))
+    return rows, Dealt(of_chunk, leaks)
 
 
 def _elsewhere(example: Example, split: Split, of_chunk: Mapping[str, Split]) -> str | None:
@@ -143,7 +141,7 @@ def _elsewhere(example: Example, split: Split, of_chunk: Mapping[str, Split]) ->
 
 
 def _judge(
-    rows: Sequence[_Row], material: Material, passages: Mapping[str, str], config: CurateConfig
+    rows: Sequence[Row], material: Material, passages: Mapping[str, str], config: CurateConfig
 ) -> None:
     masks = config.personal_data == "mask"
 
@@ -151,6 +149,7 @@ def _judge(
     def passage(chunk: str) -> str:
         return personal.masked(passages[chunk]) if masks else passages[chunk]
 
+    checks = (*CHECKS, *plugin_checks(config))
     languages = {} if config.language == "any" else _languages(rows, material)
     for row in (one for one in rows if one.verdict.keep):
         chunk = row.example.provenance.chunk
@@ -158,10 +157,10 @@ def _judge(
         if config.language != "auto":
             expected = config.language
         around = Surroundings(config, passage(chunk) if chunk else None, expected, found)
-        row.verdict = judge(row.example, around)
+        row.verdict = judge(row.example, around, REVIEWED if row.by_hand else checks)
 
 
-def _languages(rows: Sequence[_Row], material: Material) -> dict[int, tuple[str, str]]:
+def _languages(rows: Sequence[Row], material: Material) -> dict[int, tuple[str, str]]:
     """Of each row what it is in and, by the rows about documents like its own, should be in."""
     found = {id(row): clear_language(row.example) for row in rows if row.verdict.keep}
     of_group: dict[tuple[str, str, bool], Counter[str]] = {}
@@ -178,7 +177,7 @@ def _languages(rows: Sequence[_Row], material: Material) -> dict[int, tuple[str,
     return {name: (language, expected[groups[name]]) for name, language in found.items()}
 
 
-def _drop_repeats(rows: Sequence[_Row], config: CurateConfig, similar: Similar | None) -> None:
+def _drop_repeats(rows: Sequence[Row], config: CurateConfig, similar: Similar | None) -> None:
     """Equal and nearly equal rows, then (where asked for) questions, then meanings."""
 
     def together(one: Example) -> str:
@@ -204,11 +203,13 @@ def _last_asked(example: Example) -> str:
     return next(asked, "")
 
 
-def _mark(rows: Sequence[_Row], found: Sequence[Repeat | None], kinds: tuple[str, str]) -> None:
+def _mark(rows: Sequence[Row], found: Sequence[Repeat | None], kinds: tuple[str, str]) -> None:
     for row, repeat in zip(rows, found, strict=True):
         if repeat is None:
             continue
         first = rows[repeat.of]
+        if row.by_hand and first.split == row.split:
+            continue
         reason = kinds[0] if repeat.exact else kinds[1]
         if first.split != row.split:
             reason = f"repeats_{first.split}"
@@ -216,7 +217,7 @@ def _mark(rows: Sequence[_Row], found: Sequence[Repeat | None], kinds: tuple[str
         row.verdict = reject(reason, detail)
 
 
-def _drop_leaks(rows: Sequence[_Row], material: Material, config: CurateConfig) -> None:
+def _drop_leaks(rows: Sequence[Row], material: Material, config: CurateConfig) -> None:
     """Validation rows that repeat a test row or another evaluation set, training rows those too."""
     evaluation = Evaluation(config.decontaminate_words)
     for one in material.evaluation:
@@ -230,14 +231,14 @@ def _drop_leaks(rows: Sequence[_Row], material: Material, config: CurateConfig) 
                 evaluation.add(asked(row.example, f"{split} row {row.example.id}"))
 
 
-def _leak(row: _Row, evaluation: Evaluation) -> Verdict:
+def _leak(row: Row, evaluation: Evaluation) -> Verdict:
     leak = evaluation.leak(asked(row.example, row.example.id))
     if leak is None:
         return row.verdict
     return reject("contaminated", f"{leak.kind} of {leak.of}")
 
 
-def _drop_orphans(rows: Sequence[_Row]) -> None:
+def _drop_orphans(rows: Sequence[Row]) -> None:
     """Variants whose original was rejected: what made it unfit is in them, too."""
     originals: dict[str, Verdict] = {}
     for row in rows:
@@ -245,15 +246,15 @@ def _drop_orphans(rows: Sequence[_Row]) -> None:
             originals.setdefault(row.example.id, row.verdict)
     for row in rows:
         verdict = originals.get(row.root)
-        if row.verdict.keep and verdict is not None and not verdict.keep:
+        if row.verdict.keep and not row.by_hand and verdict is not None and not verdict.keep:
             row.verdict = reject("parent_rejected", f"row {row.root} is rejected: {verdict.reason}")
 
 
 def _typos(
-    rows: Sequence[_Row], material: Material, config: CurateConfig, seed: int, done: Curated
-) -> list[_Row]:
+    rows: Sequence[Row], material: Material, config: CurateConfig, seed: int, done: Curated
+) -> list[Row]:
     """Variants with typing errors of the training rows that stay; each must leak nothing itself."""
-    made: list[_Row] = []
+    made: list[Row] = []
     if not config.typo_variants:
         return made
     taken = {tuple(words(row.example.question)) for row in rows}
@@ -267,6 +268,6 @@ def _typos(
             if variant is None or tuple(words(variant.question)) in taken:
                 continue  # nothing to misspell, or it came out as a row that is there
             taken.add(tuple(words(variant.question)))
-            made.append(_Row(variant, row.root, row.family, "train", Verdict(keep=True)))
+            made.append(Row(variant, row.root, row.family, "train", Verdict(keep=True)))
     done.added["typo"] = len(made)
     return made

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from potstill.curate import personal
 from potstill.curate.choices import UnconvertibleError, has_choices
@@ -19,6 +20,9 @@ from potstill.curate.filters import answer_of, reject
 from potstill.curate.language import sure_language
 from potstill.curate.split import Split
 from potstill.records import Chunk, Example, Rejected, Verdict
+
+if TYPE_CHECKING:
+    from potstill.curate.edits import Edit
 
 
 @dataclass(frozen=True)
@@ -32,6 +36,23 @@ class Material:
     """Document -> its language."""
     evaluation: Sequence[Asked] = ()
     """Questions of evaluation sets from elsewhere."""
+    edits: Mapping[str, Edit] = field(default_factory=dict)
+    """What people decided, by row."""
+
+
+@dataclass
+class Row:
+    """A row on its way through curation."""
+
+    example: Example
+    root: str
+    """Id of the row that it varies in the end; its own id if it varies none."""
+    family: str
+    """Rows that are alike on purpose: those of one root, or made from one row."""
+    split: Split
+    verdict: Verdict
+    by_hand: bool = False
+    """Whether a person decided about it, so that its form is not judged."""
 
 
 @dataclass
@@ -46,6 +67,9 @@ class Curated:
     """What made more rows (blanks, typo) -> how many."""
     masked: int
     """Rows in which personal data was masked."""
+    by_hand: Counter[str] = field(default_factory=Counter)
+    """What people decided (`edits.py`) -> how many rows; kept_out: accepted, edited or added, and
+    rejected all the same for what protects the measurement."""
 
 
 def converted(

@@ -36,14 +36,17 @@ REASONS = {
     "no_chunk": "its passage is not there",
     "no_options": "no choices in a multiple-choice row",
     "no_question": "nothing was asked",
+    "no_wording": "written by hand about a passage, and no row shows how one is asked",
     "no_rules_for_language": "sentences become questions in English alone",
     "not_a_question": "does not end as a question",
     "other_language": "clearly in another language",
     "overlaps_other_split": "its passage overlaps one of a more protected split",
+    "parent_edited": "a variant of a row that was edited by hand",
     "parent_rejected": "a variant of a rejected row",
     "personal_data": "holds personal data",
     "question_too_long": "longer than curate.longest_question_words",
     "question_too_short": "shorter than curate.shortest_question_words",
+    "rejected_by_hand": "rejected by a person",
     "repeats_test": "says what a test row says",
     "repeats_validation": "says what a validation row says",
     "repetition": "says the same again and again",
@@ -78,6 +81,7 @@ def render(card: Card) -> str:
     return engine.get_template("card.html.j2").render(
         card=card,
         total=totals(card),
+        decided=decided(card),
         patterns=pictures.PATTERNS,
         outcome=pictures.stacked("What became of all rows", {"rows": _outcome(card)}),
         lengths=[one for one in lengths if one],
@@ -86,6 +90,23 @@ def render(card: Card) -> str:
         coverage=pictures.strips("Documents", card["coverage"]),
         reasons=[(one, REASONS.get(one, ""), count) for one, count in rows["rejected"].items()],
     )
+
+
+DECIDED = {
+    "accept": "accepted",
+    "reject": "rejected",
+    "edit": "edited",
+    "add": "written",
+    "kept_out": "rejected all the same, for what protects the measurement",
+    "unknown": "about rows that are not there",
+    "unchangeable": "about rows that cannot be changed",
+}
+
+
+def decided(card: Card) -> str:
+    """What people decided about rows, in words; empty if they did not."""
+    found = card["by_hand"]
+    return ", ".join(f"{found[what]:,} {words}" for what, words in DECIDED.items() if what in found)
 
 
 def totals(card: Card) -> dict[str, int]:
@@ -105,10 +126,12 @@ def markdown(card: Card) -> str:
     lines = [
         "# Data card",
         "",
-        f"{rows['read']:,} rows read, {sum(rows['added'].values()):,} made from them, "
+        f"{rows['read']:,} rows read, {sum(rows['added'].values()):,} added to them, "
         f"{total['kept']:,} kept, {total['rejected']:,} rejected.",
         "",
     ]
+    if decided(card):
+        lines += [f"By hand: {decided(card)}.", ""]
     lines += _table("Split", {one: rows["kept"][one] for one in SPLITS})
     lines += _table("Kind", {kind: sum(parts.values()) for kind, parts in card["kinds"].items()})
     lines += _table("Label", {one: sum(parts.values()) for one, parts in card["labels"].items()})

@@ -14,6 +14,8 @@ from potstill.core.files import count_lines, file_digest
 from potstill.core.stage import Facts, Figures
 from potstill.curate.config import CurateConfig
 from potstill.curate.decontaminate import read_evaluation
+from potstill.curate.edits import edits_file, read_edits
+from potstill.curate.filter_plugins import filter_facts
 from potstill.curate.prepared import prepared_facts, prepared_folder
 from potstill.errors import InputError
 
@@ -43,7 +45,7 @@ def facts(config: CurateConfig, project: Path) -> Facts:
     """Digests of the evaluation sets, and what tells languages and meanings apart.
 
     Errors: MissingExtraError for a package that will be needed, InputError for a missing file,
-    ModelError for the encoder, where it is used: all before time is spent.
+    ModelError for the encoder, where it is used, PluginError: all before time is spent.
     """
     for module in ("rensa", "numpy", "jinja2", "py3langid"):
         check_installed(module, "Curation", "curate")
@@ -57,6 +59,10 @@ def facts(config: CurateConfig, project: Path) -> Facts:
     parts["tools"] = ", ".join(
         f"{name} {installed_version(name)}" for name in ("rensa", "py3langid")
     )
+    parts |= filter_facts(config)
+    if config.edits:
+        read_edits(edits_file(config, project))  # a line that is no decision is an error now
+        parts["edits"] = file_digest(edits_file(config, project))
     if config.prepared:
         parts |= prepared_facts(config, project)
     if config.semantic_duplicate is not None:

@@ -2,8 +2,8 @@
 
 In: documents, chunks, contexts, examples, evaluation sets. Out: train.jsonl, validation.jsonl,
 test.jsonl, rejected.jsonl, summary.json, card.json, card.md, card.html, with read + added = kept +
-rejected; contexts.jsonl where rows were dealt already. How rows are judged is `curation.py`, of
-those that were dealt already `prepared.py`.
+rejected; contexts.jsonl where rows were dealt already, edits.jsonl where people decided about rows.
+How rows are judged is `curation.py`, of those that were dealt already `prepared.py`.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from potstill.curate.card import Card, build_card
 from potstill.curate.config import CurateConfig
 from potstill.curate.curation import STEPS, Curated, Material, Similar, curate
 from potstill.curate.decontaminate import read_evaluation
+from potstill.curate.edits import edits_file, read_edits
 from potstill.curate.page import markdown, render
 from potstill.curate.plan import evaluation_files
 from potstill.curate.prepared import CONTEXTS, curate_prepared, read_prepared
@@ -26,6 +27,12 @@ from potstill.errors import InputError
 from potstill.records import Chunk, Document, Example
 
 FEW_ROWS = 50
+LEFT_OUT = {
+    "unknown": "no row has that id any more, so nothing was done.",
+    "unchangeable": "the question stands in no turn of its row, so the row stays as it was.",
+    "kept_out": "the row is rejected all the same, for a reason that protects the measurement.",
+}
+"""What could not be done as it was decided, in words."""
 
 
 def run(
@@ -50,6 +57,7 @@ def run(
             for name, path in evaluation_files(config, context.project).items()
             for one in read_evaluation(path, name)
         ],
+        edits=read_edits(edits_file(config, context.project)) if config.edits else {},
     )
 
     def on_step(step: str) -> None:
@@ -65,6 +73,11 @@ def run(
     reasons = Counter(one.reason for one in done.rejected)
     total = len(material.examples) + done.added.total()
     _check_enough(done.kept, total, reasons)
+    for what, words in LEFT_OUT.items():
+        if count := done.by_hand[what]:
+            context.events.warning(
+                f"{count} decision{'s' * (count > 1)} of {config.edits}: {words}"
+            )
     if len(done.kept["train"]) < FEW_ROWS:
         context.events.warning(
             f"Only {len(done.kept['train'])} training rows: a student learns little from so few. "
@@ -73,6 +86,8 @@ def run(
     for split, rows in done.kept.items():
         write_records(draft.data / f"{split}.jsonl", rows)
     write_records(draft.data / "rejected.jsonl", done.rejected)
+    if config.edits:
+        write_records(draft.data / "edits.jsonl", material.edits.values())
     write_json(draft.data / "summary.json", _summary(done, total, reasons))
     _write_card(build_card(material, documents, done, config), draft.data)
     context.events.progress(total, total, "rows")
@@ -84,6 +99,7 @@ def _summary(done: Curated, total: int, reasons: Mapping[str, int]) -> dict[str,
         "added": dict(sorted((what, count) for what, count in done.added.items() if count)),
         "converted": dict(sorted(done.converted.items())),
         "masked": done.masked,
+        "by_hand": dict(sorted((what, count) for what, count in done.by_hand.items() if count)),
         "kept": {split: len(done.kept[split]) for split in ("train", "validation", "test")},
         "rejected": dict(sorted(reasons.items())),
     }

@@ -14,6 +14,7 @@ from typing import Any
 from potstill.core.machine import free_disk_bytes, memory_bytes
 from potstill.core.stage import Advice, Figures
 from potstill.distill.config import DistillConfig
+from potstill.distill.launch import held_by
 from potstill.distill.plan import (
     budget_tokens,
     hidden_width,
@@ -42,7 +43,7 @@ def advise(
     config: DistillConfig, earlier: Mapping[str, Figures], project: Path
 ) -> tuple[Advice, ...]:
     """One proposal a field, with its reason. Errors: LookupError if figures are missing."""
-    room = SHARE_OF_MEMORY * (memory_bytes() or UNKNOWN_MEMORY)
+    room = SHARE_OF_MEMORY * (memory_bytes() or UNKNOWN_MEMORY) / held_by(config)
     teacher = teacher_parameters(config)
     tokens = budget_tokens(config, earlier)
     made = [_method(config), *_loading(config, room)]

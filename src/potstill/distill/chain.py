@@ -13,6 +13,7 @@ from __future__ import annotations
 import dataclasses
 import gc
 import shutil
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from potstill.distill.material import prepare
 from potstill.distill.opening import open_teacher
 from potstill.distill.outcome import Trained
 from potstill.distill.panel import Panel
+from potstill.distill.ranks import Ranks, is_finished
 from potstill.distill.student import make_student
 from potstill.distill.student_config import StudentConfig
 from potstill.distill.train import train_student
@@ -70,7 +72,7 @@ def through_assistants(
             }
         )
         mark, target = work / f"{name}.json", models / name
-        if not (mark.exists() and target.is_dir()):
+        if not Ranks.here().first(partial(is_finished, mark, target)):
             _teach(
                 own,
                 panel,
@@ -154,7 +156,9 @@ def _teach(
         work=work,
         tensorboard=tensorboard,
     )
-    write_json(target.parent.parent / f"surgery-{name}.json", start.report)
+    ranks = Ranks.here()
+    if ranks.leads:
+        write_json(target.parent.parent / f"surgery-{name}.json", start.report)
     assistant = start.load().to(teacher.device)
     material = prepare(
         config,
@@ -182,6 +186,9 @@ def _teach(
         rollouts=work / "rollouts.jsonl" if config.on_policy.used else None,
     )
     size = surgery.parameters_of(assistant)
-    write_json(mark, dataclasses.asdict(trained) | {"parameters": size})
-    save_model(assistant.to(torch.bfloat16), lessons.tokenizer, target)
-    shutil.rmtree(work, ignore_errors=True)  # the mark says that it is needed no more
+    ranks.wait()
+    if ranks.leads:
+        write_json(mark, dataclasses.asdict(trained) | {"parameters": size})
+        save_model(assistant.to(torch.bfloat16), lessons.tokenizer, target)
+        shutil.rmtree(work, ignore_errors=True)  # the mark says that it is needed no more
+    ranks.wait()

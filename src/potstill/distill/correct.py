@@ -26,9 +26,13 @@ def run(
         return
     import torch
 
+    from potstill.distill import launch
     from potstill.distill.correction import correct
     from potstill.distill.memory import raise_malloc_thresholds
+    from potstill.distill.ranks import Ranks
 
+    if launch.spread("potstill.distill.correct:run", config, inputs, draft, context):
+        return
     raise_malloc_thresholds()
     torch.set_num_threads(context.threads)
     rows, unseen = (
@@ -45,4 +49,6 @@ def run(
         tensorboard=draft.work / "tensorboard",  # it names the time; what is kept must not
         events=context.events,
     )
-    write_json(draft.data / REPORT, corrected.as_dict())
+    if Ranks.here().leads:
+        write_json(draft.data / REPORT, corrected.as_dict())
+    Ranks.here().wait()

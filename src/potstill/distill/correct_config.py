@@ -15,6 +15,7 @@ from pydantic import Field
 from potstill.core.costs import seconds
 from potstill.core.stage import Facts, Figures
 from potstill.distill.config import DistillConfig
+from potstill.distill.launch import held_by
 from potstill.distill.loading import (
     BYTES_A_WEIGHT,
     CHECKPOINT_BYTES,
@@ -89,7 +90,8 @@ def estimate(config: CorrectConfig, earlier: Mapping[str, Figures], project: Pat
         "parameters": teacher,
         "tokens": round(budget),
         "seconds": spent,
-        "memory_bytes": LIBRARIES + (BYTES_A_WEIGHT[kind] + 4) * teacher + activations,
+        "memory_bytes": (LIBRARIES + (BYTES_A_WEIGHT[kind] + 4) * teacher + activations)
+        * held_by(config),
         # Checkpoints go when training is done.
         "disk_bytes": (2 * CHECKPOINT_BYTES[kind] + 2) * teacher,
     }

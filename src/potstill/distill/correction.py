@@ -81,27 +81,35 @@ def correct(
     Errors: TrainingError for rows or models that cannot be trained with.
     """
     mark = work / "correction.json"
-    if mark.exists():
-        done = Correction(**read_json(mark))
-        if target.is_dir() or not done.kept:
-            return done
+    ranks = Ranks.here()
+
+    def earlier() -> Correction | None:
+        done = Correction(**read_json(mark)) if mark.exists() else None
+        return done if done and (target.is_dir() or not done.kept) else None
+
+    if (done := ranks.first(earlier)) is not None:
+        return done
     with _named_by_their_section():
         found, model, tokenizer = _trained(
             config.training, config.method, examples, unseen, seed, work, tensorboard, events
         )
-    write_json(mark, found.as_dict())
+    ranks.wait()
+    if ranks.leads:
+        write_json(mark, found.as_dict())
     for name, value in (("loss_before", found.loss_before), ("loss_after", found.loss_after)):
         events.metric(name, value)
-    if found.kept:
+    if found.kept and ranks.leads:
         save_model(model, tokenizer, target)
-    else:
+    elif not found.kept:
         events.warning(
             f"The correction did not make the teacher better on held-out rows (cross-entropy "
             f"{found.loss_before:.4f} before, {found.loss_after:.4f} after), so the teacher is "
             "used as it came."
         )
-    for name in ("training", "teacher-validation"):
-        shutil.rmtree(work / name, ignore_errors=True)
+    if ranks.leads:
+        for name in ("training", "teacher-validation"):
+            shutil.rmtree(work / name, ignore_errors=True)
+    ranks.wait()
     return found
 
 
@@ -185,7 +193,7 @@ def _held_out(model: Any, material: Material, config: DistillConfig) -> dict[str
         material.validation,
         Weights(ce=1.0),
         padding=PADDING,
-        ranks=Ranks(),
+        ranks=Ranks.here(),
     )
     attention.unuse(model)
     return found

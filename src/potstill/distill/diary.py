@@ -14,6 +14,7 @@ from typing import Any
 from transformers import TrainerCallback
 
 from potstill.core.events import Emitter
+from potstill.distill.ranks import Ranks
 
 CURVES = (
     "loss",
@@ -97,18 +98,29 @@ class Diary(TrainerCallback):  # type: ignore[misc]
 
 
 class Clock(TrainerCallback):  # type: ignore[misc]
-    """Asks for a checkpoint when the last one is too long ago."""
+    """Asks for a checkpoint when the last one is too long ago, by the first process's clock."""
 
-    def __init__(self, minutes: float) -> None:
+    def __init__(self, minutes: float, ranks: Ranks | None = None) -> None:
         self.seconds, self.last = 60 * minutes, time.monotonic()
+        self.ranks = ranks or Ranks()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> Any:
-        if time.monotonic() - self.last > self.seconds:
+        if self.ranks.first(lambda: time.monotonic() - self.last > self.seconds):
             control.should_save = True
         return control
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self.last = time.monotonic()
+
+
+class NoBoard:
+    """Takes what a TensorBoard writer takes, and keeps none of it."""
+
+    def add_scalar(self, *_: Any) -> None:
+        """Nothing."""
+
+    def close(self) -> None:
+        """Nothing."""
 
 
 def open_board(folder: Path, resumed_step: int | None) -> Any:

@@ -35,6 +35,7 @@ from potstill.distill.outcome import Trained
 from potstill.distill.own_rows import example_of
 from potstill.distill.pairs import Encoded, encode_all
 from potstill.distill.panel import Panel, resolved
+from potstill.distill.ranks import Ranks, joined, launched
 from potstill.distill.signals import LiveTeacher
 from potstill.distill.student import make_student, tokenizer_beside
 from potstill.distill.student_config import StudentConfig
@@ -82,6 +83,8 @@ class Distiller:
     (`method` is full if it is not named), and kept in `output/teacher` if that made it better.
     settings: the other fields of a recipe's `distill` section (docs/reference/recipe.md), but
     `passages`, which are those of documents. Assistants are kept in `output/assistants`.
+    Several processes: start the script with torchrun or accelerate launch, and call it with the
+    same in each; the first of them writes, and all return the same student.
     Errors: UsageError for a setting that does not exist or fit.
     """
 
@@ -157,6 +160,21 @@ class Distiller:
         Errors: InputError for a row of another form, TrainingError for what would ruin the
         result, StoreError if `output` holds another training.
         """
+        count = launched()
+        if self.config.processes not in (1, "auto", count):
+            raise UsageError(
+                f"processes: {self.config.processes}, and this script is {count} of them.",
+                f"Start it with: torchrun --nproc-per-node {self.config.processes} SCRIPT",
+            )
+        with joined() as ranks:
+            return self._train(rows, validation, ranks)
+
+    def _train(
+        self,
+        rows: Iterable[Mapping[str, Any] | Example],
+        validation: Iterable[Mapping[str, Any] | Example] | None,
+        ranks: Ranks,
+    ) -> Distilled:
         raise_malloc_thresholds()
         examples = [example_of(row, number) for number, row in enumerate(rows)]
         unseen = [example_of(row, number) for number, row in enumerate(validation or [])]
@@ -173,19 +191,20 @@ class Distiller:
             teacher_tokenizer=self.tokenizer,
         )
         check_there_are_rows(encoded.rows, encoded.validation)
-        self._claim(encoded)
+        ranks.first(lambda: self._claim(encoded))
         done = self.output / "trained.json"
         work = self.output / "work"
-        if done.exists():
-            shutil.rmtree(work, ignore_errors=True)  # of a kill after the last step
+        if ranks.first(done.exists):
+            if ranks.leads:
+                shutil.rmtree(work, ignore_errors=True)  # of a kill after the last step
             model = load_model(self.output / "model")
             return Distilled(
                 model, self.student_tokenizer, self.output / "model", Trained(**read_json(done))
             )
-        events = Emitter(self.output / "events.jsonl", "distill")
+        events = Emitter(self.output / "events.jsonl" if ranks.leads else None, "distill")
         work.mkdir(exist_ok=True)
         encoded.report(self.config.alignment.least_share, events)
-        if encoded.aligned is not None:
+        if encoded.aligned is not None and ranks.leads:
             write_records(self.output / "rejected.jsonl", encoded.rejected)
         lessons = encoded.lessons(self.tokenizer, self.seed, events)
         config, panel = self._taught_by(lessons, unseen, work)
@@ -211,9 +230,12 @@ class Distiller:
         del teacher
         gc.collect()
         model, trained = self._run(config, student, material, work, events)
-        save_model(model, self.student_tokenizer, self.output / "model")
-        write_json(done, vars(trained))
-        shutil.rmtree(work)  # checkpoints and signals are needed no more
+        ranks.wait()
+        if ranks.leads:
+            save_model(model, self.student_tokenizer, self.output / "model")
+            write_json(done, vars(trained))
+            shutil.rmtree(work)  # checkpoints and signals are needed no more
+        ranks.wait()
         return Distilled(model, self.student_tokenizer, self.output / "model", trained)
 
     def _taught_by(
@@ -236,7 +258,8 @@ class Distiller:
                 tensorboard=self.output / "tensorboard-teacher",
                 events=lessons.events,
             )
-            write_json(self.output / "correction.json", found.as_dict())
+            if Ranks.here().leads:
+                write_json(self.output / "correction.json", found.as_dict())
             best = str(self.output / "teacher") if found.kept else best
         config = resolved(self.config, best)
         panel = panel and replace(panel, voices=config.voices)
@@ -303,8 +326,10 @@ class Distiller:
             work=work,
             tensorboard=self.output / "tensorboard",
         )
-        write_json(self.output / "surgery.json", start.report)
-        if self.config.keep_adapter:
+        leads = Ranks.here().leads
+        if leads:
+            write_json(self.output / "surgery.json", start.report)
+        if self.config.keep_adapter and leads:
             save_model(start.load(), start.tokenizer, self.output / UNDISTILLED)
         return start.load()
 

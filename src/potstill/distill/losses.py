@@ -18,7 +18,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from potstill.distill.objective import DIVERGENCE_PARAMETERS, DivergenceName
+from potstill.core.plugins import PREFIX
+from potstill.distill.divergence_plugins import plugin_rows
+from potstill.distill.objective import DIVERGENCE_PARAMETERS
 
 LogDivergence = Callable[[Tensor, Tensor], Tensor]
 """(log q [N, V], log p [N, V]) -> divergence of each token [N], without T^2."""
@@ -156,7 +158,12 @@ def cross_entropy(
 
 
 def by_name(name: str, parameter: float | None = None) -> LogDivergence:
-    """The per-token divergence of that name; `parameter` None takes the documented default."""
+    """The per-token divergence of that name; `parameter` None takes the documented default.
+
+    plugin:NAME is that of a plug-in, tried before it is given. Errors: PluginError.
+    """
+    if name.startswith(PREFIX):
+        return plugin_rows(name)
     value = DIVERGENCE_PARAMETERS.get(name, 0.0) if parameter is None else parameter
     known: dict[str, LogDivergence] = {
         "forward_kl": forward_kl_rows,
@@ -170,9 +177,7 @@ def by_name(name: str, parameter: float | None = None) -> LogDivergence:
     return known[name]
 
 
-def mixture(
-    shares: Mapping[DivergenceName, float], parameters: Mapping[DivergenceName, float]
-) -> LogDivergence:
+def mixture(shares: Mapping[str, float], parameters: Mapping[str, float]) -> LogDivergence:
     """The weighted sum of several per-token divergences; a single one of share 1 as it is."""
     parts = [(share, by_name(name, parameters.get(name))) for name, share in shares.items()]
     if len(parts) == 1 and parts[0][0] == 1.0:

@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from potstill.core.plugins import PluginReference
 from potstill.distill.alignment import AlignmentConfig
 from potstill.distill.schedules import Weight, ever
 
@@ -24,6 +25,7 @@ DivergenceName = Literal[
     "adaptive_kl",
     "total_variation",
 ]
+AnyDivergence = DivergenceName | PluginReference
 DIVERGENCE_PARAMETERS: dict[str, float] = {
     "jsd": 0.5,
     "skew_forward_kl": 0.1,
@@ -104,10 +106,11 @@ class Objective(BaseModel):
 
     kd_weight: Weight = Field(1.0, description="Weight of the divergence to the teacher.")
     kd_tokens: Tokens = Field("all", description="Tokens on which the teacher is imitated.")
-    divergence: DivergenceName | dict[DivergenceName, Share] = Field(
+    divergence: AnyDivergence | dict[AnyDivergence, Share] = Field(
         "forward_kl",
         description="D in the loss: one, or several with their shares, such as "
-        "{forward_kl: 0.5, reverse_kl: 0.5}.",
+        "{forward_kl: 0.5, reverse_kl: 0.5}. plugin:NAME: that of a plug-in; `potstill plugins` "
+        "lists those that are installed.",
     )
     divergence_parameter: Parameter | dict[DivergenceName, Parameter] | None = Field(
         None,
@@ -139,17 +142,17 @@ class Objective(BaseModel):
         )
 
     @property
-    def shares(self) -> dict[DivergenceName, float]:
+    def shares(self) -> dict[str, float]:
         """Each divergence and its share."""
         if isinstance(self.divergence, dict):
             return dict(self.divergence)
         return {self.divergence: 1.0}
 
     @property
-    def parameters(self) -> dict[DivergenceName, float]:
+    def parameters(self) -> dict[str, float]:
         """The parameters of those divergences that take one."""
         given = self.divergence_parameter
-        named = given if isinstance(given, dict) else {}
+        named = {str(name): one for name, one in given.items()} if isinstance(given, dict) else {}
         return {
             name: named.get(name, DIVERGENCE_PARAMETERS[name])
             if not isinstance(given, float)

@@ -24,6 +24,7 @@ from potstill.distill.loading import (
 )
 from potstill.distill.material import pick_dtype
 from potstill.distill.precision import in_precision
+from potstill.distill.ranks import Ranks
 from potstill.distill.residence import why_resident
 from potstill.distill.signals import LiveTeacher
 from potstill.distill.streaming import StreamedTeacher
@@ -57,7 +58,7 @@ def open_teacher(
         return LiveTeacher(in_precision(teacher, config, rows, dtype, device, events), dtype)
     parameters = float(expected_parameters(str(teacher)))
     learning = student_parameters(config, parameters) if student is None else float(student)
-    free = torch.cuda.mem_get_info()[0] if device.type == "cuda" else available_memory_bytes()
+    free = Ranks.here().first(lambda: _free_bytes(device))
     check(config, cuts=cuts)
     reason = why_resident(config, cuts=cuts)
     needed = resident_bytes(config, parameters, learning, cuts=cuts)
@@ -77,3 +78,11 @@ def open_teacher(
         what, way_out = reason
         events.warning(f"{sizes}. {what}. {way_out}")
     return LiveTeacher(in_precision(teacher, config, rows, dtype, device, events), dtype)
+
+
+def _free_bytes(device: torch.device) -> int | None:
+    """Of a GPU what is free; of a computer's memory this process's share."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info()[0])
+    free = available_memory_bytes()
+    return None if free is None else free // Ranks.here().count

@@ -16,6 +16,8 @@ from potstill.core.stage import Facts, Figures
 from potstill.distill import loading
 from potstill.distill.alignment import different_vocabularies
 from potstill.distill.config import DistillConfig
+from potstill.distill.divergence_plugins import divergence_facts
+from potstill.distill.launch import held_by
 from potstill.distill.student_config import COMPARED_TOKENS
 from potstill.distill.teachers_config import different_teachers
 from potstill.distill.training_config import TrainingConfig
@@ -67,7 +69,7 @@ def facts(config: DistillConfig, project: Path) -> Facts:
         if not config.alignment.used:
             both = config.voices[0].teacher, config.student.model
             _check_vocabularies(*both, lambda *_: different_vocabularies())
-    return found | config.on_policy.facts(project)
+    return found | divergence_facts(config.shares) | config.on_policy.facts(project)
 
 
 def _check_cut(config: DistillConfig) -> None:
@@ -222,7 +224,7 @@ def estimate(config: DistillConfig, earlier: Mapping[str, Figures], project: Pat
         "compared_by_token": 0.0 if config.alignment.used else 1.0,
         "tokens": round(2 * budget + between + assisted),
         "seconds": spent,
-        "memory_bytes": memory_need(config, config.micro_tokens),
+        "memory_bytes": memory_need(config, config.micro_tokens) * held_by(config),
         "disk_bytes": disk,
     }
 

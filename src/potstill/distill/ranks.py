@@ -1,8 +1,9 @@
 """Several processes that train one student: who does what, and how their parts become one.
 
-In: a process group that is open, if any. Out: a share of the work, and sums over all processes.
-With one process everything stays as it is. It is for a `DistillTrainer` that somebody starts in
-each process; a run and a `Distiller` are one process. Knows nothing of losses.
+In: a process group that is open, if any. Out: a share of the work, sums over all processes, and
+what the first one says for all. With one process everything stays as it is. Whoever starts the
+processes (`launch.py`, torchrun, accelerate, Ray Train), each does the same work in the same order;
+what is written is written by the first. Knows nothing of losses.
 
 Gradients are added up, not averaged: each process has already divided by the active tokens of the
 whole step, so that the sum is the gradient of one process that does it all.
@@ -10,16 +11,26 @@ whole step, so that the sum is the gradient of one process that does it all.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
 from typing import TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from potstill.errors import TrainingError
+
 BUCKET = 1 << 25
 """Numbers that are added up in one message."""
+
+PATIENCE = timedelta(days=7)
+"""How long a process waits for another that is at work. One that has died is noticed at once, by
+its closed connection or by whoever started it."""
 
 Item = TypeVar("Item")
 
@@ -37,6 +48,23 @@ class Ranks:
         if dist.is_available() and dist.is_initialized():
             return cls(dist.get_rank(), dist.get_world_size())
         return cls()
+
+    @property
+    def leads(self) -> bool:
+        """Whether this is the first process, which writes for all."""
+        return self.number == 0
+
+    def first(self, act: Callable[[], Item]) -> Item:
+        """What `act` returns in the first process, in all of them; the others only wait for it.
+
+        So work that is on disk is made once, and a decision is made once. If `act` raises, the
+        process ends with its error, and whoever started the processes ends the others.
+        """
+        if self.count == 1:
+            return act()
+        found: list[Item | None] = [act() if self.leads else None]
+        dist.broadcast_object_list(found, src=0)
+        return found[0]  # type: ignore[return-value]
 
     def share(self, items: Sequence[Item]) -> Sequence[Item]:
         """Every n-th of them."""
@@ -76,6 +104,46 @@ class Ranks:
         """Until all are here."""
         if self.count > 1:
             dist.barrier()
+
+
+def is_finished(mark: Path, folder: Path) -> bool:
+    """Whether a part of the work lies there whole: its mark, which is written with it."""
+    return mark.exists() and folder.is_dir()
+
+
+def launched() -> int:
+    """Processes that this one was started with by torchrun, accelerate or Ray Train; else 1."""
+    return int(os.environ.get("WORLD_SIZE") or 1)
+
+
+@contextmanager
+def joined() -> Iterator[Ranks]:
+    """Within it this process and those that it was started with are one group: NCCL with CUDA,
+    where each has the GPU of its local number, else gloo. One that is open already is used.
+
+    Errors: TrainingError if the environment names other processes and not where they are.
+    """
+    if launched() == 1 or dist.is_initialized():
+        yield Ranks.here()
+        return
+    if missing := [one for one in ("RANK", "MASTER_ADDR", "MASTER_PORT") if one not in os.environ]:
+        raise TrainingError(
+            f"This is one of several processes (WORLD_SIZE is {launched()}), and {missing[0]} is "
+            "not set.",
+            "Start them with torchrun or accelerate launch, or unset WORLD_SIZE.",
+        )
+    for tool in ("FSDP", "DEEPSPEED"):
+        if os.environ.get(f"ACCELERATE_USE_{tool}", "").lower() == "true":
+            raise TrainingError(
+                f"accelerate launch was told to use {tool}, which this training does itself.",
+                "Use a configuration of several GPUs without it, and set sharding: fsdp.",
+            )
+    cuda = torch.cuda.is_available()
+    if cuda:
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+    dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", timeout=PATIENCE)
+    yield Ranks.here()
+    dist.destroy_process_group()  # not after an error: the others may wait in a sum
 
 
 def _reduce(gradients: Sequence[Tensor]) -> None:

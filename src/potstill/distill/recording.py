@@ -6,18 +6,22 @@ after block. Knows nothing of how records lie on disk or are read.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import shutil
+from collections.abc import Callable, Mapping, Sequence
 from itertools import accumulate
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from potstill.distill.batches import Micro, MicroBatch, RowSet
-from potstill.distill.cache import ShardWriter
+from potstill.distill.cache import Shards, ShardWriter
 from potstill.distill.codecs import CacheFormat, Codec
 from potstill.distill.families import Family
 from potstill.distill.objective import ActiveTokens
 from potstill.distill.packing import split
+from potstill.distill.ranks import Ranks
 from potstill.distill.sparse import (
     LOGITS_BYTES,
     Kept,
@@ -34,6 +38,8 @@ from potstill.models.output import OutputLayer
 
 CACHE_BATCH_TOKENS = 4096
 BLOCK_BATCHES = 4
+PARTS = "parts"
+"""Of a cache's folder, while several processes write it."""
 EVERY = ActiveTokens(kd="all", ce=None)
 
 
@@ -67,18 +73,66 @@ class Recorder:
         The blocks are the same on every run, so that a run that was killed computes the same
         batches as an undisturbed one, and sums round alike.
         """
+        self._write(writer, progress, range(len(self.blocks)))
+        writer.finish()
+
+    @torch.no_grad()
+    def write_together(
+        self,
+        folder: Path,
+        identity: Mapping[str, Any],
+        progress: Callable[[int, int], None],
+        ranks: Ranks,
+    ) -> None:
+        """The same file, written by several processes: each computes every n-th block into a part
+        of its own, and the first puts the blocks in their order. A part goes on after a kill."""
+        numbers = range(len(self.blocks))
+
+        def part(rank: int) -> Path:
+            return folder / PARTS / f"{rank}-of-{ranks.count}"
+
+        def of(rank: int) -> tuple[Path, dict[str, Any], list[int]]:
+            own = numbers[rank :: ranks.count]
+            identified = {**identity, "part": [rank, ranks.count]}
+            return part(rank), identified, [len(self.blocks[number]) for number in own]
+
+        if numbers[ranks.number :: ranks.count]:
+            writer = ShardWriter(*of(ranks.number))
+            if not writer.finished or not (part(ranks.number) / "index.json").exists():
+                self._write(writer, progress, numbers[ranks.number :: ranks.count])
+                writer.finish()
+        ranks.wait()
+        if ranks.leads:
+            whole = ShardWriter(folder, identity, [len(block) for block in self.blocks])
+            ready = [Shards(*of(rank)[:2]) for rank in range(min(ranks.count, len(numbers)))]
+            places = [0] * ranks.count
+            for number in numbers:
+                rank, count = number % ranks.count, len(self.blocks[number])
+                if number >= whole.done:
+                    first = places[rank]
+                    whole.append([ready[rank].read(one) for one in range(first, first + count)])
+                places[rank] += count
+            whole.finish()
+            del ready
+            shutil.rmtree(folder / PARTS)
+        ranks.wait()
+
+    def _write(
+        self, writer: ShardWriter, progress: Callable[[int, int], None], numbers: Sequence[int]
+    ) -> None:
+        """Compute and append the blocks of these numbers; those that are there are left."""
         sizes, done = self.data.sizes, 0
-        total = sum(sizes.values())
+        total = sum(sizes[family] for number in numbers for family in self.blocks[number])
         micros = micros_of(self.data)
-        for number, block in enumerate(self.blocks):
+        for place, number in enumerate(numbers):
+            block = self.blocks[number]
             done += sum(sizes[family] for family in block)
-            if number >= writer.done:
+            if place >= writer.done:
                 records: dict[Family, bytes] = {}
                 for micro in micros[number]:
                     records |= self.records(micro)
                 writer.append([records[family] for family in block])
                 progress(done, total)
-        writer.finish()
 
     def records(self, micro: Micro) -> dict[Family, bytes]:
         """One forward pass. Tokens that predict nothing, as a row's last one, are left at 0."""

@@ -11,7 +11,8 @@ of how rows were made.
 
 `finetuned` starts from the same student and sees the same rows in the same order for the same
 number of steps, with the same optimizer and schedule; only the teacher is missing. Each part
-leaves a mark in `draft.work` when it is done, and is not done again after a kill.
+leaves a mark in `draft.work` when it is done, and is not done again after a kill. Several processes
+go through it side by side (`launch.py`); the first of them writes.
 """
 
 from __future__ import annotations
@@ -20,11 +21,13 @@ import dataclasses
 import gc
 import shutil
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 import torch
 
 from potstill.core.files import read_json, read_records, write_json, write_records
 from potstill.core.stage import Artifact, Context, Draft
+from potstill.distill import launch
 from potstill.distill.chain import through_assistants
 from potstill.distill.config import DistillConfig
 from potstill.distill.fewer_words import with_fewer_words
@@ -35,6 +38,7 @@ from potstill.distill.opening import open_teacher
 from potstill.distill.outcome import COMPARED, DISTILLED, Trained
 from potstill.distill.pairs import Encoded, encode_all
 from potstill.distill.panel import Panel, resolved
+from potstill.distill.ranks import Ranks, is_finished
 from potstill.distill.rollouts import Rollout, figures
 from potstill.distill.student import Start, make_student, tokenizer_beside
 from potstill.distill.train import train_student
@@ -52,6 +56,9 @@ def run(
     config: DistillConfig, inputs: Mapping[str, Artifact], draft: Draft, context: Context
 ) -> None:
     """Run the stage; goes on from whatever a killed run left in the draft."""
+    if launch.spread("potstill.distill.run:run", config, inputs, draft, context):
+        return
+    ranks = Ranks.here()
     raise_malloc_thresholds()
     config = config.model_copy(update={"on_policy": config.on_policy.below(context.project)})
     torch.set_num_threads(context.threads)
@@ -62,7 +69,16 @@ def run(
     passages = _passages(inputs["ingest"], examples) if config.passages else []
     fewer = None
     if config.student.vocabulary is not None:
-        fewer = with_fewer_words(config, [*examples, *unseen], passages, draft.work, context.events)
+        cut = partial(
+            with_fewer_words,
+            config,
+            [*examples, *unseen],
+            passages,
+            draft.work,
+            context.events,
+        )
+        ranks.first(lambda: ranks.count > 1 and bool(cut()))  # all others find the copy
+        fewer = cut()
         config = fewer.config
     tokenizer = load_tokenizer(config.teacher, config.template)
     given = config.student.model
@@ -76,7 +92,7 @@ def run(
         teacher_tokenizer=tokenizer,
     )
     encoded.report(config.alignment.least_share, context.events)
-    if encoded.aligned is not None:
+    if encoded.aligned is not None and ranks.leads:
         write_records(draft.data / "rejected.jsonl", encoded.rejected)
     rows, validation = encoded.rows, encoded.validation
     check_there_are_rows(rows, validation)
@@ -104,7 +120,8 @@ def run(
         work=draft.work,
         tensorboard=draft.data / "tensorboard",
     )
-    write_json(draft.data / "surgery.json", fewer.told(start.report) if fewer else start.report)
+    if ranks.leads:
+        write_json(draft.data / "surgery.json", fewer.told(start.report) if fewer else start.report)
     student = start.load().to(teacher.device)
     material = prepare(
         config,
@@ -116,8 +133,10 @@ def run(
         digest=digest,
         work=draft.work,
     )
-    student = start.load() if is_quantised(student) else student
-    save_model(student.to(torch.bfloat16), start.tokenizer, draft.data / "models" / "undistilled")
+    if ranks.leads:
+        student = start.load() if is_quantised(student) else student
+        before = draft.data / "models" / "undistilled"
+        save_model(student.to(torch.bfloat16), start.tokenizer, before)
     del student, teacher
     gc.collect()
     trained: dict[str, Trained] = {}
@@ -135,7 +154,9 @@ def run(
             patience=0 if distilled else config.patience,
             rollouts=config.on_policy.used and not distilled,
         )
-    _write_results(config, assistants | trained, material, encoded, draft)
+    if ranks.leads:
+        _write_results(config, assistants | trained, material, encoded, draft)
+    ranks.wait()
 
 
 def _passages(ingest: Artifact, examples: Sequence[Example]) -> list[Chunk]:
@@ -158,8 +179,8 @@ def _train_once(
     rollouts: bool,
 ) -> Trained:
     """Train and save one model, or read what came of it if that was done before a kill."""
-    mark = draft.work / f"{name}.json"
-    if mark.exists() and (draft.data / "models" / name).is_dir():
+    mark, ranks = draft.work / f"{name}.json", Ranks.here()
+    if ranks.first(lambda: is_finished(mark, draft.data / "models" / name)):
         return Trained(**read_json(mark))
     work = draft.work / name
     student, trained = train_student(
@@ -178,9 +199,12 @@ def _train_once(
         keep=draft.data / "adapters" / name if config.keep_adapter and name == DISTILLED else None,
         base=config.student.model or "models/undistilled of the same result",
     )
-    write_json(mark, dataclasses.asdict(trained))
-    save_model(student.to(torch.bfloat16), start.tokenizer, draft.data / "models" / name)
-    shutil.rmtree(work, ignore_errors=True)  # checkpoints; the mark says that they are not needed
+    ranks.wait()
+    if ranks.leads:
+        write_json(mark, dataclasses.asdict(trained))
+        save_model(student.to(torch.bfloat16), start.tokenizer, draft.data / "models" / name)
+        shutil.rmtree(work, ignore_errors=True)  # checkpoints; the mark says: needed no more
+    ranks.wait()
     return trained
 
 

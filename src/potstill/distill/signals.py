@@ -35,6 +35,7 @@ from potstill.distill.batches import MicroBatch, Row, RowSet
 from potstill.distill.cache import ENTRY, Shards, ShardWriter
 from potstill.distill.codecs import CacheFormat, Codec
 from potstill.distill.families import Family
+from potstill.distill.ranks import Ranks
 from potstill.distill.recording import Recorder
 from potstill.distill.sparse import Kept, Samples, TopK, joined
 from potstill.errors import TrainingError
@@ -205,21 +206,34 @@ def open_cache(
     *,
     vocabulary: int | None = None,
 ) -> CachedTeacher:
-    """The cache of these rows in `folder`: opened, completed or built, whatever it needs.
+    """The cache of these rows in `folder`: opened, completed or built, whatever it needs; by all
+    processes together, if there are several.
 
     digest: the teacher's. vocabulary: its real words, without padded rows of its output layer;
     None: there are none. progress(done, total) counts tokens. Errors: TrainingError if the
     teacher's states are not finite, which names the row; StoreError of `read_cache`.
     """
-    if not (folder / "index.json").exists():
+    ranks = Ranks.here()
+    if not ranks.first(lambda: (folder / "index.json").exists()):
         words = vocabulary or teacher.output.words
         identity = _identity(teacher.output, digest, data, format, words)
-        most = cache_bytes(data, int(teacher.output.weight.shape[1]), format, words)
-        with teacher.passes(data, folder / STATES, identity, most) as states:
-            recorder = Recorder(states, teacher.output, data, format, words)
-            writer = ShardWriter(folder, identity, [len(block) for block in recorder.blocks])
-            recorder.write(writer, progress)
-    shutil.rmtree(folder / STATES, ignore_errors=True)
+
+        def write(together: bool) -> None:
+            most = cache_bytes(data, int(teacher.output.weight.shape[1]), format, words)
+            with teacher.passes(data, folder / STATES, identity, most) as states:
+                recorder = Recorder(states, teacher.output, data, format, words)
+                if together:
+                    recorder.write_together(folder, identity, progress, ranks)
+                else:
+                    sizes = [len(block) for block in recorder.blocks]
+                    recorder.write(ShardWriter(folder, identity, sizes), progress)
+
+        if ranks.count > 1 and not teacher.streamed:
+            write(True)
+        else:  # of a streamed teacher each layer is read once for many rows, by one process
+            ranks.first(lambda: write(False))
+    if ranks.leads:
+        shutil.rmtree(folder / STATES, ignore_errors=True)
     return read_cache(folder, teacher.output, digest, data, format, vocabulary=vocabulary)
 
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import gc
 import shutil
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from potstill.distill.material import prepare
 from potstill.distill.objective import AttentionConfig, HiddenConfig
 from potstill.distill.on_policy import OnPolicyConfig
 from potstill.distill.panel import Panel
+from potstill.distill.ranks import Ranks, is_finished
 from potstill.distill.signals import LiveTeacher
 from potstill.distill.train import train_student
 from potstill.models import surgery
@@ -54,17 +56,18 @@ def run(
     start = surgery.parameters_of(teacher.model)
     start -= surgery.unread_parameters(teacher.model) if final.reading else 0
     between = shortened(config)
+    ranks = Ranks.here()
     for number in range(1, settings.steps):
         folder = work / f"cut-{number}"
         mark = folder / "report.json"
-        if mark.exists() and (folder / "model").is_dir():
+        if ranks.first(partial(is_finished, mark, folder / "model")):
             reports.append(read_json(mark))
             continue
         limit = start * (final.limit / start) ** (number / settings.steps)
         said = f"step {number} of {settings.steps} to {final.said}"
         target = Target(limit, said, final.reading)
         source = work / f"cut-{number - 1}" / "model" if number > 1 else begins
-        report = _cut(config, source, teacher, lessons, target, folder)
+        report = ranks.first(partial(_cut, config, source, teacher, lessons, target, folder))
         student = load_model(folder / "start")
         material = prepare(
             between,
@@ -93,10 +96,13 @@ def run(
             "tokens": trained.tokens,
             "validation": trained.history["validation"],
         }
-        write_json(mark, report)
-        save_model(student, lessons.tokenizer, folder / "model")
-        for name in ("training", "start"):
-            shutil.rmtree(folder / name, ignore_errors=True)
+        ranks.wait()
+        if ranks.leads:
+            write_json(mark, report)
+            save_model(student, lessons.tokenizer, folder / "model")
+            for name in ("training", "start"):
+                shutil.rmtree(folder / name, ignore_errors=True)
+        ranks.wait()
         reports.append(report)
         del student, material
         gc.collect()

@@ -29,6 +29,8 @@ class Step:
     """The rows that the batches are of."""
     figures: Mapping[str, float] = field(default_factory=dict)
     """What else is to be logged of it."""
+    fillers: tuple[MicroBatch, ...] = ()
+    """To be computed for nothing, so that all processes compute as often: of a sharded student."""
 
 
 class Steps(Dataset[Step]):
@@ -41,7 +43,11 @@ class Steps(Dataset[Step]):
         active: ActiveTokens,
         padding: int,
         ranks: Ranks | None = None,
+        *,
+        even: bool = False,
     ) -> None:
+        """even: all processes are to compute equally often, if need be for nothing."""
+        self.even = even
         self.data, self.plan, self.active, self.padding = data, plan, active, padding
         self.ranks = ranks or Ranks.here()
 
@@ -54,12 +60,16 @@ class Steps(Dataset[Step]):
     def made(self, data: RowSet, micros: Sequence[Micro]) -> Step:
         """This process's part of the step that consists of these micro-batches of these rows."""
         rows = (row for micro in micros for family in micro for row in family)
-        own = self.ranks.share(self._enough(data, micros))
-        return Step(
-            tuple(data.collate(micro, self.active, self.padding) for micro in own),
-            data.active_counts(rows, self.active),
-            data,
-        )
+        enough = self._enough(data, micros)
+        own = self.ranks.share(enough)
+        missing = -(-len(enough) // self.ranks.count) - len(own) if self.even else 0
+        fillers = list(enough[:1]) * missing
+
+        def collated(some: Sequence[Micro]) -> tuple[MicroBatch, ...]:
+            return tuple(data.collate(micro, self.active, self.padding) for micro in some)
+
+        counts = data.active_counts(rows, self.active)
+        return Step(collated(own), counts, data, fillers=collated(fillers))
 
     def _enough(self, data: RowSet, step: Sequence[Micro]) -> Sequence[Micro]:
         """The step's micro-batches, cut smaller if there are fewer than processes."""

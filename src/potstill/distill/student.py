@@ -17,6 +17,7 @@ from potstill.distill import cut, stages_of_cut
 from potstill.distill.config import DistillConfig
 from potstill.distill.lessons import Lessons
 from potstill.distill.panel import Panel
+from potstill.distill.ranks import Ranks, is_finished
 from potstill.distill.signals import LiveTeacher
 from potstill.models import adapters, surgery
 from potstill.models.load import Source, load_model, load_tokenizer, model_folder
@@ -68,7 +69,8 @@ def make_student(
             settings.model, tokenizer_beside(settings.model, config.template) or tokenizer, found
         )
     done, folder = work / "surgery.json", work / "student"
-    if done.exists() and folder.is_dir():
+    ranks = Ranks.here()
+    if ranks.first(lambda: is_finished(done, folder)):
         return Start(folder, tokenizer, read_json(done))
     if config.adapter != "none":
         adapters.check_targets(teacher.model, config.lora)
@@ -77,34 +79,40 @@ def make_student(
     cut.check(settings, teacher.model)
     text = cut.text_of(lessons.rows, lessons.validation, settings, teacher.device)
     earlier: list[dict[str, Any]] = []
-    if teacher.streamed:
-        last = cut.cut_streamed(settings, teacher.model, begins, text, lessons.events)
-    else:
-        source: Source = begins
-        if settings.steps > 1:
-            source, earlier = stages_of_cut.run(
-                config,
-                begins,
-                teacher,
-                lessons,
-                panel=panel,
-                digest=digest,
-                work=work,
-                tensorboard=tensorboard,
-            )
+    source: Source = begins
+    if settings.steps > 1 and not teacher.streamed:
+        source, earlier = stages_of_cut.run(
+            config,
+            begins,
+            teacher,
+            lessons,
+            panel=panel,
+            digest=digest,
+            work=work,
+            tensorboard=tensorboard,
+        )
+
+    def last_cut() -> cut.Cut:
+        if teacher.streamed:
+            return cut.cut_streamed(settings, teacher.model, begins, text, lessons.events)
         target = None
         if settings.drop_layers is None:
             target = cut.target_of(settings, teacher.model)
         asked = None if earlier else teacher.model
         whole = stages_of_cut.loaded(source, teacher)
-        last = cut.cut(settings, whole, target, text, lessons.events, asked=asked)
-    parameters["student"] = surgery.parameters_of(last.student)
-    report: dict[str, Any] = last.report | {"parameters": parameters}
-    if earlier:
-        report["steps"] = earlier
-    write_json(done, report)
-    save_model(last.student, tokenizer, folder)
-    return Start(folder, tokenizer, report)
+        return cut.cut(settings, whole, target, text, lessons.events, asked=asked)
+
+    def make() -> dict[str, Any]:
+        last = last_cut()
+        parameters["student"] = surgery.parameters_of(last.student)
+        report: dict[str, Any] = last.report | {"parameters": parameters}
+        if earlier:
+            report["steps"] = earlier
+        write_json(done, report)
+        save_model(last.student, tokenizer, folder)
+        return report
+
+    return Start(folder, tokenizer, ranks.first(make))
 
 
 def tokenizer_beside(student: str | Path, template: str = "") -> Any:

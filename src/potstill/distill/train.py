@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,13 +27,16 @@ from potstill.core.events import Emitter
 from potstill.core.files import read_json, write_atomic
 from potstill.distill import attention, checkpoints, mixed
 from potstill.distill.config import DistillConfig
-from potstill.distill.diary import Clock, Diary, Meter, is_curve, open_board
+from potstill.distill.diary import Clock, Diary, Meter, NoBoard, is_curve, open_board
 from potstill.distill.flops import machine_flops
 from potstill.distill.material import PADDING, Material, pick_optimizer
 from potstill.distill.memory import Trimmer, explained
 from potstill.distill.objective import Objective
 from potstill.distill.outcome import Trained
+from potstill.distill.ranks import Ranks
 from potstill.distill.rollouts import Kept
+from potstill.distill.sharded_trainer import ShardedTrainer
+from potstill.distill.sharding import Sharded
 from potstill.distill.steps import Steps
 from potstill.distill.trainer import DistillTrainer
 from potstill.models import adapters
@@ -61,11 +65,13 @@ def train_student(
     keep: Path | None = None,
     base: str | None = None,
 ) -> tuple[Any, Trained]:
-    """Train `student` (in place) and return it with the weights of its best validation.
+    """Train `student` (in place) and return it with the weights of its best validation; one that
+    was trained in parts (`config.sharding`) comes back as another object.
 
     last_step: end here, though the learning rate follows the whole plan. patience: validations
     without a better loss before it ends early, 0 for never. work: the folder of its checkpoints;
     a complete one there is gone on from, and the result is the same as without the interruption.
+    Of several processes each calls it with the same; the first writes, and all return the same.
     rollouts: the file that is left of the answers that `config.on_policy` asks the student for;
     None: it is trained on the rows alone. keep: where the adapter goes before it is merged, if
     there is one; base: where people find the student as it was, if anywhere.
@@ -76,7 +82,8 @@ def train_student(
     student = _trainable(student, config)
     if material.training.packed:
         attention.use(student)
-    resumed = checkpoints.newest(work)
+    ranks = Ranks.here()
+    resumed = ranks.first(lambda: checkpoints.newest(work))
     every = max(1, -(-len(material.plan) // config.validations))  # rounded up
     arguments = TrainingArguments(
         output_dir=str(work),
@@ -108,25 +115,32 @@ def train_student(
         dataloader_pin_memory=False,
         seed=seed,
     )
-    steps = Steps(material.training, material.plan, objective.active, PADDING)
+    in_parts = config.sharding == "fsdp" and ranks.count > 1
+    sharded = Sharded(student.to(arguments.device), ranks) if in_parts else None
+    steps = Steps(material.training, material.plan, objective.active, PADDING, ranks, even=in_parts)
     if rollouts is not None:
         steps = mixed.steps_of(student, steps, material, config, seed, work / "rollouts", events)
-    if resumed is None:
+    if resumed is None and ranks.leads:
         shutil.rmtree(tensorboard, ignore_errors=True)  # of a run killed before its checkpoint
-    board = open_board(tensorboard, checkpoints.step_of(resumed) if resumed else None)
+    board = NoBoard()
+    if ranks.leads:
+        board = open_board(tensorboard, checkpoints.step_of(resumed) if resumed else None)
     threads = torch.get_num_threads()
     meter = Meter(machine_flops(material.dtype, torch.device(arguments.device), threads))
     callbacks: list[TrainerCallback] = [
-        TensorBoardCallback(board),
         Diary(events, name, steps.tokens_after, last_step, meter, board),
-        Clock(config.checkpoint_minutes),
+        Clock(config.checkpoint_minutes, ranks),
         Trimmer(),
     ]
+    if ranks.leads:
+        callbacks.insert(0, TensorBoardCallback(board))
     if patience:
         callbacks.append(EarlyStoppingCallback(patience))
     with quiet():
-        trainer = DistillTrainer(
-            student,
+        made: Callable[..., DistillTrainer] = partial(DistillTrainer, student)
+        if sharded is not None:
+            made = partial(ShardedTrainer, sharded)
+        trainer = made(
             material.signal,
             material.validation_signal,
             objective,
@@ -140,16 +154,18 @@ def train_student(
             meter=meter,
         )
         with explained(config, trainer.batch_tokens):
-            _run(trainer, resumed)
+            _run(trainer, resumed, ranks)
     board.close()
     if rollouts is not None:
         Kept(work / "rollouts").join(rollouts)
     state = trainer.state
     best = int(state.best_global_step or state.global_step)
+    if sharded is not None:
+        student = sharded.whole()
     student.eval()
     attention.unuse(student)
     if config.adapter != "none":
-        if keep is not None:
+        if keep is not None and ranks.leads:
             adapters.save_adapter(student, keep, config.adapter, base)
         student = adapters.merge(student, material.training.rows[0].ids[:MERGED_TOKENS])
     return student, Trained(
@@ -161,13 +177,13 @@ def train_student(
     )
 
 
-def _run(trainer: DistillTrainer, resumed: Path | None) -> None:
+def _run(trainer: DistillTrainer, resumed: Path | None, ranks: Ranks) -> None:
     """Train from the start or the checkpoint, and end with the best weights."""
     if resumed is None:
         trainer.train()
         return
     with checkpoints.readable(resumed):
-        stopped = _prepare_state(resumed)
+        stopped = ranks.first(lambda: _prepare_state(resumed))
         if stopped:  # killed after early stopping had spoken and before its result was kept
             trainer.state = TrainerState.load_from_json(str(resumed / STATE))
     if stopped:

@@ -13,9 +13,9 @@ every n-th micro-batch, and gradients are added up.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -30,12 +30,14 @@ from potstill.distill.config import DistillConfig
 from potstill.distill.diary import Meter
 from potstill.distill.families import Family
 from potstill.distill.objective import Objective
+from potstill.distill.ranks import Ranks
 from potstill.distill.schedules import rate_factor
 from potstill.distill.signals import TeacherSignal
 from potstill.distill.steps import Step, Steps
 from potstill.distill.terms import COUNTED_BY, TermLoss, Weights
 from potstill.errors import TrainingError
 
+Found = TypeVar("Found")
 PROJECTION = "projection.safetensors"
 PROBE_TOKENS = 256
 """Tokens of a step on which each term's gradient is measured; at least one family."""
@@ -76,6 +78,8 @@ class DistillTrainer(Trainer):  # type: ignore[misc]
         self.remove_callback(PrinterCallback)  # standard output belongs to data
         self.loss = TermLoss(student, signal, objective, vocabulary=vocabulary, dtype=dtype)
         self.meter = meter or Meter(0.0)
+        if steps.ranks.count > 1:  # gradients are added up by the trainer; DDP would average
+            self.accelerator.prepare_model = _as_it_is
 
     def get_train_dataloader(self) -> DataLoader[Step]:
         """Steps in their planned order, one at a time; shuffling was done by the plan."""
@@ -116,6 +120,9 @@ class DistillTrainer(Trainer):  # type: ignore[misc]
         self.figures = self._term_gradients(inputs, weights)
         total = torch.zeros((), device=self.args.device)
         sums: dict[str, float] = {}
+        for batch in inputs.fillers:
+            part, _ = self._part(batch, weights, inputs.totals)
+            self.accelerator.backward(part * 0.0)
         for batch in inputs.batches:
             part, found = self._part(batch, weights, inputs.totals)
             self.accelerator.backward(part)
@@ -123,7 +130,7 @@ class DistillTrainer(Trainer):  # type: ignore[misc]
             self.meter.flops += self.loss.flops(batch)
             sums = {name: sums.get(name, 0.0) + value for name, value in found.items()}
         ranks = self.steps.ranks
-        ranks.add_up(self._parameters())
+        self._add_up_gradients()
         self.figures |= self._means(ranks.sums(sums), inputs.totals, weights)
         self.figures |= inputs.figures
         return ranks.total(total)
@@ -132,12 +139,21 @@ class DistillTrainer(Trainer):  # type: ignore[misc]
         self, batch: MicroBatch, weights: Weights, totals: Mapping[str, float]
     ) -> tuple[Tensor, dict[str, float]]:
         """One micro-batch's share of the step's loss. Errors: TrainingError if it is not finite."""
-        part, sums = self.loss(
-            self._data.rows, batch.to(self.args.device), weights, totals, details=True
+        part, sums = self._within(
+            lambda: self.loss(
+                self._data.rows, batch.to(self.args.device), weights, totals, details=True
+            )
         )
         if not torch.isfinite(part):
             self._stop_for_bad_numbers(batch.rows, "loss")
         return part, sums
+
+    def _within(self, act: Callable[[], Found]) -> Found:
+        """What `act` makes of the student: it is whole here."""
+        return act()
+
+    def _add_up_gradients(self) -> None:
+        self.steps.ranks.add_up(self._parameters())
 
     def _means(
         self, sums: Mapping[str, float], totals: Mapping[str, float], weights: Weights
@@ -213,7 +229,8 @@ class DistillTrainer(Trainer):  # type: ignore[misc]
 
     def evaluate(self, *_: Any, metric_key_prefix: str = "eval", **__: Any) -> dict[str, float]:
         """The held-out rows: the objective's loss, forward KL and cross-entropy, agreement."""
-        figures = self.held_out()
+        found = self.held_out()
+        figures = self.steps.ranks.first(lambda: found)  # one verdict on the best and the end
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in figures.items()}
         self.log(dict(metrics))
         self.control = self.callback_handler.on_evaluate(
@@ -221,8 +238,11 @@ class DistillTrainer(Trainer):  # type: ignore[misc]
         )
         return metrics
 
-    def held_out(self) -> dict[str, float]:
-        """`held_out.figures` of the student as it is, with the weights of the last step."""
+    def held_out(self, ranks: Ranks | None = None) -> dict[str, float]:
+        """`held_out.figures` of the student as it is, with the weights of the last step.
+
+        ranks: who share the rows; None: all processes.
+        """
         self.model.eval()
         steps = len(self.steps)
         found = held_out.figures(
@@ -231,7 +251,7 @@ class DistillTrainer(Trainer):  # type: ignore[misc]
             self.validation,
             Weights.at(self.objective, steps - 1, steps),
             padding=self.steps.padding,
-            ranks=self.steps.ranks,
+            ranks=ranks or self.steps.ranks,
         )
         self.model.train()
         return found
@@ -304,6 +324,10 @@ class DistillTrainer(Trainer):  # type: ignore[misc]
         """The state of random numbers."""
         with checkpoints.readable(Path(checkpoint or "")):
             super()._load_rng_state(checkpoint)
+
+
+def _as_it_is(model: Any, **_: Any) -> Any:
+    return model
 
 
 def _first(items: list[Step]) -> Step:

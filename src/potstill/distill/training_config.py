@@ -6,7 +6,7 @@ teachers, or of how training works.
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -17,7 +17,9 @@ from potstill.models.adapter_config import LoraConfig
 class TrainingConfig(StageConfig):
     """How rows become steps and steps change weights, whatever the loss is."""
 
-    not_in_key: ClassVar[frozenset[str]] = frozenset({"checkpoint_minutes", "trackers"})
+    not_in_key: ClassVar[frozenset[str]] = frozenset(
+        {"checkpoint_minutes", "trackers", "processes", "restarts", "sharding"}
+    )
 
     template: str = Field(
         "",
@@ -107,6 +109,25 @@ class TrainingConfig(StageConfig):
         gt=0,
         description="Longest time between checkpoints; each validation writes one too.",
     )
+    processes: Annotated[int, Field(ge=1, le=1024)] | Literal["auto"] = Field(
+        1,
+        description="Processes of this machine that share each step's rows, one a GPU where there "
+        "are GPUs. auto: as many as there are GPUs, 1 without. The result is the same within "
+        "rounding; with lora.dropout other numbers are dropped.",
+    )
+    sharding: Literal["none", "fsdp"] = Field(
+        "none",
+        description="Of several processes. none: each holds the whole student. fsdp: each holds a "
+        "part of its weights, gradients and moments, and a layer is put together while it "
+        "computes: less memory, more traffic; the gradient is the same.",
+    )
+    restarts: int = Field(
+        3,
+        ge=0,
+        le=1000,
+        description="Times that all processes go on from the last checkpoint by themselves after "
+        "one of several has died.",
+    )
     trackers: tuple[Literal["mlflow", "wandb", "trackio"], ...] = Field(
         (),
         description="Where the curves go besides TensorBoard; each must be installed, and takes "
@@ -117,4 +138,6 @@ class TrainingConfig(StageConfig):
     def _rows_fit(self) -> TrainingConfig:
         if self.micro_tokens < self.sequence_tokens:
             raise ValueError("micro_tokens must not be smaller than sequence_tokens")
+        if self.sharding == "fsdp" and (self.compile or self.optimizer == "paged_adamw"):
+            raise ValueError("sharding: fsdp goes neither with compile nor with paged_adamw")
         return self

@@ -12,6 +12,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
+
 from potstill.core.files import disk_errors, read_records, write_atomic, write_json, write_records
 from potstill.core.refusals import REFUSAL
 from potstill.errors import InputError
@@ -104,6 +106,17 @@ def read_votes(path: Path) -> list[Vote]:
     """Votes of a model or of a person. Errors: InputError names the file and the line."""
     with disk_errors(path, "read"):
         return list(read_records(path, Vote))
+
+
+def add_vote(path: Path, vote: Vote) -> list[Vote]:
+    """Keep a person's vote among those of the file; all of them. Errors: InputError, StoreError."""
+    with disk_errors(path.parent, "create"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(path.with_name(f".{path.name}.lock")):
+        votes = [*(read_votes(path) if path.exists() else ()), vote]
+        with disk_errors(path, "write"):
+            write_records(path, votes)
+    return votes
 
 
 def compared(name: str, report: dict[str, Any], predictions: Path) -> Compared:

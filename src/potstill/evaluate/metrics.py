@@ -24,7 +24,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -38,10 +38,12 @@ from potstill.core.scoring import (
     paired_bootstrap_statistic,
 )
 from potstill.evaluate.answer_scores import AnswerScores
-from potstill.evaluate.apart import SpanScores
-from potstill.evaluate.fidelity import FidelityScores
-from potstill.evaluate.marked import MarkScores
 from potstill.evaluate.overlap import corpus_bleu
+
+if TYPE_CHECKING:
+    from potstill.evaluate.apart import SpanScores
+    from potstill.evaluate.fidelity import FidelityScores
+    from potstill.evaluate.marked import MarkScores
 
 PAIRS = (
     ("distilled", "undistilled"),
@@ -155,6 +157,11 @@ def metrics_of(scores: Sequence[ExampleScores]) -> dict[str, Metric | Summed]:
     kind = scores[0].fidelity
     if kind is None:
         return ANSWERS
+    # Only here: answers alone are compared where nothing computes with models.
+    from potstill.evaluate.apart import SpanScores
+    from potstill.evaluate.fidelity import FidelityScores
+    from potstill.evaluate.marked import MarkScores
+
     tables = {SpanScores: APART, MarkScores: MARKED, FidelityScores: FIDELITY}
     return tables[type(kind)] | ANSWERS
 

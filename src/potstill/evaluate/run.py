@@ -262,8 +262,10 @@ def _results(
 
 def _parameters(folder: Path) -> int:
     """Weights of the model, tied ones once, counted without reading them."""
-    configuration = transformers.AutoConfig.from_pretrained(folder)
+    configuration = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False)
     with torch.device("meta"):
-        model = transformers.AutoModelForCausalLM.from_config(configuration)
+        model = transformers.AutoModelForCausalLM.from_config(
+            configuration, trust_remote_code=False
+        )
     model.tie_weights()
     return sum(parameter.numel() for parameter in model.parameters())

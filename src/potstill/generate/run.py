@@ -28,7 +28,7 @@ from potstill.generate.paraphrases import Paraphrasing, is_asked_for
 from potstill.inference.base import TextModel
 from potstill.inference.budget import Meter
 from potstill.inference.endpoint import EndpointConfig
-from potstill.inference.open import engine_identity, open_model
+from potstill.inference.open import Opening, engine_identity, open_model
 from potstill.inference.replay import ReplayModel
 from potstill.records import Chunk, Example
 
@@ -41,8 +41,10 @@ def run(
     draft: Draft,
     context: Context,
     opener: Opener | None = None,
+    opening: Opening = open_model,
 ) -> None:
-    """Write the rows of all chunks. `opener` replaces every teacher (for tests).
+    """Write the rows of all chunks. `opener` replaces every teacher (for tests); `opening` says how
+    one is opened.
 
     Errors: TeacherError if no reply is usable, InputError if there is neither a row nor anything to
     ask about, ModelError if a teacher cannot be opened, BudgetError if it would cost more than
@@ -57,7 +59,7 @@ def run(
         )
     examples = draft.data / "examples.jsonl"
     meter = Meter(config.budget, ledger=draft.work / "spent.json")
-    engines = Engines(config, context, meter, opener)
+    engines = Engines(config, context, meter, opener, opening)
     teacher = engines.main()
     generation = Generation(config, teacher, context, total, meter)
     with closing(teacher):
@@ -176,9 +178,15 @@ class Engines:
     """Opens teachers, each behind the memory of its replies and one meter for all of them."""
 
     def __init__(
-        self, config: GenerateConfig, context: Context, meter: Meter, opener: Opener | None
+        self,
+        config: GenerateConfig,
+        context: Context,
+        meter: Meter,
+        opener: Opener | None,
+        opening: Opening = open_model,
     ) -> None:
-        self.config, self.context, self.meter, self.opener = config, context, meter, opener
+        self.config, self.context, self.meter = config, context, meter
+        self.opener, self.opening = opener, opening
 
     def main(self) -> ReplayModel:
         """The teacher of the rows."""
@@ -195,7 +203,7 @@ class Engines:
         self.meter.endpoint = None if backend == "fake" else endpoint
 
         def open_teacher() -> AbstractContextManager[TextModel]:
-            return open_model(
+            return self.opening(
                 reference,
                 backend,
                 threads=self.context.threads,

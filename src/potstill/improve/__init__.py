@@ -10,12 +10,27 @@ better than the student that serves.
         promote(run, made.run.folder.name)
 
 In: a run and its feedback. Out: candidates, which are ordinary runs, and versions. Knows no HTTP.
+Light: a service looks up its version without what training needs.
 """
 
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from potstill.improve.config import ImproveConfig
-from potstill.improve.promotion import promote, rollback, version_run, versions_of
-from potstill.improve.run import Improved, Prepared, improve, prepare, question_of
-from potstill.improve.trial import compare_traffic
+
+if TYPE_CHECKING:
+    from potstill.improve.asking import question_of as question_of
+    from potstill.improve.promotion import promote as promote
+    from potstill.improve.promotion import rollback as rollback
+    from potstill.improve.promotion import version_run as version_run
+    from potstill.improve.promotion import versions_of as versions_of
+    from potstill.improve.run import Improved as Improved
+    from potstill.improve.run import Prepared as Prepared
+    from potstill.improve.run import improve as improve
+    from potstill.improve.run import prepare as prepare
+    from potstill.improve.trial import compare_traffic as compare_traffic
 
 __all__ = [
     "ImproveConfig",
@@ -30,3 +45,21 @@ __all__ = [
     "version_run",
     "versions_of",
 ]
+_HOMES = {
+    "Improved": "run",
+    "Prepared": "run",
+    "compare_traffic": "trial",
+    "improve": "run",
+    "prepare": "run",
+    "promote": "promotion",
+    "question_of": "asking",
+    "rollback": "promotion",
+    "version_run": "promotion",
+    "versions_of": "promotion",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'potstill.improve' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"potstill.improve.{_HOMES[name]}"), name)

@@ -21,18 +21,18 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from potstill.core.scoring import normalize_answer
+from potstill.curate.edits import place_of
 from potstill.curate.personal import masked
 from potstill.curate.prepared import FEEDBACK, question_key
 from potstill.curate.split import Split
 from potstill.inference.sizes import text_tokens
-from potstill.records import Chunk, Example, Provenance, Span, Turn, short_id
+from potstill.records import Chunk, Example, Provenance, Turn, short_id
 from potstill.serve.review import right_answer
 
 Ask = Callable[[str, str], str]
@@ -125,7 +125,7 @@ def _candidate(
         question, answer = masked(question), masked(answer)
         passage = _masked_passage(passage) if passage else None
     declines = bool(refusal) and normalize_answer(answer) == normalize_answer(refusal)
-    place = _place(answer, passage.text) if passage and not declines else None
+    place = place_of(answer, passage.text) if passage and not declines else None
     if spans and not declines and place is None:
         return "not_in_passage"
     conversation = sum(one.role == "user" for one in turns) > 1
@@ -159,12 +159,6 @@ def asked_in(content: str, passage: str, ask: Ask) -> str:
     if content.startswith(before) and content.endswith(after) and before + after != content:
         return content[len(before) : len(content) - len(after)].strip()
     return content
-
-
-def _place(answer: str, passage: str) -> Span | None:
-    """Where the answer first stands in the passage as words of their own: 12 is not in 1250."""
-    found = re.search(rf"(?<!\w){re.escape(answer)}(?!\w)", passage)
-    return Span(start=found.start(), end=found.end()) if found else None
 
 
 def _passage(citations: Any) -> Chunk | None:

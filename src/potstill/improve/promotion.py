@@ -6,8 +6,6 @@ Trains nothing and measures nothing.
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from potstill.pipeline import Run, open_run
 from potstill.serve.versions import Serving, Versions
 
@@ -21,7 +19,7 @@ def version_run(this: Run, serving: Serving) -> Run:
     """The run whose student that version is. Errors: UsageError if it is gone."""
     if serving.version == this.folder.resolve().name:
         return this
-    return open_run(serving.version, Path(this.record["project"]))
+    return open_run(serving.version, this.project)
 
 
 def promote(
@@ -39,7 +37,7 @@ def promote(
     gate, which is recorded. accept_unproven: though its target is too small to tell. by: who
     decides; default: the name of the account. Errors: UsageError, StoreError.
     """
-    run = open_run(candidate, Path(this.record["project"]))
+    run = open_run(candidate, this.project)
     export = run.artifact("export")
     chosen = "" if run.task == "spans" else run.exported(file).name
     return versions_of(this).promote(

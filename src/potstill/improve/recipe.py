@@ -33,7 +33,7 @@ def improved(
     made = copy.deepcopy(dict(recipe))
     made["name"] = name
     made["description"] = f"{parent} improved from feedback, from the student that served it."
-    made["curate"] |= {"prepared": rows, "typo_variants": 0}
+    made["curate"] |= {"prepared": rows, "typo_variants": 0, "edits": ""}
     if mask:
         made["curate"]["personal_data"] = "mask"
     for section in ("distill", "evaluate", "export"):

@@ -21,9 +21,9 @@ from potstill.core.files import read_json, read_records, write_atomic
 from potstill.curate.split import Split
 from potstill.errors import InputError, RecipeError, StoreError, UsageError
 from potstill.evaluate.gate import check_metric, gate
-from potstill.generate import PromptConfig, student_turn
 from potstill.improve import rows
-from potstill.improve.candidates import Ask, Gathered, gather, question_in
+from potstill.improve.asking import asking
+from potstill.improve.candidates import Gathered, gather
 from potstill.improve.config import ImproveConfig
 from potstill.improve.promotion import version_run, versions_of
 from potstill.improve.recipe import improved
@@ -85,7 +85,7 @@ def improve(
     check_metric(metric)
     prepared = prepare(this, config, name=name, overrides=overrides)
     begun(prepared)
-    project = Path(this.record["project"])
+    project = this.project
     run = pipeline.run(prepared.recipe, project, threads=threads, watch=watch, anyway=anyway)
     verdict = judged(run, prepared.about, metric)
     verdict["tries"] = 1 + len(_earlier(this, prepared))
@@ -98,7 +98,7 @@ def improve(
 
 def _earlier(this: Run, prepared: Prepared) -> list[str]:
     """Candidates that were judged against the same version before, by some of the same target."""
-    project, target = Path(this.record["project"]), set(prepared.about["target"])
+    project, target = this.project, set(prepared.about["target"])
     found = []
     for name, one in versions_of(this).read()["candidates"].items():
         about = _about(project / "runs" / name / FOLDER)
@@ -134,7 +134,7 @@ def prepare(
     on. Errors: as `improve`.
     """
     config = config or ImproveConfig()
-    project = Path(this.record["project"])
+    project = this.project
     _check_finished(this)
     name = name or _next_name(this, project)
     _check_name(this, name, project)
@@ -210,7 +210,7 @@ def _mixture(this: Run, parent: Run, config: ImproveConfig) -> rows.Mixture:
     refusal = next((row.answers[0] for row in old["train"] if row.kind == REFUSAL), "")
     gathered = gather(
         read_feedback(this.folder / "serve" / "feedback.sqlite"),
-        _asking(this),
+        asking(this),
         refusal=refusal or str(recipe["ingest"]["rows"]["refusal"]),
         spans=this.task == "spans",
         mask=config.mask or recipe["curate"]["personal_data"] == "mask",
@@ -220,18 +220,6 @@ def _mixture(this: Run, parent: Run, config: ImproveConfig) -> rows.Mixture:
     mixture = rows.mix(old, gathered, known, tested, config, int(this.record["seed"]))
     _check_enough(this, gathered, mixture, config)
     return mixture
-
-
-def _asking(this: Run) -> Ask:
-    """How the run's student is asked."""
-    prompt = PromptConfig.model_validate(this.record["recipe"]["generate"]["prompt"])
-    return lambda passage, question: student_turn(prompt, passage, question)
-
-
-def question_of(this: Run, row: Mapping[str, Any]) -> str:
-    """What a row of a run's feedback is about: the question alone. row: as `read_feedback` has
-    it."""
-    return question_in(row, _asking(this))
 
 
 def _check_enough(
@@ -277,7 +265,7 @@ def _recipe(
         name=name,
         student=str(parent.artifact("export").path("safetensors")),
         teacher=corrected(this.artifact("correct"), recipe["correct"]["teacher"]),
-        rows=(folder.relative_to(Path(this.record["project"]))).as_posix(),
+        rows=(folder.relative_to(this.project)).as_posix(),
         mask=config.mask,
         parent=this.folder.resolve().name,
     )

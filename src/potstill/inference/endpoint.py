@@ -14,6 +14,8 @@ from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator, model_validator
 
+from potstill.inference.teacher_plugins import is_plugin
+
 PREFIX = "openai:"  # a model reference that names a model behind an address: openai:MODEL
 VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 OWN_FIELDS = frozenset(
@@ -189,6 +191,12 @@ def is_endpoint(reference: str) -> bool:
     return reference.startswith(PREFIX)
 
 
+def only_writes(reference: str) -> bool:
+    """Whether a model reference names a model that is asked for text and lends nothing else: no
+    tokenizer, probabilities or weights."""
+    return is_endpoint(reference) or is_plugin(reference)
+
+
 def model_name(reference: str) -> str:
     """The name that the endpoint knows the model by."""
     return reference.removeprefix(PREFIX).strip()
@@ -198,6 +206,8 @@ def mismatch(reference: str, endpoint: EndpointConfig | None, backend: str) -> s
     """Why a teacher's reference and an endpoint do not fit, or None."""
     if backend == "fake":
         return None
+    if is_plugin(reference) and backend in {"llamacpp", "transformers"}:
+        return f"the backend {backend} cannot open {reference}; set backend to auto"
     if not is_endpoint(reference):
         if endpoint is None or not reference:
             return None

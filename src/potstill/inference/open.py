@@ -1,32 +1,38 @@
 """Open a model by its reference, behind the port of `base.py`.
 
 In: a model reference and the name of a backend. Out: a TextModel inside `with`.
-Chooses llama.cpp for what is a GGUF file, the client for openai:MODEL, and transformers for the
-rest. Knows no engine's details; the engines are imported only when they are opened.
+Chooses llama.cpp for what is a GGUF file, the client for openai:MODEL, a plug-in for plugin:NAME,
+and transformers for the rest. Knows no engine's details; the engines are imported only when they
+are opened.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Literal
+from contextlib import AbstractContextManager, contextmanager
+from typing import Literal, Protocol
 
 from potstill.core.extras import installed_version
 from potstill.errors import ModelError
 from potstill.inference.base import TextModel
 from potstill.inference.endpoint import EndpointConfig, is_endpoint, mismatch, model_name
+from potstill.inference.teacher_plugins import is_plugin, open_plugin, plugin_identity
 from potstill.models.refs import digest, gguf_file, parse
 
-Backend = Literal["auto", "llamacpp", "transformers", "openai", "fake"]
+Backend = Literal["auto", "llamacpp", "transformers", "openai", "plugin", "fake"]
 
 
 def resolve_backend(reference: str, backend: Backend = "auto") -> Backend:
     """The engine that `auto` stands for: llama.cpp for a GGUF, transformers for a folder or hub,
-    the client for openai:MODEL.
+    the client for openai:MODEL, a plug-in for plugin:NAME.
 
     Errors: ModelError if llama.cpp is asked for a model that is not a GGUF.
     """
-    if backend == "fake" or backend == "transformers":
+    if backend == "fake":
+        return backend
+    if is_plugin(reference):
+        return "plugin"
+    if backend == "transformers":
         return backend
     if is_endpoint(reference):
         return "openai"
@@ -46,10 +52,30 @@ def engine_identity(
     chosen = resolve_backend(reference, backend)
     if chosen == "fake":
         return "fake 1"
+    if chosen == "plugin":
+        return plugin_identity(reference)
     if chosen == "openai":
         return _addressed(reference, endpoint).identity(model_name(reference))
     package = {"llamacpp": "xllamacpp", "transformers": "transformers"}[chosen]
     return f"{digest(parse(reference))} {package} {installed_version(package)}"
+
+
+class Opening(Protocol):
+    """A way to open a model for text: `open_model`, or one that opens it elsewhere."""
+
+    def __call__(
+        self,
+        reference: str,
+        backend: Backend = "auto",
+        *,
+        threads: int = 1,
+        parallel: int = 1,
+        context_tokens: int = 2048,
+        endpoint: EndpointConfig | None = None,
+        warn: Callable[[str], None] = lambda message: None,
+    ) -> AbstractContextManager[TextModel]:
+        """As `open_model`."""
+        ...
 
 
 @contextmanager
@@ -76,6 +102,10 @@ def open_model(
         from potstill.inference.fake import FakeModel
 
         model = FakeModel()
+    elif chosen == "plugin":
+        model = open_plugin(
+            reference, threads=threads, parallel=parallel, context_tokens=context_tokens
+        )
     elif chosen == "openai":
         from potstill.inference.openai import EndpointModel
 

@@ -28,7 +28,7 @@ from potstill.inference.answers import Answer, Failure, read, read_event, shorte
 from potstill.inference.base import Reply, Request
 from potstill.inference.dialect import Dialect
 from potstill.inference.endpoint import EndpointConfig
-from potstill.inference.keys import Key, Lease, open_pool
+from potstill.inference.keys import Key, KeyPool, Lease, open_pool
 from potstill.inference.sizes import text_tokens
 from potstill.inference.traffic import Traffic
 
@@ -40,17 +40,22 @@ T = TypeVar("T")
 class EndpointModel:
     """A TextModel behind an address.
 
-    warn: is told of a key that is refused, and of what the endpoint does not take.
+    warn: is told of a key that is refused, and of what the endpoint does not take. pool: its keys,
+    if they are not its own.
     Errors: MissingExtraError; ModelError if no key is set; TeacherError, from `complete` and
     `stream`, if the endpoint is of no use.
     """
 
     def __init__(
-        self, endpoint: EndpointConfig, model: str, warn: Callable[[str], None] = lambda text: None
+        self,
+        endpoint: EndpointConfig,
+        model: str,
+        warn: Callable[[str], None] = lambda text: None,
+        pool: KeyPool | None = None,
     ) -> None:
         self._http: Any = require("httpx2", "endpoint", "A teacher behind an address")
         self.endpoint = endpoint
-        self.pool = open_pool(endpoint, time.monotonic(), random.random, warn)
+        self.pool = pool or open_pool(endpoint, time.monotonic(), random.random, warn)
         self._warn = warn
         self._dialect = Dialect(endpoint, model)
         self._loop: asyncio.AbstractEventLoop | None = None

@@ -9,6 +9,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from potstill.core.plugins import PluginChoice
 from potstill.core.stage import StageConfig
 from potstill.ingest.rows_config import RowsConfig
 
@@ -74,6 +75,11 @@ class IngestConfig(StageConfig):
     )
     rows: RowsConfig = Field(
         default_factory=lambda: RowsConfig(), description="How ready-made rows are read."
+    )
+    readers: tuple[PluginChoice, ...] = Field(
+        (),
+        description="Plug-ins that read other kinds of files, such as [{name: subtitles}]; "
+        "`potstill plugins` lists those that are installed.",
     )
     processes: int = Field(
         0, ge=0, le=256, description="Files that are read at once; 0: as many as the run's threads."

@@ -18,6 +18,8 @@ from potstill.core.machine import usable_cores
 from potstill.core.stage import Facts, Figures
 from potstill.errors import AbsentError, RecipeError
 from potstill.ingest.config import IngestConfig
+from potstill.ingest.reader_plugins import reader_facts
+from potstill.ingest.readers import OWN
 from potstill.ingest.row_files import KINDS as ROW_KINDS
 from potstill.ingest.row_files import STREAMED
 from potstill.ingest.sources import SourceFile, find_sources
@@ -54,7 +56,7 @@ def facts(config: IngestConfig, project: Path) -> Facts:
 
     Errors: AbsentError for a source that is missing, InputError for one outside the project,
     ModelError for the teacher, RecipeError when there is none, MissingExtraError without the OCR
-    program asked for.
+    program asked for, PluginError.
     """
     from potstill.models.refs import digest, parse
 
@@ -70,7 +72,7 @@ def facts(config: IngestConfig, project: Path) -> Facts:
     if config.ocr != "never":
         readers.append(_ocr_engine(config))
     parts["readers"] = ", ".join(readers)
-    return parts
+    return parts | reader_facts(config, OWN)
 
 
 def _ocr_engine(config: IngestConfig) -> str:

@@ -18,6 +18,7 @@ from potstill.ingest.cleaning import one_line, plain_blocks
 from potstill.ingest.config import IngestConfig
 from potstill.ingest.content import Fragment, OnPage, PageText, Reading, UnusableError
 from potstill.ingest.encodings import PURPOSE, decode, wide
+from potstill.ingest.reader_plugins import plugin_readers
 from potstill.ingest.row_files import KINDS as ROW_KINDS
 
 SeePage = Callable[[Any, int], list[Fragment]]
@@ -62,6 +63,8 @@ KINDS = {
     ".bmp": "picture",
 }
 """What files of a name are read as."""
+OWN = (*KINDS, *ROW_KINDS)
+"""Suffixes that are read without a plug-in."""
 CONTENT = {
     "PDF": ("a PDF",),
     "Word": ("a zip archive",),
@@ -87,7 +90,12 @@ def read_file(path: Path, config: IngestConfig, see: SeePage, on_page: OnPage) -
     """
     kind = KINDS.get(path.suffix.lower())
     if kind is None:
-        known = ", ".join(sorted({*KINDS, *ROW_KINDS}))
+        others = plugin_readers(config, OWN)
+        if other := others.get(path.suffix.lower()):
+            check_file(path, other.content, config.max_file_bytes)
+            with unreadable():
+                return other.read(path)
+        known = ", ".join(sorted({*OWN, *others}))
         raise UnusableError(
             "unsupported_type",
             f"files named {path.suffix or 'without a suffix'} are not read; potstill reads {known}",

@@ -37,8 +37,15 @@ def find_sources(sources: list[str], project: Path) -> list[SourceFile]:
     project = project.resolve()
     found: dict[Path, SourceFile] = {}
     for source in sources:
-        for file in _files_of(source.strip(), project):
-            found.setdefault(file.path, file)
+        try:
+            for file in _files_of(source.strip(), project):
+                found.setdefault(file.path, file)
+        except (OSError, ValueError, RuntimeError) as error:  # too long, or of no such user
+            raise InputError(
+                f"The source {source[:80]!r} (ingest.sources) is no path that this system takes: "
+                f"{getattr(error, 'strerror', None) or error}.",
+                "Paths start at the project folder.",
+            ) from error
     return list(found.values())
 
 

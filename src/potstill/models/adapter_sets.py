@@ -182,7 +182,9 @@ def merge_folders(base: Path | str, weights: Mapping[Path, float], output: Path,
     model = adapters.merged(named)
     if before is not None:
         require_same(before, logits_of(model, ids), "Merging the adapter")
-    kept = AutoConfig.from_pretrained(model_folder(base), local_files_only=True).dtype
+    kept = AutoConfig.from_pretrained(
+        model_folder(base), local_files_only=True, trust_remote_code=False
+    ).dtype
     save_model(model.to(kept or torch.float32), tokenizer, output)
 
 

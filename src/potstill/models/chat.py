@@ -150,7 +150,8 @@ def check_template(template: str) -> None:
         said = {"eos_token": "<end>", "bos_token": ""}
         prompt = made.render(messages=messages[:1], add_generation_prompt=True, **said)
         whole = made.render(messages=messages, add_generation_prompt=False, **said)
-    except TemplateError as error:
+    # A template may fail as any code can: divide by nothing, add what cannot be added.
+    except (TemplateError, ArithmeticError, TypeError, ValueError, LookupError) as error:
         raise ModelError(
             f"The template cannot be used: {type(error).__name__}: {error}.",
             "It is Jinja over messages, add_generation_prompt, bos_token and eos_token.",

@@ -82,7 +82,9 @@ def tokenizer_in(folder: Path) -> Any:
     """The tokenizer of a folder, with a model or without. Errors: ModelError."""
     try:
         with quiet():
-            tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+            tokenizer = AutoTokenizer.from_pretrained(
+                folder, local_files_only=True, trust_remote_code=False
+            )
     except (OSError, ValueError, KeyError, json.JSONDecodeError) as error:
         raise ModelError(
             f"The tokenizer in {folder} cannot be loaded: {first_line(error)}",
@@ -168,7 +170,9 @@ def _converted(gguf: Path, sha256: str) -> Path:
                 _convert(gguf, sha256, models, target)
             elif read_json(target / CHECKED)["engines"] != _engines():
                 # Another version of an engine may read text differently: compare again.
-                tokenizer = AutoTokenizer.from_pretrained(target, local_files_only=True)
+                tokenizer = AutoTokenizer.from_pretrained(
+                    target, local_files_only=True, trust_remote_code=False
+                )
                 _check_against_llamacpp(tokenizer, gguf)
                 write_json(target / CHECKED, {"gguf_sha256": sha256, "engines": _engines()})
     return target
@@ -223,7 +227,9 @@ def _draw(shape: Path, models: Path, target: Path) -> None:
     try:
         with load_errors(shape), torch.random.fork_rng(devices=[]):
             torch.manual_seed(DRAW_SEED)
-            config = AutoConfig.from_pretrained(shape, local_files_only=True)
+            config = AutoConfig.from_pretrained(
+                shape, local_files_only=True, trust_remote_code=False
+            )
             model = AutoModelForCausalLM.from_config(
                 config, dtype=torch.float32, trust_remote_code=False
             )
@@ -278,7 +284,9 @@ def gguf_metadata(gguf: Path) -> dict[str, Any]:
 def _gguf_tokenizer(gguf: Path, metadata: dict[str, Any]) -> Any:
     try:
         with quiet():
-            tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+            tokenizer = AutoTokenizer.from_pretrained(
+                gguf.parent, gguf_file=gguf.name, trust_remote_code=False
+            )
     except Exception as error:  # transformers raises what it meets inside; all mean the same here
         raise _unconvertible(gguf, metadata, error) from error
     mend_pre_tokenizer(tokenizer, metadata.get("tokenizer.ggml.pre"))
@@ -295,6 +303,7 @@ def _gguf_model(gguf: Path, metadata: dict[str, Any]) -> Any:
                 gguf_file=gguf.name,
                 quantization_config=GgufConfig(dequantize=True),
                 dtype=torch.float32,
+                trust_remote_code=False,
             )
     except Exception as error:
         raise _unconvertible(gguf, metadata, error) from error

@@ -135,7 +135,7 @@ class Scorer:
         self._worker.write({"ids": list(ids), "start": start, "keep": keep})
         self._worker.read()
         self._before = list(ids[:-1])  # nothing is predicted from the last token
-        return np.load(self._out)
+        return np.load(self._out, allow_pickle=False)
 
 
 @contextmanager

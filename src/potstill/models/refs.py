@@ -76,8 +76,13 @@ def parse(text: str | Path) -> Reference:
             f"{text} is behind an address: its weights and its tokenizer are not here.",
             "It can write rows (generate.teacher); everything else needs a local model. " + FORMS,
         )
-    path = Path(text).expanduser()
-    if path.is_dir():
+    try:
+        path = Path(text).expanduser()
+        is_folder = path.is_dir()
+    except (OSError, ValueError, RuntimeError) as error:  # too long, or of no such user
+        reason = getattr(error, "strerror", None) or error
+        raise ModelError(f"There is no model at {text[:80]}: {reason}.", FORMS) from error
+    if is_folder:
         return Reference("folder", text, path=path.absolute())
     if path.is_file():
         if path.suffix.lower() != ".gguf":

@@ -124,6 +124,15 @@ class TrafficStore:
             ).fetchall()
         return [(row[0], Row(**dict(zip(ROW, row[1:], strict=True)))) for row in found]
 
+    def newest(self, limit: int) -> list[Row]:
+        """The newest requests, oldest first, without their vectors."""
+        names = [name for name in ROW if name not in ("encoder", "embedding")]
+        with self._lock, self._errors():
+            found = self._database.execute(
+                f"SELECT {', '.join(names)} FROM request ORDER BY id DESC LIMIT ?", (limit,)
+            ).fetchall()
+        return [Row(**dict(zip(names, row, strict=True))) for row in reversed(found)]
+
     def count(self) -> int:
         """Requests that are kept."""
         with self._lock, self._errors():

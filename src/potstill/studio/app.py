@@ -15,13 +15,17 @@ from starlette.types import ASGIApp
 
 from potstill.errors import PotstillError, UsageError
 from potstill.studio import (
+    blind,
     data_page,
+    decisions,
+    disagree_page,
     home,
     new_run,
     play_page,
     results,
     run_page,
     search_page,
+    service_page,
     uploads,
 )
 from potstill.studio.guard import Guard
@@ -39,7 +43,8 @@ def application(studio: Studio) -> ASGIApp:
     """The studio as an ASGI application."""
     app = FastAPI(title="Potstill studio", docs_url=None, redoc_url=None, openapi_url=None)
     for part in (
-        home, new_run, uploads, run_page, data_page, results, play_page, search_page
+        home, new_run, uploads, run_page, data_page, decisions, results, play_page, search_page,
+        service_page, blind, disagree_page,
     ):  # fmt: skip
         app.include_router(part.routes(studio))
     _static(app)

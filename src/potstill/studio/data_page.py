@@ -1,8 +1,8 @@
 """Data: the rows that a run trains and tests on, those that were set aside, and where each is from.
 
 In: a run's finished stages. Out: pages of rows, found by split, kind or reason, and words; one row
-with its passage, the sentence that holds the answer marked. Rows are only shown: a result in the
-store never changes.
+with its passage, the sentence that holds the answer marked, and the forms by which it is decided
+about (`decisions.py`). A result in the store never changes.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from potstill.core.stage import Artifact
 from potstill.curate.page import REASONS
 from potstill.errors import StoreError, UsageError
 from potstill.generate.grounding import sentences
+from potstill.studio import decisions
 from potstill.studio.pages import fragment, page
 from potstill.studio.rows import KIND, REASON, RowFile
 from potstill.studio.runs import RunView, find_run
@@ -57,6 +58,7 @@ def routes(studio: Studio) -> APIRouter:
     def data(name: str, request: Request) -> Response:
         view, query = find_run(studio, name), request.query_params
         parts, missing = parts_of(studio, view)
+        about = decisions.decided(view)
         found = _found(parts, query.get("split", ""), query.get("word", ""), query.get("q", ""))
         number = query.get("page", "1")
         last = max(1, -(-len(found) // A_PAGE))
@@ -74,6 +76,8 @@ def routes(studio: Studio) -> APIRouter:
             words=_words(parts, query.get("split", "")),
             query={key: query.get(key, "") for key in ("split", "word", "q")},
             rows=_shown(chosen),
+            said=decisions.WORDS,
+            **about,
             found=len(found),
             total=sum(len(part.rows) for part in parts),
             at=at,
@@ -167,6 +171,7 @@ def _line(part: Part, number: int, row: dict[str, Any]) -> dict[str, Any]:
     question = str(inner.get("question") or inner.get("source") or row.get("id", ""))
     answers = inner.get("answers") or [inner.get("answer") or row.get("detail") or ""]
     return {
+        "id": str(row.get("id", "")),
         "part": part.name,
         "number": number,
         "split": part.split,
@@ -180,6 +185,7 @@ def _line(part: Part, number: int, row: dict[str, Any]) -> dict[str, Any]:
 
 def _detail(studio: Studio, view: RunView, part: Part, row: dict[str, Any]) -> str:
     rejected = part.split == "rejected"
+    about = decisions.decided(view)
     inner: dict[str, Any] = (row.get("row") or {}) if rejected else row
     origin: dict[str, Any] = inner.get("provenance") or {}
     chunk = _chunk(studio, view, str(origin.get("chunk") or ""))
@@ -197,6 +203,12 @@ def _detail(studio: Studio, view: RunView, part: Part, row: dict[str, Any]) -> s
         chunk=chunk,
         pieces=marked(str(chunk["text"]), origin.get("span"), answers) if chunk else [],
         left=_left(inner),
+        name=view.name,
+        id=str(row.get("id", "")),
+        form_secret=studio.form,
+        edit=None if about["closed"] else about["edits"].get(str(row.get("id", ""))),
+        said=decisions.WORDS,
+        closed=about["closed"],
     )
 
 

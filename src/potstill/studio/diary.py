@@ -17,6 +17,8 @@ from potstill.core.events import read_events
 WINDOW = 60.0
 """Seconds that a rate is taken over: long enough to be steady, short enough to be true."""
 MOST_NOTES = 200
+MOST_MEMORY = 4000
+"""Points of the memory's curve; a picture shows fewer."""
 CURVES = (
     ("loss", "validation_loss", "Loss", "its own objective"),
     ("kl", "validation_kl", "KL to the teacher", "nats a token"),
@@ -104,6 +106,9 @@ class Diary:
         self.stages: dict[str, StageView] = {}
         self.curves: dict[tuple[str, str, str], dict[int, float]] = {}
         """(stage, model, metric) -> value at each step."""
+        self.memory: list[tuple[float, float]] = []
+        """(seconds since the run began, bytes that the stage held), at most one a second."""
+        self._apart = 1.0
         self.notes: list[tuple[str, str]] = []
         self.state = ""
         """empty (nothing was written), running (it has not said how it ended), finished, failed."""
@@ -146,6 +151,7 @@ class Diary:
         self.stages = {one: StageView(one) for one in map(str, event["stages"])}
         self.state, self.failure, self.began = "running", None, time
         self.notes = []
+        self.memory, self._apart = [], 1.0
 
     def _on_run_finished(self, event: dict[str, Any], name: str, time: float) -> None:
         self.state = "finished"
@@ -169,7 +175,22 @@ class Diary:
         stage, part = self._stage(name), str(event.get("step") or name)
         found = stage.parts.pop(part, None) or Progress(0, 0, "", {})
         found.move(time, event)
+        held = event.get("memory_bytes")
+        if isinstance(held, int | float) and held > 0 and self.began is not None:
+            self._hold(time - self.began, float(held))
         stage.parts[part] = found  # the last that moved stands last
+
+    def _hold(self, moment: float, held: float) -> None:
+        """A point of the memory's curve; a long run's points lie further and further apart."""
+        if self.memory and moment - self.memory[-1][0] < self._apart:
+            last, before = self.memory[-1]
+            self.memory[-1] = (last, max(before, held))
+            return
+        self.memory.append((moment, held))
+        if len(self.memory) > MOST_MEMORY:
+            self._apart *= 2
+            pairs = zip(self.memory[::2], self.memory[1::2], strict=False)
+            self.memory = [(one[0], max(one[1], other[1])) for one, other in pairs]
 
     def _on_metric(self, event: dict[str, Any], name: str, time: float) -> None:
         metric, step, value = event["name"], event.get("step"), event["value"]

@@ -1,7 +1,9 @@
-"""Starts and stops runs as processes of their own: the same command that one would type.
+"""Starts and stops runs, improvements and studies as processes of their own: the same commands that
+one would type.
 
-In: a run's folder with its recipe. Out: a process that outlives the page, the browser and the
-studio; its output in `run.log` of the folder. Stopping is what Ctrl-C does. Knows no recipe.
+In: a run's folder with its recipe, or a command's words. Out: a process that outlives the page, the
+browser and the studio; its output in a log (of a run: `run.log` of its folder). Stopping is what
+Ctrl-C does. Knows no recipe.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from potstill.core.claims import holder
@@ -34,30 +37,40 @@ class Launcher:
         self._asked: dict[Path, float] = {}
         self._lock = threading.Lock()
 
-    def start(self, folder: Path, project: Path, *, anyway: bool = False) -> None:
-        """Start or go on with the run of that folder; nothing if it runs already.
+    def start(self, folder: Path, project: Path, *, anyway: bool = False, again: str = "") -> None:
+        """Start or go on with the run of that folder; nothing if it runs already. again: the stage
+        that is run once more, with all after it.
 
         Errors: StoreError if the log cannot be written.
         """
-        command = [sys.executable, "-m", "potstill.cli", "run", str(folder / "recipe.yaml")]
-        command += ["--project", str(project), *(["--anyway"] if anyway else [])]
+        words = ["run", str(folder / "recipe.yaml"), *(["--anyway"] if anyway else [])]
+        words += ["--again", again] if again else []
+        self.launch(folder, words, project, folder / LOG)
+
+    def launch(self, place: Path, words: Sequence[str], project: Path, log: Path) -> None:
+        """Start `potstill WORDS --project PROJECT`, which works on that place; nothing if something
+        does already. Errors: StoreError if the log cannot be written."""
+        command = [sys.executable, "-m", "potstill.cli", *words, "--project", str(project)]
         with self._lock:
-            if self.running(folder):
+            if self.running(place):
                 return
-            self._asked.pop(folder, None)
-            with disk_errors(folder / LOG, "write"), (folder / LOG).open("ab") as log:
-                log.write(f"{BEGIN}{time.strftime('%Y-%m-%d %H:%M:%S')}\n".encode())
-                log.flush()
+            self._asked.pop(place, None)
+            with disk_errors(log, "write"):
+                log.parent.mkdir(parents=True, exist_ok=True)
+                written = log.open("ab")
+            with disk_errors(log, "write"), written:
+                written.write(f"{BEGIN}{time.strftime('%Y-%m-%d %H:%M:%S')}\n".encode())
+                written.flush()
                 process = subprocess.Popen(
                     command,
                     stdin=subprocess.DEVNULL,
-                    stdout=log,
-                    stderr=log,
+                    stdout=written,
+                    stderr=written,
                     cwd=project,
                     start_new_session=True,  # Ctrl-C in the studio's terminal is not for it
                     env={**os.environ, "COLUMNS": "110"},
                 )
-            self._begun[folder] = process
+            self._begun[place] = process
         threading.Thread(target=process.wait, daemon=True).start()  # leaves no zombie behind
 
     def running(self, folder: Path) -> bool:
@@ -115,10 +128,10 @@ def tail(path: Path, most: int = TAIL) -> str:
     return text.partition("\n")[2] if size > most else text
 
 
-def last_words(folder: Path) -> tuple[str, str] | None:
+def last_words(folder: Path, log: str = LOG) -> tuple[str, str] | None:
     """What the last process of a run said when it failed: message and way out; None if it did
-    not."""
-    lines = tail(folder / LOG).splitlines()
+    not. log: the file in the folder that it wrote to."""
+    lines = tail(folder / log).splitlines()
     starts = [place for place, line in enumerate(lines) if line.startswith(BEGIN)]
     lines = lines[starts[-1] + 1 :] if starts else lines
     for place, line in enumerate(lines):

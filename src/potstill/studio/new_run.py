@@ -21,6 +21,8 @@ from potstill import display, pipeline
 from potstill.core import fields
 from potstill.core.files import disk_errors, write_atomic
 from potstill.errors import RecipeError, UsageError
+from potstill.inference.endpoint import is_endpoint
+from potstill.inference.probe import probe
 from potstill.outlook import Plan, this_processor
 from potstill.project import DOCUMENTS
 from potstill.recipe import Recipe, builtin_recipes
@@ -122,6 +124,14 @@ def routes(studio: Studio) -> APIRouter:
         recipe = Recipe.from_dict(data)
         return HTMLResponse(plan_of(pipeline.plan(recipe, studio.project)))
 
+    @router.post("/new/try")
+    def try_teacher(said: Text) -> Response:
+        """Ask the teacher's address once with each key, as a part of the page."""
+        data, _ = _parsed(said.yaml)
+        generate = Recipe.from_dict(data).generate
+        found = probe(generate.teacher, generate.endpoint)
+        return HTMLResponse(fragment("tried.html.j2", found=found))
+
     @router.post("/runs")
     async def start(request: Request) -> Response:
         said = fields_of(await request.body())
@@ -158,15 +168,20 @@ def _read(studio: Studio, text: str) -> dict[str, Any]:
     try:
         data, _ = _parsed(text)
     except RecipeError as error:
-        return {"sections": [], "mistakes": {}, "general": [str(error)]}
+        return {"sections": [], "mistakes": {}, "general": [str(error)], "asks": False}
     at_field, others = recipe_form.mistakes(copy.deepcopy(data))
     name = data.get("name")
     if "name" not in at_field and (studio.project / "runs" / str(name)).exists():
         at_field["name"] = EXISTS.format(name)
-    ingest = data.get("ingest")
+    ingest, generate = data.get("ingest"), data.get("generate")
     if isinstance(ingest, dict) and ingest.get("sources") == []:
         at_field["ingest.sources"] = NO_FILES
-    return {"sections": recipe_form.form(data), "mistakes": at_field, "general": others}
+    return {
+        "sections": recipe_form.form(data),
+        "mistakes": at_field,
+        "general": others,
+        "asks": isinstance(generate, dict) and is_endpoint(str(generate.get("teacher", ""))),
+    }
 
 
 def _begin(studio: Studio, source: str, run: str, own: bool) -> tuple[str, str]:

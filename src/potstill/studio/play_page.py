@@ -24,6 +24,7 @@ from potstill.models.packages import is_fetched, pinned
 from potstill.models.refs import gguf_file, parse
 from potstill.needs import PACKAGE
 from potstill.records import Chunk
+from potstill.studio.blind_pairs import LABELS, Pair
 from potstill.studio.data_page import marked
 from potstill.studio.pages import fragment, page
 from potstill.studio.play import Asked, Player
@@ -37,7 +38,8 @@ LONGEST_QUESTION = 4000
 class Question(BaseModel):
     """What is asked of one model."""
 
-    model: str = Field(max_length=200)
+    model: str = Field(max_length=200, description="Its key; in a blind vote A or B.")
+    pair: str = Field("", max_length=40, description="The blind vote that it belongs to.")
     question: str = Field(min_length=1, max_length=LONGEST_QUESTION)
     passages: bool = True
     temperature: float = Field(0.0, ge=0, le=2)
@@ -68,16 +70,21 @@ def routes(studio: Studio) -> APIRouter:
     @router.post("/runs/{name}/chat")
     async def ask(name: str, said: Question) -> Response:
         view = find_run(studio, name)
-        passage = None
+        passage, model = None, said.model
+        pair = studio.pairs.find(said.pair, view.name) if said.pair else None
+        if pair is not None:
+            if said.model not in LABELS:
+                raise UsageError("A blind vote is between A and B.", "Ask once more.")
+            model = pair.model(said.model)
         if said.passages:
             passage = await run_in_threadpool(_passage, studio, view, said.question)
-        gguf = await run_in_threadpool(_file_of, view, said.model)
+        gguf = await run_in_threadpool(_file_of, view, model)
         content = _prompt(view, passage, said.question)
         asked = Asked(content, said.temperature, said.top_p, said.max_tokens, said.seed)
-        looked = said.passages
-        return StreamingResponse(
-            _events(studio.player, gguf, asked, passage, looked), media_type="text/event-stream"
-        )
+        events = _events(studio.player, gguf, asked, passage, said.passages)
+        if pair is not None:
+            events = _hidden(events, pair, said.model)
+        return StreamingResponse(events, media_type="text/event-stream")
 
     return router
 
@@ -147,6 +154,20 @@ async def _events(
     except PotstillError as error:
         problem = fragment("problem.html.j2", message=error.message, hint=error.hint)
         yield f"data: {json.dumps({'problem': problem})}\n\n"
+
+
+async def _hidden(events: AsyncIterator[str], pair: Pair, label: str) -> AsyncIterator[str]:
+    """The events without figures, for speed would tell who it is; notes that it has answered."""
+    async for text in events:
+        event = json.loads(text.removeprefix("data: "))
+        if "done" in event:
+            pair.answered.add(label)
+            event["done"] = "answered"
+        if "problem" in event:  # its words may name the file
+            event["problem"] = fragment(
+                "problem.html.j2", message="It could not answer.", hint="Ask without a blind vote."
+            )
+        yield f"data: {json.dumps(event)}\n\n"
 
 
 def _figures(event: dict[str, Any]) -> str:

@@ -200,8 +200,8 @@ def meaning(data: Mapping[str, Any], name: str, text: str) -> tuple[Place, Any]:
     if kind in ("text", "choice"):
         return leaf.place, text.replace("\r\n", "\n")
     try:
-        return leaf.place, yaml.safe_load(text)
-    except yaml.YAMLError as error:
+        return leaf.place, fields.value_of(text, name)
+    except RecipeError as error:
         raise RecipeError(f"{text[:60]} is no value for {name}.") from error
 
 

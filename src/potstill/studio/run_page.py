@@ -1,4 +1,4 @@
-"""A run's page: its stages as they flow, curves, log; stop, go on, duplicate.
+"""A run's page: its stages as they flow, curves, log; stop, go on, once more, duplicate.
 
 In: a run's name. Out: the page, and its parts again as they change, as server-sent events. What is
 live is rendered here, like the page itself, so that there is one way to show it. Knows no stage.
@@ -22,6 +22,7 @@ from potstill.core.charts import Line, line_chart
 from potstill.errors import PotstillError, UsageError
 from potstill.evaluate import words
 from potstill.evaluate.page import style
+from potstill.studio import decisions
 from potstill.studio.diary import CURVES, Diary
 from potstill.studio.guard import fields_of
 from potstill.studio.launch import LOG, tail
@@ -78,6 +79,18 @@ def routes(studio: Studio) -> APIRouter:
         studio.launcher.start(view.folder, studio.project, anyway="anyway" in said)
         return _back(name)
 
+    @router.post("/runs/{name}/again")
+    async def again(name: str, request: Request) -> Response:
+        """Run a finished stage once more, and all that come after it."""
+        stage = fields_of(await request.body()).get("stage", "")
+        view = find_run(studio, name)
+        if stage not in view.again:
+            raise UsageError(
+                f"The run {name} has not finished a stage {stage[:40]}.", "Reload the page."
+            )
+        studio.launcher.start(view.folder, studio.project, again=stage)
+        return _back(name)
+
     return router
 
 
@@ -131,6 +144,7 @@ def parts_of(studio: Studio, view: RunView) -> dict[str, Markup]:
         "form_secret": studio.form,
         "curves": curves_of(view.diary),
         "log": _log(view),
+        "decisions": 0 if view.live else decisions.decided(view)["waiting"],
         "done": sum(one.state in ("done", "reused") for one in view.diary.stages.values()),
     }
     made = {part: fragment("run_parts.html.j2", part=part, **names) for part in PARTS}
@@ -162,4 +176,12 @@ def curves_of(diary: Diary) -> list[Markup]:
                     lines.append(Line(shown, style(model), points, kind))
             heading = title if len(stages) == 1 else f"{title} ({stage})"
             charts.append(line_chart(heading, lines, "steps", unit))
+    charts.append(memory_of(diary))
     return [chart for chart in charts if chart]
+
+
+def memory_of(diary: Diary) -> Markup:
+    """The memory of the stage at work over the run's time; no picture of fewer than two moments."""
+    points = [(moment / 60, held / 1e9) for moment, held in diary.memory]
+    line = Line("the stage at work", style("distilled"), points, "train")
+    return line_chart("Memory", [line], "minutes", "GB held")

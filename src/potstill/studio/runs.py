@@ -13,7 +13,7 @@ from typing import Any
 from potstill.core.claims import holder
 from potstill.core.files import read_json
 from potstill.errors import StoreError, UsageError
-from potstill.pipeline import Run
+from potstill.pipeline import PIPELINE, Run
 from potstill.studio.diary import Diary
 from potstill.studio.launch import LOG, last_words
 from potstill.studio.session import Studio
@@ -64,6 +64,15 @@ class RunView:
         except (StoreError, OSError, LookupError):
             return {}
         return found if isinstance(found, dict) else {}
+
+    @property
+    def again(self) -> list[str]:
+        """The stages whose results it has, which can be run once more."""
+        try:
+            stages = self.run.record["stages"]
+            return [one.name for one in PIPELINE if one.name in stages]
+        except (StoreError, OSError, LookupError, TypeError):
+            return []
 
     @property
     def report(self) -> dict[str, Any] | None:

@@ -1,6 +1,7 @@
-"""Search over settings: the studies of the project, and the page that each wrote.
+"""Search over settings: the studies of the project, the page that each wrote; a new one.
 
-In: `studies/` of the project. Out: a list, and each study's own page. Starts no study.
+In: `studies/` of the project, a study as text. Out: a list, each study's own page, and a process of
+its own that searches, as `potstill tune` does. Tries nothing itself.
 """
 
 from __future__ import annotations
@@ -9,33 +10,60 @@ from pathlib import Path
 from typing import Any
 
 from fastapi import APIRouter, Request
-from starlette.responses import HTMLResponse, Response
+from starlette.concurrency import run_in_threadpool
+from starlette.responses import HTMLResponse, RedirectResponse, Response
 
-from potstill.core.claims import holder
-from potstill.core.files import disk_errors
-from potstill.errors import UsageError
+from potstill.core import fields
+from potstill.core.files import disk_errors, write_atomic
+from potstill.errors import PotstillError, RecipeError, UsageError
+from potstill.studio.guard import fields_of
+from potstill.studio.launch import last_words
 from potstill.studio.pages import page
 from potstill.studio.results import REPORT_POLICY
 from potstill.studio.runs import NAME
 from potstill.studio.session import Studio
-from potstill.tune.study import builtin_studies
+from potstill.tune.study import Study, builtin_studies
+
+FILE, LOG = "study.yaml", "tune.log"
 
 
 def routes(studio: Studio) -> APIRouter:
     """The routes of the pages."""
     router = APIRouter()
 
-    @router.get("/search")
-    def search(request: Request) -> Response:
+    def shown(request: Request, text: str, begun: str, wrong: PotstillError | None) -> Response:
         return page(
             request,
             studio,
             "search.html.j2",
             title="Search over settings",
             here="search",
-            studies=studies_of(studio.project),
+            status=200 if wrong is None else 400,
+            studies=studies_of(studio),
             builtin=list(builtin_studies()),
+            begun=begun,
+            text=text,
+            wrong=wrong,
         )
+
+    @router.get("/search")
+    def search(request: Request) -> Response:
+        known = builtin_studies()
+        begun = request.query_params.get("from", "")
+        if begun and begun not in known:
+            raise UsageError(f"There is no study {begun[:64]}.", f"There are {', '.join(known)}.")
+        return shown(request, known[begun].read_text("utf-8") if begun else "", begun, None)
+
+    @router.post("/search")
+    async def start(request: Request) -> Response:
+        """Check the text, keep it in the study's folder, and search."""
+        text = fields_of(await request.body()).get("study", "").replace("\r\n", "\n")
+        try:
+            folder = await run_in_threadpool(begin, studio, text)
+        except PotstillError as error:  # said above the text that it is about
+            return shown(request, text, "", error)
+        _launch(studio, folder)
+        return RedirectResponse("/search", 303)
 
     @router.get("/search/{name}")
     def study(name: str) -> Response:
@@ -48,21 +76,74 @@ def routes(studio: Studio) -> APIRouter:
             text = path.read_text("utf-8")
         return HTMLResponse(text, headers={"Content-Security-Policy": REPORT_POLICY})
 
+    @router.post("/search/{name}/{action}")
+    def go_on(name: str, action: str) -> Response:
+        folder = studio.project / "studies" / name
+        if not NAME.fullmatch(name) or action not in ("stop", "resume") or not folder.is_dir():
+            raise UsageError(f"There is no study {name[:64]}.", "Reload the page.")
+        if action == "stop":
+            studio.launcher.stop(folder)
+        elif not (folder / FILE).is_file():
+            raise UsageError(
+                f"The study {name} was begun in a terminal.", "It goes on there: potstill tune"
+            )
+        else:
+            _launch(studio, folder)
+        return RedirectResponse("/search", 303)
+
     return router
 
 
-def studies_of(project: Path) -> list[dict[str, Any]]:
-    """Every study, the last one first: name, whether it runs, has a page, its recipes."""
+def begin(studio: Studio, text: str) -> Path:
+    """Keep a study's text in its folder. Errors: RecipeError for the text, or for the name of a
+    study that has another; StoreError."""
+    if len(text) > fields.LARGEST_FILE:
+        raise RecipeError("The text is larger than 1 MiB; that is no study.")
+    data, _ = fields.parse(text, "study")
+    name = data.get("name")
+    if not isinstance(name, str) or not NAME.fullmatch(name):
+        raise RecipeError(
+            "A study needs a name of small letters, digits, _ and -.", "Begin it with: name: first"
+        )
+    folder = studio.project / "studies" / name
+    Study.from_dict(data, studio.project)  # where the process looks for its recipe, too
+    if folder.exists() and not (
+        (folder / FILE).is_file() and (folder / FILE).read_text("utf-8", "replace") == text
+    ):
+        raise RecipeError(
+            f"There is a study {name} already.", "Choose another name, or let that one go on."
+        )
+    with disk_errors(folder, "create"):
+        folder.mkdir(parents=True, exist_ok=True)
+    write_atomic(folder / FILE, text)
+    return folder
+
+
+def _launch(studio: Studio, folder: Path) -> None:
+    words = ["tune", str(folder / FILE)]
+    studio.launcher.launch(folder, words, studio.project, folder / LOG)
+
+
+def studies_of(studio: Studio) -> list[dict[str, Any]]:
+    """Every study, the last one first: name, whether it runs, has a page, its recipes; why it
+    stopped, if it says so, and whether it can go on from here."""
     found = []
-    for folder in (project / "studies").glob("*"):
-        if NAME.fullmatch(folder.name) and (folder / "study.db").is_file():
+    for folder in (studio.project / "studies").glob("*"):
+        files = [one for one in (folder / "study.db", folder / FILE) if one.is_file()]
+        if NAME.fullmatch(folder.name) and files:
+            running = studio.launcher.running(folder)
             found.append(
                 {
                     "name": folder.name,
-                    "running": holder(folder) is not None,
+                    "running": running,
+                    "stopping": studio.launcher.stopping(folder),
                     "page": (folder / "report.html").is_file(),
-                    "recipes": sorted(one.name for one in folder.glob("*.yaml")),
-                    "when": (folder / "study.db").stat().st_mtime,
+                    "recipes": sorted(
+                        one.name for one in folder.glob("*.yaml") if one.name != FILE
+                    ),
+                    "when": max(one.stat().st_mtime for one in files),
+                    "failure": None if running else last_words(folder, LOG),
+                    "here": (folder / FILE).is_file(),
                 }
             )
     return sorted(found, key=lambda one: -one["when"])

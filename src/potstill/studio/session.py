@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from potstill.studio.blind_pairs import Pairs
 from potstill.studio.diary import Diary
 from potstill.studio.launch import Launcher
 from potstill.studio.play import Player
@@ -34,6 +35,7 @@ class Studio:
     """Set when the studio ends, so that live pages let go of their connections."""
     launcher: Launcher = field(default_factory=Launcher)
     player: Player = field(default_factory=Player)
+    pairs: Pairs = field(default_factory=Pairs)
     rows: RowFiles = field(default_factory=RowFiles)
     passages: dict[Path, Any] = field(default_factory=dict)
     """Indexes for finding passages, by the file of chunks that they are over."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -56,3 +57,15 @@ def test_graphics_processors_are_those_that_the_driver_names(
     assert machine.gpus() == ["A card, 80 GB"]
     tool.write_text("#!/bin/sh\nexit 9\n")
     assert machine.gpus() == []
+
+
+def test_memory_without_the_unix_module_is_psutils_or_unknown(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As on Windows, where a run has to go on all the same."""
+    monkeypatch.setitem(sys.modules, "resource", None)
+    told = SimpleNamespace(memory_info=lambda: SimpleNamespace(peak_wset=7 * 2**20))
+    monkeypatch.setitem(sys.modules, "psutil", SimpleNamespace(Process=lambda: told))
+    assert peak_memory_bytes() == 7 * 2**20
+    monkeypatch.setitem(sys.modules, "psutil", None)
+    assert peak_memory_bytes() == 0

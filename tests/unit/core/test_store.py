@@ -118,3 +118,16 @@ def test_a_lock_that_is_held_is_reported_as_another_process(tmp_path: Path) -> N
         Store(tmp_path).locked("curate", "k1", 0.05),
     ):
         pass
+
+
+def test_a_result_is_discarded_whole_with_what_a_kill_left(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    draft = store.draft("curate", "k")
+    (draft.data / "rows").write_text("x")
+    store.commit(draft, {"stage": "curate", "key": "k"})
+    (tmp_path / "curate" / ".k.gone").mkdir()
+    store.draft("curate", "k")
+    store.discard("curate", "k")
+    assert store.find("curate", "k") is None
+    assert [one.name for one in (tmp_path / "curate").iterdir() if one.is_dir()] == []
+    store.discard("curate", "k")  # nothing there: nothing to do

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 
+from potstill.core.files import digests_of
 from potstill.distill.batches import encode_rows
 from potstill.distill.ranks import Ranks
 from potstill.records import Example
@@ -25,6 +26,7 @@ SCRIPT = '''
 import json
 import os
 import sys
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -38,7 +40,10 @@ from potstill.distill.config import DistillConfig
 from potstill.distill.material import Material
 from potstill.distill.objective import Objective
 from potstill.distill.ranks import Ranks
-from potstill.distill.signals import LiveTeacher
+from potstill.distill.sharded_trainer import ShardedTrainer
+from potstill.distill.sharding import Sharded, whole_norm
+from potstill.distill import recording
+from potstill.distill.signals import CacheFormat, LiveTeacher, open_cache
 from potstill.distill.train import train_student
 from potstill.distill.steps import Steps
 from potstill.distill.trainer import DistillTrainer
@@ -73,15 +78,18 @@ def new_student():
     return student
 
 
-def one_step(what):
+def one_step(what, objective=objective, in_parts=False):
     student = new_student()
+    sharded = Sharded(student, Ranks.here()) if in_parts and count > 1 else None
     data = RowSet.apart(rows[:1] if what == "row" else rows, True)
     families = list(data.families)
     micros = [families] if what in ("row", "whole") else [families[n : n + 2] for n in (0, 2, 4, 6)]
-    steps = Steps(data, [micros], objective.active, 0)
+    steps = Steps(data, [micros], objective.active, 0, even=sharded is not None)
     torch.manual_seed(2)  # of the projection
-    trainer = DistillTrainer(
-        student,
+    made = partial(DistillTrainer, student)
+    if sharded is not None:
+        made = partial(ShardedTrainer, sharded)
+    trainer = made(
         signal,
         signal,
         objective,
@@ -99,14 +107,24 @@ def one_step(what):
         ),
         callbacks=[],
     )
+    before = trainer.held_out()
     loss = trainer.training_step(trainer.model, steps[0])
-    named = [*student.named_parameters(), *trainer.loss.projection.named_parameters()]
+    named = list(student.named_parameters())
+    if trainer.loss.projection is not None:
+        named += trainer.loss.projection.named_parameters()
+    own = sum(getattr(one, "to_local", lambda one=one: one)().numel() for _, one in named)
+    norm = float(trainer._get_grad_norm(student, trainer._clip_grad_norm(student)))
     return {
         "loss": float(loss),
         "figures": trainer.figures,
-        "gradients": {name: one.grad for name, one in named},
+        "gradients": {name: whole_norm(one.grad) for name, one in named},
+        "norm": norm,
+        "own": own,
         "held_out": trainer.held_out(),
+        "before": before,
         "batches": len(steps[0].batches),
+        "fillers": len(steps[0].fillers),
+        "whole": student.state_dict() if sharded is None else sharded.whole().state_dict(),
     }
 
 
@@ -137,7 +155,17 @@ def whole_run():
     return {"weights": trained.state_dict(), "history": result.history, "steps": result.steps}
 
 
-found = {what: one_step(what) for what in ("split", "whole", "row")} | {"run": whole_run()}
+plain = Objective(kd_weight=0.8, ce_weight=0.3, temperature=2.0)
+found = {what: one_step(what) for what in ("split", "whole", "row")}
+found |= {f"parts of {what}": one_step(what, plain, True) for what in ("split", "whole", "row")}
+found["run"] = whole_run()
+recording.CACHE_BATCH_TOKENS = 64  # several blocks
+cache = RowSet.apart(rows, True)
+found["blocks"] = len(recording.blocks_of(cache.sizes))
+opened = open_cache(
+    out / "cache", signal, "t", cache, CacheFormat("hidden_bf16"), lambda done, of: None
+)
+found["cache"] = len(opened.shards)
 torch.save(found, out / f"found{rank}.pt")
 if count > 1:
     dist.barrier()
@@ -191,6 +219,9 @@ def found(
             process.wait()
     for process, words in zip(processes, said, strict=True):
         assert process.returncode == 0, words[-3000:]
+    files = [digests_of(folder / count / "cache") for count in "12"]
+    assert files[0] == files[1]  # the same bytes, and nothing of the parts is left
+    assert set(map(str, files[0])) >= {"index.json", "key.json", "records.bin", "shard-00000.bin"}
     pair = [torch.load(folder / "2" / f"found{rank}.pt") for rank in range(2)]
     return torch.load(folder / "1" / "found0.pt"), pair
 
@@ -224,6 +255,24 @@ def test_two_processes_have_the_gradient_of_one(
     assert alone["loss"] > 0
 
 
+@pytest.mark.parametrize(("what", "parts"), [("split", [2, 2]), ("whole", [2, 1]), ("row", [1, 0])])
+def test_a_student_in_parts_has_the_gradient_of_a_whole_one(
+    found: tuple[dict[str, Any], list[dict[str, Any]]], what: str, parts: list[int]
+) -> None:
+    alone, pair = found[0][f"parts of {what}"], [one[f"parts of {what}"] for one in found[1]]
+    assert [one["batches"] for one in pair] == parts
+    assert [one["batches"] + one["fillers"] for one in pair] == [max(parts)] * 2
+    for one in pair:
+        assert_same(one["gradients"], alone["gradients"])
+        for figure in ("loss", "norm", "figures", "held_out", "before"):
+            assert one[figure] == pytest.approx(alone[figure], rel=1e-5), figure
+        assert one["own"] < 0.6 * alone["own"]  # a part of the weights, and of what goes with them
+        assert one["whole"].keys() == alone["whole"].keys()
+        for name, weight in alone["whole"].items():
+            assert torch.equal(one["whole"][name], weight), name
+    assert alone["loss"] > 0
+
+
 def test_a_whole_run_of_two_processes_ends_where_that_of_one_does(
     found: tuple[dict[str, Any], list[dict[str, Any]]],
 ) -> None:
@@ -248,6 +297,14 @@ def curves_of(table: list[dict[str, float]]) -> list[dict[str, float]]:
         {name: value for name, value in row.items() if not name.startswith("grad_norm_")}
         for row in table
     ]
+
+
+def test_each_process_has_the_teachers_signals_that_both_have_written(
+    found: tuple[dict[str, Any], list[dict[str, Any]]],
+) -> None:
+    for one in (found[0], *found[1]):  # the files themselves are compared where they are
+        assert one["cache"] == 8
+        assert one["blocks"] > 2
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 5])

@@ -67,6 +67,13 @@ def test_a_missing_file_suggests_the_nearest_name(project: Path) -> None:
     assert "Did you mean 'a.md'?" in caught.value.hint
 
 
+@pytest.mark.parametrize("source", ["x" * 5000, "~nobody-of-that-name/a.md"])
+def test_a_name_that_the_system_does_not_take_is_one_line(project: Path, source: str) -> None:
+    with pytest.raises(InputError, match="is no path that this system takes") as caught:
+        find_sources([source], project)
+    assert len(str(caught.value)) < 300
+
+
 @pytest.mark.parametrize("source", ["empty", "docs/*.pdf"])
 def test_a_source_that_names_no_file_is_refused(project: Path, source: str) -> None:
     (project / "empty").mkdir()

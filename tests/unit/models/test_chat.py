@@ -135,6 +135,10 @@ def test_the_templates_of_builtin_recipes_are_usable(name: str) -> None:
     [
         ("{% for m in messages %}", "TemplateSyntaxError"),
         ("{{ messages[0].contents.x }}", "UndefinedError"),
+        ("{{ ''.__class__.__mro__[1].__subclasses__() }}", "SecurityError"),
+        ("{{ messages.append(1) }}", "SecurityError"),
+        ("{{ 1 / 0 }}", "ZeroDivisionError"),
+        ("{{ 1 + 'a' }}", "TypeError"),
         ("Question?", "holds the question"),
         ("{% for m in messages %}{{ m.content }}{% endfor %}\nSo:", "begins the whole"),
         (QA.replace("Answer:{% endif %}", "Reply:{% endif %}"), "must be what add_generation"),

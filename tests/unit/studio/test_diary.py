@@ -11,7 +11,7 @@ from studio_runs import browser, make_run, write_events
 
 from potstill.core.claims import claimed, holder
 from potstill.core.processes import GONE, mark_of
-from potstill.studio.diary import Diary
+from potstill.studio.diary import MOST_MEMORY, Diary
 from potstill.studio.launch import BEGIN, LOG, last_words, tail
 from potstill.studio.run_page import curves_of
 from potstill.studio.runs import find_run
@@ -179,3 +179,28 @@ def test_a_process_that_ended_is_gone_though_its_exit_code_was_not_fetched() -> 
     assert mark_of(process.pid) == GONE
     process.wait()
     assert mark_of(-1) == GONE
+
+
+def test_memory_is_followed_a_point_a_second_and_a_long_run_stays_small(tmp_path: Path) -> None:
+    held = [progress(n) | {"memory_bytes": 1e9 + n} for n in range(3)]
+    diary = diary_of(tmp_path, STARTED, *held)
+    assert diary.memory == [(1.0, 1e9), (2.0, 1e9 + 1), (3.0, 1e9 + 2)]
+    assert any("GB held" in one for one in curves_of(diary))
+    for second in range(20_000):
+        diary._hold(4.0 + second / 2, float(second))
+    assert 1000 < len(diary.memory) <= MOST_MEMORY
+    assert diary.memory[-1][1] == pytest.approx(19_999, abs=8)
+    assert max(held for _, held in diary.memory) == 1e9 + 2  # a peak is not thinned away
+    again = diary_of(tmp_path, STARTED)
+    assert again.memory == []
+
+
+def test_a_finished_stage_is_offered_once_more_and_no_other(tmp_path: Path) -> None:
+    make_run(tmp_path, events=[STARTED])
+    client, studio = browser(tmp_path)
+    assert "<option>curate</option>" in client.get("/runs/made").text
+    started: list[str] = []
+    studio.launcher.start = lambda folder, project, **more: started.append(more["again"])  # type: ignore[method-assign]
+    for stage in ("curate", "distill", "../x"):
+        client.post("/runs/made/again", data={"form": studio.form, "stage": stage})
+    assert started == ["curate"]

@@ -58,6 +58,11 @@ def test_texts_have_the_contrast_of_aa(scheme: str) -> None:
     assert contrast(found["--on-action"], found["--action"]) >= 4.5
     for background in ("--mark", "--sentence"):
         assert contrast(found["--ink"], found[background]) >= 7
+    shades = [found[f"--kl-{number}"] for number in (1, 2, 3, 4)]
+    for shade in shades:
+        assert contrast(found["--ink"], shade) >= 4.5
+    lightness = [luminance(one) for one in (found["--paper"], *shades)]
+    assert lightness == sorted(lightness, reverse=scheme == "light")  # grey alone tells them apart
     for edge in ("--edge", "--action"):  # what tells a control from the page
         assert contrast(found[edge], found["--paper"]) >= 3
 

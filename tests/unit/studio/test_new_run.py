@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import yaml
+from mock_endpoint import Limits, MockEndpoint
 from studio_runs import browser, make_run
 
 from potstill.recipe import Recipe, builtin_recipes
@@ -138,3 +139,28 @@ def test_every_builtin_recipe_opens(tmp_path: Path) -> None:
 def test_a_studio_does_not_show_its_secrets_in_its_repr(tmp_path: Path) -> None:
     studio = Studio(tmp_path)
     assert studio.token not in repr(studio)
+
+
+def test_the_teachers_address_is_asked_and_no_key_is_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    secret = "sk-secret-0123456789"
+    monkeypatch.setenv("OWN_KEY", secret)
+    client, _ = browser(tmp_path)
+    recipe = yaml.safe_load(Recipe.load("quickstart").to_yaml())
+    with MockEndpoint({secret: Limits()}) as server:
+        endpoint = {"base_url": server.url, "keys": ["OWN_KEY", "NO_KEY"]}
+        recipe["generate"] |= {"teacher": "openai:fake", "endpoint": endpoint}
+        text = yaml.safe_dump(recipe)
+        said = client.post("/new/try", json={"yaml": text}).text
+        shown = client.post("/new/read", json={"yaml": text}).json()["form"]
+    assert "OWN_KEY: it answers" in said
+    assert "NO_KEY" in said
+    assert secret not in said + shown
+    assert '<div class="field" id="try-teacher">' in shown
+    assert "generate.budget.money" in shown  # the cap stands open beside it
+    local = Recipe.load("quickstart").to_yaml()
+    assert "on this machine" in client.post("/new/try", json={"yaml": local}).text
+    assert (
+        'id="try-teacher" hidden' in client.post("/new/read", json={"yaml": local}).json()["form"]
+    )

@@ -58,7 +58,9 @@ class OnnxBackend:
 
         self.tokenizer = load_tokenizer(folder)
         with load_errors(folder):
-            self.config = AutoConfig.from_pretrained(folder, local_files_only=True)
+            self.config = AutoConfig.from_pretrained(
+                folder, local_files_only=True, trust_remote_code=False
+            )
         self.session = open_session(file, threads)
         self.names = [one.name for one in self.session.get_inputs()]
 

@@ -20,6 +20,19 @@ export async function ask(path, body, signal) {
   return answer;
 }
 
+/** Send a form as its button would; throws as `ask` does. */
+export async function post(form, button) {
+  const body = new URLSearchParams(new FormData(form, button));
+  let answer;
+  try {
+    answer = await fetch(form.getAttribute("action"), { method: "POST", headers: { "X-Form": secret }, body });
+  } catch {
+    throw problem("<p><b>The studio does not answer.</b></p><p>It may have been closed. Start it again with: potstill studio</p>");
+  }
+  if (!answer.ok) throw problem(await answer.text(), true);
+  return answer;
+}
+
 function problem(html, whole) {
   const error = new Error("refused");
   error.html = whole ? html : `<div class="problem" role="alert">${html}</div>`;

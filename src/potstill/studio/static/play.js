@@ -1,4 +1,5 @@
-// The chat page: asks the chosen models one after the other and shows their answers side by side.
+// The chat page: asks the chosen models one after the other and shows their answers side by side; a
+// blind vote on two of them; where an answer parts from the teacher.
 
 import { ask } from "./common.js";
 
@@ -27,6 +28,59 @@ async function* events(answer) {
   }
 }
 
+/** What is put below an answer when its button is pressed. */
+function offer(place, word, work) {
+  const button = Object.assign(made("button", "quiet", word), { type: "button" });
+  const result = made("div", "");
+  button.onclick = async () => {
+    button.disabled = true;
+    result.innerHTML = '<p class="small" role="status">Both models read the answer …</p>';
+    try {
+      result.innerHTML = await work();
+      button.remove();
+    } catch (error) {
+      result.innerHTML = error.html;
+      button.disabled = false;
+    }
+  };
+  place.append(button, result);
+}
+
+function offerColours(place, answer, settings) {
+  const { question: asked, passages } = settings;
+  offer(place, "Where it parts from its teacher", async () => {
+    const found = await ask(`${talk.dataset.run}/disagree`, { question: asked, answer, passages });
+    return found.text();
+  });
+}
+
+/** The vote on two hidden models; afterwards they are named. */
+function offerVote(exchange, pair, settings) {
+  const votes = made("div", "actions");
+  const result = made("p", "small");
+  result.setAttribute("role", "status");
+  for (const [winner, word] of [["A", "A is better"], ["tie", "Equal"], ["B", "B is better"]]) {
+    const button = Object.assign(made("button", "quiet", word), { type: "button" });
+    button.onclick = async () => {
+      for (const one of votes.children) one.disabled = true;
+      try {
+        const said = await (await ask(`${talk.dataset.run}/vote`, { pair, winner })).json();
+        exchange.querySelectorAll("h3").forEach((one, place) => (one.textContent = `${one.textContent}: ${said.names[place]}`));
+        result.textContent = said.said;
+        votes.remove();
+        exchange.querySelectorAll(".columns > div").forEach((place, number) => {
+          if (said.names[number] !== "teacher") offerColours(place, place.querySelector(".said").textContent, settings);
+        });
+      } catch (error) {
+        result.innerHTML = error.html;
+        for (const one of votes.children) one.disabled = false;
+      }
+    };
+    votes.append(button);
+  }
+  exchange.append(votes, result);
+}
+
 async function askOne(model, name, place, settings, signal) {
   const said = made("p", "said");
   const figures = made("p", "small");
@@ -44,6 +98,7 @@ async function askOne(model, name, place, settings, signal) {
       if (event.passage) cited.innerHTML = event.passage;
       if (event.problem) cited.innerHTML = event.problem;
     }
+    if (said.textContent.trim() && !settings.pair && model !== "teacher") offerColours(place, said.textContent, settings);
     if (!said.textContent.trim() && !cited.querySelector(".problem")) said.textContent = "(no answer)";
   } catch (error) {
     if (error.name === "AbortError") figures.textContent = "stopped";
@@ -69,6 +124,22 @@ talk?.addEventListener("submit", async (event) => {
     max_tokens: value("max_tokens"),
     seed: value("seed"),
   };
+  const blind = document.getElementById("blind")?.checked;
+  let asked = models.map((one) => [one.value, one.dataset.name]);
+  if (blind) {
+    if (asked.length !== 2) {
+      status.textContent = "A blind vote needs two models: choose two below.";
+      return;
+    }
+    try {
+      const said = await ask(`${talk.dataset.run}/blind`, { question: text, models: asked.map((one) => one[0]) });
+      settings.pair = (await said.json()).pair;
+      asked = [["A", "A"], ["B", "B"]];
+    } catch (error) {
+      exchanges.insertAdjacentHTML("afterbegin", error.html);
+      return;
+    }
+  }
   const exchange = made("section", "exchange");
   const columns = made("div", "columns");
   exchange.append(made("p", "asked", text), columns);
@@ -76,12 +147,13 @@ talk?.addEventListener("submit", async (event) => {
   asking = new AbortController();
   button.disabled = true;
   stop.hidden = false;
-  for (const model of models) {
+  for (const [model, name] of asked) {
     if (asking.signal.aborted) break;
     const place = made("div", "");
     columns.append(place);
-    await askOne(model.value, model.dataset.name, place, settings, asking.signal);
+    await askOne(model, name, place, settings, asking.signal);
   }
+  if (blind && !asking.signal.aborted) offerVote(exchange, settings.pair, settings);
   button.disabled = false;
   stop.hidden = true;
   status.textContent = "";

@@ -80,7 +80,7 @@ form.addEventListener("change", (event) => {
       const answer = await ask("/new/set", { yaml: text.value, field: control.dataset.field, text: control.value });
       const said = await answer.json();
       text.value = said.yaml;
-      if (control.dataset.field === "task") await readText();
+      if (["task", "generate.teacher"].includes(control.dataset.field)) await readText();
       else showMistakes(said.mistakes, said.general);
     } catch (error) {
       refused(error);
@@ -98,6 +98,20 @@ async function readText() {
   }
 }
 text.addEventListener("input", later(() => inTurn(readText), 400));
+
+form.addEventListener("click", async (event) => {
+  const button = event.target.closest("[data-try]");
+  if (!button) return;
+  const place = form.querySelector("[data-tried]");
+  button.disabled = true;
+  place.innerHTML = '<p class="small" role="status">Asking …</p>';
+  try {
+    place.innerHTML = await (await ask("/new/try", { yaml: text.value })).text();
+  } catch (error) {
+    place.innerHTML = error.html;
+  }
+  button.disabled = false;
+});
 
 async function useSources(add, drop) {
   try {

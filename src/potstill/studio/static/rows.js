@@ -1,4 +1,7 @@
-// The data page: opens a row in its place, and finds anew when a choice changes.
+// The data page: opens a row in its place, finds anew when a choice changes, and says in place why a
+// decision about a row cannot be taken.
+
+import { post } from "./common.js";
 
 const list = document.querySelector("[data-rows]");
 
@@ -26,3 +29,17 @@ for (const control of filters?.querySelectorAll("select") ?? [])
     if (control.id === "split") document.getElementById("word").value = "";
     filters.requestSubmit();
   });
+
+document.addEventListener("submit", async (event) => {
+  const form = event.target.closest("[data-decide]");
+  if (!form) return;
+  event.preventDefault();
+  const place = form.querySelector("[data-problem]") ?? form;
+  try {
+    await post(form, event.submitter);
+    location.reload();
+  } catch (error) {
+    if (place === form) form.insertAdjacentHTML("beforeend", error.html);
+    else place.innerHTML = error.html;
+  }
+});

@@ -1,0 +1,30 @@
+"""Which stages have something that workers can do, and the stage as it then runs.
+
+In: a stage's name and its own function, a place. Out: a function of the same form. A stage that is
+not named here runs as ever, in the process that puts the run together.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from typing import Any
+
+from potstill.core.stage import StageFunction
+from potstill.scale.place import place_from
+
+SPREAD = {"ingest": "potstill.scale.ingest", "generate": "potstill.scale.generate"}
+"""Stage -> the module whose `run(config, inputs, draft, context, place)` spreads it."""
+
+
+def on_ray(stage: str, function: StageFunction, values: Mapping[str, Any]) -> StageFunction:
+    """The stage's function with its work at that place."""
+    if stage not in SPREAD:
+        return function
+    place = place_from(values)
+    spread = importlib.import_module(SPREAD[stage]).run
+
+    def run(config: Any, inputs: Any, draft: Any, context: Any) -> None:
+        spread(config, inputs, draft, context, place)
+
+    return run

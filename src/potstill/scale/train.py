@@ -1,0 +1,165 @@
+"""The trainings of a run on the workers of a Ray cluster, by Ray Train.
+
+In: the distill or correct stage's configuration and inputs, an address of Ray, a number of workers.
+Out: the stage's result in its draft, as several processes of one machine leave it. The inputs, the
+draft and what the recipe names must have the same path on every worker: a local Ray, or a shared
+folder. Ray starts the processes, joins them, and starts all again when one is lost; then they go on
+from the checkpoint in the draft. Knows nothing of what a stage does.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from potstill.core.events import Emitter
+from potstill.core.extras import require
+from potstill.core.files import read_json, write_json
+from potstill.core.stage import Artifact, Context, Draft
+from potstill.distill.correct_config import CorrectConfig
+from potstill.distill.launch import FOLDER, failure_in, job_of
+from potstill.distill.training_config import TrainingConfig
+from potstill.errors import PotstillError, TrainingError, UnavailableError
+
+LOCAL = "ray"
+OBJECT_STORE_BYTES = 128 << 20
+"""Of a local Ray: nothing but a job's few lines goes through it."""
+PATIENCE_SECONDS = 7 * 24 * 3600
+
+
+def distill_on_ray(
+    address: str,
+    config: TrainingConfig,
+    inputs: Mapping[str, Artifact],
+    draft: Draft,
+    context: Context,
+    *,
+    workers: int,
+    threads: int = 1,
+) -> None:
+    """Run the distill stage, or with a CorrectConfig the correct stage, on that many workers.
+
+    address: `ray` for workers of this machine, which end with the call, or `ray://host:port`; a Ray
+    that this process is connected to already is used and kept. threads: of each worker, which
+    also gets a GPU where the cluster has as many as workers.
+    Errors: MissingExtraError; UnavailableError if the cluster cannot be reached; the stage's own
+    PotstillError; TrainingError if workers are lost more often than `config.restarts` allows.
+    """
+    if isinstance(config, CorrectConfig):
+        function = "potstill.distill.correct:run"
+    else:
+        function = "potstill.distill.run:run"
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is told to anybody
+    ray = require("ray", "ray", "Training on Ray")
+    folder = draft.work / FOLDER
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    job = job_of(function, config, inputs, draft, context, workers)
+    job |= {"threads": threads, "folder": str(folder), "restarts": config.restarts}
+    ours = not ray.is_initialized()
+    if ours:
+        _connect(ray, address, workers * threads)
+    try:
+        context.events.metric("processes", workers)
+        _fit(ray, job, workers, threads, config.restarts)
+    finally:
+        if ours:
+            ray.shutdown()
+    if (said := failure_in(folder / "failed.json")) is not None:
+        raise said
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _connect(ray: Any, address: str, cores: int) -> None:
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "error"}
+    try:
+        if address == LOCAL:
+            ray.init(
+                "local",
+                num_cpus=cores + 1,  # one for what watches the workers
+                include_dashboard=False,
+                object_store_memory=OBJECT_STORE_BYTES,
+                _node_ip_address="127.0.0.1",
+                **quiet,
+            )
+        else:
+            ray.init(address, **quiet)
+    except Exception as error:  # Ray raises what its transport raises
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        raise UnavailableError(
+            f"No training can be done on {address}: {lines[-1][:300]}.",
+            "Start a cluster with: ray start --head --ray-client-server-port 10001, or train on "
+            "this machine with distill.processes.",
+        ) from error
+
+
+def _fit(ray: Any, job: dict[str, Any], workers: int, threads: int, restarts: int) -> None:
+    """Errors: TrainingError if workers are lost too often."""
+    os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of Ray's own old names
+        from ray.train import FailureConfig, RunConfig, ScalingConfig
+        from ray.train.torch import TorchConfig, TorchTrainer
+
+        gpu = ray.cluster_resources().get("GPU", 0) >= workers
+        trainer = TorchTrainer(
+            _work,
+            train_loop_config=job,
+            scaling_config=ScalingConfig(
+                num_workers=workers, use_gpu=gpu, resources_per_worker={"CPU": threads}
+            ),
+            run_config=RunConfig(
+                name="training",
+                storage_path=str(Path(job["folder"]) / "ray"),
+                failure_config=FailureConfig(max_failures=restarts),
+            ),
+            torch_config=TorchConfig(
+                backend="cpu:gloo,cuda:nccl" if gpu else "gloo", timeout_s=PATIENCE_SECONDS
+            ),
+        )
+        try:
+            trainer.fit()
+        except Exception as error:  # Ray wraps whatever a worker raised
+            if (Path(job["folder"]) / "failed.json").exists():
+                return
+            lines = [line for line in str(error).splitlines() if line.strip()]
+            last = lines[-1].strip()[:300] if lines else type(error).__name__
+            raise TrainingError(
+                f"The workers were lost {restarts + 1} times: {last}.",
+                "They may lack memory: use fewer or larger ones. Run the same command again to go "
+                "on.",
+            ) from error
+
+
+def _work(job: dict[str, Any]) -> None:
+    """One worker. What the user has to put right is left in a file, so that nobody tries again."""
+    folder = Path(job["folder"])
+    failed = folder / "failed.json"
+    if failed.exists():
+        return
+    from potstill.distill.rank import work
+    from potstill.distill.ranks import Ranks
+
+    if Ranks.here().leads:
+        _count(folder / "attempts.json", job)
+    try:
+        work(job)
+    except PotstillError as error:
+        said = {"error": type(error).__name__, "message": error.message, "hint": error.hint}
+        write_json(failed, said)
+        raise
+
+
+def _count(file: Path, job: Mapping[str, Any]) -> None:
+    """Say in the events that this is not the first attempt."""
+    before = int(read_json(file)["attempts"]) if file.exists() else 0
+    write_json(file, {"attempts": before + 1})
+    if before and job["events"] is not None:
+        Emitter(Path(job["events"]), job["stage"]).warning(
+            f"A worker was lost; all go on from the last checkpoint (restart {before} of "
+            f"{job['restarts']})."
+        )

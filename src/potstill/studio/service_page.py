@@ -1,0 +1,100 @@
+"""Service: the student of a run in use: traffic, drift, feedback, versions, and what follows.
+
+In: a run's name; a reviewer's decisions. Out: the page; feedback accepted or rejected, an alarm
+marked as false, an improvement started as a process of its own, a version promoted or taken back.
+All as `potstill feedback`, `drift`, `improve`, `promote` and `rollback` do it. Serves nothing.
+"""
+
+from __future__ import annotations
+
+from urllib.parse import quote
+
+from fastapi import APIRouter, Request
+from starlette.concurrency import run_in_threadpool
+from starlette.responses import HTMLResponse, RedirectResponse, Response
+
+from potstill import drifting
+from potstill.errors import UsageError
+from potstill.improve import promote, rollback
+from potstill.serve import drift_page
+from potstill.serve.review import review
+from potstill.studio.guard import fields_of
+from potstill.studio.launch import last_words, tail
+from potstill.studio.pages import page
+from potstill.studio.results import REPORT_POLICY
+from potstill.studio.runs import RunView, find_run
+from potstill.studio.service_figures import figures_of
+from potstill.studio.session import Studio
+
+LOG = "improve.log"
+SHOWN_LOG = 4000
+
+
+def routes(studio: Studio) -> APIRouter:
+    """The routes of the page."""
+    router = APIRouter()
+
+    @router.get("/runs/{name}/service")
+    def service(name: str, request: Request) -> Response:
+        view = find_run(studio, name)
+        there = view.report is not None
+        improving = studio.launcher.running(view.folder / LOG)
+        return page(
+            request,
+            studio,
+            "service.html.j2",
+            title=f"{name}: service",
+            here="runs",
+            tab="service",
+            view=view,
+            there=there,
+            improving=improving,
+            failure=None if improving else last_words(view.folder, LOG),
+            log=tail(view.folder / LOG, SHOWN_LOG),
+            **(figures_of(studio, view) if there else {}),
+        )
+
+    @router.get("/runs/{name}/drift")
+    def drift(name: str) -> Response:
+        """The page that `potstill drift --page` writes."""
+        found = drifting.read_drift(find_run(studio, name).run)
+        policy = {"Content-Security-Policy": REPORT_POLICY}
+        return HTMLResponse(drift_page.page(found), headers=policy)
+
+    @router.post("/runs/{name}/service")
+    async def change(name: str, request: Request) -> Response:
+        said = fields_of(await request.body())
+        view = find_run(studio, name)
+        await run_in_threadpool(_change, studio, view, said)
+        return RedirectResponse(f"/runs/{quote(name)}/service", 303)
+
+    return router
+
+
+def _change(studio: Studio, view: RunView, said: dict[str, str]) -> None:
+    action = said.get("action", "")
+    if action in ("accept", "reject"):
+        answer = said.get("answer", "").replace("\r\n", "\n").strip()
+        accepts = action == "accept"
+        review(
+            view.folder / "serve" / "feedback.sqlite",
+            [said.get("id", "")],
+            "accepted" if accepts else "rejected",
+            answer=answer if accepts and answer else None,
+            note=said.get("note", "").strip() or None,
+        )
+    elif action == "dismiss":
+        alarm = said.get("alarm", "")
+        if not (alarm.isdecimal() and len(alarm) < 12):
+            raise UsageError("Which alarm is false?", "Reload the page.")
+        drifting.dismiss(view.run, int(alarm))
+    elif action == "improve":
+        words = ["improve", view.name]
+        studio.launcher.launch(view.folder / LOG, words, studio.project, view.folder / LOG)
+    elif action == "promote":
+        unproven = "unproven" in said
+        promote(view.run, said.get("candidate", "")[:64], accept_unproven=unproven)
+    elif action == "rollback":
+        rollback(view.run)
+    else:
+        raise UsageError("Nothing was chosen.", "Use the buttons of the page.")
