@@ -72,6 +72,8 @@ def assumptions(plan: ClusterPlan, assumes: str) -> list[str]:
         "Memory and what is sent to others are of one rank (a device); binds: what is waited for.",
         f"Taken to be reached: {taken}; {100 * USABLE:.0f}% of memory. Times are of the stages run "
         "anew, and carried over from measurements on two processor cores: docs/scaling.md.",
+        "Trainings use every device: distill.processes=auto on one host; for several see "
+        "docs/guides/several-gpus.md.",
         "A local teacher writes from a whole copy on each device, evaluation is one process, and "
         "what the host's processor does is timed as on this machine.",
     ]

@@ -136,9 +136,12 @@ class RemoteStore:
         return True
 
     def bring(self, store: Store, artifact: Artifact, told: Told = lambda *_: None) -> bool:
-        """Upload a finished result; False if it is there already. Errors: StoreError."""
-        there = self.manifest(artifact.stage, artifact.key)
-        if there is not None and there["digest"] == artifact.digest:
+        """Upload a finished result; False if its key is there already, whoever brought it: one that
+        is whole stays, so that two machines do not replace each other's at every run.
+
+        Errors: StoreError.
+        """
+        if self.manifest(artifact.stage, artifact.key) is not None:
             return False
         manifest = store.manifest(artifact.stage, artifact.key)
         assert manifest is not None

@@ -17,32 +17,55 @@ MOST_RANKS = 1024
 
 
 def nearest_change(
-    one: Training, cluster: Cluster, overhead: float, section: str
+    one: Training, cluster: Cluster, overhead: float, section: str, *, sharded: bool = False
 ) -> tuple[str, ...]:
     """What to set so that it fits: one setting if one is enough, else as few as are; then more or
-    larger devices with whatever still helps; empty if nothing that is known does."""
+    larger devices with whatever still helps; empty if nothing that is known does.
+
+    sharded: whether the recipe shards already; else that is one of the settings.
+    """
+    found = _nearest(one, cluster, overhead, section)
+    if found is None:
+        return ()
+    said, fitting, there = found
+    if not sharded and not _fits(fitting, there, overhead, sharded=False):
+        said = (f"{section}.sharding=fsdp", *said)
+    return said
+
+
+def _nearest(
+    one: Training, cluster: Cluster, overhead: float, section: str
+) -> tuple[tuple[str, ...], Training, Cluster] | None:
+    """What to set, and the training and cluster that come of it."""
+    if _holds(one, cluster, overhead):  # in shards
+        return (), one, cluster
     tries = list(_settings(one, section))
     for changed, words in tries:
         if _holds(changed, cluster, overhead):
-            return (words,)
+            return (words,), changed, cluster
     wider = _more_devices(one, cluster, overhead)
-    if wider:
-        return (wider,)
-    together, said = one, {}
+    if wider is not None:
+        return (f"--cluster {wider.name}",), one, wider
+    together, said = one, dict[str, str]()
     for changed, words in tries:
         together = _joined(together, changed, one)
         said[words.partition("=")[0]] = words  # the smallest of the micro-batches alone
         if _holds(together, cluster, overhead):
-            return tuple(said.values())
+            return tuple(said.values()), together, cluster
     wider = _more_devices(together, cluster, overhead)
-    return (*said.values(), wider) if wider else ()
+    if wider is None:
+        return None
+    return (*said.values(), f"--cluster {wider.name}"), together, wider
 
 
 def _holds(one: Training, cluster: Cluster, overhead: float) -> bool:
+    """Whether it fits as whole copies or, where that is possible, in shards."""
     ways = (False, True) if cluster.ranks > 1 and one.adapter == "none" else (False,)
-    return any(
-        fits(overhead + sum(memory_of(one, cluster, sharded=way).values()), cluster) for way in ways
-    )
+    return any(_fits(one, cluster, overhead, sharded=way) for way in ways)
+
+
+def _fits(one: Training, cluster: Cluster, overhead: float, *, sharded: bool) -> bool:
+    return fits(overhead + sum(memory_of(one, cluster, sharded=sharded).values()), cluster)
 
 
 def _settings(one: Training, section: str) -> Iterator[tuple[Training, str]]:
@@ -72,17 +95,19 @@ def _joined(so_far: Training, changed: Training, one: Training) -> Training:
     return replace(so_far, **{name: getattr(changed, name) for name in names})
 
 
-def _more_devices(one: Training, cluster: Cluster, overhead: float) -> str:
-    """The fewest of the same devices, else one of the smallest that hold it; empty if none does."""
+def _more_devices(one: Training, cluster: Cluster, overhead: float) -> Cluster | None:
+    """The fewest of the same devices, else those of the smallest kind that hold it; None if none
+    do."""
     if cluster.accelerator.name == HERE:
-        single = [Cluster(device) for device in accelerators().values() if device.name != HERE]
+        other = [Cluster(device) for device in accelerators().values() if device.name != HERE]
     else:
         wider = cluster
         while wider.ranks < MOST_RANKS:
             wider = wider.times(2)
             if _holds(one, wider, overhead):
-                return f"--cluster {wider.name}"
-        single = [replace(cluster, accelerator=device) for device in accelerators().values()]
-    single.sort(key=lambda other: other.accelerator.memory)
-    holding = [other for other in single if _holds(one, other, overhead)]
-    return f"--cluster {holding[0].name}" if holding else ""
+                return wider
+        known = [device for device in accelerators().values() if device.name != HERE]
+        fitting = [device for device in known if cluster.devices <= device.in_a_host]
+        other = [replace(cluster, accelerator=device) for device in fitting]
+    other.sort(key=lambda there: there.accelerator.memory)
+    return next((there for there in other if _holds(one, there, overhead)), None)

@@ -5,8 +5,8 @@ the functions of this package; here stands which of them a stage is. What does n
 `fitting.py`.
 
 Taken for granted, and said in the plan: generation with a local teacher has a whole copy on every
-device; distillation and correction train on all devices; evaluation is one process on one device;
-ingestion, curation and export compute on the host's processor, as on this machine.
+device; distillation and correction train on all devices, a process each; evaluation is one process
+on one device; ingestion, curation and export compute on the host's processor, as on this machine.
 """
 
 from __future__ import annotations
@@ -223,11 +223,14 @@ def _training(
         phases = _before(distill, case.one.teacher, figures, case.one.signal_bytes, cluster)
     else:
         case, phases = spans(distill, figures), []
-    sharded = training.needs_shards(case.one, cluster)
+    section = recipe.correct if name == "correct" else distill
+    sharded = cluster.ranks > 1 and getattr(section, "sharding", "none") == "fsdp"
     memory = training.memory_of(case.one, cluster, sharded=sharded)
     needed = OVERHEAD + sum(memory.values())
     fitting = training.fits(needed, cluster)
-    changes = () if fitting else nearest_change(case.one, cluster, OVERHEAD, name)
+    changes: tuple[str, ...] = ()
+    if not fitting:
+        changes = nearest_change(case.one, cluster, OVERHEAD, name, sharded=sharded)
     cut = _cut(distill, case.one) if name == "distill" else 0.0
     if cut and not training.fits(cut, cluster):
         changes = (*changes, *larger_device(cut, f"'{name}.student={{model: A_PRETRAINED_ONE}}'"))
@@ -237,6 +240,7 @@ def _training(
         changes, fitting = (*changes, *larger_device(read)), False
     needed = max(needed, cut, read)
     sent = 0.0
+    phases += case.writing(cluster)
     for one, tokens in case.trainings():
         steps = tokens / one.step_tokens
         step = training.step_of(one, cluster, sharded=sharded)

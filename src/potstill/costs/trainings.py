@@ -11,11 +11,14 @@ from dataclasses import dataclass, replace
 
 from potstill.core.stage import Figures
 from potstill.costs import decoder
+from potstill.costs.binding import Phase
 from potstill.costs.cluster import Cluster
+from potstill.costs.serving import writing
 from potstill.costs.training import Training
 from potstill.distill import CorrectConfig, DistillConfig
 from potstill.distill.extractive import SpanDistillConfig
 from potstill.distill.plan import (
+    ANSWER_TOKENS,
     budget_tokens,
     computed_share,
     row_tokens,
@@ -27,6 +30,8 @@ from potstill.models.encoder import encoder_parameters
 SECOND_TRAINING = 1
 """Beside the distilled student one of the same start is fine-tuned on the text alone, to
 compare."""
+ANSWERS_AT_ONCE = 16
+"""Of the student's own, about: `docs/experiments.md` measured so many."""
 AUTO_LARGEST = 8 << 30
 """Bytes of a file that `signal: auto` still writes."""
 
@@ -38,13 +43,27 @@ class Case:
     one: Training
     tokens: float
     compared: float = 0.0
+    before: tuple[tuple[Training, float], ...] = ()
+    """Those of the assistants."""
+    answers: float = 0.0
+    """That the student itself writes (on policy)."""
+    answer_tokens: float = 0.0
 
     def trainings(self) -> Iterator[tuple[Training, float]]:
         """Each with its tokens; the comparison asks no teacher and reads no file."""
+        yield from self.before
         yield self.one, self.tokens
         if self.compared:
             bare = replace(self.one, teacher=None, teacher_held="nothing", signal_bytes=0.0)
             yield bare, self.compared
+
+    def writing(self, cluster: Cluster) -> list[Phase]:
+        """The student's own answers, on all ranks."""
+        if not self.answers:
+            return []
+        prompt = 2 * self.one.seen
+        read, written = self.answers * prompt, self.answers * self.answer_tokens
+        return writing(self.one.student, read, written, ANSWERS_AT_ONCE, prompt, cluster)
 
 
 def distillation(config: DistillConfig, figures: Mapping[str, Figures], cluster: Cluster) -> Case:
@@ -69,7 +88,32 @@ def distillation(config: DistillConfig, figures: Mapping[str, Figures], cluster:
         signal_bytes=stored,
     )
     between = (config.student.steps - 1) * config.student.step_share * tokens
-    return Case(one, tokens + between, SECOND_TRAINING * tokens)
+    length = min(row_tokens(figures), config.sequence_tokens)
+    asked = config.on_policy.used and config.on_policy.replay is None
+    answers = asked * config.on_policy.mean_share * budget_tokens(config, figures) / length
+    return Case(
+        one,
+        tokens + between,
+        SECOND_TRAINING * tokens,
+        tuple(_assistants(config, figures, one, computed)),
+        answers,
+        min(ANSWER_TOKENS, config.on_policy.max_new_tokens),
+    )
+
+
+def _assistants(
+    config: DistillConfig, figures: Mapping[str, Figures], one: Training, computed: float
+) -> Iterator[tuple[Training, float]]:
+    """Each with its tokens, taught as the student is."""
+    assert one.teacher is not None
+    for each in config.assistants:
+        own = {"epochs": each.epochs, "max_tokens": each.max_tokens}
+        given = {name: value for name, value in own.items() if value is not None}
+        tokens = computed * budget_tokens(config.model_copy(update=given), figures)
+        yield (
+            replace(one, student=one.teacher.shrunk(each.parameters_ratio * one.teacher.weights)),
+            tokens,
+        )
 
 
 def _student(config: DistillConfig, teacher: decoder.Decoder) -> decoder.Decoder:

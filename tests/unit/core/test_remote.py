@@ -79,19 +79,25 @@ def test_half_an_upload_is_nothing_and_the_next_one_makes_it_whole(
     assert remote.fetch(second, "curate", "k1")
 
 
-def test_two_that_bring_the_same_key_never_mix(address: str, tmp_path: Path) -> None:
-    first, second, third = (here(tmp_path, name) for name in "abc")
+def test_two_that_bring_the_same_key_never_mix(
+    address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second, third, fourth = (here(tmp_path, name) for name in "abcd")
     one, other = finished(first, text="one"), finished(second, text="other")
     ours, theirs = RemoteStore(address), RemoteStore(address)
+
+    def fetched(store: Store) -> tuple[str, str]:
+        assert RemoteStore(address).fetch(store, "curate", "k1")
+        found = store.find("curate", "k1", rehash=True)
+        assert found is not None
+        return found.digest, found.path("rows.jsonl").read_text()
+
     assert ours.bring(first, one)
-    manifest = first.manifest("curate", "k1")
+    assert not theirs.bring(second, other)  # what is whole stays
+    assert fetched(third) == (one.digest, "one")
+    monkeypatch.setattr(theirs, "manifest", lambda *_: None)  # both looked before either wrote
     assert theirs.bring(second, other)
-    assert manifest is not None
-    ours.write_json(manifest, "curate", "k1", "manifest.json")  # as if ours had been the later
-    assert theirs.fetch(third, "curate", "k1")
-    found = third.find("curate", "k1", rehash=True)
-    assert found is not None
-    assert (found.digest, found.path("rows.jsonl").read_text()) == (one.digest, "one")
+    assert fetched(fourth) == (other.digest, "other")
 
 
 @pytest.mark.parametrize("damage", ["changed", "shorter", "missing"])

@@ -57,14 +57,31 @@ def test_what_does_not_fit_names_the_nearest_change(tmp_path: Path) -> None:
     (evaluate,) = (one for one in plan.cluster.stages if one.name == "evaluate")
     assert evaluate.fits
     student = ["distill.student={model: nobody/Small-7B}", teacher]
-    for adapter, how in (("none", "FSDP"), ("lora", "DDP")):
-        asked = [*student, f"distill.adapter={adapter}"]
-        plan = potstill.plan(Recipe.load("quickstart", asked), tmp_path, cluster="8xA100-80GB")
+    for asked, how, changes in (
+        ([], "DDP", ("distill.sharding=fsdp",)),
+        (["distill.sharding=fsdp"], "FSDP", ()),
+        (["distill.adapter=lora"], "DDP", ()),
+    ):
+        recipe = Recipe.load("quickstart", [*student, *asked])
+        plan = potstill.plan(recipe, tmp_path, cluster="8xA100-80GB")
         assert plan.cluster is not None
         (distill,) = (one for one in plan.cluster.stages if one.name == "distill")
-        assert (distill.how, distill.fits) == (how, True)
+        assert (distill.how, distill.changes, distill.fits) == (how, changes, not changes)
         assert "reading" in distill.parts  # a teacher of 141 GB, two layers at a time
         assert distill.parts["reading"] < 10e9
+
+
+def test_assistants_and_the_students_own_answers_are_reckoned(tmp_path: Path) -> None:
+    def seconds(*settings: str) -> float:
+        plan = potstill.plan(Recipe.load("quickstart", settings), tmp_path, cluster="L40S")
+        assert plan.cluster is not None
+        (distill,) = (one for one in plan.cluster.stages if one.name == "distill")
+        return distill.seconds
+
+    plain = seconds("distill.signal=live")
+    assert seconds("distill.signal=live", "distill.on_policy.share=0.5") > 1.1 * plain
+    assistant = "distill.assistants=[{parameters_ratio: 0.9}]"
+    assert seconds("distill.signal=live", assistant) > 1.3 * plain
 
 
 def test_an_endpoint_is_bound_by_its_requests_a_minute(tmp_path: Path) -> None:

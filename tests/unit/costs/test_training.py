@@ -135,6 +135,8 @@ def test_what_is_proposed_makes_it_fit(cluster: str, teacher: str, student: str)
             there = parse_cluster(change.removeprefix("--cluster "))
             continue
         field, _, value = change.removeprefix("distill.").partition("=")
+        if field == "sharding":
+            continue  # `held` tries both
         name, kept = {
             "micro_tokens": ("micro_tokens", float(value) if value.isdigit() else 0),
             "gradient_checkpointing": ("checkpointed", True),
