@@ -33,6 +33,7 @@ here it is the sample handbook that comes with Potstill."""),
 !potstill new kiln --recipe quickstart
 %cd kiln
 import shutil
+
 from potstill.sample import sample_path
 
 shutil.copy(sample_path("handbook.pdf"), "documents")"""),
@@ -42,8 +43,9 @@ shutil.copy(sample_path("handbook.pdf"), "documents")"""),
     ("code", "!potstill run recipe.yaml"),
     ("markdown", "## What was kept"),
     ("code", """
-from IPython.display import HTML
 from pathlib import Path
+
+from IPython.display import HTML
 
 HTML(Path("runs/kiln/report.html").read_text("utf-8"))"""),
     ("markdown", "## Talk to the student"),

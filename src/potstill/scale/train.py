@@ -20,6 +20,7 @@ from potstill.core.events import Emitter
 from potstill.core.extras import require
 from potstill.core.files import read_json, write_json
 from potstill.core.stage import Artifact, Context, Draft, StageFunction
+from potstill.distill.config import DistillConfig
 from potstill.distill.correct_config import CorrectConfig
 from potstill.distill.launch import FOLDER, failure_in, job_of, processes_of
 from potstill.distill.training_config import TrainingConfig
@@ -60,7 +61,8 @@ def _processes(config: Any, place: Place) -> int:
     is trained in one."""
     if not isinstance(config, TrainingConfig):
         return 1
-    if config.processes == "auto" and place.workers:
+    alone = isinstance(config, DistillConfig) and config.on_policy.used
+    if config.processes == "auto" and place.workers and not alone:
         return place.workers
     return processes_of(config)
 
