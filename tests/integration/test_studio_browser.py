@@ -169,6 +169,7 @@ def look_through(page: Any, base: str, name: str, source: str) -> None:
     assert json.loads(Path(waiting.value.path()).read_text())["run"] == name
 
     page.get_by_role("link", name="Chat", exact=True).click()
+    page.wait_for_load_state("load")
     page.fill("#question", "Who is the station warden?")
     page.locator("#question").press("Enter")
     page.locator(".exchange .said").first.wait_for()
