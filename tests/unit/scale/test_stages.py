@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -26,7 +27,8 @@ SHARED = Place("ray://head:10001", shared=True)
         ("distill", DistillConfig(processes="auto"), SHARED, "own"),
         ("distill", DistillConfig(processes=4), SHARED, ("ray://head:10001", 4, 1)),
         ("distill", DistillConfig(processes=4), AWAY, "own"),
-        ("correct", CorrectConfig(processes=2), HERE, ("ray", 2, 2)),
+        ("correct", CorrectConfig(processes=2), HERE, "own"),  # nothing is corrected
+        ("correct", CorrectConfig(method="full", processes=2), HERE, ("ray", 2, 2)),
         ("distill", SpanDistillConfig.model_construct(), HERE, "own"),
     ],
 )
@@ -42,8 +44,11 @@ def test_where_a_training_runs(
         ran.append((address, workers, threads))
 
     monkeypatch.setattr(train, "distill_on_ray", there)
-    on_ray(stage, own, asdict(place))(config, {}, None, None)  # type: ignore[arg-type]
+    warned: list[str] = []
+    context = SimpleNamespace(events=SimpleNamespace(warning=warned.append))
+    on_ray(stage, own, asdict(place))(config, {}, None, context)  # type: ignore[arg-type]
     assert ran == [expected]
+    assert bool(warned) == (place is AWAY)
 
 
 def test_a_stage_without_work_for_others_is_its_own_function() -> None:
