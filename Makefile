@@ -7,7 +7,7 @@ NAME   ?= quickstart
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: quickstart test test-whole test-slice test-slow check format docs bench env clean
+.PHONY: quickstart test test-whole test-slice test-browser test-slow check format docs bench env clean
 
 quickstart: $(READY)
 	$(BIN)/potstill run quickstart
@@ -20,6 +20,10 @@ test-whole: $(READY)
 
 test-slice: $(READY)
 	$(BIN)/python -m pytest -m slow tests/e2e --timeout 1800
+
+# The studio in headless Chromium, a program of the system (on Debian: apt-get install chromium).
+test-browser: $(READY)
+	$(BIN)/python -m pytest -m slow tests/integration/test_studio_browser.py --timeout 1800
 
 test-slow: $(READY)
 	$(BIN)/python -m pytest -m "slow" --timeout 1800

@@ -148,7 +148,7 @@ def _place(this: Run) -> tuple[Path, Path]:
 
 
 def _project(this: Run) -> Path:
-    return Path(this.record["project"]).resolve()
+    return this.project.resolve()
 
 
 def _recipe(this: Run, *overrides: str) -> Recipe:

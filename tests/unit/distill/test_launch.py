@@ -116,7 +116,9 @@ def test_processes_end_with_their_stage_and_one_goes_on_where_two_were(
     while processes_of_job(draft.folder) and time.monotonic() < until:
         time.sleep(0.1)
     assert not processes_of_job(draft.folder)
-    assert list((draft.work / "distilled").glob("checkpoint-*/complete.json"))
+    # They look for their parent twice a second: so small a training may end in between.
+    checkpoints = (draft.work / "distilled").glob("checkpoint-*/complete.json")
+    assert list(checkpoints) or (draft.work / "distilled.json").exists()
     assert_alike(run_stage(config_of(**settings), "killed"), run_stage(config_of(), "alone"))
 
 
