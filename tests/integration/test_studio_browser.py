@@ -32,7 +32,7 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.timeout(3600),
     pytest.mark.filterwarnings("ignore"),  # of the browser's driver
-    pytest.mark.skipif(not CHROMIUM, reason="needs Debian's chromium"),
+    pytest.mark.skipif(not CHROMIUM, reason="a machine with Debian's chromium runs it, as CI is"),
 ]
 
 
@@ -70,7 +70,9 @@ class Opened:
 
 @pytest.fixture
 def chromium() -> Iterator[Any]:
-    playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright")
+    playwright = pytest.importorskip(
+        "playwright.sync_api", reason="an environment with the extra dev runs it, as CI's is"
+    )
     with playwright.sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
         yield browser
@@ -238,7 +240,9 @@ def vote_blindly(page: Any) -> None:
 def check_access(page: Any, path: str) -> None:
     """Nothing serious that axe finds. It is put into the page past the policy that keeps scripts
     out, in a world of its own."""
-    axe = pytest.importorskip("axe_playwright_python", reason="needs axe-playwright-python")
+    axe = pytest.importorskip(
+        "axe_playwright_python", reason="an environment with the extra dev runs it, as CI's is"
+    )
     source = (Path(axe.__file__).parent / "axe.min.js").read_text("utf-8")
     page.evaluate(source)
     found = page.evaluate("axe.run()")["violations"]

@@ -52,7 +52,9 @@ RESOURCES = {
     "disk_tier", "image_id", "ports", "labels", "any_of", "ordered", "job_recovery", "autostop",
 }  # fmt: skip
 
-on_linux = pytest.mark.skipif(sys.platform != "linux", reason="the linters are run on Linux")
+on_linux = pytest.mark.skipif(
+    sys.platform != "linux", reason="a Linux machine runs it, as CI is: the linters are for it"
+)
 
 
 def tool(name: str, *arguments: str | Path) -> str:

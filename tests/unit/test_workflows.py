@@ -20,7 +20,9 @@ from potstill.cli import app
 ROOT = Path(__file__).parents[2]
 WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yaml"))
 PINNED = re.compile(r"[\w-]+/[\w./-]+@(v\d+\.\d+\.\d+|[0-9a-f]{40})")
-on_linux = pytest.mark.skipif(sys.platform != "linux", reason="the linters are run on Linux")
+on_linux = pytest.mark.skipif(
+    sys.platform != "linux", reason="a Linux machine runs it, as CI is: the linters are for it"
+)
 
 
 def tool(name: str, *arguments: str | Path) -> None:

@@ -11,13 +11,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import fields
 from functools import lru_cache
-from typing import Any
 
 from potstill.costs.cluster import table
 from potstill.errors import ModelError
-from potstill.models.shape import Shape, shape_of_config
+from potstill.models.shape import Shape, Sizes, shape_of_config
 from potstill.models.size import expected_parameters, folder_config
 
 KEPT_OF_HIDDEN, KEPT_OF_QUERIES, KEPT_OF_KEYS, KEPT_OF_INNER = 26, 4, 4, 8
@@ -31,24 +30,13 @@ KEPT_OF_INPUT = 4
 """Bytes a feature that a layer keeps whose rest is computed again: its fp32 input."""
 
 
-@dataclass(frozen=True)
-class Decoder:
-    """Sizes of a decoder-only transformer with gated MLPs."""
-
-    vocabulary: int
-    layers: int
-    hidden: int
-    intermediate: int
-    heads: int
-    kv_heads: int
-    head_dim: int
-    tied: bool
-    """The output layer is the embeddings."""
+class Decoder(Sizes):
+    """Sizes of a decoder-only transformer with gated MLPs, and what they cost."""
 
     @classmethod
     def of(cls, shape: Shape) -> Decoder:
         """Of a shape, norms and biases left out."""
-        return cls(**{name: getattr(shape, name) for name in cls.__dataclass_fields__})
+        return cls(**{one.name: getattr(shape, one.name) for one in fields(cls)})
 
     @property
     def queries(self) -> int:
@@ -146,8 +134,7 @@ def of_reference(reference: str) -> Decoder:
 
     Errors: ModelError for a reference without sense.
     """
-    fields: Mapping[str, Any] | None = folder_config(reference)
     try:
-        return Decoder.of(shape_of_config(fields or {}))
+        return Decoder.of(shape_of_config(folder_config(reference) or {}))
     except (ModelError, KeyError, TypeError, ValueError):
         return of_size(expected_parameters(reference))

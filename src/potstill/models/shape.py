@@ -47,10 +47,9 @@ FAMILIES = {
 
 
 @dataclass(frozen=True)
-class Shape:
+class Sizes:
     """Sizes of a decoder: `heads` for queries, `kv_heads` for keys and values."""
 
-    family: str
     vocabulary: int
     layers: int
     hidden: int
@@ -60,6 +59,13 @@ class Shape:
     head_dim: int
     tied: bool
     """The output layer is the embeddings."""
+
+
+@dataclass(frozen=True)
+class Shape(Sizes):
+    """A decoder's sizes, and what its family adds to them."""
+
+    family: str
     input_bias: bool = False
     output_bias: bool = False
     mlp_bias: bool = False

@@ -17,7 +17,7 @@ def moved(stage: str, function: StageFunction, place: Mapping[str, Any]) -> Stag
     """What `Elsewhere.function` names in this test."""
 
     def run(config: Any, inputs: Any, draft: Any, context: Any) -> None:
-        raise NotImplementedError(f"{stage} at {place['name']} instead of {function.__name__}")
+        raise RuntimeError(f"{stage} at {place['name']} instead of {function.__name__}")
 
     return run
 
@@ -26,5 +26,5 @@ def test_the_function_that_is_run(monkeypatch: pytest.MonkeyPatch) -> None:
     assert _function(curate.STAGE, None) is curate.STAGE.load()
     monkeypatch.setitem(sys.modules, "a_place", sys.modules[__name__])
     found = _function(curate.STAGE, {"function": "a_place:moved", "place": {"name": "home"}})
-    with pytest.raises(NotImplementedError, match="curate at home instead of run"):
+    with pytest.raises(RuntimeError, match="curate at home instead of run"):
         found(None, {}, None, None)  # type: ignore[arg-type]

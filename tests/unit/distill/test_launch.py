@@ -235,9 +235,7 @@ def test_a_script_under_torchrun_ends_as_without(
             assert row["loss"] == pytest.approx(known["loss"], rel=2e-2)
 
 
-@pytest.mark.skipif(
-    torch.cuda.device_count() < 2, reason="needs two GPUs of NVIDIA, and there are fewer"
-)
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="a machine with two NVIDIA GPUs runs it")
 @pytest.mark.cuda
 @pytest.mark.parametrize("sharding", ["none", "fsdp"])
 def test_two_gpus_train_as_one(config_of: Configs, run_stage: Run, sharding: str) -> None:

@@ -43,7 +43,7 @@ Configs = Callable[..., DistillConfig]
 
 
 def start(here: Path, draft: Draft, config: DistillConfig) -> subprocess.Popen[str]:
-    pytest.importorskip("ray", reason="needs the extra ray")
+    pytest.importorskip("ray", reason="an environment with the extra ray runs it, as CI's is")
     return subprocess.Popen(
         [sys.executable, "-c", SCRIPT, str(here), str(draft.folder), config.model_dump_json()],
         stdout=subprocess.PIPE,
@@ -54,7 +54,9 @@ def start(here: Path, draft: Draft, config: DistillConfig) -> subprocess.Popen[s
 
 def kill_a_worker(process: subprocess.Popen[str], work: Path) -> bool:
     """One of the script's own Ray workers, once the training has left a checkpoint."""
-    psutil = pytest.importorskip("psutil", reason="finds the worker's process")
+    psutil = pytest.importorskip(
+        "psutil", reason="an environment with the extra ray or train runs it, as CI's is"
+    )
     until = time.monotonic() + 240
     while process.poll() is None and time.monotonic() < until:
         if list(work.glob("checkpoint-*/complete.json")):
