@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from typing import Literal, Protocol
+from typing import Literal, Protocol, TypedDict, Unpack
 
 from potstill.core.extras import installed_version
 from potstill.errors import ModelError
@@ -60,19 +60,21 @@ def engine_identity(
     return f"{digest(parse(reference))} {package} {installed_version(package)}"
 
 
+class Options(TypedDict, total=False):
+    """What `open_model` is told beside the model."""
+
+    threads: int
+    parallel: int
+    context_tokens: int
+    endpoint: EndpointConfig | None
+    warn: Callable[[str], None]
+
+
 class Opening(Protocol):
     """A way to open a model for text: `open_model`, or one that opens it elsewhere."""
 
     def __call__(
-        self,
-        reference: str,
-        backend: Backend = "auto",
-        *,
-        threads: int = 1,
-        parallel: int = 1,
-        context_tokens: int = 2048,
-        endpoint: EndpointConfig | None = None,
-        warn: Callable[[str], None] = lambda message: None,
+        self, reference: str, backend: Backend = "auto", **options: Unpack[Options]
     ) -> AbstractContextManager[TextModel]:
         """As `open_model`."""
         ...

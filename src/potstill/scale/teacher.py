@@ -10,12 +10,12 @@ from __future__ import annotations
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
-from typing import Any
+from typing import Any, Unpack
 
 from potstill.errors import ModelError, PotstillError, by_name
 from potstill.inference.base import Reply, Request, TextModel
 from potstill.inference.endpoint import EndpointConfig, is_endpoint
-from potstill.inference.open import Backend, Opening, engine_identity
+from potstill.inference.open import Backend, Opening, Options, engine_identity
 from potstill.scale.cluster import Cluster, gone
 from potstill.scale.engine import Engine, Numbered, fields_of
 from potstill.scale.keys import KeyDesk, variables_here
@@ -172,30 +172,23 @@ class RayModel:
 
 def open_on(cluster: Cluster, parallel: int) -> Opening:
     """A way to open teachers on the workers. parallel: requests that one of them runs at once."""
-    here = parallel
 
     @contextmanager
     def open_there(
-        reference: str,
-        backend: Backend = "auto",
-        *,
-        threads: int = 1,
-        parallel: int = 1,
-        context_tokens: int = 2048,
-        endpoint: EndpointConfig | None = None,
-        warn: Callable[[str], None] = lambda message: None,
+        reference: str, backend: Backend = "auto", **options: Unpack[Options]
     ) -> Iterator[TextModel]:
+        endpoint, warn = options.get("endpoint"), options.get("warn", lambda message: None)
         addressed = endpoint if is_endpoint(reference) and backend != "fake" else None
-        together = here
+        together = parallel
         if addressed is not None:  # its keys say how many; no worker may have to wait for a batch
             most = sum(one.concurrency or 1 for one in addressed.limits)
-            together = max(here, -(-most // cluster.workers))
+            together = max(parallel, -(-most // cluster.workers))
         opening = {
             "reference": reference,
             "backend": backend,
             "threads": cluster.place.threads,
             "parallel": together,
-            "context_tokens": context_tokens,
+            "context_tokens": options.get("context_tokens", 2048),
             "endpoint": addressed.model_dump(mode="json") if addressed else None,
             "identity": engine_identity(reference, backend, addressed),
         }
