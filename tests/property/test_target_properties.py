@@ -78,7 +78,7 @@ def test_heads_that_are_left_come_in_whole_groups(heads: int, groups: int) -> No
         assert keys <= groups
 
 
-SMOL = Shape("llama", 49152, 30, 576, 1536, 9, 3, 64, tied=True)
+SMOL = Shape(49152, 30, 576, 1536, 9, 3, 64, tied=True, family="llama")
 
 
 def test_the_sizes_of_a_real_model() -> None:
@@ -98,6 +98,6 @@ def test_a_target_that_cannot_be_met_says_what_is_the_least() -> None:
 
 
 def test_rounding_gives_way_where_no_multiple_is_small_enough() -> None:
-    small = Shape("llama", 100, 2, 96, 200, 4, 2, 8, tied=True)
+    small = Shape(100, 2, 96, 200, 4, 2, 8, tied=True, family="llama")
     found = find(small, Target(0.5 * small.parameters, "ratio"), "width", 256)
     assert found.round_to == 64
