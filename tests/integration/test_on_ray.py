@@ -3,6 +3,7 @@ killed, and over a cluster's address, where no worker may look at the project's 
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
 import shutil
@@ -21,6 +22,7 @@ from ray_processes import kill_one
 
 from potstill import pipeline, sample
 from potstill.core.events import read_events
+from potstill.core.files import read_json
 from potstill.errors import UnavailableError
 from potstill.recipe import Recipe
 
@@ -110,6 +112,51 @@ def test_the_same_artifacts_though_workers_are_killed(
     assert any("A worker was lost" in one["message"] for one in told(spread, "generate", "warning"))
     for path in project.rglob("*"):
         assert not path.is_file() or SECRET.encode() not in path.read_bytes(), path
+
+
+@pytest.mark.whole
+@pytest.mark.timeout(300)
+def test_models_are_scored_by_workers_though_one_is_killed(
+    project: Path, small_recipe: dict[str, Any]
+) -> None:
+    """The same answers and figures as of one process; only what the dead worker had is repeated."""
+    fake = {"backend": "fake", "pairs_per_chunk": 2}
+    ingest = small_recipe["ingest"] | {"sources": ["notes/0[0-5].md"]}
+    evaluate = small_recipe["evaluate"] | {"batch_size": 1}
+    this = Recipe.from_dict(
+        small_recipe | {"ingest": ingest, "generate": fake, "evaluate": evaluate}
+    )
+    pipeline.run(this, project / "plain", until="distill")
+    shutil.rmtree(project / "spread")
+    shutil.copytree(project / "plain", project / "spread")
+    killed: list[int] = []
+
+    def behave() -> None:
+        """Kill whoever scores a student, once the teacher is done."""
+        drafts = (project / "spread" / "store" / "evaluate").glob("*.draft")
+        parts = [part for draft in drafts for part in Path(draft, "work").glob("teacher-*.json")]
+        if not killed and len(parts) == 2 and (one := kill_one("_score")):
+            killed.append(one)
+
+    spread = pipeline.run(
+        this, project / "spread", until="evaluate", on="ray", workers=2, threads=1, pulse=behave
+    )
+    plain = pipeline.run(this, project / "plain", until="evaluate")
+    assert killed
+    found, expected = (
+        [one.artifact("evaluate").path(name) for name in ("predictions.jsonl", "results.json")]
+        for one in (spread, plain)
+    )
+    said, right_said = (
+        [json.loads(line) for line in one[0].read_text().splitlines()] for one in (found, expected)
+    )
+    assert [row["answer"] for row in said] == [row["answer"] for row in right_said]
+    figures, right = (read_json(one[1])["models"] for one in (found, expected))
+    for name, model in right.items():
+        for metric, figure in model["metrics"].items():
+            assert figures[name]["metrics"][metric] == pytest.approx(figure, rel=1e-4, abs=1e-6)
+    (parts,) = (one for one in told(spread, "evaluate", "metric") if one["name"] == "parts")
+    assert parts["value"] == 2
 
 
 @pytest.mark.slow

@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,13 +19,16 @@ import httpx2
 import openai
 import pytest
 from clean_environment import ROOT, make_environment
+from studio_runs import browser
 
 from potstill import pipeline, sample
 from potstill.errors import ModelError, PotstillError, UsageError
 from potstill.recipe import Recipe
+from potstill.serve.address import address_of
 from potstill.serve.gateway import ServeConfig
 from potstill.serve.versions import Versions
 from potstill.service import serve_run
+from potstill.studio.launch import hear_interrupts
 
 SECONDS = 90.0
 
@@ -293,3 +296,33 @@ def test_the_serving_extras_suffice_wherever_the_project_is(
             assert httpx2.get(f"{address}/drift", trust_env=False).status_code == 200
     finally:
         moved.rename(finished)
+
+
+def test_the_studio_starts_it_and_stops_it(finished: Path) -> None:
+    hear_interrupts()
+    client, studio = browser(finished)
+    folder = finished / "runs" / "small" / "serve"
+
+    def post(**fields: str) -> int:
+        fields["form"] = studio.form
+        path = "/runs/small/service"
+        return client.post(path, data=fields, follow_redirects=False).status_code
+
+    def until(true: Callable[[], object]) -> None:
+        end = time.monotonic() + SECONDS
+        while not true():
+            assert time.monotonic() < end, (folder / "service.log").read_text()
+            time.sleep(0.1)
+
+    assert post(action="serve", port="0") == 303
+    try:
+        until(lambda: address_of(folder))
+        address = address_of(folder)
+        assert httpx2.get(f"{address}/ready", trust_env=False).status_code == 200
+        assert post(action="serve", port="0") == 303  # nothing: it runs already
+        assert address_of(folder) == address
+    finally:
+        assert post(action="stop") == 303
+    until(lambda: not studio.launcher.running(folder))
+    assert address_of(folder) == ""
+    assert (folder / "service.log").read_text().count(f"Serving small at {address}/v1") == 1

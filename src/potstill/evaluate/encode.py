@@ -7,7 +7,7 @@ and where the tokenizers differ the spans of text that both cut them into. Knows
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,13 @@ class Encoded:
     aligned: tuple[Words, Words] | None = None
     as_teacher: frozenset[str] = frozenset({TEACHER})
     """The models that have the teacher's tokens."""
+
+    def part(self, places: Sequence[int]) -> Encoded:
+        """The same of some of the examples, in that order."""
+        held = {name: [some[place] for place in places] for name, some in self.held.items()}
+        return replace(
+            self, held=held, spans=[self.spans[place] for place in places] if self.spans else []
+        )
 
     def apart(self, name: str, states: Path) -> Apart | None:
         """What compares that model with its teacher where the tokenizers differ."""

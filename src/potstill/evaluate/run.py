@@ -6,13 +6,13 @@ intervals, paired differences, the machine), predictions.jsonl (each answer of e
 rejected.jsonl (examples too long for max_tokens). Knows nothing of training or of the report.
 
 One model is in memory at a time, beside the teacher's output layer. What is finished stays in
-draft.work, model by model, and a killed run goes on from there.
+draft.work, model by model (`bench.py`), and a killed run goes on from there.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -21,12 +21,12 @@ from typing import Any
 import torch
 import transformers
 
-from potstill.core.files import read_json, read_records, write_atomic, write_json, write_records
+from potstill.core.files import read_json, write_atomic, write_json, write_records
 from potstill.core.stage import Artifact, Context, Draft
 from potstill.errors import InputError
+from potstill.evaluate.bench import Bench, bench_of
 from potstill.evaluate.config import EvaluateConfig
-from potstill.evaluate.encode import Encoded, encode_examples
-from potstill.evaluate.forward import head_of
+from potstill.evaluate.encode import Encoded
 from potstill.evaluate.metrics import ExampleScores
 from potstill.evaluate.results import (
     Resampling,
@@ -36,56 +36,55 @@ from potstill.evaluate.results import (
     measured,
     prediction,
 )
-from potstill.evaluate.scan import Held, ScanSettings, ScoredAnswer, scan
-from potstill.evaluate.sources import Source, models_of
+from potstill.evaluate.scan import Held, ScoredAnswer
+from potstill.evaluate.sources import Source
 from potstill.evaluate.speed import Speed, measure_speed
-from potstill.models.load import load_model, load_tokenizer
-from potstill.models.output import OutputLayer
-from potstill.models.size import longest_text
-from potstill.records import Example
+from potstill.models.load import load_model
+
+Scoring = Callable[[Bench, Context], dict[str, list[ScoredAnswer]]]
+"""What has every model scored on every example of a bench, here or elsewhere."""
 
 
 def run(
-    config: EvaluateConfig, inputs: Mapping[str, Artifact], draft: Draft, context: Context
+    config: EvaluateConfig,
+    inputs: Mapping[str, Artifact],
+    draft: Draft,
+    context: Context,
+    scoring: Scoring | None = None,
 ) -> None:
-    """Measure every model on every test example that fits.
+    """Measure every model on every test example that fits. scoring: default `score_here`.
 
     Errors: InputError for a test set that cannot carry an interval (fewer than two examples,
     no gold answers); ModelError for a model that cannot be measured.
     """
     torch.set_num_threads(context.threads)
-    sources = models_of(config.teacher, inputs["correct"], inputs["distill"])
-    test_file = inputs["curate"].path("test.jsonl")
-    examples = _examples(test_file, config.max_examples)
-    limit = _longest(config, sources)
-    folders = {source.name: source.folder for source in sources}
-    encoded, too_long = encode_examples(examples, folders, limit, config.template)
-    held = encoded.held["teacher"]
-    write_records(draft.data / "rejected.jsonl", too_long)
-    if too_long:
+    bench = bench_of(config, inputs, draft.work)
+    held = bench.held
+    write_records(draft.data / "rejected.jsonl", bench.too_long)
+    if bench.too_long:
         context.events.warning(
-            f"{len(too_long)} of {len(examples)} test examples are longer than "
-            f"{limit} tokens and are not evaluated."
+            f"{len(bench.too_long)} of {len(bench.examples)} test examples are longer than "
+            f"{bench.limit} tokens and are not evaluated."
         )
-    _need_enough(held, test_file, limit)
-    speeds = _speeds(config, sources, encoded, draft.work, context)
-    scored = _scored(config, sources, encoded, draft.work, context)
+    _need_enough(held, inputs["curate"].path("test.jsonl"), bench.limit)
+    speeds = _speeds(config, bench.sources, bench.encoded, draft.work, context)
+    scored = (scoring or score_here)(bench, context)
     if not any(answer.answer for answer in scored["teacher"]):
         context.events.warning(
             f"Every answer of the teacher to {len(held)} test examples is empty: it ends its turn "
             "at once. Look at its chat template and its end token; its distributions are compared "
             "all the same."
         )
-    results = _results(config, sources, held, scored, speeds, context)
+    results = _results(config, bench.sources, held, scored, speeds, context)
     results["contamination"] = audited(
         inputs["curate"].path("train.jsonl"),
-        examples,
+        bench.examples,
         [one.id for one in held],
         _scores(scored),
         config.contamination_words,
         Resampling(context.seed, config.resamples, config.level),
     )
-    results["examples"] = {"evaluated": len(held), "too_long": len(too_long)}
+    results["examples"] = {"evaluated": len(held), "too_long": len(bench.too_long)}
     write_json(draft.data / "results.json", results)
     lines = [
         json.dumps(prediction(example, name, answers[place]), ensure_ascii=False)
@@ -96,24 +95,6 @@ def run(
     for name, model in results["models"].items():
         for metric, figure in model["metrics"].items():
             context.events.metric(f"{name}/{metric}", figure["value"])
-
-
-def _examples(test_file: Path, limit: int | None) -> list[Example]:
-    """The test rows in the order of their ids, whatever order the file has them in."""
-    rows = sorted(read_records(test_file, Example), key=lambda example: example.id)
-    if not rows:
-        raise InputError(
-            f"The test set {test_file} is empty: there is nothing to measure on.",
-            "Give more documents, or raise the share of rows that is kept for the test set.",
-        )
-    return rows[:limit]
-
-
-def _longest(config: EvaluateConfig, sources: Sequence[Source]) -> int:
-    """Tokens that an example may have: the recipe's limit, and room to answer in every model."""
-    windows = [longest_text(source.folder) for source in sources]
-    room = max(config.answer_tokens, config.speed_tokens)
-    return min([config.max_tokens, *(window - room for window in windows if window)])
 
 
 def _need_enough(held: Sequence[Held], test_file: Path, limit: int) -> None:
@@ -160,46 +141,14 @@ def _speeds(
     return speeds
 
 
-def _scored(
-    config: EvaluateConfig,
-    sources: Sequence[Source],
-    encoded: Encoded,
-    work: Path,
-    context: Context,
-) -> dict[str, list[ScoredAnswer]]:
-    """Every model's scores; finished ones are read back from `work`."""
-    (work / "states").mkdir(exist_ok=True)
-    scored: dict[str, list[ScoredAnswer]] = {}
-    teacher_head: OutputLayer | None = None
-    for source in sources:
-        file = work / f"{source.name}.json"
-        if not file.exists():
-            tokenizer = load_tokenizer(source.folder)
-            settings = ScanSettings(
-                states=work / "states",
-                vocabulary=max(tokenizer.get_vocab().values()) + 1,
-                answer_tokens=config.answer_tokens,
-                batch_size=config.batch_size,
-                projection_rows=config.projection_rows,
-                decoding=config.decoding,
-            )
-            if source.name != "teacher" and teacher_head is None and not encoded.aligned:
-                teacher_head = _head(sources[0], config, settings)
-            model = load_model(source.folder, config.dtype)
-            answers = scan(
-                source.name,
-                model,
-                tokenizer,
-                encoded.held[source.name],
-                None if encoded.aligned else teacher_head,
-                settings,
-                partial(_tell, context, len(encoded.held["teacher"]), source.name),
-                apart=encoded.apart(source.name, settings.states),
-            )
-            del model
-            write_json(file, [answer.as_dict() for answer in answers])
-        scored[source.name] = [ScoredAnswer.from_dict(value) for value in read_json(file)]
-    return scored
+def score_here(bench: Bench, context: Context) -> dict[str, list[ScoredAnswer]]:
+    """Every model's scores, one model after the other in this process; finished ones stay."""
+    (part,) = bench.parts(1)
+    for source in bench.sources:
+        if not bench.done(source.name, part):
+            tell = partial(_tell, context, len(bench.held), source.name)
+            bench.score(source.name, part, tell)
+    return bench.scored([part])
 
 
 def _scores(scored: Mapping[str, Sequence[ScoredAnswer]]) -> dict[str, list[ExampleScores]]:
@@ -208,11 +157,6 @@ def _scores(scored: Mapping[str, Sequence[ScoredAnswer]]) -> dict[str, list[Exam
 
 def _tell(context: Context, total: int, name: str, done: int) -> None:
     context.events.progress(done, total, "examples", step=name)
-
-
-def _head(teacher: Source, config: EvaluateConfig, settings: ScanSettings) -> OutputLayer:
-    """The teacher's output layer alone; the rest of it is freed."""
-    return head_of(load_model(teacher.folder, config.dtype), settings.vocabulary)
 
 
 def _results(

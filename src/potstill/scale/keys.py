@@ -1,17 +1,22 @@
 """An endpoint's keys, shared by all workers: one actor lends them, so that limits hold over all.
 
 In: an endpoint's config. Out: in the actor, the one `KeyPool` with its limits and its clock; in
-each worker a `SharedPool` of the same form, whose every decision is the actor's. A key's value
-never goes through Ray: each worker reads it from its own environment, the actor knows names only.
+each worker a `SharedPool` of the same form, whose decisions are the actor's. A key's value never
+goes through Ray: each worker reads it from its own environment, the actor knows names only.
+
+A worker waits for the actor, and all its requests with it, so it is asked no more than needed: a
+key without limits a minute that comes back while the next request is due goes with that.
 Knows no client and no request.
 """
 
 from __future__ import annotations
 
+import asyncio
 import os
 import random
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from potstill.errors import ModelError, UnavailableError
@@ -20,6 +25,8 @@ from potstill.inference.keys import Key, KeyPool, Lease, open_pool
 from potstill.inference.limits import Entry
 
 LOOK_AGAIN = 0.05  # seconds, where only another worker's reply frees a key
+HELD_SECONDS = 0.02  # so long a key that came back waits for the worker's next request
+LENT_SECONDS = 3.0  # after so long it goes back to the actor, which may have lent it to others
 NAME_ONLY = "held-by-the-workers"
 
 
@@ -89,12 +96,18 @@ class KeyDesk:
             "width": self._pool.width,
             "out": {key.variable: key.out for key in self._pool.keys},
             "paused": {key.variable: key.paused_until - now for key in self._pool.keys},
+            # Nothing is to be mended by a request that goes well.
+            "calm": all(
+                key.out or (not key.refusals and int(key.width) == key.width.most)
+                for key in self._pool.keys
+            ),
             "said": said,
         }
 
     def _take_back_of_the_dead(self, now: float) -> None:
         """A worker that never begins again gives nothing back; its requests are over by then."""
-        longest = self.endpoint.timeout_seconds + self.endpoint.connect_seconds
+        own = self.endpoint
+        longest = own.timeout_seconds + own.connect_seconds + LENT_SECONDS
         for name, (_, lease) in list(self._lent.items()):
             if now - lease.sent > longest:
                 self.give_back(name, None)
@@ -110,17 +123,27 @@ class Caller(Protocol):
         """Call it and do not wait."""
 
 
+@dataclass
+class _Lent:
+    """What the actor lent: its name for it, which key, since when."""
+
+    name: int
+    key: Key
+    since: float
+
+
 class SharedPool(KeyPool):
     """The keys as a worker sees them. desk: the actor. A lease is waited for, and so is what an
-    endpoint asks for in anger; what went well is only said."""
+    endpoint asks for in anger; what went well is only said, and only where it matters."""
 
     def __init__(
         self, keys: list[Key], worker: int, warn: Callable[[str], None], desk: Caller
     ) -> None:
         super().__init__(keys, random.random, warn)
         self._worker, self._desk = worker, desk
-        self._names: dict[int, int] = {}
-        self._width = 1
+        self._lent: dict[int, _Lent] = {}
+        self._held: list[_Lent] = []
+        self._width, self._calm = 1, False
         self._learn(desk.ask("begin", worker))
 
     @property
@@ -130,20 +153,52 @@ class SharedPool(KeyPool):
 
     def lease(self, tokens: float, now: float) -> Lease | float | None:
         """A key, or the seconds until there may be one: never None, as others give keys back."""
-        found = self._learn(self._desk.ask("lease", self._worker, tokens))
-        if "wait" in found:
-            return float(found["wait"])
-        lease = Lease(self._key(found["variable"]), now, Entry(now, 1), Entry(now, tokens))
-        self._names[id(lease)] = found["lease"]
+        lent = self._of_before(now)
+        if lent is None:
+            found = self._learn(self._desk.ask("lease", self._worker, tokens))
+            if "wait" in found:
+                return float(found["wait"])
+            lent = _Lent(found["lease"], self._key(found["variable"]), now)
+        lease = Lease(lent.key, now, Entry(now, 1), Entry(now, tokens))
+        self._lent[id(lease)] = lent
         return lease
 
     def give_back(self, lease: Lease, tokens: float | None = None) -> None:
         """The request is done."""
-        self._desk.say("give_back", self._names.pop(id(lease)), tokens)
+        lent = self._lent.pop(id(lease))
+        limited = any(one.per_minute is not None for one in (lease.key.requests, lease.key.tokens))
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
+            loop = None
+        if limited or loop is None:
+            self._desk.say("give_back", lent.name, tokens)
+        else:
+            self._held.append(lent)
+            loop.call_later(HELD_SECONDS, self._let_go, lent)
 
     def went_well(self, lease: Lease) -> None:
         """A reply came."""
-        self._desk.say("tell", lease.key.variable, "went_well", 0.0)
+        if not self._calm:
+            self._desk.say("tell", lease.key.variable, "went_well", 0.0)
+
+    def _of_before(self, now: float) -> _Lent | None:
+        """What came back a moment ago and may go with another request."""
+        while self._held:
+            lent = self._held.pop()
+            if (
+                now - lent.since < LENT_SECONDS
+                and not lent.key.out
+                and lent.key.paused_until <= now
+            ):
+                return lent
+            self._desk.say("give_back", lent.name, None)
+        return None
+
+    def _let_go(self, lent: _Lent) -> None:
+        if lent in self._held:
+            self._held.remove(lent)
+            self._desk.say("give_back", lent.name, None)
 
     def too_fast(self, lease: Lease, now: float, retry_after: float | None) -> float:
         """The endpoint wants this key to wait; returns for how long it does."""
@@ -167,7 +222,7 @@ class SharedPool(KeyPool):
 
     def _learn(self, found: dict[str, Any]) -> dict[str, Any]:
         now = time.monotonic()
-        self._width = found["width"]
+        self._width, self._calm = found["width"], found["calm"]
         for key in self.keys:
             key.out = found["out"][key.variable]
             key.paused_until = now + found["paused"][key.variable]

@@ -7,7 +7,7 @@ not named here runs as ever, in the process that puts the run together.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from potstill.core.stage import StageFunction
@@ -15,17 +15,21 @@ from potstill.scale.place import place_from
 
 SPREAD = {"ingest": "potstill.scale.ingest", "generate": "potstill.scale.generate"}
 """Stage -> the module whose `run(config, inputs, draft, context, place)` spreads it."""
-TRAININGS = ("correct", "distill")
-"""Stages that train: on as many workers as their section names processes (`train.py`)."""
+AT_PLACE = {
+    "correct": "potstill.scale.train",
+    "distill": "potstill.scale.train",
+    "evaluate": "potstill.scale.evaluate",
+}
+"""Stage -> the module whose `at_place(function, place)` spreads it if workers see its files:
+trainings on as many as their section names processes, models that are scored on all."""
 
 
 def on_ray(stage: str, function: StageFunction, values: Mapping[str, Any]) -> StageFunction:
     """The stage's function with its work at that place."""
     place = place_from(values)
-    if stage in TRAININGS:
-        at_place = importlib.import_module("potstill.scale.train").at_place
-        trained: StageFunction = at_place(function, place)
-        return trained
+    if stage in AT_PLACE:
+        at_place: Callable[..., StageFunction] = importlib.import_module(AT_PLACE[stage]).at_place
+        return at_place(function, place)
     if stage not in SPREAD:
         return function
     spread = importlib.import_module(SPREAD[stage]).run

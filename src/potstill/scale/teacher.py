@@ -122,8 +122,11 @@ class RayModel:
             pile.append((self._numbers, fields_of(item[1])))
 
     def _batch(self, pile: deque[Numbered], free: int) -> list[Numbered]:
-        """What one engine gets next: half of its share of what is left, within reason; but as much
-        as it answers at once, unless others that are free would get nothing."""
+        """What one engine gets next: half of its share of what is left, within reason, so that all
+        end together; but as much as it answers at once, unless others that are free would get
+        nothing. One that is alone gets all: at each batch's end it has less to do than it could."""
+        if len(self._engines) == 1:
+            return [pile.popleft() for _ in range(len(pile))]
         least = min(self.parallel, -(-len(pile) // free))
         half = len(pile) // (2 * len(self._engines))
         size = max(least, min(self.parallel * LARGEST_BATCH, half))

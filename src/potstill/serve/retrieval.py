@@ -2,7 +2,7 @@
 
 In: chunks. Out: the best chunks for a question, by BM25 over SQLite's full-text index
 (Robertson and Zaragoza, "The Probabilistic Relevance Framework", 2009; FTS5's `bm25`), and with an
-encoder also by the cosine of meanings, exactly; the two orders become one by reciprocal rank fusion
+encoder also by the cosine of meanings; the two orders become one by reciprocal rank fusion
 (Cormack, Clarke and Buettcher, SIGIR 2009). Without an encoder the same words must stand in both,
 in any inflection (Porter stemming). Knows nothing of answers.
 """
@@ -61,7 +61,7 @@ class PassageIndex:
     def add(self, chunks: Iterable[Chunk]) -> range:
         """Make more passages findable; returns their numbers, for `remove`."""
         new = list(chunks)
-        rows = self._meanings.vectors([one.text for one in new]) if self._meanings else None
+        blocks = self._meanings.blocks([one.text for one in new]) if self._meanings else []
         with self._lock:
             first = len(self._chunks)
             self._database.executemany(
@@ -70,7 +70,7 @@ class PassageIndex:
             )
             self._chunks += new
             if self._meanings is not None:
-                self._meanings.add(rows)
+                self._meanings.add(blocks)
         return range(first, first + len(new))
 
     def remove(self, numbers: Sequence[int]) -> None:

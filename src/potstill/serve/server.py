@@ -22,6 +22,7 @@ import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from potstill.errors import UsageError
+from potstill.serve.address import note_address
 from potstill.serve.app import application
 from potstill.serve.gateway import Gateway, ServeConfig
 from potstill.serve.lanes import LOOK_SECONDS, follow
@@ -126,7 +127,9 @@ class Server(uvicorn.Server):
             )
             following = _following(gateway)
             host, port = listening.getsockname()[:2]
-            started(f"http://{f'[{host}]' if ':' in host else host}:{port}")
+            address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+            note_address(gateway.folder, address)
+            started(address)
             await self.serve(sockets=[listening])
             gateway.audit("stopped")
         finally:

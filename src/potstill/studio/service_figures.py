@@ -18,7 +18,6 @@ from markupsafe import Markup
 
 from potstill import display
 from potstill.core.charts import Line, line_chart
-from potstill.core.claims import holder
 from potstill.core.files import read_json
 from potstill.drifting import read_drift, store_path
 from potstill.errors import InputError, StoreError
@@ -63,7 +62,6 @@ def figures_of(studio: Studio, view: RunView) -> dict[str, Any]:
     said.sort(key=lambda one: one.when, reverse=True)
     said.sort(key=lambda one: order.get(one.state, 3))
     return {
-        "serving": holder(_folder(view)) is not None,
         "kept": drift["requests"],
         "last": rows[-1].time if rows else None,
         "variants": [_variant(name, rows) for name in dict.fromkeys(one.variant for one in rows)],

@@ -1,8 +1,9 @@
 """Service: the student of a run in use: traffic, drift, feedback, versions, and what follows.
 
 In: a run's name; a reviewer's decisions. Out: the page; feedback accepted or rejected, an alarm
-marked as false, an improvement started as a process of its own, a version promoted or taken back.
-All as `potstill feedback`, `drift`, `improve`, `promote` and `rollback` do it. Serves nothing.
+marked as false, a version promoted or taken back, the service and an improvement started as
+processes of their own. All as `potstill serve`, `feedback`, `drift`, `improve`, `promote` and
+`rollback` do it. Serves nothing itself.
 """
 
 from __future__ import annotations
@@ -14,9 +15,11 @@ from starlette.concurrency import run_in_threadpool
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
 from potstill import drifting
+from potstill.curate.config import ENCODER
 from potstill.errors import UsageError
 from potstill.improve import promote, rollback
 from potstill.serve import drift_page
+from potstill.serve.address import address_of
 from potstill.serve.review import review
 from potstill.studio.guard import fields_of
 from potstill.studio.launch import last_words, tail
@@ -27,6 +30,7 @@ from potstill.studio.service_figures import figures_of
 from potstill.studio.session import Studio
 
 LOG = "improve.log"
+SERVICE_LOG = "serve/service.log"
 SHOWN_LOG = 4000
 
 
@@ -39,6 +43,7 @@ def routes(studio: Studio) -> APIRouter:
         view = find_run(studio, name)
         there = view.report is not None
         improving = studio.launcher.running(view.folder / LOG)
+        running = studio.launcher.running(view.folder / "serve")
         return page(
             request,
             studio,
@@ -51,6 +56,11 @@ def routes(studio: Studio) -> APIRouter:
             improving=improving,
             failure=None if improving else last_words(view.folder, LOG),
             log=tail(view.folder / LOG, SHOWN_LOG),
+            running=running,
+            stopping=studio.launcher.stopping(view.folder / "serve"),
+            address=address_of(view.folder / "serve"),
+            unserved=None if running else last_words(view.folder, SERVICE_LOG),
+            service_log=tail(view.folder / SERVICE_LOG, SHOWN_LOG),
             **(figures_of(studio, view) if there else {}),
         )
 
@@ -88,6 +98,13 @@ def _change(studio: Studio, view: RunView, said: dict[str, str]) -> None:
         if not (alarm.isdecimal() and len(alarm) < 12):
             raise UsageError("Which alarm is false?", "Reload the page.")
         drifting.dismiss(view.run, int(alarm))
+    elif action == "serve":
+        words = ["serve", view.name, "--port", _port(said.get("port", ""))]
+        words += ["--encoder", ENCODER] if "meaning" in said else []
+        log = view.folder / SERVICE_LOG
+        studio.launcher.launch(view.folder / "serve", words, studio.project, log)
+    elif action == "stop":
+        studio.launcher.stop(view.folder / "serve")
     elif action == "improve":
         words = ["improve", view.name]
         studio.launcher.launch(view.folder / LOG, words, studio.project, view.folder / LOG)
@@ -98,3 +115,11 @@ def _change(studio: Studio, view: RunView, said: dict[str, str]) -> None:
         rollback(view.run)
     else:
         raise UsageError("Nothing was chosen.", "Use the buttons of the page.")
+
+
+def _port(said: str) -> str:
+    if said.isdecimal() and int(said) < 65536:
+        return said
+    raise UsageError(
+        f"{said[:20] or 'Nothing'} is no port.", "A number up to 65535; 0: any that is free."
+    )

@@ -47,6 +47,7 @@ def test_rates_follow_their_schedule(train: Train) -> None:
     assert flat[-1] < 0.5e-3
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize(
     "changes",
     [

@@ -197,6 +197,7 @@ def test_rollouts_of_one_passage_still_share_it(rows: list[Row]) -> None:
     assert found["kd"] == found["hidden"] == sum(row.predictions for row in mixed.rows)
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize(
     "settings",
     [

@@ -263,10 +263,12 @@ PROJECTED = EVERY_TERM.model_copy(
     [
         {},
         {"adapter": "lora", "lora": {"rank": 4, "dropout": 0.2}},
-        {"adapter": "dora", "lora": {"rank": 4}},
-        {"adapter": "qlora", "lora": {"rank": 4}, "packed": True},
-        {"objective": PROJECTED, "packed": True},
-        {"gradient_checkpointing": True},
+        pytest.param({"adapter": "dora", "lora": {"rank": 4}}, marks=pytest.mark.whole),
+        pytest.param(
+            {"adapter": "qlora", "lora": {"rank": 4}, "packed": True}, marks=pytest.mark.whole
+        ),
+        pytest.param({"objective": PROJECTED, "packed": True}, marks=pytest.mark.whole),
+        pytest.param({"gradient_checkpointing": True}, marks=pytest.mark.whole),
     ],
     ids=["full", "lora", "dora", "qlora", "every term, projected", "checkpointed"],
 )

@@ -73,7 +73,13 @@ class Bench:
         self.root, self.models = root, models
         self.diary = root / "events.jsonl"
 
-    def run(self, rows: Sequence[Example], name: str = "draft", **fields: Any) -> Path:
+    def run(
+        self,
+        rows: Sequence[Example],
+        name: str = "draft",
+        scoring: stage.Scoring | None = None,
+        **fields: Any,
+    ) -> Path:
         for folder in ("curate/data", "distill/data", f"{name}/data", f"{name}/work"):
             (self.root / folder).mkdir(parents=True, exist_ok=True)
         write_records(self.root / "curate/data/test.jsonl", rows)
@@ -97,7 +103,7 @@ class Bench:
             },
         )
         context = Context(self.root, self.root, 7, 1, Emitter(self.diary, "evaluate"))
-        stage.run(config, inputs, Draft(self.root / name), context)
+        stage.run(config, inputs, Draft(self.root / name), context, scoring)
         return self.root / name / "data"
 
 

@@ -13,9 +13,9 @@ import pytest
 from potstill.errors import ModelError
 from potstill.evaluate import EvaluateConfig
 from potstill.evaluate.answer_scores import Gold
+from potstill.evaluate.bench import _longest
 from potstill.evaluate.encode import encode_examples
 from potstill.evaluate.outside import answer_rows
-from potstill.evaluate.run import _longest
 from potstill.evaluate.sources import Source
 from potstill.models.load import load_tokenizer
 from potstill.models.refs import shapes

@@ -17,6 +17,7 @@ from potstill.core.events import read_events
 from potstill.core.files import write_records
 from potstill.errors import InputError, ModelError
 from potstill.evaluate import STAGE, EvaluateConfig
+from potstill.evaluate import bench as benches
 from potstill.evaluate import run as stage
 from potstill.records import Example, Provenance, Turn
 
@@ -54,6 +55,16 @@ def models(
 
 
 ROWS = [example(number, extra="Shared. " * (number % 2)) for number in range(6)]
+
+
+def predictions(data: Path) -> list[Any]:
+    """What was said, and how near it was to the teacher's within rounding."""
+    rows = [json.loads(line) for line in (data / "predictions.jsonl").read_text().splitlines()]
+    return [
+        {key: pytest.approx(value, rel=1e-5) if key.startswith("kl") else value
+         for key, value in row.items()}
+        for row in rows
+    ]  # fmt: skip
 
 
 def results(data: Path) -> dict[str, Any]:
@@ -219,7 +230,7 @@ def test_a_killed_run_goes_on_and_ends_in_the_same_figures(
     bench: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = bench.run(ROWS)
-    real, scanned = stage.scan, []
+    real, scanned = benches.scan, []
 
     def dying(name: str, *arguments: Any, **more: Any) -> Any:
         scanned.append(name)
@@ -227,7 +238,7 @@ def test_a_killed_run_goes_on_and_ends_in_the_same_figures(
             raise KeyboardInterrupt
         return real(name, *arguments, **more)
 
-    monkeypatch.setattr(stage, "scan", dying)
+    monkeypatch.setattr(benches, "scan", dying)
     with pytest.raises(KeyboardInterrupt):
         bench.run(ROWS, name="killed")
     resumed = bench.run(ROWS, name="killed")
@@ -236,6 +247,36 @@ def test_a_killed_run_goes_on_and_ends_in_the_same_figures(
     assert (resumed / "predictions.jsonl").read_bytes() == (
         whole / "predictions.jsonl"
     ).read_bytes()
+
+
+def test_in_parts_the_figures_are_the_same_and_what_is_done_is_not_done_again(
+    bench: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = bench.run(ROWS, batch_size=2)
+    done: list[tuple[str, int]] = []
+
+    def in_parts(made: benches.Bench, context: Any) -> Any:
+        assert len(made.parts(9)) == 3  # there are no more batches
+        parts = made.parts(2)
+        assert sorted(place for part in parts for place in part.places) == list(range(6))
+        assert [len(part.places) for part in parts] == [2, 4]
+        for source in made.sources:
+            for part in reversed(parts):
+                if not made.done(source.name, part):
+                    done.append((source.name, part.number))
+                    made.score(source.name, part)
+        return made.scored(parts)
+
+    first = bench.run(ROWS, name="parts", batch_size=2, scoring=in_parts)
+    assert len(done) == 8
+    again = bench.run(ROWS, name="parts", batch_size=2, scoring=in_parts)
+    assert len(done) == 8
+    for data in (first, again):
+        assert predictions(data) == predictions(whole)
+        for name, model in results(whole)["models"].items():
+            for metric, figure in model["metrics"].items():
+                other = results(data)["models"][name]["metrics"][metric]
+                assert other == pytest.approx(figure, rel=1e-4, abs=1e-6), (name, metric)
 
 
 def test_too_long_examples_are_set_aside_counted_and_announced(bench: Any) -> None:
@@ -296,12 +337,12 @@ def test_a_diverged_student_is_one_clear_error(
 def test_a_teacher_that_says_nothing_is_told_and_compared_all_the_same(
     bench: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = stage.scan
+    real = benches.scan
 
     def silent(*arguments: Any, **more: Any) -> Any:
         return [replace(one, answer="") for one in real(*arguments, **more)]
 
-    monkeypatch.setattr(stage, "scan", silent)
+    monkeypatch.setattr(benches, "scan", silent)
     found = results(bench.run(ROWS))
     (warning,) = [one for one in read_events(bench.diary)[0] if one["kind"] == "warning"]
     assert "Every answer of the teacher to 6 test examples is empty" in warning["message"]

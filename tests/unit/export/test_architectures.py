@@ -76,7 +76,14 @@ def exportable(
     return make
 
 
-@pytest.mark.parametrize("case", CASES)
+# One with whole words and one with pieces in the fast tier; the others are converted alike.
+@pytest.mark.parametrize(
+    "case",
+    [
+        one if one in ("qwen2", "gemma") else pytest.param(one, marks=pytest.mark.whole)
+        for one in CASES
+    ],
+)
 def test_an_architecture_goes_through_the_converter_and_the_gate(
     case: str, exportable: Callable[[str], Path], tmp_path: Path
 ) -> None:

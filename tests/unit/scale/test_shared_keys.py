@@ -5,6 +5,7 @@ The actor is called as an object here; over Ray it is in `tests/integration/test
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from typing import Any
 
@@ -110,7 +111,7 @@ def test_a_dead_worker_gives_back_what_it_had(clock: Callable[[float], None]) ->
     workers.open(0)  # it begins again
     assert len(leases(other)) == 2
     assert not leases(workers.open(2))
-    clock(71)  # the other never begins again, but no request takes so long
+    clock(74)  # the other never begins again, but no request takes so long
     assert len(leases(workers.open(2))) == 2
 
 
@@ -157,3 +158,54 @@ def test_a_worker_without_the_keys(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SECOND", SECRETS["FIRST"])
     with pytest.raises(ModelError, match="other keys"):
         workers.open(0)
+
+
+def test_a_key_that_comes_back_goes_with_the_next_request_without_asking(
+    clock: Callable[[float], None],
+) -> None:
+    workers = Workers(endpoint(keys=["FIRST"], concurrency=1))
+    one, other = workers.open(0), workers.open(1)
+    asked: list[str] = []
+    real = workers.ask
+    workers.ask = lambda method, *more: (asked.append(method), real(method, *more))[1]  # type: ignore[method-assign]
+
+    async def work() -> None:
+        for _ in range(20):
+            (lease,) = leases(one)
+            assert isinstance(other.lease(1, module.time.monotonic()), float)
+            one.went_well(lease)  # nothing is to be mended: nobody is told
+            one.give_back(lease, 5)
+        clock(module.LENT_SECONDS)
+        (lease,) = leases(one)  # it went back first, and was lent anew
+        one.give_back(lease, 5)
+        clock(2 * module.HELD_SECONDS)
+        await asyncio.sleep(0)  # no further request came
+        await asyncio.sleep(0)
+        assert len(leases(other)) == 1
+
+    asyncio.run(work())
+    assert asked.count("give_back") == 2
+    assert "tell" not in asked
+
+
+def test_a_key_with_limits_a_minute_is_settled_at_once() -> None:
+    workers = Workers(endpoint(keys=["FIRST"], concurrency=1, tokens_per_minute=1000))
+    one, other = workers.open(0), workers.open(1)
+
+    async def work() -> None:
+        (lease,) = leases(one, tokens=30)
+        one.give_back(lease, 1)
+        assert len(leases(other, tokens=30)) == 1
+
+    asyncio.run(work())
+
+
+def test_after_a_refusal_what_goes_well_is_told(clock: Callable[[float], None]) -> None:
+    workers = Workers(endpoint(keys=["FIRST"], concurrency=8))
+    one = workers.open(0)
+    first, second, *_ = leases(one)
+    one.too_fast(first, module.time.monotonic(), 1.0)
+    (key,) = workers.desk._pool.keys
+    assert key.refusals == 1
+    one.went_well(second)
+    assert key.refusals == 0

@@ -10,7 +10,9 @@ import pytest
 
 from potstill.distill import CorrectConfig, DistillConfig
 from potstill.distill.extractive import SpanDistillConfig
-from potstill.scale import train
+from potstill.evaluate import EvaluateConfig
+from potstill.evaluate.extractive import SpanEvaluateConfig
+from potstill.scale import evaluate, train
 from potstill.scale.place import Place
 from potstill.scale.stages import on_ray
 
@@ -47,6 +49,28 @@ def test_where_a_training_runs(
     warned: list[str] = []
     context = SimpleNamespace(events=SimpleNamespace(warning=warned.append))
     on_ray(stage, own, asdict(place))(config, {}, None, context)  # type: ignore[arg-type]
+    assert ran == [expected]
+    assert bool(warned) == (place is AWAY)
+
+
+@pytest.mark.parametrize(
+    ("config", "place", "expected"),
+    [
+        (EvaluateConfig(), HERE, "ray"),
+        (EvaluateConfig(), SHARED, "ray"),
+        (EvaluateConfig(), AWAY, "own"),
+        (SpanEvaluateConfig(), HERE, "own"),
+    ],
+)
+def test_where_models_are_evaluated(
+    config: Any, place: Place, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ran: list[str] = []
+    monkeypatch.setattr(evaluate, "spread", lambda *arguments: ran.append("ray"))
+    warned: list[str] = []
+    context = SimpleNamespace(events=SimpleNamespace(warning=warned.append))
+    stage = on_ray("evaluate", lambda *arguments: ran.append("own"), asdict(place))
+    stage(config, {}, None, context)  # type: ignore[arg-type]
     assert ran == [expected]
     assert bool(warned) == (place is AWAY)
 

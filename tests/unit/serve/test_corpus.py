@@ -17,7 +17,7 @@ from potstill.records import Chunk
 from potstill.serve import vectors
 from potstill.serve.corpus import Corpus, citation
 from potstill.serve.retrieval import PassageIndex, fused
-from potstill.serve.vectors import Meanings
+from potstill.serve.vectors import Block, Meanings, signs_of
 
 TEXTS = (
     "The kiln at Brannoch burns dried kelp. Its door is opened twice a day.",
@@ -145,8 +145,8 @@ def test_the_nearest_are_the_nearest_of_all(letters: type[Letters]) -> None:
     rows = random.normal(size=(500, 8)).astype(np.float32)
     rows /= np.linalg.norm(rows, axis=1, keepdims=True)
     meanings = Meanings("letters", None)
-    meanings.add(rows[:200])
-    meanings.add(rows[200:])
+    for part in (rows[:200], rows[200:]):
+        meanings.add([Block(part, signs_of(part))])
     for row in rows[:20]:
         exact = sorted(range(500), key=lambda n: -float(rows[n].astype(float) @ row.astype(float)))
         assert meanings.nearest(row[None], 10) == exact[:10]
@@ -156,16 +156,78 @@ def test_vectors_are_computed_once_for_the_same_texts(
     letters: type[Letters], tmp_path: Path
 ) -> None:
     texts = [f"text {n} {'ab' * n}" for n in range(40)]
-    first = Meanings("letters", tmp_path).vectors(texts)
-    again = Meanings("letters", tmp_path).vectors(texts)
+
+    def rows(texts: Sequence[str], encoder: str = "letters") -> Any:
+        return np.concatenate([one.rows for one in Meanings(encoder, tmp_path).blocks(texts)])
+
+    first, again = rows(texts), rows(texts)
     assert letters.calls == 1
     assert np.array_equal(first, again)
-    Meanings("letters", tmp_path).vectors([*texts, "more"])
-    Meanings("others", tmp_path).vectors(texts)
+    rows([*texts, "more"])
+    rows(texts, "others")
     assert letters.calls == 3
     for file in tmp_path.glob("*.npy"):
         file.write_bytes(b"torn")
-    assert np.array_equal(Meanings("letters", tmp_path).vectors(texts), first)
+    assert np.array_equal(rows(texts), first)
+
+
+def test_a_long_start_that_is_killed_keeps_its_finished_blocks(
+    letters: type[Letters], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(vectors, "BLOCK", 20)
+    texts = [f"{'ab' * n} {'xyz' * (n % 7)}" for n in range(50)]
+    Meanings("letters", tmp_path).blocks(texts[:40])
+    assert letters.calls == 2
+    whole = Meanings("letters", tmp_path).blocks(texts)
+    assert letters.calls == 3
+    assert [len(one.rows) for one in whole] == [20, 20, 10]
+    alone = Letters("letters").vectors(texts, lambda done: None)
+    assert np.array_equal(np.concatenate([one.rows for one in whole]), alone)
+
+
+def test_of_very_many_the_nearest_are_found_by_their_signs_first(
+    letters: type[Letters], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    random = np.random.default_rng(7)
+    rows = random.normal(size=(3000, 72)).astype(np.float32)
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    meanings = Meanings("letters", None)
+    meanings.add([Block(part, signs_of(part)) for part in np.array_split(rows, 7)])
+    asked = rows[:40] + 0.05 * random.normal(size=(40, 72)).astype(np.float32)
+    exact = [meanings.nearest(one[None], 10) for one in asked]
+    monkeypatch.setattr(vectors, "EXACT", 2999)
+    found = [meanings.nearest(one[None], 10) for one in asked]
+    kept = sum(len(set(a) & set(b)) for a, b in zip(found, exact, strict=True))
+    assert [one[0] for one in found] == [one[0] for one in exact] == list(range(40))
+    assert kept >= 0.7 * 400  # of vectors without any order, the hardest case
+    assert found != exact  # it is another way
+    meanings.remove([0, 2999])
+    assert 0 not in meanings.nearest(asked[0][None], 3000)
+    assert len(meanings.nearest(asked[0][None], 3000)) == 2998
+
+
+@given(st.integers(1, 5), st.integers(1, 200), st.integers(0, 9))
+def test_signs_are_the_bits_above_zero(count: int, width: int, seed: int) -> None:
+    rows = np.random.default_rng(seed).normal(size=(count, width))
+    signs = signs_of(rows)
+    assert signs.shape == (count, -(-width // 64))
+    apart = np.bitwise_count(signs[:1] ^ signs).sum(1)
+    assert apart.tolist() == [int(((rows[0] > 0) != (one > 0)).sum()) for one in rows]
+
+
+def test_few_added_passages_join_the_block_before(letters: type[Letters], tmp_path: Path) -> None:
+    meanings = Meanings("letters", tmp_path)
+    meanings.add(meanings.blocks([f"own {'a' * n}" for n in range(30)]))
+    for letter in "xyz":
+        meanings.add(meanings.blocks([letter * 5]))
+    assert [len(one.rows) for one in meanings._blocks] == [30, 3]
+    (file,) = tmp_path.glob("*.npy")
+    meanings.remove([31])
+    assert file.exists()
+    assert meanings.nearest(meanings.vectors(["yyyy"]), 1) != [31]
+    assert meanings.nearest(meanings.vectors(["zzzz"]), 1) == [32]
+    meanings.remove([29])
+    assert not file.exists()
 
 
 def test_a_removed_document_is_gone_now_and_after_a_restart(
@@ -193,7 +255,7 @@ def test_a_removed_document_is_gone_now_and_after_a_restart(
         assert "ferry.md-0" not in {one.id for one in best}
         assert "zebra.md-0" in {one.id for one in best}
         assert [doc.name for doc in now.documents] == ["zebra.md"]
-    assert not any(one.exists() for one in kept)
+    assert all(one.exists() for one in kept)  # the run's own, which hold nothing of it
     again = asyncio.run(one.add(tmp_path / "ferry.md", "ferry.md"))
     assert (again.new, len(one)) == (True, 22)
     assert asyncio.run(one.best("ferry", 1))[0].id == "ferry.md-0"

@@ -13,8 +13,10 @@ from hypothesis import strategies as st
 from starlette.testclient import TestClient
 from studio_runs import browser, make_run
 
+from potstill.core.claims import claimed
 from potstill.improve import versions_of
 from potstill.pipeline import Run
+from potstill.serve.address import address_of, note_address
 from potstill.serve.feedback import FeedbackStore, read_feedback
 from potstill.serve.traffic import Row, TrafficStore
 from potstill.studio.service_figures import at_most, charts_of
@@ -114,6 +116,45 @@ def test_an_improvement_is_a_process_of_its_own_and_says_why_it_cannot_begin(
     page = client.get("/runs/made/service").text
     assert "has not finished the stage correct" in page
     assert "Improve from accepted feedback</button>" in page
+
+
+def test_a_service_that_cannot_start_says_why(
+    opened: tuple[TestClient, Studio, Run, list[str]],
+) -> None:
+    client, studio, run, _ = opened
+    for port in ("", "-1", "65536", "8000 --host 0.0.0.0"):
+        assert "is no port" in post(client, studio, action="serve", port=port).text
+    assert not (run.folder / "serve" / "service.log").exists()
+    assert post(client, studio, action="serve", port="0").status_code == 200
+    end = time.monotonic() + 60
+    while studio.launcher.running(run.folder / "serve"):
+        assert time.monotonic() < end
+        time.sleep(0.1)
+    page = client.get("/runs/made/service").text
+    assert 'role="alert"' in page
+    assert "has no exported student yet" in page
+    assert "Start the service</button>" in page
+    assert "Log of the service" in page
+
+
+def test_where_a_service_answers_is_known_while_its_process_lives(
+    opened: tuple[TestClient, Studio, Run, list[str]],
+) -> None:
+    client, _, run, _ = opened
+    folder = run.folder / "serve"
+    note_address(folder, "http://127.0.0.1:8123")
+    assert address_of(folder) == ""  # nobody holds the folder
+    with claimed(folder, "The service"):
+        assert address_of(folder) == "http://127.0.0.1:8123"
+        page = client.get("/runs/made/service").text
+        assert "http://127.0.0.1:8123/v1" in page
+        assert "Start the service" not in page
+        (folder / "address.json").write_text('{"process": 1, "address": "http://127.0.0.1:9"}')
+        assert address_of(folder) == ""  # of a service before
+        assert "Starting" in client.get("/runs/made/service").text
+        (folder / "address.json").write_text("torn")
+        assert address_of(folder) == ""
+    assert address_of(folder) == ""
 
 
 def test_a_candidate_is_promoted_and_taken_back(

@@ -93,6 +93,7 @@ def test_a_killed_stage_goes_on_where_it_was(
     assert "marked_kl" not in first["models"]["distilled"]["metrics"]
 
 
+@pytest.mark.whole
 def test_the_threshold_decides_between_no_answer_and_a_guess(bench: SpanRun) -> None:
     always = bench.run(
         "evaluate", stage.run, config(measure_teacher=False, no_answer_threshold=None)
