@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from potstill.core.files import read_records, write_atomic
-from potstill.errors import InputError, PotstillError, StoreError
+from potstill.errors import ModelError, PotstillError, StoreError
 from potstill.generate import PromptConfig, question_in
 from potstill.pipeline import Run
 from potstill.records import Example
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from potstill.serve.alerts import Alerts
     from potstill.serve.gateway import Gateway
     from potstill.serve.watch import Reading, Watch
+    from potstill.serve.windows import Reference
 
 SURE = 0.5  # below that a text's likeliest language is not named
 UNKNOWN = "unknown"
@@ -44,24 +45,10 @@ def open_watch(
 
     config = gateway.config
     store = TrafficStore(store_path(this), config.traffic_rows)
-    try:
-        rows = taught(serving or this)
-    except (PotstillError, OSError) as error:
-        rows, reason = [], str(error)
-    else:
-        reason = ""
-    reading = _reading(this, gateway)
-    reference = None
-    if not reason:
-        try:
-            reference = _reference(rows, reading, gateway.declines)
-        except InputError as error:
-            reason = str(error)
-    if reason:
-        gateway.log("drift_off", reason=reason)
+    reference, reason = compared_with(this, gateway, serving or this)
     return Watch(
         store,
-        reading,
+        _reading(this, gateway),
         reference,
         Rules(config.drift_window, config.drift_level),
         gateway.figures,
@@ -71,6 +58,18 @@ def open_watch(
         lambda: gateway.engine.model,
         reason,
     )
+
+
+def compared_with(this: Run, gateway: Gateway, serving: Run) -> tuple[Reference | None, str]:
+    """What live questions are compared with while that run's student serves; or why with nothing,
+    which the log says too. Errors: ModelError for the encoder."""
+    try:
+        return _reference(taught(serving), _reading(this, gateway), gateway.declines), ""
+    except (PotstillError, OSError) as error:
+        if isinstance(error, ModelError):
+            raise
+        gateway.log("drift_off", reason=str(error))
+        return None, str(error)
 
 
 def taught(this: Run) -> list[Example]:
@@ -114,13 +113,14 @@ def _reading(this: Run, gateway: Gateway) -> Reading:
     )
 
 
-def _reference(rows: list[Example], reading: Reading, declines: Callable[[str], bool]) -> Any:
-    from potstill.serve.windows import Reference, chosen_rows
+def _reference(rows: list[Example], reading: Reading, declines: Callable[[str], bool]) -> Reference:
+    from potstill.serve.windows import Reference as Made
+    from potstill.serve.windows import chosen_rows
 
     some = [rows[place] for place in chosen_rows(len(rows))]
     questions = [row.question.strip() for row in some]
     refused = [declines(answer_of(row)) for row in some]
-    return Reference(reading.sample(questions, refused), questions)
+    return Made(reading.sample(questions, refused), questions)
 
 
 def answer_of(row: Example) -> str:

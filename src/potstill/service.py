@@ -19,7 +19,7 @@ from potstill.core.extras import check_installed
 from potstill.core.files import read_records
 from potstill.core.machine import usable_cores
 from potstill.curate.personal import masked
-from potstill.drifting import declines_of, open_watch
+from potstill.drifting import compared_with, declines_of, open_watch
 from potstill.errors import InputError, UsageError
 from potstill.generate import PromptConfig, student_turn
 from potstill.improve.promotion import version_run, versions_of
@@ -137,6 +137,9 @@ def serve_run(
         if passages:
             _open_library(gateway, this, encoder)
         gateway.traffic = open_watch(this, gateway, alerts, version_run(this, serving))
+        gateway.compared = lambda version: (
+            lambda: compared_with(this, gateway, version_run(this, Serving(version)))
+        )
         serve(gateway, listening, started or (lambda address: None))
 
 

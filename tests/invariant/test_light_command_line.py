@@ -134,3 +134,8 @@ def test_the_doctor_of_a_bare_install_says_what_to_add(tmp_path: Path) -> None:
     assert "Traceback" not in done.stderr
     for extra in EXTRAS:
         assert f'pip install "potstill[{extra}]"' in done.stdout
+
+
+def test_the_studio_starts_without_what_computes() -> None:
+    code = "import sys, potstill.studio.app; assert not {'torch', 'transformers'} & {*sys.modules}"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)

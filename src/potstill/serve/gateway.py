@@ -26,7 +26,7 @@ from potstill.serve.span_engine import SpanEngine
 from potstill.serve.tracing import Tracing
 from potstill.serve.trial import Trial
 from potstill.serve.versions import Versions
-from potstill.serve.watch import Watch
+from potstill.serve.watch import Compared, Watch
 
 DOCUMENTS = ":documents"
 """After the model's name: answer from the documents, with citations."""
@@ -161,6 +161,8 @@ class Gateway:
     """With `versions`: a promotion is taken without a restart."""
     declines: Callable[[str], bool] = lambda answer: False
     """Whether an answer says that it has none."""
+    compared: Callable[[str], Compared] | None = None
+    """Version -> what makes that which its live questions are compared with."""
 
     def __post_init__(self) -> None:
         self.audit = Audit(self.folder / "audit.jsonl", self.log)
@@ -188,6 +190,8 @@ class Gateway:
 
     def _serve_with(self, lane: Lane) -> None:
         self.engine, self.version = lane.engine, lane.version
+        if self.traffic is not None and self.compared is not None:
+            self.traffic.compare_with(self.compared(lane.version))
 
     @property
     def ready(self) -> bool:

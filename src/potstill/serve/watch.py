@@ -82,6 +82,10 @@ class Rules:
     level: float = 0.01
 
 
+Compared = Callable[[], tuple[Reference | None, str]]
+"""Makes what windows are compared with; or None, and why with nothing."""
+
+
 class Watch:
     """The thread. reference: what windows are compared with; None: rows are kept, no more.
 
@@ -106,7 +110,7 @@ class Watch:
         self.off = off
         self._reading, self._figures, self._log, self._audit = reading, figures, log, audit
         self._alerts, self._student = alerts, student
-        self._jobs: queue.Queue[Seen | None] = queue.Queue(MOST_WAITING)
+        self._jobs: queue.Queue[Seen | Compared | None] = queue.Queue(MOST_WAITING)
         self._failing = False
         for window in store.windows():
             self._show(window)
@@ -119,6 +123,15 @@ class Watch:
             self._jobs.put_nowait(seen)
         except queue.Full:
             self._figures.traffic_lost.labels("too_fast").inc()
+
+    def compare_with(self, made: Compared) -> None:
+        """Another version serves: compare with its rows from here on. made: makes them, beside the
+        service. Returns at once."""
+        try:
+            self._jobs.put_nowait(made)
+        except queue.Full:
+            self._log("drift_off", reason="too many requests wait to be kept")
+            self.reference = None  # rather than with rows of another student
 
     def close(self) -> None:
         """Write what waits, and end."""
@@ -135,12 +148,23 @@ class Watch:
         ended = False
         while not ended:
             batch = [self._jobs.get()]
-            while len(batch) < TOGETHER and not self._jobs.empty():
+            while isinstance(batch[-1], Seen) and len(batch) < TOGETHER and not self._jobs.empty():
                 batch.append(self._jobs.get())
-            ended = None in batch
-            seen = [one for one in batch if one is not None]
+            seen = [one for one in batch if isinstance(one, Seen)]
             if seen:
                 self._guarded(seen)
+            last = batch[-1]
+            ended = last is None
+            if callable(last):
+                self._compare_anew(last)
+
+    def _compare_anew(self, made: Compared) -> None:
+        self.reference, self.off = None, "the rows of the version that serves are being read"
+        try:
+            self.reference, self.off = made()
+        except Exception as error:
+            self.off = str(error) if isinstance(error, PotstillError) else repr(error)[:300]
+            self._complain("drift_off", error)
 
     def _guarded(self, seen: list[Seen]) -> None:
         """Nothing that happens here may end the thread."""

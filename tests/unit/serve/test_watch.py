@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import queue
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 from webhook import webhook
 
+from potstill.errors import StoreError
 from potstill.serve.alerts import Alerts
 from potstill.serve.confidence import ask_for, taken
 from potstill.serve.monitor import Audit, Figures, Log
@@ -230,3 +232,45 @@ def test_log_probabilities_are_asked_for_and_taken_out() -> None:
     assert taken(full := choice(), 3) == [-0.5]
     assert full == choice()
     assert taken({"delta": {}}, None) == taken({"logprobs": None}, 2) == []
+
+
+def test_another_version_is_compared_with_its_own_rows(tmp_path: Path) -> None:
+    one = Watched(tmp_path)
+    for place in range(30):
+        one.watch.note(french(place))
+    questions = [french(place).question for place in range(2000, 2080)]
+    one.watch.compare_with(
+        lambda: (Reference(READING.sample(questions, [False] * 80), questions), "")
+    )
+    for place in range(30, 60):
+        one.watch.note(french(place))
+    one.until(lambda: len(one.windows()) == 2)
+    assert [window["alarm"] for window in one.windows()] == [True, False]
+
+    def broken() -> tuple[Reference | None, str]:
+        raise StoreError("There are no rows.")
+
+    one.watch.compare_with(lambda: (None, "too few rows"))
+    for place in range(60, 90):
+        one.watch.note(seen(place))
+    one.until(lambda: one.watch.off == "too few rows")
+    one.watch.compare_with(broken)
+    one.until(lambda: "There are no rows." in one.watch.off)
+    assert len(one.windows()) == 2  # nothing is compared, and no thread has ended
+    one.watch.close()
+    assert "There are no rows." in one.log.getvalue()
+
+
+def test_where_too_much_waits_nothing_is_compared_with_foreign_rows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = Watched(tmp_path)
+
+    def full(job: object) -> None:
+        raise queue.Full
+
+    monkeypatch.setattr(one.watch._jobs, "put_nowait", full)
+    one.watch.compare_with(lambda: (one.watch.reference, ""))
+    assert one.watch.reference is None
+    assert "drift_off" in one.log.getvalue()
+    one.watch.close()
