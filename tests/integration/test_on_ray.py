@@ -115,7 +115,7 @@ def test_the_same_artifacts_though_workers_are_killed(
 
 
 @pytest.mark.whole
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_models_are_scored_by_workers_though_one_is_killed(
     project: Path, small_recipe: dict[str, Any]
 ) -> None:
