@@ -6,6 +6,8 @@ READY  := $(VENV)/.ready
 NAME   ?= quickstart
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
+# Stages and tests start hundreds of processes: none has to compile our modules anew.
+export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: quickstart test test-whole test-slice test-browser test-slow check format docs bench env clean
 
