@@ -63,6 +63,14 @@ def post(client: TestClient, studio: Studio, **fields: str) -> Any:
     return client.post("/runs/made/service", data={"form": studio.form, **fields})
 
 
+def ended(studio: Studio, place: Path) -> None:
+    """Wait until what works on that place has ended."""
+    end = time.monotonic() + 60
+    while studio.launcher.running(place):
+        assert time.monotonic() < end
+        time.sleep(0.1)
+
+
 def test_traffic_drift_and_feedback_are_shown(
     opened: tuple[TestClient, Studio, Run, list[str]],
 ) -> None:
@@ -109,10 +117,7 @@ def test_an_improvement_is_a_process_of_its_own_and_says_why_it_cannot_begin(
 ) -> None:
     client, studio, run, _ = opened
     assert post(client, studio, action="improve").status_code == 200
-    end = time.monotonic() + 60
-    while studio.launcher.running(run.folder / "improve.log"):
-        assert time.monotonic() < end
-        time.sleep(0.1)
+    ended(studio, run.folder / "improve.log")
     page = client.get("/runs/made/service").text
     assert "has not finished the stage correct" in page
     assert "Improve from accepted feedback</button>" in page
@@ -126,10 +131,7 @@ def test_a_service_that_cannot_start_says_why(
         assert "is no port" in post(client, studio, action="serve", port=port).text
     assert not (run.folder / "serve" / "service.log").exists()
     assert post(client, studio, action="serve", port="0").status_code == 200
-    end = time.monotonic() + 60
-    while studio.launcher.running(run.folder / "serve"):
-        assert time.monotonic() < end
-        time.sleep(0.1)
+    ended(studio, run.folder / "serve")
     page = client.get("/runs/made/service").text
     assert 'role="alert"' in page
     assert "has no exported student yet" in page
