@@ -189,12 +189,14 @@ def test_a_correction_on_two_processes_is_that_of_one(
 
 OWN_SCRIPT = """
 import json
+import os
 import sys
 from pathlib import Path
 
 from potstill.distill import Distiller
 
 teacher, output, rows = sys.argv[1:]
+Path(f"{output}.process-{os.environ.get('RANK', 'alone')}").touch()
 found = Distiller(
     teacher,
     {"parameters_ratio": 0.8, "steps": 2},
@@ -212,20 +214,34 @@ assert found.model is not None
 """
 
 
+TWO = {
+    "torchrun": ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"],
+    "accelerate launch": [
+        # Of all its ways on one machine this alone starts several processes; there need be no GPU.
+        *("-m", "accelerate.commands.launch", "--multi_gpu", "--num_machines", "1"),
+        *("--num_processes", "2", "--mixed_precision", "no", "--dynamo_backend", "no"),
+        *("--main_process_port", "0"),
+    ],
+}
+
+
 @pytest.mark.whole
-def test_a_script_under_torchrun_ends_as_without(
-    teacher_folder: Path, litre_rows: list[dict[str, str]], tmp_path: Path
+@pytest.mark.parametrize("launcher", TWO.values(), ids=TWO)
+def test_a_script_in_two_processes_ends_as_in_one(
+    launcher: list[str], teacher_folder: Path, litre_rows: list[dict[str, str]], tmp_path: Path
 ) -> None:
     script = tmp_path / "script.py"
     script.write_text(OWN_SCRIPT)
-    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     found = []
-    for name, launcher in (("one", []), ("two", torchrun)):
+    for name, how in (("one", []), ("two", launcher)):
         output = tmp_path / name
         given = [str(script), str(teacher_folder), str(output), json.dumps(litre_rows)]
-        subprocess.run([sys.executable, *launcher, *given], check=True, timeout=280)
+        subprocess.run([sys.executable, *how, *given], check=True, timeout=280)
         assert not (output / "work").exists()
         found.append(json.loads((output / "trained.json").read_text()))
+    assert sorted(one.name for one in tmp_path.glob("*.process-*")) == [
+        "one.process-alone", "two.process-0", "two.process-1",
+    ]  # fmt: skip
     files = [{str(one) for one in digests_of(tmp_path / name)} for name in ("one", "two")]
     assert {one for one in files[0] ^ files[1] if "tensorboard" not in one} == set()
     assert found[0]["steps"] == found[1]["steps"] > 1
