@@ -37,6 +37,7 @@ from potstill.records import Chunk
 from potstill.serve.retrieval import PassageIndex
 
 MOST = 5
+SEED = 0
 SPEED_QUESTIONS = 24
 ALWAYS = None  # no threshold: every rule has to choose a span
 
@@ -104,14 +105,14 @@ def rules(reader: SpanReader, chunks: list[Chunk], asked: list[tuple[str, list[s
         share = sum(place < k for place in found_at) / len(found_at)
         figure("spans_passage_found", round(share, 3), "share", None, True, f"among the first {k}")
     for (rule, k), scores in table.items():
-        em, f1 = (bootstrap(np.array([one[n] for one in scores])) for n in (0, 1))
+        em, f1 = (bootstrap(np.array([one[n] for one in scores]), SEED) for n in (0, 1))
         how = f"{len(scores)} questions, {k} passages; EM {em.value:.3f}, F1's interval " + (
             f"{f1.low:.3f} to {f1.high:.3f}"
         )
         figure(f"spans_f1_{rule}_{k}", round(f1.value, 3), "F1", None, True, how)
     for other, k in (("probability", 3), ("logits", 3)):
         mine, theirs = (np.array([f for _, f in table[rule, k]]) for rule in ("margin", other))
-        gain = paired_bootstrap(mine, theirs)
+        gain = paired_bootstrap(mine, theirs, SEED)
         how = f"paired, {k} passages: {gain.low:.3f} to {gain.high:.3f}"
         name = f"spans_margin_over_{other}"
         figure(name, round(gain.value, 3), "F1", 0.0, gain.high >= 0.0, how)

@@ -18,6 +18,7 @@ from potstill.errors import ModelError, PotstillError, StoreError
 from potstill.generate import PromptConfig, question_in
 from potstill.pipeline import Run
 from potstill.records import Example
+from potstill.run_folder import version_of
 
 if TYPE_CHECKING:
     from potstill.serve.alerts import Alerts
@@ -169,8 +170,11 @@ def read_drift(this: Run) -> dict[str, Any]:
 
 
 def _off(this: Run) -> str:
+    from potstill.serve.versions import Versions
+
     try:
-        count = len(taught(this))
+        versions = Versions(this.folder / "serve", this.folder.resolve().name)
+        count = len(taught(version_of(this, versions.current().version)))
     except (PotstillError, OSError) as error:
         return str(error)
     from potstill.serve.windows import FEWEST_ROWS

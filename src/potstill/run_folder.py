@@ -119,6 +119,14 @@ class Run:
         return chosen[0]
 
 
+def version_of(this: Run, name: str) -> Run:
+    """The run of that name in the run's project, of a version of its student; or the run itself.
+
+    Errors: UsageError if it is gone.
+    """
+    return this if name == this.folder.resolve().name else open_run(name, this.project)
+
+
 def open_run(name: str | Path, project: Path | None = None) -> Run:
     """The run of that folder or name. Errors: UsageError names the runs that there are."""
     project = project or Path.cwd()

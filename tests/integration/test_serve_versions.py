@@ -91,6 +91,10 @@ def test_a_candidate_gets_its_share_and_the_comparison_is_written_down(
 
     (tmp_path / "runs" / "tiny" / "run.json").write_text('{"seed": 1, "recipe": {}}')
     found = compare_traffic(Run(tmp_path / "runs" / "tiny"))
+    line = json.loads((folder / "trial.jsonl").read_text().splitlines()[0])
+    with (folder / "trial.jsonl").open("a") as file:  # of a service that noted it at its end
+        file.write(json.dumps(line | {"current": "tiny-2", "candidate": "tiny-2"}) + "\n")
+    assert compare_traffic(Run(tmp_path / "runs" / "tiny")) == found
     assert found["votes"]["candidate"]["up"] == len(seen["tiny-2"])
     assert found["votes"]["current"] == {
         "up": 0,

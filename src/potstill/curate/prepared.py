@@ -12,7 +12,7 @@ for markup and instructions, and held against the test rows. Knows no model and 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -89,6 +89,7 @@ def curate_prepared(prepared: Prepared, material: Material, config: CurateConfig
     for one in material.evaluation:
         evaluation.add(one)
     protected: dict[Key, str] = {}
+    alone: dict[str, list[tuple[tuple[str, ...], str]]] = {}
     for split in MOST_PROTECTED_FIRST:
         for given in prepared.rows[split]:
             row = given
@@ -97,7 +98,7 @@ def curate_prepared(prepared: Prepared, material: Material, config: CurateConfig
                 done.masked += row != given
             verdict = _verdict(row, split, passages, config)
             if verdict.keep and split != "test":
-                verdict = _leak(row, evaluation, protected)
+                verdict = _leak(row, evaluation, protected, alone)
             if verdict.keep:
                 done.kept[split].append(row)
             else:
@@ -106,6 +107,10 @@ def curate_prepared(prepared: Prepared, material: Material, config: CurateConfig
             name = f"{split} row {row.id}"
             evaluation.add(asked(row, name))
             protected[question_key(row)] = name
+            if not earlier(row):
+                alone.setdefault(row.provenance.chunk, []).append(
+                    (tuple(words(row.question)), name)
+                )
     return done
 
 
@@ -117,8 +122,20 @@ def is_feedback(row: Example) -> bool:
 def question_key(row: Example) -> Key:
     """The same for rows that ask the same of the same passage. Of a conversation all that was
     asked counts, for its last question alone may mean anything."""
-    turns = [one.content for one in row.turns[:-2] if one.role == "user"]
-    return row.provenance.chunk, tuple(words("\n".join([*turns, row.question])))
+    return row.provenance.chunk, tuple(words("\n".join([*earlier(row), row.question])))
+
+
+def earlier(row: Example) -> list[str]:
+    """What was said to the student in a conversation before its last question."""
+    return [one.content for one in row.turns[:-2] if one.role == "user"]
+
+
+def holds(said: Sequence[str], part: Sequence[str]) -> bool:
+    """Whether the words stand there, one after the other."""
+    size = len(part)
+    return any(
+        tuple(said[start : start + size]) == tuple(part) for start in range(len(said) - size + 1)
+    )
 
 
 def _verdict(
@@ -132,10 +149,21 @@ def _verdict(
     return judge(row, Surroundings(config, passages.get(chunk)), REVIEWED)
 
 
-def _leak(row: Example, evaluation: Evaluation, protected: Mapping[Key, str]) -> Verdict:
+def _leak(
+    row: Example,
+    evaluation: Evaluation,
+    protected: Mapping[Key, str],
+    alone: Mapping[str, Sequence[tuple[tuple[str, ...], str]]],
+) -> Verdict:
     """Whether a row tells what a more protected one asks. Evaluation sets of elsewhere may ask
     different passages alike; here the passage is known, and the same question of it is a leak
-    whatever its answer."""
+    whatever its answer, also where a conversation asks it on its way (`alone`: the questions of
+    each passage that were asked by themselves)."""
+    for turn in earlier(row):
+        said = words(turn)
+        for question, owner in alone.get(row.provenance.chunk, ()):
+            if question and holds(said, question):
+                return reject("contaminated", f"an earlier turn asks the same_question of {owner}")
     if name := protected.get(question_key(row)):
         return reject("contaminated", f"same_question of {name}")
     leak = evaluation.leak(asked(row, row.id))

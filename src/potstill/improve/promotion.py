@@ -7,6 +7,7 @@ Trains nothing and measures nothing.
 from __future__ import annotations
 
 from potstill.pipeline import Run, open_run
+from potstill.run_folder import version_of
 from potstill.serve.versions import Serving, Versions
 
 
@@ -17,9 +18,7 @@ def versions_of(this: Run) -> Versions:
 
 def version_run(this: Run, serving: Serving) -> Run:
     """The run whose student that version is. Errors: UsageError if it is gone."""
-    if serving.version == this.folder.resolve().name:
-        return this
-    return open_run(serving.version, this.project)
+    return version_of(this, serving.version)
 
 
 def promote(

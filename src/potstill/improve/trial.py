@@ -28,7 +28,11 @@ def compare_traffic(this: Run, candidate: str | None = None, level: float = 0.95
     that gave the answer. Errors: InputError where no candidate got a share.
     """
     folder = this.folder / "serve"
-    rows = [row for row in _rows(folder) if candidate in (None, row["candidate"])]
+    rows = [
+        row
+        for row in _rows(folder)
+        if candidate in (None, row["candidate"]) and row["candidate"] != row["current"]
+    ]
     if not rows:
         beside = f"The candidate {candidate}" if candidate else "No candidate"
         negated = "has got no share" if candidate else "has got a share"

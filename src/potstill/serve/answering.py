@@ -68,6 +68,8 @@ class Work:
     """The versions that it was given to, and that answered it."""
     unit: str = ""
     """What is assigned as one; "" without a candidate."""
+    current: str = ""
+    """The version that served when it came: a promotion may come before its end."""
     candidate: str = ""
     """The candidate that there was when it came."""
 
@@ -88,7 +90,7 @@ class Work:
         lanes = self.gateway.lanes
         if (canary := lanes.canary) is not None:
             self.unit = canary.unit(self.key.id, self.conversation, self.id)
-            self.candidate = canary.lane.version
+            self.current, self.candidate = lanes.current.version, canary.lane.version
         self.assigned = lanes.assign(self.unit)
 
     @property

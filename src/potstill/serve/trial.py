@@ -45,7 +45,7 @@ class Trial:
             return
         self._write(
             "request",
-            current=self._gateway.lanes.current.version,
+            current=work.current,
             candidate=work.candidate,
             assigned=work.assigned,
             variant=work.variant,

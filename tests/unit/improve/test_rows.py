@@ -115,6 +115,29 @@ def test_nothing_that_is_learned_tells_what_is_tested() -> None:
     assert {f"t{n}" for n in range(60)} <= set(kept["train"])
 
 
+def test_a_conversation_that_asks_on_its_way_what_is_tested_is_left_out() -> None:
+    rows = old_rows()
+    held = "How heavy is the anchor of the tug?"
+    rows["test"].append(example("x1", held, "9 tons", "c", FEEDBACK))
+
+    def talk(name: str, first: str, question: str, chunk: str) -> Example:
+        last = example(name, question, f"the {name}", chunk)
+        before = (
+            Turn(role="user", content=f"Passage: the parts\n\nQuestion: {first}\nAnswer:"),
+            Turn(role="assistant", content="9 tons"),
+        )
+        return last.model_copy(update={"turns": (*before, *last.turns)})
+
+    rows["train"] += [
+        talk("told", "how HEAVY is the anchor of the tug", "And who paints the funnel?", "c"),
+        talk("else", "Who welds the rudder?", "Which rope is longest?", "c"),
+        talk("there", held, "Which bell rings first?", "another"),  # it may mean another tug
+    ]
+    kept, rejected = curated(rows)
+    assert rejected == {"told": "contaminated"}
+    assert {"else", "there"} <= {*kept["train"]}
+
+
 def test_feedback_is_looked_through_and_its_form_is_not_judged() -> None:
     rows = old_rows()
     rows["train"] += [
