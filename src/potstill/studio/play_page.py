@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fastapi import APIRouter, Request
 from pydantic import BaseModel, Field
@@ -30,6 +30,9 @@ from potstill.studio.pages import fragment, page
 from potstill.studio.play import Asked, Player
 from potstill.studio.runs import RunView, find_run
 from potstill.studio.session import Studio
+
+if TYPE_CHECKING:
+    from potstill.serve.retrieval import PassageIndex
 
 TEACHER = "teacher"
 LONGEST_QUESTION = 4000
@@ -70,18 +73,20 @@ def routes(studio: Studio) -> APIRouter:
     @router.post("/runs/{name}/chat")
     async def ask(name: str, said: Question) -> Response:
         view = find_run(studio, name)
-        passage, model = None, said.model
+        passage, looked, model = None, False, said.model
         pair = studio.pairs.find(said.pair, view.name) if said.pair else None
         if pair is not None:
             if said.model not in LABELS:
                 raise UsageError("A blind vote is between A and B.", "Ask once more.")
             model = pair.model(said.model)
         if said.passages:
-            passage = await run_in_threadpool(_passage, studio, view, said.question)
+            index = await run_in_threadpool(_passages, studio, view)
+            found = await run_in_threadpool(index.search, said.question, 1)
+            passage, looked = found[0] if found else None, len(index) > 0
         gguf = await run_in_threadpool(_file_of, view, model)
         content = _prompt(view, passage, said.question)
         asked = Asked(content, said.temperature, said.top_p, said.max_tokens, said.seed)
-        events = _events(studio.player, gguf, asked, passage, said.passages)
+        events = _events(studio.player, gguf, asked, passage, looked)
         if pair is not None:
             events = _hidden(events, pair, said.model)
         return StreamingResponse(events, media_type="text/event-stream")
@@ -126,17 +131,16 @@ def _prompt(view: RunView, passage: Chunk | None, question: str) -> str:
     return student_turn(prompt, passage.text if passage else "", question)
 
 
-def _passage(studio: Studio, view: RunView, question: str) -> Chunk | None:
-    """The passage of the run's documents that the question is about."""
+def _passages(studio: Studio, view: RunView) -> PassageIndex:
+    """The passages of the run's documents; none where it read rows alone."""
     path = view.run.artifact("ingest").path("chunks.jsonl")
-    index = studio.passages.get(path)
+    index: PassageIndex | None = studio.passages.get(path)
     if index is None:
         from potstill.serve.retrieval import PassageIndex
 
         index = PassageIndex(read_records(path, Chunk))
         studio.passages[path] = index
-    found: list[Chunk] = index.search(question, 1)
-    return found[0] if found else None
+    return index
 
 
 async def _events(

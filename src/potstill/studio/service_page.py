@@ -32,6 +32,8 @@ from potstill.studio.session import Studio
 LOG = "improve.log"
 SERVICE_LOG = "serve/service.log"
 SHOWN_LOG = 4000
+LOOK_AGAIN = "2"
+"""Seconds after which the page is asked for anew while the service starts or ends."""
 
 
 def routes(studio: Studio) -> APIRouter:
@@ -44,7 +46,9 @@ def routes(studio: Studio) -> APIRouter:
         there = view.report is not None
         improving = studio.launcher.running(view.folder / LOG)
         running = studio.launcher.running(view.folder / "serve")
-        return page(
+        stopping = studio.launcher.stopping(view.folder / "serve")
+        address = address_of(view.folder / "serve")
+        shown = page(
             request,
             studio,
             "service.html.j2",
@@ -57,12 +61,15 @@ def routes(studio: Studio) -> APIRouter:
             failure=None if improving else last_words(view.folder, LOG),
             log=tail(view.folder / LOG, SHOWN_LOG),
             running=running,
-            stopping=studio.launcher.stopping(view.folder / "serve"),
-            address=address_of(view.folder / "serve"),
+            stopping=stopping,
+            address=address,
             unserved=None if running else last_words(view.folder, SERVICE_LOG),
             service_log=tail(view.folder / SERVICE_LOG, SHOWN_LOG),
             **(figures_of(studio, view) if there else {}),
         )
+        if running and (stopping or not address):
+            shown.headers["Refresh"] = LOOK_AGAIN
+        return shown
 
     @router.get("/runs/{name}/drift")
     def drift(name: str) -> Response:

@@ -167,6 +167,14 @@ def said(client: TestClient, question: str, **more: Any) -> list[dict[str, Any]]
     return [json.loads(one.removeprefix("data: ")) for one in lines]
 
 
+def test_a_finished_run_whose_files_are_gone_says_how_they_come_back(tmp_path: Path) -> None:
+    make_run(tmp_path, report={"models": {}, "data": {}, "stages": {}})
+    client, _ = browser(tmp_path)
+    page = client.get("/runs/made/chat").text
+    assert "The student's files are gone" in page
+    assert "Once more from: export" in page
+
+
 def test_the_chat_streams_and_says_from_where(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -150,10 +150,13 @@ def test_where_a_service_answers_is_known_while_its_process_lives(
         assert address_of(folder) == "http://127.0.0.1:8123"
         page = client.get("/runs/made/service").text
         assert "http://127.0.0.1:8123/v1" in page
+        assert "curl http://127.0.0.1:8123/v1/feedback" in page
         assert "Start the service" not in page
         (folder / "address.json").write_text('{"process": 1, "address": "http://127.0.0.1:9"}')
         assert address_of(folder) == ""  # of a service before
-        assert "Starting" in client.get("/runs/made/service").text
+        starting = client.get("/runs/made/service")
+        assert "Starting" in starting.text
+        assert starting.headers["Refresh"] == "2"
         (folder / "address.json").write_text("torn")
         assert address_of(folder) == ""
     assert address_of(folder) == ""
