@@ -220,7 +220,7 @@ def test_answers_from_documents_say_where_they_stand(
         assert wrong.status_code == 415
         assert upload(service, "../../etc/a.md", b"other words").json()["name"] == "a.md"
         assert {path.name for path in (tmp_path / "serve").iterdir()} == {
-            "audit.jsonl", "documents", "feedback.sqlite", "feedback.sqlite-shm",
+            "address.json", "audit.jsonl", "documents", "feedback.sqlite", "feedback.sqlite-shm",
             "feedback.sqlite-wal", "uploads",
         }  # fmt: skip
 
