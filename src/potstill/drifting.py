@@ -18,7 +18,7 @@ from potstill.errors import ModelError, PotstillError, StoreError
 from potstill.generate import PromptConfig, question_in
 from potstill.pipeline import Run
 from potstill.records import Example
-from potstill.run_folder import version_of
+from potstill.run_folder import version_of, versions_of
 
 if TYPE_CHECKING:
     from potstill.serve.alerts import Alerts
@@ -115,13 +115,12 @@ def _reading(this: Run, gateway: Gateway) -> Reading:
 
 
 def _reference(rows: list[Example], reading: Reading, declines: Callable[[str], bool]) -> Reference:
-    from potstill.serve.windows import Reference as Made
-    from potstill.serve.windows import chosen_rows
+    from potstill.serve import windows
 
-    some = [rows[place] for place in chosen_rows(len(rows))]
+    some = [rows[place] for place in windows.chosen_rows(len(rows))]
     questions = [row.question.strip() for row in some]
     refused = [declines(answer_of(row)) for row in some]
-    return Made(reading.sample(questions, refused), questions)
+    return windows.Reference(reading.sample(questions, refused), questions)
 
 
 def answer_of(row: Example) -> str:
@@ -170,11 +169,8 @@ def read_drift(this: Run) -> dict[str, Any]:
 
 
 def _off(this: Run) -> str:
-    from potstill.serve.versions import Versions
-
     try:
-        versions = Versions(this.folder / "serve", this.folder.resolve().name)
-        count = len(taught(version_of(this, versions.current().version)))
+        count = len(taught(version_of(this, versions_of(this).current().version)))
     except (PotstillError, OSError) as error:
         return str(error)
     from potstill.serve.windows import FEWEST_ROWS

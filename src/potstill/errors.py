@@ -20,6 +20,8 @@ In: words. Out: `str(error)` for people, `exit_code` for shells. This file impor
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 
 class PotstillError(Exception):
     """A foreseen failure.
@@ -36,6 +38,11 @@ class PotstillError(Exception):
 
     def __str__(self) -> str:
         return f"{self.message} {self.hint}".strip()
+
+    @property
+    def as_dict(self) -> dict[str, str]:
+        """The error as plain values, so that it can cross to another process; see `error_from`."""
+        return {"error": type(self).__name__, "message": self.message, "hint": self.hint}
 
     def __reduce__(self) -> tuple[type[PotstillError], tuple[str, str]]:
         return (type(self), (self.message, self.hint))
@@ -110,8 +117,9 @@ class MachineError(PotstillError):
     exit_code = 9
 
 
-def by_name(name: str) -> type[PotstillError]:
-    """The error class of that name, so that a failure can cross a process border as text."""
+def error_from(values: Mapping[str, str]) -> PotstillError:
+    """The error whose `as_dict` another process has told; what else is in there counts for nothing.
+    A class that is not known here becomes a PotstillError."""
     known: dict[str, type[PotstillError]] = {
         kind.__name__: kind
         for kind in (
@@ -130,4 +138,5 @@ def by_name(name: str) -> type[PotstillError]:
             MachineError,
         )
     }
-    return known.get(name, PotstillError)
+    kind = known.get(values["error"], PotstillError)
+    return kind(values["message"], values.get("hint", ""))

@@ -99,10 +99,7 @@ class Plan(Sequence[PlannedStep]):
                 for step in self.steps
             ],
             "downloads": [{**asdict(one), "role": one.role} for one in self.downloads],
-            "obstacles": [
-                {"error": type(one).__name__, "message": one.message, "hint": one.hint}
-                for one in self.obstacles
-            ],
+            "obstacles": [one.as_dict for one in self.obstacles],
             "tight": [asdict(one) for one in self.tight],
             "assumes": self.assumes,
             "times_are_for": this_processor(),

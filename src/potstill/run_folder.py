@@ -20,6 +20,7 @@ from potstill.core.stage import Artifact
 from potstill.core.store import Store
 from potstill.errors import StoreError, UsageError
 from potstill.recipe import Recipe
+from potstill.serve.versions import Versions
 
 STORE = "POTSTILL_STORE"
 """The environment's name of the store: a folder or an address."""
@@ -117,6 +118,11 @@ class Run:
             names = ", ".join(one.name for one in files)
             raise UsageError(f"The run has no exported file {name}.", f"It has {names}.")
         return chosen[0]
+
+
+def versions_of(this: Run) -> Versions:
+    """The versions of a run's student."""
+    return Versions(this.folder / "serve", this.folder.resolve().name)
 
 
 def version_of(this: Run, name: str) -> Run:

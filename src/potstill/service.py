@@ -22,10 +22,10 @@ from potstill.curate.personal import masked
 from potstill.drifting import compared_with, declines_of, open_watch
 from potstill.errors import InputError, UsageError
 from potstill.generate import PromptConfig, student_turn
-from potstill.improve.promotion import version_run, versions_of
 from potstill.ingest import IngestConfig
 from potstill.pipeline import Run, open_run
 from potstill.records import Chunk
+from potstill.run_folder import version_of, versions_of
 from potstill.serve.auth import KEYS
 from potstill.serve.versions import Serving
 
@@ -99,7 +99,7 @@ def serve_run(
     canary = _canary(this, settings, candidate, share, assign, engine, serving.version, log)
 
     def opened(version: Serving) -> Engine:
-        run, chosen = version_run(this, version), file or version.file or None
+        run, chosen = version_of(this, version.version), file or version.file or None
         _check_task(this, run)
         return _engine(run, settings, chosen, None, "", log, figures.restarts.inc)
 
@@ -136,9 +136,9 @@ def serve_run(
         )
         if passages:
             _open_library(gateway, this, encoder)
-        gateway.traffic = open_watch(this, gateway, alerts, version_run(this, serving))
+        gateway.traffic = open_watch(this, gateway, alerts, version_of(this, serving.version))
         gateway.compared = lambda version: (
-            lambda: compared_with(this, gateway, version_run(this, Serving(version)))
+            lambda: compared_with(this, gateway, version_of(this, version))
         )
         serve(gateway, listening, started or (lambda address: None))
 

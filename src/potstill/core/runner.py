@@ -23,7 +23,7 @@ from potstill.core.mirror import bring, fetch, following
 from potstill.core.remote import RemoteStore
 from potstill.core.stage import Advice, Artifact, Facts, Figures, Stage, StageConfig
 from potstill.core.store import Store
-from potstill.errors import AbsentError, PotstillError, UnavailableError, by_name
+from potstill.errors import AbsentError, PotstillError, UnavailableError, error_from
 
 Watcher = Callable[[dict[str, Any]], None]
 Pulse = Callable[[], None]
@@ -345,7 +345,7 @@ def _last_json(output: bytes) -> dict[str, Any] | None:
 
 def _error(failure: dict[str, Any] | None, stage: Stage, code: int, log: Path) -> PotstillError:
     if failure is not None:
-        return by_name(failure["error"])(failure["message"], failure["hint"])
+        return error_from(failure)
     how = f"was killed by signal {-code}" if code < 0 else f"ended with code {code}"
     hint = f"Its log is {log}; run the same command again to go on."
     if code == -9:

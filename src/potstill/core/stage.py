@@ -40,6 +40,16 @@ class Artifact:
     folder: Path
     digest: str
 
+    @property
+    def as_dict(self) -> dict[str, str]:
+        """Plain values, for another process that sees the folder; `from_dict` reads them."""
+        return {**vars(self), "folder": str(self.folder)}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, str]) -> Artifact:
+        """The inverse of `as_dict`."""
+        return cls(values["stage"], values["key"], Path(values["folder"]), values["digest"])
+
     def path(self, name: str) -> Path:
         """Path of a file in the artifact's data."""
         return self.folder / "data" / name

@@ -160,7 +160,7 @@ def _die_with_parent() -> None:
 def _failed(events: Emitter, error: PotstillError, cause: BaseException | None = None) -> int:
     if cause is not None:
         _log(cause)
-    fields = {"error": type(error).__name__, "message": error.message, "hint": error.hint}
+    fields = error.as_dict
     with contextlib.suppress(OSError):  # a full disk; the parent reads the line below instead
         events.emit("failed", **fields)
     sys.stdout.write(json.dumps(fields) + "\n")

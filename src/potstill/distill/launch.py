@@ -23,7 +23,7 @@ from potstill.core.machine import gpus
 from potstill.core.stage import Artifact, Context, Draft
 from potstill.distill.config import DistillConfig
 from potstill.distill.training_config import TrainingConfig
-from potstill.errors import PotstillError, TrainingError, by_name
+from potstill.errors import PotstillError, TrainingError, error_from
 
 FOLDER = "processes"
 """In a draft's work: the job, and what a process says of its error."""
@@ -102,7 +102,7 @@ def job_of(
     return {
         "function": function,
         "config": [type(config).__module__, type(config).__name__, config.model_dump(mode="json")],
-        "inputs": {name: {**vars(one), "folder": str(one.folder)} for name, one in inputs.items()},
+        "inputs": {name: one.as_dict for name, one in inputs.items()},
         "draft": str(draft.folder),
         "project": str(context.project),
         "cache": str(context.cache),
@@ -164,8 +164,7 @@ def failure_in(file: Path) -> PotstillError | None:
     """The error that a process has left there."""
     if not file.exists():
         return None
-    said = read_json(file)
-    return by_name(said["error"])(said["message"], said["hint"])
+    return error_from(read_json(file))
 
 
 def _once(job: Path, count: int) -> None:

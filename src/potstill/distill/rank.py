@@ -36,7 +36,7 @@ def main() -> int:
         found = error if isinstance(error, PotstillError) else disk_error(error)
         if found is None:
             return 1
-        said = {"error": type(found).__name__, "message": found.message, "hint": found.hint}
+        said = found.as_dict
         write_json(job.parent / "failed.json", said)
         return found.exit_code
     return 0
@@ -46,10 +46,7 @@ def work(job: Mapping[str, Any]) -> None:
     """Call the job's function in this process, within the group of all of them."""
     module, name, fields = job["config"]
     config = getattr(importlib.import_module(module), name).model_validate(fields)
-    inputs = {
-        name: Artifact(**{**one, "folder": Path(one["folder"])})
-        for name, one in job["inputs"].items()
-    }
+    inputs = {name: Artifact.from_dict(one) for name, one in job["inputs"].items()}
     module, name = job["function"].split(":")
     with joined() as ranks:
         tells = ranks.leads and job["events"] is not None

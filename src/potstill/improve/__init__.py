@@ -24,13 +24,12 @@ if TYPE_CHECKING:
     from potstill.improve.asking import question_of as question_of
     from potstill.improve.promotion import promote as promote
     from potstill.improve.promotion import rollback as rollback
-    from potstill.improve.promotion import version_run as version_run
-    from potstill.improve.promotion import versions_of as versions_of
     from potstill.improve.run import Improved as Improved
     from potstill.improve.run import Prepared as Prepared
     from potstill.improve.run import improve as improve
     from potstill.improve.run import prepare as prepare
     from potstill.improve.trial import compare_traffic as compare_traffic
+    from potstill.run_folder import versions_of as versions_of
 
 __all__ = [
     "ImproveConfig",
@@ -42,7 +41,6 @@ __all__ = [
     "promote",
     "question_of",
     "rollback",
-    "version_run",
     "versions_of",
 ]
 _HOMES = {
@@ -54,7 +52,6 @@ _HOMES = {
     "promote": "promotion",
     "question_of": "asking",
     "rollback": "promotion",
-    "version_run": "promotion",
     "versions_of": "promotion",
 }
 

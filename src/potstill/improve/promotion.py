@@ -7,18 +7,8 @@ Trains nothing and measures nothing.
 from __future__ import annotations
 
 from potstill.pipeline import Run, open_run
-from potstill.run_folder import version_of
-from potstill.serve.versions import Serving, Versions
-
-
-def versions_of(this: Run) -> Versions:
-    """The versions of a run's student."""
-    return Versions(this.folder / "serve", this.folder.resolve().name)
-
-
-def version_run(this: Run, serving: Serving) -> Run:
-    """The run whose student that version is. Errors: UsageError if it is gone."""
-    return version_of(this, serving.version)
+from potstill.run_folder import versions_of
+from potstill.serve.versions import Serving
 
 
 def promote(

@@ -25,13 +25,13 @@ from potstill.improve import rows
 from potstill.improve.asking import asking
 from potstill.improve.candidates import Gathered, gather
 from potstill.improve.config import ImproveConfig
-from potstill.improve.promotion import version_run, versions_of
 from potstill.improve.recipe import improved
 from potstill.models.corrected import corrected
 from potstill.models.spans.rows import REFUSAL, passages
 from potstill.pipeline import Run, Watcher
 from potstill.recipe import Recipe
 from potstill.records import Example
+from potstill.run_folder import version_of, versions_of
 from potstill.serve.feedback import read_feedback
 
 FOLDER = "improve"
@@ -140,7 +140,7 @@ def prepare(
     _check_name(this, name, project)
     folder = project / "runs" / name / FOLDER
     serving = versions_of(this).current()
-    parent = version_run(this, serving)
+    parent = version_of(this, serving.version)
     about = _about(folder)
     settings = config.model_dump(mode="json")
     mixture = None

@@ -21,7 +21,7 @@ from queue import Empty, SimpleQueue
 from typing import Any, ClassVar, Protocol
 
 from potstill.core.machine import resident_bytes
-from potstill.errors import PotstillError, by_name
+from potstill.errors import PotstillError, error_from
 from potstill.ingest.config import IngestConfig
 from potstill.ingest.content import UnusableError
 from potstill.ingest.one import OnSign, Task
@@ -111,8 +111,7 @@ class Desks:
             return
         worker.last_sign = time.monotonic()
         if "fatal" in said:
-            fields = said["fatal"]
-            raise by_name(fields["error"])(fields["message"], fields.get("hint", ""))
+            raise error_from(said["fatal"])
         if "ready" in said:
             worker.ready = True
             worker.began = worker.last_sign  # what it took to start is no file's fault

@@ -71,7 +71,7 @@ def _answer(
     except UnusableError as problem:
         return {"reason": problem.reason, "detail": problem.detail}
     except PotstillError as error:  # no file is to blame: a package is missing, the disk is full
-        fields = {"error": type(error).__name__, "message": error.message, "hint": error.hint}
+        fields = error.as_dict
         return {"fatal": fields}
     except MemoryError:
         return {"reason": "out_of_memory", "detail": "reading it takes more memory than there is"}

@@ -49,12 +49,12 @@ class Engine:
             if written is not None:
                 ray.get(written)  # calls of one actor arrive in their order
         except PotstillError as error:
-            return _told(error)
+            return error.as_dict
         except ModuleNotFoundError as error:
             found = missing(error, "A worker's teacher")
             if found is None:
                 raise
-            return _told(found)
+            return found.as_dict
         return None
 
     def _requests(self, batch: Sequence[Numbered]) -> Iterator[Request]:
@@ -139,7 +139,3 @@ def request_of(fields: Mapping[str, Any]) -> Request:
     """The request again."""
     turns = tuple(Turn.model_validate(one) for one in fields["messages"])
     return Request(**{**fields, "messages": turns, "stop": tuple(fields["stop"])})
-
-
-def _told(error: PotstillError) -> dict[str, str]:
-    return {"error": type(error).__name__, "message": error.message, "hint": error.hint}

@@ -9,14 +9,14 @@ that it was at, and Ray gives it to another. Knows no score.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
 from potstill.core.stage import Artifact, Context, Draft, StageFunction
-from potstill.errors import ModelError, PotstillError, by_name
+from potstill.errors import ModelError, PotstillError, error_from
 from potstill.evaluate import run as stage
 from potstill.evaluate.bench import Bench, Part, bench_of
 from potstill.evaluate.config import EvaluateConfig
@@ -59,15 +59,15 @@ def spread(
     """The stage, with its models scored at that place. Errors: the stage's; UnavailableError."""
     job = {
         "config": config.model_dump(mode="json"),
-        "inputs": {name: {**vars(one), "folder": str(one.folder)} for name, one in inputs.items()},
+        "inputs": {name: one.as_dict for name, one in inputs.items()},
         "work": str(draft.work),
         "threads": place.threads,
     }
-    stage.run(config, inputs, draft, context, partial(_by_workers, job, place))
+    stage.run(config, inputs, draft, context, partial(_by_workers, json.dumps(job), place))
 
 
 def _by_workers(
-    job: dict[str, Any], place: Place, bench: Bench, context: Context
+    job: str, place: Place, bench: Bench, context: Context
 ) -> dict[str, list[ScoredAnswer]]:
     with connected(place) as cluster:
         parts = bench.parts(cluster.workers)
@@ -75,74 +75,58 @@ def _by_workers(
         names = [source.name for source in bench.sources if source.name != TEACHER]
         for some in ([TEACHER], names):
             tasks = [(name, part) for name in some for part in parts if not bench.done(name, part)]
-            _do(cluster, job, tasks, partial(_tell, context, bench))
+            _do(cluster, job, tasks, partial(_tell, context, bench, parts))
     return bench.scored(parts)
 
 
 def _do(
     cluster: Cluster,
-    job: dict[str, Any],
+    job: str,
     tasks: Sequence[tuple[str, Part]],
-    tell: Callable[[str, Part], None],
+    tell: Callable[[str], None],
 ) -> None:
     """Have all parts done. Errors: a worker's own; PotstillError if workers die again and again."""
     ray = cluster.ray
     score = ray.remote(_score).options(num_cpus=cluster.place.threads, max_retries=LOSSES)
-    running = {
-        score.remote(job, name, part.number, part.count): (name, part) for name, part in tasks
-    }
+    running = {score.remote(job, name, part.number, part.count): name for name, part in tasks}
     while running:
         ended, _ = ray.wait(list(running))
         for call in ended:
-            name, part = running.pop(call)
+            name = running.pop(call)
             try:
                 failed = ray.get(call)
             except Exception as error:  # whatever Ray raises of a worker that is gone
                 raise gone(cluster.place, error) from error
             if failed is not None:
-                raise by_name(failed["error"])(failed["message"], failed["hint"])
-            tell(name, part)
+                raise error_from(failed)
+            tell(name)
 
 
-def _tell(context: Context, bench: Bench, name: str, part: Part) -> None:
-    done = sum(len(one.places) for one in bench.parts(part.count) if bench.done(name, one))
+def _tell(context: Context, bench: Bench, parts: Sequence[Part], name: str) -> None:
+    done = sum(len(part.places) for part in parts if bench.done(name, part))
     context.events.progress(done, len(bench.held), "examples", step=name)
 
 
-@dataclass
-class _Opened:
-    """The bench that a worker's process has, and of which job."""
-
-    work: str = ""
-    bench: Bench | None = None
-
-
-_OPENED = _Opened()
-
-
-def _score(job: Mapping[str, Any], name: str, number: int, count: int) -> dict[str, str] | None:
+def _score(job: str, name: str, number: int, count: int) -> dict[str, str] | None:
     """One part by a worker. None, or the error that the user has to put right."""
     import torch
 
-    torch.set_num_threads(job["threads"])
     try:
-        bench = _bench(job)
+        bench, threads = _opened(job)
+        torch.set_num_threads(threads)
         parts = bench.parts(count)
         if len(parts) != count:
             raise ModelError("A worker has other test examples than the run.", "Share the store.")
         if not bench.done(name, parts[number - 1]):
             bench.score(name, parts[number - 1])
     except PotstillError as error:
-        return {"error": type(error).__name__, "message": error.message, "hint": error.hint}
+        return error.as_dict
     return None
 
 
-def _bench(job: Mapping[str, Any]) -> Bench:
-    if _OPENED.bench is None or _OPENED.work != job["work"]:
-        inputs = {
-            name: Artifact(**{**one, "folder": Path(one["folder"])})
-            for name, one in job["inputs"].items()
-        }
-        config = EvaluateConfig.model_validate(job["config"])
-        _OPENED.bench, _OPENED.work = bench_of(config, inputs, Path(job["work"])), job["work"]
-    return _OPENED.bench
+@lru_cache(maxsize=1)  # a worker's process does several parts of one evaluation
+def _opened(job: str) -> tuple[Bench, int]:
+    values = json.loads(job)
+    inputs = {name: Artifact.from_dict(one) for name, one in values["inputs"].items()}
+    config = EvaluateConfig.model_validate(values["config"])
+    return bench_of(config, inputs, Path(values["work"])), values["threads"]

@@ -21,7 +21,7 @@ from typing import Any
 
 from potstill.core.files import disk_errors, whole_folder, write_atomic
 from potstill.core.stage import Artifact, Context, Draft
-from potstill.errors import PotstillError, by_name
+from potstill.errors import PotstillError, error_from
 from potstill.ingest.config import IngestConfig
 from potstill.ingest.content import UnusableError
 from potstill.ingest.desk import Desk, Desks
@@ -169,7 +169,7 @@ class RayDesk:
 
     def _outcome(self, task: Task, value: Mapping[str, Any]) -> Outcome:
         if "error" in value:
-            raise by_name(value["error"])(value["message"], value["hint"])
+            raise error_from(value)
         if "reason" in value:
             return UnusableError(value["reason"], value["detail"])
         target = part_folder(self.work, task)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, Unpack
 
-from potstill.errors import ModelError, PotstillError, by_name
+from potstill.errors import ModelError, PotstillError, error_from
 from potstill.inference.base import Reply, Request, TextModel
 from potstill.inference.endpoint import EndpointConfig, is_endpoint
 from potstill.inference.open import Backend, Opening, Options, engine_identity
@@ -159,7 +159,7 @@ class RayModel:
         except Exception as error:
             raise gone(self.cluster.place, error) from error
         if failed is not None:
-            raise by_name(failed["error"])(failed["message"], failed["hint"])
+            raise error_from(failed)
         return None
 
     def _count_losses(self, lost: list[Numbered], problem: Exception | None) -> None:

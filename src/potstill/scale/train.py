@@ -185,7 +185,7 @@ def _work(job: dict[str, Any]) -> None:
     try:
         work(job)
     except PotstillError as error:
-        said = {"error": type(error).__name__, "message": error.message, "hint": error.hint}
+        said = error.as_dict
         write_json(failed, said)
         raise
 

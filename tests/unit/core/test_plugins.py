@@ -11,7 +11,7 @@ from plugin_packages import on_the_path, write_example, write_package
 
 from potstill import plugins as listed
 from potstill.core import plugins
-from potstill.errors import PluginError, RecipeError, by_name
+from potstill.errors import PluginError, RecipeError, error_from
 
 GROUP = "potstill.filters"
 BROKEN = """
@@ -89,7 +89,7 @@ def test_what_is_wrong_with_a_plug_in_is_one_line_that_names_its_package(
         plugins.load(GROUP, name, ("make",))
     assert "\n" not in str(caught.value)
     assert caught.value.exit_code == 6
-    assert by_name("PluginError") is PluginError
+    assert isinstance(error_from(caught.value.as_dict), PluginError)
 
 
 def test_options_are_the_plug_ins_own(packages: None) -> None:
