@@ -274,6 +274,23 @@ def test_a_run_that_cannot_begin_is_seen_and_mended(
     assert page.locator("#plan .problem").count() == 0
 
 
+def test_what_is_done_before_the_script_has_come_is_not_lost(
+    chromium: Any, opened: Opened, tmp_path: Path
+) -> None:
+    page, _ = page_of(chromium, opened)
+    held: list[Any] = []
+    page.route("**/static/recipe.js*", lambda route: held.append(route))
+    page.goto(f"{opened.base}/new?from=quickstart&own=1", wait_until="commit")
+    notes = tmp_path / "notes.md"
+    notes.write_text("# Kelp\n\nThe kelp dries for nine hours.\n", "utf-8")
+    page.set_input_files("#choose", notes)
+    page.locator("#f-distill-epochs").fill("3")
+    held[0].continue_()
+    page.locator("#files").get_by_text("documents/notes.md").wait_for()
+    page.wait_for_function("document.getElementById('yaml').value.includes('epochs: 3')")
+    assert "documents/notes.md" in page.input_value("#yaml")
+
+
 def test_a_closed_studio_and_an_old_address_are_said_in_words(
     chromium: Any, opened: Opened
 ) -> None:

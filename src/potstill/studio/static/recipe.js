@@ -135,7 +135,7 @@ function listed(name) {
 async function take(file) {
   const line = listed(file.name);
   const say = (words) => (line.children[1].textContent = words);
-  const limit = Number(document.getElementById("choose").dataset.largest);
+  const limit = Number(choose.dataset.largest);
   if (file.size > limit) {
     line.classList.add("refused");
     line.insertAdjacentHTML("beforeend", '<span class="bad">This file is too large for the page. Copy it into documents/ yourself.</span>');
@@ -166,10 +166,12 @@ async function takeAll(chosen) {
 }
 
 const drop = document.getElementById("drop");
-document.getElementById("choose").addEventListener("change", (event) => {
-  takeAll([...event.target.files]);
-  event.target.value = "";
-});
+const choose = document.getElementById("choose");
+function takeChosen() {
+  takeAll([...choose.files]);
+  choose.value = "";
+}
+choose.addEventListener("change", takeChosen);
 for (const kind of ["dragenter", "dragover"])
   drop.addEventListener(kind, (event) => {
     event.preventDefault();
@@ -193,6 +195,19 @@ document.getElementById("start").addEventListener("submit", () => {
   go.textContent = "Starting …";
   setTimeout(() => (go.disabled = true));
 });
-// A browser that comes back to the page may bring the text that was typed, and the form of before.
+/** Whether a control is no longer as the server sent it. */
+function touched(control) {
+  if (!control.options) return control.value !== control.defaultValue;
+  const given = [...control.options].findIndex((one) => one.defaultSelected);
+  return control.selectedIndex !== Math.max(given, 0);
+}
+
+// A browser that comes back to the page may bring the text that was typed, and the form of before;
+// whoever is faster than this script has changed a field or chosen files already.
 if (text.value !== text.defaultValue) inTurn(readText);
-else settle(form.querySelectorAll("[data-mistake]:not(:empty)").length + general.childElementCount);
+else {
+  settle(form.querySelectorAll("[data-mistake]:not(:empty)").length + general.childElementCount);
+  for (const control of [...form.querySelectorAll("[data-field]")].filter(touched))
+    control.dispatchEvent(new Event("change", { bubbles: true }));
+}
+takeChosen();
