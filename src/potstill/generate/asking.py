@@ -29,6 +29,7 @@ from potstill.records import Example, Rejected, short_id
 FIRST_BLOCK = 64  # things asked for before the teacher may be found to be of no use
 LONGEST_SHOWN = 400  # characters of a refused reply in the run's events; its row has all of it
 GIVE_UP_AFTER = 200  # requests without one usable reply: more would only cost time
+USUALLY_AGAIN = 0.5  # requests after the first for each job, until the teacher has shown it
 GIVE_UP_AFTER_LONG = 48  # the same where each request reads a whole chunk
 
 
@@ -63,6 +64,8 @@ class Generation:
         self.judgements: list[judging.Judgement] = []
         self.refusal = ""
         self._at, self._block = 0.0, 0  # jobs that lie behind, those of this block in part
+        self._behind = 0  # requests of this block's finished rounds
+        self._first = self._again = 0  # requests of finished rounds: of the first, of all others
         long = all(isinstance(kind, ChunkKind) for kind in config.kinds)
         self.give_up_after = GIVE_UP_AFTER_LONG if long else GIVE_UP_AFTER
 
@@ -73,7 +76,7 @@ class Generation:
         """
         for block in blocks(jobs, FIRST_BLOCK, self.config.block):
             wanted = [Wanted(job) for job in block]
-            self._block = len(block)
+            self._block, self._behind = len(block), 0
             asked: dict[str, set[str]] = {}
             for attempt in range(self.config.attempts):
                 if missing := [one for one in wanted if not one.examples]:
@@ -84,6 +87,7 @@ class Generation:
             if self.config.judge == "teacher":
                 self._judge(wanted)
             self.done += len(wanted)
+            self._at = float(self.done)
             self._close(wanted)
             for one in wanted:
                 self.kinds.update(example.kind for example in one.examples)
@@ -121,21 +125,33 @@ class Generation:
             f"{hint}; the run's events list the replies.",
         )
 
-    def replies(self, requests: list[Request], step: str) -> list[Reply]:
-        """The replies in the order of the requests, with progress as they come."""
+    def replies(self, requests: list[Request], step: str, later: float) -> list[Reply]:
+        """The replies in the order of the requests, with progress as they come. later: how many
+        requests this block is likely to need after these."""
         replies: dict[int, Reply] = {}
+        whole = self._behind + len(requests) + later
+        self._progress(0, len(requests), "requests", step=step)
         for position, reply in self.teacher.complete(requests):
             replies[position] = reply
-            self._at = max(self._at, self.done + len(replies) / len(requests) * self._block)
+            share = (self._behind + len(replies)) / whole
+            self._at = max(self._at, self.done + share * self._block)
             self._progress(len(replies), len(requests), "requests", step=step)
+        self._behind += len(requests)
         for reply in replies.values():
             self.prompt_tokens += reply.prompt_tokens
             self.completion_tokens += reply.completion_tokens
         return [replies[position] for position in range(len(requests))]
 
+    def _later(self, asked: int, attempt: int) -> float:
+        """How many requests are likely to follow a round of the block: as many as did so far."""
+        again = self._again / self._first if self._first else USUALLY_AGAIN
+        judged = self._block if self.config.judge == "teacher" else 0
+        return judged + (asked * again if attempt + 1 < self.config.attempts else 0.0)
+
     def _progress(self, done: int, total: int, unit: str, **fields: Any) -> None:
         figures = self.meter.figures(self.pairs, self._at, self.total)
-        self.context.events.progress(done, total, unit, **fields, **figures)
+        share = min(1.0, self._at / self.total) if self.total else 1.0
+        self.context.events.progress(done, total, unit, **fields, **figures, share=share)
 
     def _ask(
         self, wanted: list[Wanted], attempt: int, asked: dict[str, set[str]], step: str
@@ -145,7 +161,12 @@ class Generation:
         label = f"{step}, attempt {attempt + 1}" if step else f"attempt {attempt + 1}"
         requests = [one.job.request(attempt, one.failed) for one in wanted]
         self.requests += len(requests)
-        for one, reply in zip(wanted, self.replies(requests, label), strict=True):
+        replies = self.replies(requests, label, self._later(len(requests), attempt))
+        if attempt == 0:
+            self._first += len(requests)
+        else:
+            self._again += len(requests)
+        for one, reply in zip(wanted, replies, strict=True):
             self._read(one, reply, asked.setdefault(one.job.scope, set()))
 
     def _read(self, one: Wanted, reply: Reply, asked: set[str]) -> None:
@@ -187,7 +208,7 @@ class Generation:
             return
         requests = [judging.about_row(prompt, row, one.job.passage) for one, row in rows]
         self.judged += len(requests)
-        for (one, row), reply in zip(rows, self.replies(requests, "judging"), strict=True):
+        for (one, row), reply in zip(rows, self.replies(requests, "judging", 0), strict=True):
             try:
                 supported, reason = judging.read(reply)
                 self.judgements.append(self._judgement(row, supported, reason))

@@ -53,7 +53,10 @@ class Progress:
 
     @property
     def share(self) -> float:
-        """Between 0 and 1."""
+        """Between 0 and 1: of the whole stage where it says so, else of this part."""
+        said = self.details.get("share")
+        if isinstance(said, int | float):
+            return min(1.0, float(said))
         return min(1.0, self.done / self.total) if self.total > 0 else 0.0
 
     @property

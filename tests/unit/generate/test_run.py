@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import random
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from generation_stage import Stage, chunk, config
 from killing import kill
 
-from potstill.core.events import read_events
+from potstill.core.events import Emitter, read_events
 from potstill.core.files import read_json
 from potstill.errors import InputError, PotstillError, RecipeError, TeacherError
 from potstill.generate import STAGE, GenerateConfig
@@ -98,6 +100,32 @@ def test_a_spoiled_reply_is_asked_for_again_and_then_rejected_with_its_reason(
     assert never.rejected[0].row["reply"] == "no no no"
     events, _ = read_events(tmp_path / "never" / "events.jsonl")
     assert sum(event["kind"] == "rejected" for event in events) == len(never.rejected)
+
+
+@pytest.mark.parametrize("spoiled", [0, 1, 2])
+def test_how_far_it_is_counts_the_requests_that_are_likely_to_follow(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spoiled: int
+) -> None:
+    said: list[tuple[str, float]] = []
+
+    def note(self: Emitter, done: float, total: float, unit: str, **fields: Any) -> None:
+        said.append((fields.get("step", ""), fields["share"]))
+
+    monkeypatch.setattr(Emitter, "progress", note)
+    count = 90  # a first block, and what is left
+    stage = Stage(tmp_path, [chunk(n) for n in range(count)])
+    stage.run(config(attempts=3), model=Spoiled(spoiled))
+    shares = [share for _, share in said]
+    assert shares == sorted(shares)
+    assert (shares[0], shares[-1]) == (0.0, 1.0)
+    ends = [place for place, (step, _) in enumerate(said) if step == ""]
+    assert len(ends) > 1
+    # In the last block what the first one needed is known: its rounds are equally long, as it is
+    # this teacher's habit to fail so many times.
+    *_, last = [said[one + 1 : other + 1] for one, other in itertools.pairwise(ends)]
+    begun = said[ends[-2]][1]
+    first = [share for step, share in last if step == "attempt 1"][-1]
+    assert (first - begun) / (1 - begun) == pytest.approx(1 / (spoiled + 1), abs=0.06)
 
 
 def test_a_question_asked_twice_in_a_chunk_is_kept_once(tmp_path: Path) -> None:

@@ -50,6 +50,13 @@ def test_stages_progress_rate_and_time_left(tmp_path: Path) -> None:
     assert now[1].seconds_left == pytest.approx(40.0)
 
 
+def test_a_stage_that_says_how_far_it_is_as_a_whole_is_shown_so(tmp_path: Path) -> None:
+    attempt = progress(12, 12) | {"step": "attempt 2", "share": 0.25, "seconds_left": 90.0}
+    now = diary_of(tmp_path, STARTED, attempt).stages["ingest"].now
+    assert now is not None
+    assert (now[1].share, now[1].seconds_left) == (0.25, 90.0)
+
+
 def test_a_rate_is_of_the_last_minute_and_starts_anew_with_the_work(tmp_path: Path) -> None:
     slow = [progress(n, 1000) for n in range(100)]
     fast = [progress(100 + 5 * n, 1000) for n in range(61)]
