@@ -8,7 +8,7 @@ side of zero; otherwise the text says that it cannot be told from zero.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -81,6 +81,8 @@ COMPARED = (
     ("teacher", "The corrected teacher", "uncorrected", "the teacher as it came"),
 )
 """Which model is compared with which in the verdict, and what they are called there."""
+OUTCOMES = {"better": "better", "worse": "worse", "unclear": "not told apart"}
+"""What the verdict says of an interval of a difference, by `outcome`."""
 
 
 def marks_spans(report: Mapping[str, Any]) -> bool:
@@ -196,8 +198,9 @@ def disk_bytes(model: Mapping[str, Any]) -> float | None:
 def verdict(report: Mapping[str, Any]) -> dict[str, list[Any]]:
     """What was measured, in words.
 
-    `made`: sentences. `claims` (intervals exclude zero) and `open` (they do not): each
-    `{"text": a sentence's beginning, "figures": [one phrase a metric]}`.
+    `made`: sentences. `claims` (of some metric the interval excludes zero) and `open` (of none):
+    one for each pair of models, `{"text": a sentence's beginning, "figures": [one phrase a
+    metric]}`.
     """
     models, differences = report["models"], report["differences"]
     found: dict[str, list[Any]] = {"made": [], "claims": [], "open": []}
@@ -215,18 +218,28 @@ def verdict(report: Mapping[str, Any]) -> dict[str, list[Any]]:
         if other == "finetuned" and marks_spans(report):
             phrase = "the same student trained on the rows alone"
         own = [one for one in headlines(report) if name != "teacher" or one not in TO_THE_TEACHER]
-        sorted_out: dict[str, list[str]] = {"better": [], "worse": [], "unclear": []}
+        sorted_out: dict[str, list[str]] = {kind: [] for kind in OUTCOMES}
         for metric in (one for one in own if one in pair):
-            kind = outcome(metric, pair[metric])
-            sorted_out[kind].append(_against(metric, model, models[other], pair[metric]))
-        for kind in ("better", "worse"):
-            if sorted_out[kind]:
-                text = f"{subject} is {kind} than {phrase}"
-                found["claims"].append({"text": text, "figures": sorted_out[kind]})
-        if sorted_out["unclear"]:
-            text = f"{subject} is not told apart from {phrase}"
-            found["open"].append({"text": text, "figures": sorted_out["unclear"]})
+            sorted_out[outcome(metric, pair[metric])].append(metric)
+        told = {OUTCOMES[kind]: metrics for kind, metrics in sorted_out.items() if metrics}
+        if told:
+            parts = [f"{how} in {_listed(metrics)}" for how, metrics in told.items()]
+            figures = [
+                f"{how}: {_against(metric, model, models[other], pair[metric])}"
+                for how, metrics in told.items()
+                for metric in metrics
+            ]
+            text = f"{subject}, beside {phrase}, is {'; '.join(parts)}"
+            kind = "claims" if sorted_out["better"] or sorted_out["worse"] else "open"
+            found[kind].append({"text": text, "figures": figures})
     return found
+
+
+def _listed(metrics: Sequence[str]) -> str:
+    """Titles of metrics within a sentence."""
+    titles = [MEASURES[one].title for one in metrics]
+    plain = [one[0].lower() + one[1:] if one[1].islower() else one for one in titles]
+    return " and ".join([", ".join(plain[:-1]), plain[-1]] if plain[1:] else plain)
 
 
 def _against(

@@ -268,16 +268,18 @@ def test_only_intervals_that_exclude_zero_become_claims(
 ) -> None:
     verdict = built[0]["verdict"]
     assert verdict["made"] == ["The student has 0.0 M parameters, 50% of its teacher's 0.0 M."]
-    texts = [
-        (claim["text"].split(" than ")[0], len(claim["figures"])) for claim in verdict["claims"]
-    ]
-    assert texts == [("Distilled is better", 1), ("Distilled is worse", 1)]
-    assert verdict["claims"][0]["figures"] == [
-        "KL to the teacher 0.500 against 2.00 nats a token, "
+    before, alone = verdict["claims"]
+    assert before["text"] == (
+        "Distilled, beside the same student before distillation, is better in KL to the teacher; "
+        "not told apart in top-1 agreement, perplexity, answer F1 and exact match"
+    )
+    assert before["figures"][0] == (
+        "better: KL to the teacher 0.500 against 2.00 nats a token, "
         f"difference {words.MINUS}1.60 to {words.MINUS}1.40"
-    ]
-    assert verdict["claims"][1]["figures"][0].startswith("Answer F1")
-    assert [len(entry["figures"]) for entry in verdict["open"]] == [4, 4]
+    )
+    assert [one.partition(":")[0] for one in before["figures"][1:]] == ["not told apart"] * 4
+    assert " is worse in answer F1; not told apart in " in alone["text"]
+    assert verdict["open"] == []
 
 
 def test_a_correction_is_told_whether_it_helped_or_not(tmp_path: Path) -> None:
@@ -303,11 +305,15 @@ def test_a_correction_is_told_whether_it_helped_or_not(tmp_path: Path) -> None:
     made = build_report(tmp_path, folders, stages, RECIPE, MACHINE)
     assert not any("before," in note for note in made["notes"])
     claim = made["verdict"]["claims"][-1]
-    assert claim["text"] == "The corrected teacher is better than the teacher as it came"
-    assert [one.split(" 0.")[0] for one in claim["figures"]] == ["Perplexity"]
-    opened = made["verdict"]["open"][-1]
-    assert opened["text"] == "The corrected teacher is not told apart from the teacher as it came"
-    assert [one.split(" 50")[0] for one in opened["figures"]] == ["Answer F1", "Exact match"]
+    assert claim["text"] == (
+        "The corrected teacher, beside the teacher as it came, is better in perplexity; "
+        "not told apart in answer F1 and exact match"
+    )
+    assert [one.split(" ")[0] for one in claim["figures"]] == ["better:", "not", "not"]
+    results["differences"]["teacher_minus_uncorrected"] = pair | {"perplexity": difference(-1, 1)}
+    write_json(folders["evaluate"] / "results.json", results)
+    opened = build_report(tmp_path, folders, stages, RECIPE, MACHINE)["verdict"]["open"][-1]
+    assert opened["text"].endswith("is not told apart in perplexity, answer F1 and exact match")
     shown = [row[0] for row in comparison.quality(made)]
     assert [name for name in shown if "unc" in name] == ["Teacher, uncorrected"]
 
@@ -322,9 +328,9 @@ def test_a_teacher_is_no_judge_of_itself_whatever_the_tokenizers() -> None:
         "models": {"teacher": measured, "uncorrected": measured},
         "differences": {"teacher_minus_uncorrected": pair},
     }
-    better, worse = words.verdict(report)["claims"]
-    assert [one.split(" 0.")[0] for one in better["figures"]] == ["Bits a byte"]
-    assert [one.split(" 50")[0] for one in worse["figures"]] == ["Answer F1", "Exact match"]
+    (claim,) = words.verdict(report)["claims"]
+    said = [one.split(" 0.")[0].split(" 50")[0] for one in claim["figures"]]
+    assert said == ["better: Bits a byte", "worse: Answer F1", "worse: Exact match"]
 
 
 @pytest.mark.parametrize("compared", [True, False])
