@@ -27,9 +27,6 @@ from potstill.distill.plan import (
 )
 from potstill.models.encoder import encoder_parameters
 
-SECOND_TRAINING = 1
-"""Beside the distilled student one of the same start is fine-tuned on the text alone, to
-compare."""
 ANSWERS_AT_ONCE = 16
 """Of the student's own, about: `docs/experiments.md` measured so many."""
 AUTO_LARGEST = 8 << 30
@@ -94,7 +91,7 @@ def distillation(config: DistillConfig, figures: Mapping[str, Figures], cluster:
     return Case(
         one,
         tokens + between,
-        SECOND_TRAINING * tokens,
+        config.baseline * tokens,
         tuple(_assistants(config, figures, one, computed)),
         answers,
         min(ANSWER_TOKENS, config.on_policy.max_new_tokens),

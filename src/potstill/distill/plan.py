@@ -188,8 +188,8 @@ def is_streamed(config: DistillConfig) -> bool:
 
 
 def estimate(config: DistillConfig, earlier: Mapping[str, Figures], project: Path) -> Figures:
-    """Two trainings of the same length and those of the assistants, the teachers' passes over the
-    rows, the choice of layers."""
+    """One or two trainings of the same length and those of the assistants, the teachers' passes
+    over the rows, the choice of layers."""
     teacher, student = teacher_parameters(config), student_parameters(config)
     length = min(row_tokens(earlier), config.sequence_tokens)
     rows = earlier["curate"]["train_rows"] * length
@@ -198,7 +198,8 @@ def estimate(config: DistillConfig, earlier: Mapping[str, Figures], project: Pat
     settings = config.student
     between = (settings.steps - 1) * settings.step_share * budget
     computed = computed_share(config, earlier)
-    spent = 20 + seconds((2 * budget + between) * computed, TRAINING_RATE / student)
+    trainings = 1 + config.baseline
+    spent = 20 + seconds((trainings * budget + between) * computed, TRAINING_RATE / student)
     sizes, assisted = assistant_parameters(config), 0.0
     for one, size in zip(config.assistants, sizes, strict=True):
         own = min(
@@ -208,21 +209,25 @@ def estimate(config: DistillConfig, earlier: Mapping[str, Figures], project: Pat
         assisted += own
         spent += 20 + seconds(own * computed, TRAINING_RATE / size)
         spent += seconds((rows + config.validations * held_out) * computed, READING_RATE / teacher)
-    read = rows * len(config.voices) + 2 * config.validations * held_out
+    read = rows * len(config.voices) + trainings * config.validations * held_out
     spent += seconds(read * computed, READING_RATE / teacher)
     spent += seconds(cut_tokens(config), GREEDY_RATE / teacher)
     spent += _writing_seconds(config, budget / length, length * computed, student)
     width = hidden_width(teacher)
     # Models in bf16; starts, two checkpoints and the teachers' states go when training is done.
     checkpoint = loading.CHECKPOINT_BYTES[config.adapter]
-    disk = 3 * 2 * student + 2 * sum(sizes) + (4 + 2 * checkpoint) * max([student, *sizes])
+    disk = (
+        (2 + config.baseline) * 2 * student
+        + 2 * sum(sizes)
+        + (4 + 2 * checkpoint) * max([student, *sizes])
+    )
     disk += signal_bytes(config, width) * rows * len(config.voices)
     if is_streamed(config):
         disk += loading.spill_bytes(config, width, max(rows, held_out) * computed)
     return {
         "parameters": student,
         "compared_by_token": 0.0 if config.alignment.used else 1.0,
-        "tokens": round(2 * budget + between + assisted),
+        "tokens": round(trainings * budget + between + assisted),
         "seconds": spent,
         "memory_bytes": memory_need(config, config.micro_tokens) * held_by(config),
         "disk_bytes": disk,

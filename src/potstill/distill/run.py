@@ -10,9 +10,10 @@ of how rows were made.
                                          +--cross-entropy on the text alone--> models/finetuned
 
 `finetuned` starts from the same student and sees the same rows in the same order for the same
-number of steps, with the same optimizer and schedule; only the teacher is missing. Each part
-leaves a mark in `draft.work` when it is done, and is not done again after a kill. Several processes
-go through it side by side (`launch.py`); the first of them writes.
+number of steps, with the same optimizer and schedule; only the teacher is missing. With
+`baseline: false` it is not trained. Each part leaves a mark in `draft.work` when it is done, and is
+not done again after a kill. Several processes go through it side by side (`launch.py`); the first
+of them writes.
 """
 
 from __future__ import annotations
@@ -140,7 +141,8 @@ def run(
     del student, teacher
     gc.collect()
     trained: dict[str, Trained] = {}
-    for name, goal in ((DISTILLED, config.objective), (COMPARED, FINETUNED)):
+    goals = {DISTILLED: config.objective} | ({COMPARED: FINETUNED} if config.baseline else {})
+    for name, goal in goals.items():
         distilled = trained.get(DISTILLED)
         trained[name] = _train_once(
             name,

@@ -15,7 +15,8 @@ from potstill.models.corrected import corrected
 from potstill.models.load import model_folder
 from potstill.models.refs import gguf_file, parse
 
-STUDENTS = ("undistilled", "finetuned", "distilled")
+BASELINE = "finetuned"
+STUDENTS = ("undistilled", BASELINE, "distilled")
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,8 @@ class Source:
 
 
 def models_of(teacher: str, correct: Artifact, distill: Artifact) -> list[Source]:
-    """Teacher first: all others are measured against its states.
+    """Teacher first: all others are measured against its states. `finetuned` is there where the
+    recipe has a baseline.
 
     Errors: ModelError for a student that is not there.
     """
@@ -40,6 +42,8 @@ def models_of(teacher: str, correct: Artifact, distill: Artifact) -> list[Source
         found.append(referenced("uncorrected", teacher))
     for name in STUDENTS:
         folder = distill.path("models") / name
+        if name == BASELINE and not folder.exists():
+            continue
         if not (folder / "config.json").exists():
             raise ModelError(
                 f"The distill stage left no {name} model: {folder} has no config.json.",

@@ -4,8 +4,9 @@ In: a run's resolved recipe, the current student, a name. Out: a recipe as plain
 `potstill run` could take. Knows no feedback and starts nothing.
 
 Ingest and generate stay as they are, so their results are reused. Curation takes the prepared rows,
-training begins with the current student, and the evaluation calls that student `undistilled`: what
-training set out from. The teacher is the one that taught the run, corrected if it was.
+training begins with the current student and leaves out the baseline, and the evaluation calls that
+student `undistilled`: what training set out from. The teacher is the one that taught the run,
+corrected if it was.
 """
 
 from __future__ import annotations
@@ -46,5 +47,6 @@ def improved(
     made["distill"]["student"] = {"model": student}
     if "assistants" in made["distill"]:
         made["distill"]["assistants"] = []
+    made["distill"]["baseline"] = False  # the gate compares with the student that serves
     made["evaluate"]["max_examples"] = None  # the rows themselves are those that were measured
     return made

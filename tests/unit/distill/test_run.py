@@ -87,6 +87,17 @@ def test_the_stage_writes_three_models_and_the_distilled_one_is_nearest_to_the_t
     }
 
 
+def test_without_a_baseline_the_rows_alone_are_not_learned(
+    config_of: Configs, run_stage: Run, events_of: Events
+) -> None:
+    draft = run_stage(config_of(epochs=1, baseline=False))
+    assert {path.name for path in (draft.data / "models").iterdir()} == {"distilled", "undistilled"}
+    assert list(json.loads((draft.data / "history.json").read_text())) == ["distilled"]
+    assert "finetuned" not in {
+        event["step"] for event in events_of() if event["kind"] == "progress"
+    }
+
+
 def test_nothing_but_paths_and_text_of_the_run_differs_between_two_runs(
     config_of: Configs, run_stage: Run
 ) -> None:

@@ -354,8 +354,10 @@ def test_a_missing_student_is_one_clear_error(
 ) -> None:
     partial = tmp_path / "partial"
     shutil.copytree(models, partial)
-    shutil.rmtree(partial / "finetuned")
-    with pytest.raises(ModelError, match="no finetuned model"):
+    shutil.rmtree(partial / "finetuned")  # without a baseline there is none
+    assert "finetuned" not in results(bench_of(tmp_path / "a", partial).run(ROWS))["models"]
+    shutil.rmtree(partial / "undistilled")
+    with pytest.raises(ModelError, match="no undistilled model"):
         bench_of(tmp_path / "b", partial).run(ROWS)
 
 

@@ -29,7 +29,8 @@ def test_a_recipe_is_improved_with_its_teacher_and_its_objective(name: str) -> N
     assert new.evaluate.teacher == "/teachers/corrected"
     assert (new.ingest, new.generate) == (recipe.ingest, recipe.generate)
     assert (new.curate.prepared, new.curate.personal_data) == (f"runs/{name}-2/improve", "mask")
-    kept = {"teacher", "teachers", "student", "assistants"}
+    assert not new.distill.baseline
+    kept = {"teacher", "teachers", "student", "assistants", "baseline"}
     before, after = (one.distill.model_dump(exclude=kept) for one in (recipe, new))
     assert after == before
     changed = {"teacher", "max_examples"}

@@ -82,7 +82,7 @@ def estimate(config: SpanDistillConfig, earlier: Mapping[str, Figures], project:
     rows = earlier["curate"]["train_rows"]
     held_out = earlier["curate"]["validation_rows"]
     a_row = windows(config, length) * min(length + QUESTION_TOKENS, config.window_tokens)
-    trainings = 1 + config.taught
+    trainings = 1 + (config.taught and config.baseline)
     learned = trainings * config.epochs * rows * a_row
     measured = trainings * (config.validations + 1) * held_out * a_row / 3
     spent = 15 + seconds(learned + measured, TRAINING_RATE / student)

@@ -84,7 +84,7 @@ def run(
     rows_alone = Goal(config.ce_weight or 1.0, 0.0)
     taught = Goal(config.ce_weight, config.kd_weight, config.temperature)
     goals = {DISTILLED: taught if config.taught else rows_alone}
-    goals |= {COMPARED: Goal(1.0, 0.0)} if config.taught else {}
+    goals |= {COMPARED: Goal(1.0, 0.0)} if config.taught and config.baseline else {}
     trained: dict[str, Trained] = {}
     for name, goal in goals.items():
         first = trained.get(DISTILLED)
