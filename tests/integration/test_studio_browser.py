@@ -80,7 +80,8 @@ def chromium() -> Iterator[Any]:
 
 
 @pytest.fixture
-def opened(tmp_path: Path) -> Iterator[Opened]:
+def opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Opened]:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     project = tmp_path / "project"
     project.mkdir()
     studio = Opened(project)
@@ -291,6 +292,40 @@ def test_what_is_done_before_the_script_has_come_is_not_lost(
     assert "documents/notes.md" in page.input_value("#yaml")
 
 
+def test_a_file_dropped_on_the_first_page_begins_a_run_and_a_project_opens_beside(
+    chromium: Any, opened: Opened
+) -> None:
+    page, complaints = page_of(chromium, opened)
+    page.get_by_text("None was opened yet").wait_for()
+    files = page.evaluate_handle(
+        """() => {
+            const held = new DataTransfer();
+            const text = "# Kelp\\n\\nThe kelp dries for nine hours.\\n";
+            held.items.add(new File([text], "Kelp notes.md"));
+            return held;
+        }"""
+    )
+    page.dispatch_event("main", "drop", {"dataTransfer": files})
+    page.wait_for_url("**/new?own=1")
+    page.locator('#f-name[value="kelp-notes"]').wait_for()
+    assert (opened.project / "documents" / "Kelp notes.md").is_file()
+    page.locator("#plan").get_by_text("in all").wait_for()
+
+    page.goto(opened.base)
+    page.get_by_text("New project").click()
+    page.fill("#project-name", "tide tables")
+    page.get_by_role("button", name="Make it").click()
+    page.get_by_text("cannot be the name of a project").wait_for()
+    page.fill("#project-name", "tide-tables")
+    page.get_by_role("button", name="Make it").click()
+    page.locator('#f-name[value="tide-tables"]').wait_for()
+    assert page.url.partition("/new")[0] != opened.base  # a studio of its own
+    page.get_by_role("link", name="Potstill tide-tables").click()
+    page.get_by_role("button", name="Open project").click()  # the one that it came from
+    page.wait_for_url(f"{opened.base}/**")
+    assert len(complaints) == 1  # the browser notes by itself that a name was refused
+
+
 def test_a_closed_studio_and_an_old_address_are_said_in_words(
     chromium: Any, opened: Opened
 ) -> None:
@@ -302,4 +337,4 @@ def test_a_closed_studio_and_an_old_address_are_said_in_words(
     page.get_by_text("The studio does not answer.").first.wait_for()
     opened.start()
     page.goto(opened.base)
-    page.get_by_role("heading", name="This address has expired").wait_for()
+    page.get_by_role("heading", name="The studio was started again").wait_for()

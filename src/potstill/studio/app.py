@@ -22,6 +22,7 @@ from potstill.studio import (
     home,
     new_run,
     play_page,
+    projects,
     results,
     run_page,
     search_page,
@@ -43,8 +44,8 @@ def application(studio: Studio) -> ASGIApp:
     """The studio as an ASGI application."""
     app = FastAPI(title="Potstill studio", docs_url=None, redoc_url=None, openapi_url=None)
     for part in (
-        home, new_run, uploads, run_page, data_page, decisions, results, play_page, search_page,
-        service_page, blind, disagree_page,
+        home, projects, new_run, uploads, run_page, data_page, decisions, results, play_page,
+        search_page, service_page, blind, disagree_page,
     ):  # fmt: skip
         app.include_router(part.routes(studio))
     _static(app)

@@ -44,6 +44,16 @@ EXPIRED = (
     "The studio makes a new address each time it starts. Runs go on regardless. Open the address "
     "that it printed in the terminal, or start it again with: potstill studio",
 )
+ENDED = (
+    "The studio was started again",
+    "With each start it lets browsers in anew. Runs go on regardless. Open the address that it "
+    "printed in the terminal.",
+)
+UNKNOWN = (
+    "The studio does not know this browser yet",
+    "Open the whole address that it printed in the terminal, with the token at its end; or start "
+    "it again with: potstill studio",
+)
 FOREIGN = (
     "This request came from somewhere else",
     "The studio answers pages of its own on this machine, and nobody else. Open the address that "
@@ -94,8 +104,11 @@ class Guard:
             if not _same(presented, self.studio.token):
                 return self.refuse(request, 403, *EXPIRED)
             return self._welcome(request)
-        if not _same(request.cookies.get(cookie_name(request), ""), self.studio.cookie):
-            return self.refuse(request, 403, *EXPIRED)
+        cookie = request.cookies.get(cookie_name(request))
+        if cookie is None:
+            return self.refuse(request, 403, *UNKNOWN)
+        if not _same(cookie, self.studio.cookie):
+            return self.refuse(request, 403, *ENDED)
         return None
 
     def _welcome(self, request: Request) -> Response:

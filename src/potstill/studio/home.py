@@ -1,4 +1,5 @@
-"""Home: the runs of the project with their state and last figures, storage, and how to begin.
+"""Home: the runs of the project with their state and last figures, storage, other projects, and how
+to begin.
 
 In: a studio. Out: the first page. Reads only.
 """
@@ -15,7 +16,9 @@ from starlette.responses import Response
 from potstill.core import machine
 from potstill.evaluate import words
 from potstill.pipeline import PIPELINE, store_of
+from potstill.recipe import builtin_recipes
 from potstill.studio.pages import page
+from potstill.studio.projects import others
 from potstill.studio.runs import RunView, all_runs
 from potstill.studio.session import Studio
 
@@ -35,6 +38,9 @@ def routes(studio: Studio) -> APIRouter:
             here="runs",
             runs=runs,
             storage=storage(studio.project),
+            others=others(studio),
+            beside=str(studio.project.parent),
+            recipes=list(builtin_recipes()),
         )
 
     return router

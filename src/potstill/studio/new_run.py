@@ -8,6 +8,7 @@ field of it at a time. Knows neither files nor stages.
 from __future__ import annotations
 
 import copy
+import re
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -108,6 +109,8 @@ def routes(studio: Studio) -> APIRouter:
     def sources(said: Sources) -> dict[str, Any]:
         data, _ = _parsed(said.yaml)
         text = recipe_text.put(said.yaml, SOURCES, _sources(data, said))
+        if said.add and _is_of_sample(data):
+            text = _as_own(studio, text, Path(said.add[0]).stem)
         found = _read(studio, text)
         form = fragment("form.html.j2", **found)
         return {
@@ -193,6 +196,7 @@ def _begin(studio: Studio, source: str, run: str, own: bool) -> tuple[str, str]:
         with disk_errors(studio.project / OWN, "read"):
             begun, text = f"from={OWN}", (studio.project / OWN).read_text("utf-8", "replace")
     else:
+        own = own or not (source or run)
         source = source or "quickstart"
         if source not in known:
             raise UsageError(f"There is no recipe {source[:64]}.", f"There are {', '.join(known)}.")
@@ -202,9 +206,33 @@ def _begin(studio: Studio, source: str, run: str, own: bool) -> tuple[str, str]:
     if name != data.get("name"):
         text = recipe_text.put(text, ("name",), name)
     if own:
-        there = [DOCUMENTS] if files_of(studio.project) else []
-        text = recipe_text.put(text, SOURCES, there)
+        files = [Path(source) for source, _ in files_of(studio.project)]
+        text = recipe_text.put(text, SOURCES, [DOCUMENTS] if files else [])
+        if files and _is_of_sample(data):
+            text = _as_own(studio, text, files[0].stem if len(files) == 1 else DOCUMENTS)
     return begun, text
+
+
+def _is_of_sample(data: dict[str, Any]) -> bool:
+    """Whether a recipe is a built-in one whose files were not named yet, or are the sample."""
+    ingest = data.get("ingest")
+    sources = ingest.get("sources") if isinstance(ingest, dict) else None
+    name, described = str(data.get("name")), data.get("description")
+    return (
+        isinstance(sources, list)
+        and all(str(one).startswith(SAMPLE) for one in sources)
+        and any(re.fullmatch(rf"{re.escape(one)}(-\d+)?", name) for one in builtin_recipes())
+        and any(described == _description(one) for one in builtin_recipes())
+    )
+
+
+def _as_own(studio: Studio, text: str, name: str) -> str:
+    """A built-in recipe's text for files of one's own: under a name like theirs, without the words
+    about the sample."""
+    name = re.sub(r"[^a-z0-9]+", "-", name.lower())[:40].strip("-") or DOCUMENTS
+    text = re.sub(r"\A(#.*\n)+\s*", "", text)
+    text = recipe_text.drop(text, ("description",))
+    return recipe_text.put(text, ("name",), _free_name(studio, name))
 
 
 def _of_run(studio: Studio, name: str) -> str:

@@ -25,7 +25,7 @@ STATIC = {
     "studio.css": (FOLDER / "static" / "studio.css", "text/css"),
     **{
         name: (FOLDER / "static" / name, "text/javascript")
-        for name in ("common.js", "live.js", "recipe.js", "rows.js", "play.js")
+        for name in ("common.js", "home.js", "live.js", "recipe.js", "rows.js", "play.js")
     },
 }
 """What pages load, all from this package."""

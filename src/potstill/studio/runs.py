@@ -92,7 +92,7 @@ class RunView:
 def find_run(studio: Studio, name: str) -> RunView:
     """The run of that name. Errors: UsageError if there is none."""
     folder = studio.project / "runs" / name
-    if not NAME.fullmatch(name) or not _is_run(folder):
+    if not NAME.fullmatch(name) or not is_run(folder):
         raise UsageError(
             f"There is no run {name[:64]}.",
             "Its folder may have been moved or deleted. Its finished stages are still in the store "
@@ -105,14 +105,15 @@ def all_runs(studio: Studio) -> list[RunView]:
     """Every run of the project, the last one first."""
     folder = studio.project / "runs"
     try:
-        found = [one for one in folder.iterdir() if NAME.fullmatch(one.name) and _is_run(one)]
+        found = [one for one in folder.iterdir() if NAME.fullmatch(one.name) and is_run(one)]
     except OSError:
         found = []
     views = [_view(studio, one) for one in found]
     return sorted(views, key=lambda one: (-_touched(one), one.name))
 
 
-def _is_run(folder: Path) -> bool:
+def is_run(folder: Path) -> bool:
+    """Whether a folder is one of a run, by the files in it."""
     return (folder / "run.json").is_file() or (folder / "recipe.yaml").is_file()
 
 

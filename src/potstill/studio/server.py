@@ -1,7 +1,7 @@
 """Opens the studio at an address of this machine, and closes it at Ctrl-C or SIGTERM.
 
 In: a project folder and a port. Out: pages until a signal comes; runs that were started go on.
-Knows no page.
+Other projects are opened beside it, at ports of their own, and close with it. Knows no page.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import socket
+import threading
 import webbrowser
 from collections.abc import Callable
 from pathlib import Path
@@ -17,11 +18,14 @@ from typing import Any
 from potstill.core.extras import check_installed
 from potstill.errors import UsageError
 from potstill.studio.launch import hear_interrupts
+from potstill.studio.projects import remember
 from potstill.studio.session import Studio
 
 HOST = "127.0.0.1"
 PORT = 8600
 CLOSING_SECONDS = 2
+PATIENCE = 30.0
+"""Seconds within which a studio beside this one has begun to answer."""
 
 
 def open_studio(
@@ -45,9 +49,11 @@ def open_studio(
             f"The project folder {folder} does not exist.", "Make it first, or name another one."
         )
     hear_interrupts()
-    studio = Studio(folder)
-    with contextlib.closing(_listen(port)) as listening:
-        address = f"http://{HOST}:{listening.getsockname()[1]}/?token={studio.token}"
+    remember(folder)
+    opened = Opened()
+    studio = Studio(folder, opener=opened.open)
+    with contextlib.closing(_listen(port)) as listening, contextlib.closing(opened):
+        address = opened.note(studio, listening)
 
         def ready() -> None:
             started(address)
@@ -56,6 +62,47 @@ def open_studio(
                     webbrowser.open(address)
 
         serve(studio, listening, ready)
+
+
+class Opened:
+    """The studios of this process, one a project."""
+
+    def __init__(self) -> None:
+        self._addresses: dict[Path, str] = {}
+        self._servers: list[tuple[Any, threading.Thread]] = []
+        self._lock = threading.Lock()
+
+    def note(self, studio: Studio, listening: socket.socket) -> str:
+        """Keep the address of a studio that listens there."""
+        address = f"http://{HOST}:{listening.getsockname()[1]}/?token={studio.token}"
+        return self._addresses.setdefault(studio.project, address)
+
+    def open(self, folder: Path, page: str = "") -> str:
+        """The address of a project's studio, at a page of it; it is started unless it runs.
+
+        Errors: UsageError if it cannot listen.
+        """
+        with self._lock:
+            if folder not in self._addresses:
+                remember(folder)
+                studio, listening = Studio(folder, opener=self.open), _listen(0)
+                answers = threading.Event()
+                server = _server(studio, answers.set)
+                thread = threading.Thread(
+                    target=server.run, kwargs={"sockets": [listening]}, daemon=True
+                )
+                thread.start()
+                answers.wait(PATIENCE)
+                self.note(studio, listening)
+                self._servers.append((server, thread))
+        return self._addresses[folder].replace("/?", f"/{page}?", 1)
+
+    def close(self) -> None:
+        """End those that were opened beside the first."""
+        for server, _ in self._servers:
+            server.should_exit = True
+        for _, thread in self._servers:
+            thread.join(2 * CLOSING_SECONDS)
 
 
 def serve(studio: Studio, listening: socket.socket, ready: Callable[[], None]) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import secrets
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,8 @@ class Studio:
     token: str = field(default_factory=lambda: secrets.token_urlsafe(24), repr=False)
     cookie: str = field(default_factory=lambda: secrets.token_urlsafe(24), repr=False)
     form: str = field(default_factory=lambda: secrets.token_urlsafe(24), repr=False)
+    opener: Callable[[Path, str], str] | None = field(default=None, repr=False)
+    """Opens another project's studio beside this one; its address, for a page of it."""
     closing: threading.Event = field(default_factory=threading.Event)
     """Set when the studio ends, so that live pages let go of their connections."""
     launcher: Launcher = field(default_factory=Launcher)

@@ -1,14 +1,15 @@
 """A study from its first trial to its last, through kills: who begins when, and what is kept.
 
 In: a `Study`, a project folder. Out: `studies/<name>/` with study.db, the trials' diaries, the best
-recipe (for two figures: the Pareto front's) and report.html. Knows nothing of how a trial is
-computed (`trial.py`) or suggested (`trials.py`).
+recipe (for two figures: the Pareto front's), status.json and report.html. Knows nothing of how a
+trial is computed (`trial.py`) or suggested (`trials.py`).
 """
 
 from __future__ import annotations
 
 import threading
 import time
+from collections import Counter
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -18,6 +19,7 @@ from filelock import Timeout
 
 from potstill import pipeline
 from potstill.core.claims import claimed
+from potstill.core.files import write_json
 from potstill.core.machine import usable_cores
 from potstill.errors import StoreError, TrainingError
 from potstill.tune.slots import Watcher, trials_at_once
@@ -28,6 +30,8 @@ from potstill.tune.trials import Trial, Trials
 FIRST_FAILURES = 3
 """So many failed trials and not one good: the study itself is wrong, and stops."""
 PAUSE = 0.2
+STATUS = "status.json"
+"""How many trials the study wants, and how many it has of each state: read without its database."""
 
 
 @dataclass(frozen=True)
@@ -110,7 +114,9 @@ def finish(study: Study, trials: Trials, folder: Path) -> Finished:
     everything, best = trials.all(), trials.best()
     recipes = write_recipes(study, best, folder)
     write_page(study, everything, best, trials.importance(), folder)
-    ended = sum(one.state != "running" for one in everything)
+    states = Counter(one.state for one in everything)
+    write_json(folder / STATUS, {"trials": study.config.trials, **states})
+    ended = len(everything) - states["running"]
     return Finished(folder, everything, best, recipes, ended >= study.config.trials)
 
 

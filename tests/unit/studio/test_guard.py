@@ -52,8 +52,18 @@ def test_a_cookie_of_an_earlier_studio_is_refused_in_words(tmp_path: Path) -> No
     later = TestClient(application(Studio(tmp_path)), base_url=HOME, cookies=client.cookies)
     refused = later.get("/")
     assert refused.status_code == 403
-    assert "has expired" in refused.text
-    assert "potstill studio" in refused.text
+    assert "was started again" in refused.text
+
+
+def test_a_browser_that_was_not_let_in_and_a_wrong_token_are_told_apart(
+    outside: tuple[TestClient, Studio],
+) -> None:
+    client, _ = outside
+    for path, words in (("/", "does not know this browser"), ("/?token=old", "has expired")):
+        refused = client.get(path)
+        assert refused.status_code == 403
+        assert words in refused.text
+        assert "potstill studio" in refused.text
 
 
 @pytest.mark.parametrize("host", ["evil.test", "evil.test:8600", "127.0.0.1.evil.test", ""])

@@ -79,6 +79,34 @@ def test_the_first_own_file_replaces_the_sample(tmp_path: Path) -> None:
     assert sources(folder, add=["documents/a.md"])[1] == ["documents"]  # it is in there already
 
 
+def test_a_run_of_ones_own_files_is_neither_called_nor_described_as_the_samples(
+    tmp_path: Path,
+) -> None:
+    client, _ = browser(tmp_path)
+    make_run(tmp_path, "staff-rules")
+    page = client.get("/new").text  # nobody asked for the sample
+    assert "Put files into the box" in page
+    change = {"yaml": QUICKSTART, "add": ["documents/Staff rules.pdf"]}
+    text = client.post("/new/sources", json=change).json()["yaml"]
+    own = yaml.safe_load(text)
+    assert own["name"] == "staff-rules-2"
+    assert "description" not in own
+    assert "ten-page" not in text
+    assert own["distill"] == yaml.safe_load(QUICKSTART)["distill"]
+    text = client.post("/new/sources", json={"yaml": text, "add": ["documents/b.md"]}).json()
+    assert yaml.safe_load(text["yaml"])["name"] == "staff-rules-2"  # the first gives the name
+    named = QUICKSTART.replace("name: quickstart", "name: mine")
+    kept = client.post("/new/sources", json=change | {"yaml": named}).json()["yaml"]
+    assert yaml.safe_load(kept)["name"] == "mine"
+    (tmp_path / "documents").mkdir()
+    (tmp_path / "documents" / "a.md").write_text("# Kelp\n", "utf-8")
+    page = client.get("/new").text
+    assert "name: a\n" in page
+    (tmp_path / "documents" / "b.md").write_text("# Tide\n", "utf-8")
+    assert "name: documents\n" in client.get("/new").text
+    assert "sample:handbook.pdf" in client.get("/new?from=quickstart").text
+
+
 def test_the_plan_is_the_command_lines(tmp_path: Path) -> None:
     client, _ = browser(tmp_path)
     shown = client.post("/new/plan", json={"yaml": QUICKSTART}).text

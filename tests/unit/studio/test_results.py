@@ -119,7 +119,7 @@ def test_studies_are_listed_with_their_pages(tmp_path: Path) -> None:
     folder = tmp_path / "studies" / "mine"
     folder.mkdir(parents=True)
     (folder / "study.db").write_bytes(b"")
-    assert "no page yet" in client.get("/search").text
+    assert "No trial has ended yet" in client.get("/search").text
     assert client.get("/search/mine").status_code == 404
     (folder / "report.html").write_text("<p>Trials</p>")
     (folder / "best.yaml").write_text("name: best\n")

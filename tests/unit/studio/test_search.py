@@ -7,10 +7,12 @@ from pathlib import Path
 
 import pytest
 import yaml
-from studio_runs import browser
+from studio_runs import browser, make_run
 
-from potstill.studio.search_page import studies_of
-from potstill.tune.study import builtin_studies
+from potstill.recipe import Recipe, builtin_recipes
+from potstill.studio.runs import find_run
+from potstill.studio.search_page import studies_of, study_of
+from potstill.tune.study import Study, builtin_studies
 
 STUDY = builtin_studies()["quickstart"].read_text("utf-8")
 
@@ -30,6 +32,43 @@ def test_a_built_in_study_is_begun_as_a_process_of_its_own(tmp_path: Path) -> No
     assert (study["name"], study["recipes"], study["running"]) == ("quickstart", [], False)
     client.post("/search/quickstart/resume", data={"form": studio.form})
     assert len(launched) == 3
+
+
+@pytest.mark.parametrize("name", ["quickstart", "chat-gguf-local", "extractive-qa-local"])
+def test_a_study_around_a_run_of_ones_own_is_one_that_can_begin(tmp_path: Path, name: str) -> None:
+    client, studio = browser(tmp_path)
+    folder = make_run(tmp_path, "mine")
+    (folder / "recipe.yaml").write_text(builtin_recipes()[name].read_text("utf-8"), "utf-8")
+    assert 'href="/search?run=mine#study"' in client.get("/search").text
+    assert "recipe: runs/mine/recipe.yaml" in client.get("/search?run=mine").text
+    text = study_of(find_run(studio, "mine"))
+    study = Study.from_dict(yaml.safe_load(text), tmp_path)
+    assert study.recipe.distill == Recipe.load(name).distill
+    rates = study.dimensions[0]
+    assert rates.field == "distill.learning_rate"
+    assert client.get("/search?run=gone").status_code == 404
+
+
+def test_how_far_a_study_is_stands_in_the_list(tmp_path: Path) -> None:
+    folder = tmp_path / "studies" / "mine"
+    folder.mkdir(parents=True)
+    (folder / "study.db").write_text("")
+    client, studio = browser(tmp_path)
+    for status, state, words in (
+        ("", "stopped", "No trial has ended yet"),
+        (
+            '{"trials": 4, "complete": 1, "pruned": 1, "running": 1}',
+            "stopped",
+            "2 of 4 trials, 1 pr",
+        ),
+        ('{"trials": 2, "complete": 1, "failed": 1}', "finished", "2 of 2 trials, 1 failed"),
+        ('["no", "status"]', "stopped", "No trial has ended yet"),
+        ('{"trials": ', "stopped", "No trial has ended yet"),
+    ):
+        (folder / "status.json").write_text(status)
+        page = client.get("/search").text
+        assert studies_of(studio)[0]["state"] == state
+        assert words in page
 
 
 @pytest.mark.parametrize(

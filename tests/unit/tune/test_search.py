@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from potstill import pipeline
+from potstill.core.files import read_json
 from potstill.errors import StoreError, TrainingError, UsageError
 from potstill.recipe import Recipe
 from potstill.tune import Study, read_study, run_study, search
@@ -52,6 +53,8 @@ def test_a_study_runs_its_trials_and_leaves_best_recipe_and_page(
     assert recipe.distill.learning_rate == found.best[0].values["distill.learning_rate"]
     # Of all drafts the best student's alone is left, and it is that recipe's.
     assert drafts(tmp_path) == [found.best[0].notes["draft"]]
+    count = len(found.trials)
+    assert read_json(found.folder / "status.json") == {"trials": count, "complete": count}
     page = (found.folder / "report.html").read_text("utf-8")
     for trial in found.trials:
         assert f"trial {trial.number}:" in page
@@ -169,6 +172,7 @@ from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 import fakes
 from potstill import pipeline
+from potstill.core.files import read_json
 from potstill.tune import Study, run_study
 pipeline.run = fakes.FakeRuns()
 if sys.argv[3] != "never":

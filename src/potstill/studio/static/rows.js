@@ -37,9 +37,21 @@ document.addEventListener("submit", async (event) => {
   const place = form.querySelector("[data-problem]") ?? form;
   try {
     await post(form, event.submitter);
+    const said = event.submitter?.dataset.said;
+    if (said) sessionStorage.setItem("said", said);
     location.reload();
   } catch (error) {
     if (place === form) form.insertAdjacentHTML("beforeend", error.html);
     else place.innerHTML = error.html;
   }
 });
+
+// What was just decided, once the page shows it.
+const said = sessionStorage.getItem("said");
+if (said) {
+  sessionStorage.removeItem("said");
+  const words = Object.assign(document.createElement("p"), { className: "said-now", textContent: said });
+  words.setAttribute("role", "status");
+  document.body.append(words);
+  setTimeout(() => words.remove(), 8000);
+}
