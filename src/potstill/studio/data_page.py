@@ -1,8 +1,8 @@
 """Data: the rows that a run trains and tests on, those that were set aside, and where each is from.
 
 In: a run's finished stages. Out: pages of rows, found by split, kind or reason, and words; one row
-with its passage, the sentence that holds the answer marked, and the forms by which it is decided
-about (`decisions.py`). A result in the store never changes.
+with its passage, the sentence that holds the answer marked, in a PDF also on its page, and the forms
+by which it is decided about (`decisions.py`). A result in the store never changes.
 """
 
 from __future__ import annotations
@@ -10,15 +10,20 @@ from __future__ import annotations
 import re
 from collections import Counter
 from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 from fastapi import APIRouter, Request
 from starlette.responses import HTMLResponse, Response
 
+from potstill.core.files import file_digest
 from potstill.core.stage import Artifact
 from potstill.curate.page import REASONS
-from potstill.errors import StoreError, UsageError
+from potstill.errors import InputError, StoreError, UsageError
 from potstill.generate.grounding import sentences
+from potstill.ingest.marked_page import Wanted, marked_page
+from potstill.ingest.sources import find_sources
 from potstill.studio import decisions
 from potstill.studio.pages import fragment, page
 from potstill.studio.rows import KIND, REASON, RowFile
@@ -88,15 +93,57 @@ def routes(studio: Studio) -> APIRouter:
 
     @router.get("/runs/{name}/data/{part}/{number}")
     def row(name: str, part: str, number: int) -> Response:
-        view = find_run(studio, name)
-        parts, _ = parts_of(studio, view)
-        found = next((one for one in parts if one.name == part), None)
-        if found is None or not 0 <= number < len(found.rows):
-            raise UsageError("There is no such row.", "The run may have gone on; reload the page.")
-        _, shown = next(found.rows.lines([number]))
-        return HTMLResponse(_detail(studio, view, found, shown))
+        view, found, shown = _row_of(studio, name, part, number)
+        return HTMLResponse(_detail(studio, view, found, shown, number))
+
+    @router.get("/runs/{name}/data/{part}/{number}/page")
+    def sheet(name: str, part: str, number: int, request: Request) -> Response:
+        """The page of the PDF that the row is about, its sentence and answer marked."""
+        view, found, shown = _row_of(studio, name, part, number)
+        inner, origin, answers = _inner(found, shown)
+        chunk = _chunk(studio, view, str(origin.get("chunk") or ""))
+        file = sheet_of(studio, chunk)
+        if chunk is None or file is None:
+            raise UsageError("This row is about no page that can be drawn.")
+        if file_digest(file)[: len(chunk["document"])] != chunk["document"]:
+            raise UsageError(f"{chunk['source']} has changed since it was read.")
+        pieces = marked(str(chunk["text"]), origin.get("span"), answers)
+        wanted = Wanted(
+            str(file),
+            tuple(chunk["pages"]),
+            "".join(text for how, text in pieces if how != "plain"),
+            "".join(text for how, text in pieces if how == "answer"),
+            request.query_params.get("whole") == "1",
+        )
+        return Response(marked_page(wanted), media_type="image/png")
 
     return router
+
+
+def _row_of(
+    studio: Studio, name: str, part: str, number: int
+) -> tuple[RunView, Part, dict[str, Any]]:
+    """A row by its place. Errors: UsageError if it is not there."""
+    view = find_run(studio, name)
+    parts, _ = parts_of(studio, view)
+    found = next((one for one in parts if one.name == part), None)
+    if found is None or not 0 <= number < len(found.rows):
+        raise UsageError("There is no such row.", "The run may have gone on; reload the page.")
+    _, shown = next(found.rows.lines([number]))
+    return view, found, shown
+
+
+def sheet_of(studio: Studio, chunk: dict[str, Any] | None) -> Path | None:
+    """The PDF that a chunk was cut from, if its pages can be drawn here."""
+    if chunk is None or not chunk["pages"] or not str(chunk["source"]).lower().endswith(".pdf"):
+        return None
+    if any(find_spec(module) is None for module in ("pypdfium2", "PIL")):
+        return None
+    try:
+        (file,) = find_sources([chunk["source"]], studio.project)
+    except (InputError, ValueError):
+        return None
+    return file.path
 
 
 def parts_of(studio: Studio, view: RunView) -> tuple[list[Part], str]:
@@ -183,13 +230,21 @@ def _line(part: Part, number: int, row: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _detail(studio: Studio, view: RunView, part: Part, row: dict[str, Any]) -> str:
+def _inner(
+    part: Part, row: dict[str, Any]
+) -> tuple[dict[str, Any], dict[str, Any], list[str]]:
+    """The row itself, also of one that was set aside; where it is from, and its answers."""
+    inner: dict[str, Any] = (row.get("row") or {}) if part.split == "rejected" else row
+    answers = [str(one) for one in inner.get("answers") or ()]
+    return inner, inner.get("provenance") or {}, answers
+
+
+def _detail(studio: Studio, view: RunView, part: Part, row: dict[str, Any], number: int) -> str:
     rejected = part.split == "rejected"
     about = decisions.decided(view)
-    inner: dict[str, Any] = (row.get("row") or {}) if rejected else row
-    origin: dict[str, Any] = inner.get("provenance") or {}
+    inner, origin, answers = _inner(part, row)
     chunk = _chunk(studio, view, str(origin.get("chunk") or ""))
-    answers = [str(one) for one in inner.get("answers") or ()]
+    drawn = sheet_of(studio, chunk) is not None
     return fragment(
         "row.html.j2",
         row=PLAIN_ROW | inner,
@@ -202,6 +257,7 @@ def _detail(studio: Studio, view: RunView, part: Part, row: dict[str, Any]) -> s
         origin={"teacher": "", "prompt": "", "variant": ""} | origin,
         chunk=chunk,
         pieces=marked(str(chunk["text"]), origin.get("span"), answers) if chunk else [],
+        sheet=f"/runs/{view.name}/data/{part.name}/{number}/page" if drawn else "",
         left=_left(inner),
         name=view.name,
         id=str(row.get("id", "")),

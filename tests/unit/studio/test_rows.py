@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from studio_runs import PASSAGE, browser, make_run, rejected, row
 
+from potstill.core.files import file_digest
 from potstill.errors import StoreError
+from potstill.records import Chunk, Provenance, Span
+from potstill.sample import sample_path
 from potstill.studio.data_page import marked
 from potstill.studio.rows import REASON, RowFiles
 
@@ -109,6 +113,42 @@ def test_the_page_finds_and_shows_rows(tmp_path: Path) -> None:
     assert client.get("/runs/made/data/../../run.json").status_code == 404
     for number in ("0", "-1", "x", "99999999999999"):
         assert client.get(f"/runs/made/data?page={number}").status_code == 200
+
+
+def test_a_row_from_a_pdf_is_shown_on_its_page(tmp_path: Path) -> None:
+    pdf = tmp_path / "documents" / "handbook.pdf"
+    pdf.parent.mkdir()
+    shutil.copy(sample_path("handbook.pdf"), pdf)
+    text = "Petrel 38 m 54 58 °C 3.4 m/s 6 h 45 min"
+    chunk = Chunk(
+        id="c", document=file_digest(pdf)[:16], source="documents/handbook.pdf", start=0,
+        end=len(text), pages=(3,), tokens=20, text=text,
+    )  # fmt: skip
+    origin = Provenance(document=chunk.document, chunk="c", span=Span(start=15, end=20))
+    rows = [row(1, answers=("58 °C",), provenance=origin)]
+    make_run(tmp_path, files={"ingest": {"chunks.jsonl": [chunk]}, "curate": {"train.jsonl": rows}})
+    client, _ = browser(tmp_path)
+    place = "/runs/made/data/train/0/page"
+    assert f'src="{place}"' in client.get("/runs/made/data/train/0").text
+    shown = client.get(place)
+    assert shown.headers["content-type"] == "image/png"
+    assert shown.content.startswith(b"\x89PNG")
+    assert len(client.get(f"{place}?whole=1").content) > len(shown.content)
+    with pdf.open("ab") as file:
+        file.write(b"\n")
+    changed = client.get(place)
+    assert changed.status_code == 404
+    assert "has changed since" in changed.text
+    pdf.unlink()
+    assert client.get(place).status_code == 404
+    assert "<img" not in client.get("/runs/made/data/train/0").text
+
+
+def test_a_row_from_another_kind_of_file_has_no_page(tmp_path: Path) -> None:
+    make_run(tmp_path)
+    client, _ = browser(tmp_path)
+    assert "<img" not in client.get("/runs/made/data/train/0").text
+    assert client.get("/runs/made/data/train/0/page").status_code == 404
 
 
 def test_hostile_rows_stay_text(tmp_path: Path) -> None:

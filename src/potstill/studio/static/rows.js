@@ -23,6 +23,17 @@ list?.addEventListener("click", async (event) => {
   }
 });
 
+// A page that cannot be drawn says so instead of showing a broken picture.
+document.addEventListener(
+  "error",
+  (event) => {
+    if (!event.target.matches?.("img.sheet")) return;
+    const words = Object.assign(document.createElement("p"), { className: "small", textContent: "The page cannot be drawn; the file may have changed since it was read." });
+    event.target.closest("a").replaceWith(words);
+  },
+  true,
+);
+
 const filters = document.getElementById("filters");
 for (const control of filters?.querySelectorAll("select") ?? [])
   control.addEventListener("change", () => {
