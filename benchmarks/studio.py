@@ -162,8 +162,9 @@ distill:
   step_tokens: 1500
   micro_tokens: 2048
   sequence_tokens: 512
-  max_tokens: 60000
+  max_tokens: 45000
   validations: 3
+  baseline: false
 """
 
 
@@ -186,10 +187,12 @@ def cost(project: Path, count: int) -> None:
 
 
 def trained(project: Path, name: str, seed: int, watched: bool) -> float:
-    """Seconds of that run's distillation."""
-    recipe = project / f"{name}.yaml"
-    # Another seed each pair: what was made before would be taken from the store.
-    recipe.write_text(RECIPE.format(name=name, seed=2 * seed + watched), "utf-8")
+    """Seconds of that run's distillation, in a project of its own: what was made before would be
+    taken from the store, and another seed would be another training."""
+    project = project / name
+    project.mkdir()
+    recipe = project / "recipe.yaml"
+    recipe.write_text(RECIPE.format(name=name, seed=seed), "utf-8")
     command = [sys.executable, "-m", "potstill.cli", "run", str(recipe), "--until", "distill"]
     command += ["--project", str(project)]
     with ExitStack() as stack:

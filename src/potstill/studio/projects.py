@@ -25,6 +25,8 @@ from potstill.studio.guard import fields_of
 from potstill.studio.runs import is_run
 from potstill.studio.session import Studio
 
+PATIENCE = 5.0
+"""Seconds to wait for another studio that writes the list."""
 MOST = 40
 """Projects that are remembered; the one that was not opened for longest is forgotten first."""
 
@@ -61,7 +63,7 @@ def remember(folder: Path) -> None:
     file = list_file()
     with suppress(OSError, StoreError):
         file.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(f"{file}.lock"):
+        with FileLock(f"{file}.lock", timeout=PATIENCE):
             found = {str(folder): time.time(), **{k: v for k, v in _read() if k != str(folder)}}
             write_json(file, [list(one) for one in list(found.items())[:MOST]])
 

@@ -10,6 +10,7 @@ import asyncio
 import hashlib
 import json
 from collections.abc import AsyncIterator, Mapping
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
@@ -102,17 +103,18 @@ async def _changes(studio: Studio, name: str) -> AsyncIterator[str]:
     """The parts of the page that changed, each time some did, until the run is over or the studio
     closes. A look that finds nothing sends a comment, which tells a dead connection apart."""
     shown: dict[str, str] = {}
+    seen: tuple[Any, ...] = ()
     quiet = 0
     while not studio.closing.is_set():
         try:
-            view, parts = await run_in_threadpool(_look, studio, name)
+            view, parts, seen = await run_in_threadpool(_look, studio, name, seen)
         except PotstillError as error:
             gone = fragment("problem.html.j2", message=error.message, hint=error.hint)
             yield _event({"failure": gone}, over=True)
             return
         new = {key: _digest(text) for key, text in parts.items()}
         changed = {key: parts[key] for key in parts if new[key] != shown.get(key)}
-        shown = new
+        shown |= new
         if changed or not view.live:
             yield _event(changed, over=not view.live, state=view.state)
         if not view.live:
@@ -124,9 +126,16 @@ async def _changes(studio: Studio, name: str) -> AsyncIterator[str]:
         await asyncio.sleep(PAUSE)
 
 
-def _look(studio: Studio, name: str) -> tuple[RunView, dict[str, Markup]]:
+def _look(
+    studio: Studio, name: str, seen: tuple[Any, ...]
+) -> tuple[RunView, dict[str, Markup], tuple[Any, ...]]:
+    """The run, its parts, and what they were made of; no parts while that is what was seen: to
+    draw them takes longer than to look, and the run needs the processor."""
     view = find_run(studio, name)
-    return view, parts_of(studio, view)
+    log = _log_file(view)
+    size = log.stat().st_size if log is not None and log.is_file() else 0
+    now = (view.state, view.failure, view.diary.version, log, size)
+    return view, {} if now == seen else parts_of(studio, view), now
 
 
 def _digest(text: str) -> str:
@@ -143,7 +152,7 @@ def parts_of(studio: Studio, view: RunView) -> dict[str, Markup]:
         "view": view,
         "form_secret": studio.form,
         "curves": curves_of(view.diary),
-        "log": _log(view),
+        "log": "" if (log := _log_file(view)) is None else tail(log, SHOWN_LOG),
         "decisions": 0 if view.live else decisions.decided(view)["waiting"],
         "done": sum(one.state in ("done", "reused") for one in view.diary.stages.values()),
     }
@@ -151,13 +160,13 @@ def parts_of(studio: Studio, view: RunView) -> dict[str, Markup]:
     return {part: Markup(text.strip()) for part, text in made.items()}
 
 
-def _log(view: RunView) -> str:
+def _log_file(view: RunView) -> Path | None:
     """The run's own log, else that of the stage that moved last."""
-    text = tail(view.folder / LOG, SHOWN_LOG)
-    if text:
-        return text
+    own = view.folder / LOG
+    if own.is_file() and own.stat().st_size:
+        return own
     begun = [one for one in view.diary.stages.values() if one.state not in ("waiting", "reused")]
-    return tail(view.folder / "logs" / f"{begun[-1].name}.log", SHOWN_LOG) if begun else ""
+    return view.folder / "logs" / f"{begun[-1].name}.log" if begun else None
 
 
 def curves_of(diary: Diary) -> list[Markup]:

@@ -92,7 +92,12 @@ class Opened:
                     target=server.run, kwargs={"sockets": [listening]}, daemon=True
                 )
                 thread.start()
-                answers.wait(PATIENCE)
+                if not answers.wait(PATIENCE):
+                    server.should_exit = True
+                    raise UsageError(
+                        f"The studio of {folder} does not begin to answer.",
+                        f"Open it by itself: potstill studio --project {folder}",
+                    )
                 self.note(studio, listening)
                 self._servers.append((server, thread))
         return self._addresses[folder].replace("/?", f"/{page}?", 1)
