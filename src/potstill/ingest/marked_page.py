@@ -18,7 +18,6 @@ import sys
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 from potstill.errors import InputError
@@ -135,9 +134,7 @@ def _mark(page: Any, box: Box, colour: tuple[int, int, int, int]) -> None:
     page.insert_obj(pypdfium2.PdfObject(rectangle, pdf=page.pdf))
 
 
-def _around(
-    place: Any, boxes: Sequence[Box], size: tuple[int, int]
-) -> tuple[int, int, int, int]:
+def _around(place: Any, boxes: Sequence[Box], size: tuple[int, int]) -> tuple[int, int, int, int]:
     """The part of the picture around boxes: whole lines, so the page's whole width."""
     corners = [place.to_bitmap(*corner) for box in boxes for corner in (box[:2], box[2:])]
     margin = AROUND * WIDTH / 600

@@ -230,9 +230,7 @@ def _line(part: Part, number: int, row: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _inner(
-    part: Part, row: dict[str, Any]
-) -> tuple[dict[str, Any], dict[str, Any], list[str]]:
+def _inner(part: Part, row: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any], list[str]]:
     """The row itself, also of one that was set aside; where it is from, and its answers."""
     inner: dict[str, Any] = (row.get("row") or {}) if part.split == "rejected" else row
     answers = [str(one) for one in inner.get("answers") or ()]
