@@ -1,8 +1,8 @@
 """Data: the rows that a run trains and tests on, those that were set aside, and where each is from.
 
 In: a run's finished stages. Out: pages of rows, found by split, kind or reason, and words; one row
-with its passage, the sentence that holds the answer marked, in a PDF also on its page, and the forms
-by which it is decided about (`decisions.py`). A result in the store never changes.
+with its passage, the sentence that holds the answer marked, in a PDF also on its page, and the
+forms by which it is decided about (`decisions.py`). A result in the store never changes.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ def routes(studio: Studio) -> APIRouter:
     def sheet(name: str, part: str, number: int, request: Request) -> Response:
         """The page of the PDF that the row is about, its sentence and answer marked."""
         view, found, shown = _row_of(studio, name, part, number)
-        inner, origin, answers = _inner(found, shown)
+        _, origin, answers = _inner(found, shown)
         chunk = _chunk(studio, view, str(origin.get("chunk") or ""))
         file = sheet_of(studio, chunk)
         if chunk is None or file is None:
