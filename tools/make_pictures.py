@@ -11,6 +11,7 @@ only the report's picture is taken.
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -24,6 +25,14 @@ from playwright.sync_api import sync_playwright
 FOLDER = Path(__file__).parent.parent / "docs" / "pictures"
 QUESTION = "Who is the station warden?"
 SIZES = {"wide": (1280, 860), "narrow": (390, 844)}
+ELSEWHERE = """folder => {
+    const texts = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+    while (texts.nextNode())
+        texts.currentNode.data = texts.currentNode.data
+            .replaceAll(folder, "/home/you/my-handbook");
+    document.querySelector(".brand span").textContent = "my-handbook";
+}"""
+"""Whose machine the pictures were taken on is no part of them."""
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
 
 
@@ -37,9 +46,11 @@ def main() -> None:
         return
     with sync_playwright() as driver, tempfile.TemporaryDirectory() as empty:
         browser = driver.chromium.launch(executable_path=shutil.which("chromium"), args=FLAGS)
-        with Studio(Path(empty)) as studio:
+        new, state = Path(empty) / "my-handbook", Path(empty) / "state"
+        new.mkdir()
+        with Studio(new, state) as studio:
             take(browser, studio, "first", "/", "light", "wide")
-        with Studio(project) as studio:
+        with Studio(project, Path(empty) / "own state") as studio:
             for name, path in (
                 ("runs", "/"), ("new", "/new?from=quickstart"), ("run", f"/runs/{run}"),
                 ("data", f"/runs/{run}/data"), ("edit", f"/runs/{run}/data"),
@@ -56,10 +67,14 @@ def main() -> None:
 class Studio:
     """`potstill studio` over a project, while the block runs."""
 
-    def __init__(self, project: Path) -> None:
+    def __init__(self, project: Path, state: Path) -> None:
+        self.project = project.resolve()
         command = [sys.executable, "-m", "potstill.cli", "studio", "--no-browser", "--port", "0"]
         self.process = subprocess.Popen(
-            [*command, "--project", str(project)], stderr=subprocess.PIPE, text=True
+            [*command, "--project", str(project)],
+            stderr=subprocess.PIPE,
+            text=True,
+            env=os.environ | {"XDG_STATE_HOME": str(state)},  # no projects of whoever takes them
         )
 
     def __enter__(self) -> Studio:
@@ -109,6 +124,7 @@ def take(browser: Any, studio: Studio, name: str, path: str, scheme: str, size: 
         page.get_by_role("button", name="Where it parts from its teacher").click()
         page.locator(".legend").wait_for(timeout=600_000)
         page.locator(".legend").scroll_into_view_if_needed()
+    page.evaluate(ELSEWHERE, str(studio.project))
     page.screenshot(path=FOLDER / f"studio-{name}.png")
     context.close()
 
