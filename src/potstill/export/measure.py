@@ -32,6 +32,7 @@ from potstill.models.tokens import check_chat_template, token_parity
 def measured(
     config: ExportConfig,
     files: Mapping[str, Path],
+    source: Path | None,
     folder: Path,
     teacher: str,
     tokenizer: Any,
@@ -39,12 +40,13 @@ def measured(
     context: Context,
     adapter: tuple[Path, Path] | None = None,
 ) -> dict[str, Any]:
-    """Every file's figures and hop. adapter: its base and itself, if it was kept.
+    """Every file's figures and hop. source: what files were quantised from; None: the F16 file.
+    adapter: its base and itself, if it was kept.
 
     A candidate that lost more than it may is `left_out`, with the reason. Errors: ModelError for
     every other file that is not the student.
     """
-    worst = check_files(files, tokenizer, rows)
+    worst = check_files(files, source, tokenizer, rows)
     student = load_model(folder, "float32")
     hops = [_merge_hop(config, adapter, student, rows, context)] if adapter else []
     parameters = sum(one.numel() for one in student.parameters())
@@ -139,7 +141,7 @@ def _merge_hop(
 
 
 def check_files(
-    files: Mapping[str, Path], tokenizer: Any, rows: Sequence[Row]
+    files: Mapping[str, Path], source: Path | None, tokenizer: Any, rows: Sequence[Row]
 ) -> dict[str, dict[str, float]]:
     """What needs no model: whole files, whole blocks, the same tokens, the same prompts.
 
@@ -149,7 +151,7 @@ def check_files(
     for kind, path in files.items():
         parity.check_special(path.name, tokenizer, gguf_metadata(path))
         if kind not in blocks.EXACT:
-            worst[kind] = blocks.block_errors(files["f16"], path)
+            worst[kind] = blocks.block_errors(source or files["f16"], path)
     # One vocabulary and one template are in every file, so the first file speaks for all here;
     # each file's own prompts are compared when it answers.
     first = next(iter(files.values()))

@@ -43,11 +43,14 @@ def estimate(config: ExportConfig, earlier: Mapping[str, Figures], project: Path
     length = min(earlier["ingest"]["chunk_tokens"], config.max_tokens)
     read = rows * length * (2 + 2 * len(kinds))
     written = len(kinds) * (rows * config.answer_tokens / 2 + config.speed_rounds * 40)
+    balanced = config.balance_tokens * config.balance
     return {
         "files": len(kinds) + 1,
         "seconds": 25
+        + seconds(4 * balanced, READING_RATE / student)
         + seconds(read, READING_RATE / teacher)
         + seconds(written, WRITING_RATE / teacher),
         "memory_bytes": 8e8 + 4 * (beside + student) + 3 * student,
-        "disk_bytes": student * (2 + sum(BYTES_A_WEIGHT.get(kind, SMALLEST) for kind in kinds)),
+        "disk_bytes": student
+        * (2 + 2 * config.balance + sum(BYTES_A_WEIGHT.get(kind, SMALLEST) for kind in kinds)),
     }

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ from potstill.core.files import (
 from potstill.core.stage import Artifact, Context, Draft
 from potstill.errors import InputError, ModelError, PotstillError
 from potstill.export import chain, gguf
+from potstill.export.balance import balance
 from potstill.export.card import model_card
 from potstill.export.chain import Allowance
 from potstill.export.choose import recommended
@@ -39,12 +41,12 @@ from potstill.export.parity import Row
 from potstill.export.serving import modelfile, serving
 from potstill.models.chat import encode_example
 from potstill.models.corrected import corrected
-from potstill.models.load import load_tokenizer
+from potstill.models.load import load_model, load_tokenizer
 from potstill.models.refs import parse
 from potstill.models.size import longest_text
 from potstill.records import Example
 
-NAME = "student"
+NAME, BALANCE = "student", "balance.json"
 # The plain form of potstill/models/chat.py as a template, for a student that has none: without
 # it llama.cpp would prompt with a form of its own that the student never saw.
 PLAIN_TEMPLATE = (
@@ -68,7 +70,8 @@ def run(
     folder = draft.data / "safetensors"
     _copy_student(inputs["distill"].path("models") / "distilled", folder)
     tokenizer = load_tokenizer(folder)
-    files = _make_files(config, folder, tokenizer, draft.data, context)
+    source = _balanced(config, inputs, folder, tokenizer, draft, context)
+    files = _make_files(config, folder, tokenizer, source, draft.data, context)
     rows, too_long = _rows(config, inputs, folder, tokenizer)
     if too_long:
         context.events.warning(
@@ -77,7 +80,9 @@ def run(
     try:
         teacher = corrected(inputs["correct"], config.teacher)
         adapter = _kept_adapter(inputs["distill"])
-        exported = measured(config, files, folder, teacher, tokenizer, rows, context, adapter)
+        exported = measured(
+            config, files, source, folder, teacher, tokenizer, rows, context, adapter
+        )
     except PotstillError:
         for path in files.values():  # else a repeated run would find them finished
             path.unlink(missing_ok=True)
@@ -87,6 +92,12 @@ def run(
     for one in exported["left_out"]:
         files.pop(one["kind"]).unlink()
         exported["notes"].append(f"{one['file']} is left out: {one['why']}")
+    if source is not None:
+        left = exported["balance"] = read_json(draft.work / BALANCE)
+        exported["notes"].append(
+            f"Quantised files are made of balanced weights: {left['error_left']:.0%} of the "
+            f"rounding error is left by estimate ({left['tokens']:,} tokens of training rows)."
+        )
     exported["examples"] = {"measured": len(rows), "too_long": too_long}
     for kind, path in files.items():
         note = gguf.fallback_note(path, kind) if kind not in gguf.CONVERTED else None
@@ -144,10 +155,62 @@ def _copy_student(source: Path, folder: Path) -> None:
         write_atomic(folder / "chat_template.jinja", PLAIN_TEMPLATE)
 
 
+def _balanced(
+    config: ExportConfig,
+    inputs: Mapping[str, Artifact],
+    folder: Path,
+    tokenizer: Any,
+    draft: Draft,
+    context: Context,
+) -> Path | None:
+    """The F16 file of the balanced student, of which files are quantised; None: the student's own
+    is."""
+    if not config.balance or all(kind in gguf.CONVERTED for kind in config.kinds):
+        return None
+    out = draft.work / "balanced-f16.gguf"
+    if out.exists():
+        return out
+    student = load_model(folder, "float32")
+    rows = _training_rows(config, inputs, tokenizer)
+    left = balance(
+        student, rows, lambda done: context.events.progress(done, len(rows), "rows", step="balance")
+    )
+    if left is None:
+        return None
+    with tempfile.TemporaryDirectory(dir=draft.work) as scratch:
+        for file in folder.iterdir():
+            if file.suffix != ".safetensors" and not file.name.endswith(".index.json"):
+                shutil.copyfile(file, Path(scratch) / file.name)
+        with disk_errors(Path(scratch), "write to"):
+            student.save_pretrained(scratch)
+        tokens = sum(map(len, rows))
+        write_json(draft.work / BALANCE, {"error_left": round(left, 4), "tokens": tokens})
+        gguf.convert(Path(scratch), out, tokenizer, NAME)
+    return out
+
+
+def _training_rows(
+    config: ExportConfig, inputs: Mapping[str, Artifact], tokenizer: Any
+) -> list[list[int]]:
+    """The first training rows, of as many tokens as are to be read."""
+    found: list[list[int]] = []
+    for example in read_records(inputs["curate"].path("train.jsonl"), Example):
+        found.append(encode_example(tokenizer, example.turns, config.max_tokens).ids)
+        if sum(map(len, found)) >= config.balance_tokens:
+            break
+    return found
+
+
 def _make_files(
-    config: ExportConfig, folder: Path, tokenizer: Any, data: Path, context: Context
+    config: ExportConfig,
+    folder: Path,
+    tokenizer: Any,
+    source: Path | None,
+    data: Path,
+    context: Context,
 ) -> dict[str, Path]:
-    """Kind -> GGUF file, F16 first: it is the source of the others."""
+    """Kind -> GGUF file. source: what others are quantised from; None: the F16 file, which is made
+    first."""
     files = {kind: data / f"{NAME}-{kind}.gguf" for kind in config.kinds}
     for done, (kind, path) in enumerate(files.items()):
         context.events.progress(done, len(files), "files", step="convert")
@@ -156,7 +219,7 @@ def _make_files(
         if kind in gguf.CONVERTED:
             gguf.convert(folder, path, tokenizer, NAME, kind)
         else:
-            gguf.quantize(files["f16"], path, kind, context.threads)
+            gguf.quantize(source or files["f16"], path, kind, context.threads)
     context.events.progress(len(files), len(files), "files", step="convert")
     return files
 

@@ -148,10 +148,10 @@ def test_a_file_that_forgets_its_first_token_is_caught(
     save_model(model, tokenizer, tmp_path / "model")
     file = tmp_path / "student.gguf"
     convert(tmp_path / "model", file, tokenizer, "student")
-    check_files({"f16": file}, load_tokenizer(tmp_path / "model"), [])
+    check_files({"f16": file}, None, load_tokenizer(tmp_path / "model"), [])
     field(file, "tokenizer.ggml.add_bos_token")[:] = 0
     with pytest.raises(ModelError, match="as different tokens"):
-        check_files({"f16": file}, load_tokenizer(tmp_path / "model"), [])
+        check_files({"f16": file}, None, load_tokenizer(tmp_path / "model"), [])
 
 
 @pytest.mark.parametrize("kind", ["f16", "q8_0"])

@@ -65,7 +65,8 @@ def test_matrices_that_cannot_be_k_quantised_are_named(exporting: Any) -> None:
     exported = json.loads((exporting.draft.data / "export.json").read_text())
     types = tensor_types(exporting.draft.data / "student-q4_k_m.gguf")
     assert "Q4_K" not in types  # rows of 64 numbers are too short for it
-    assert f"15 of {sum(types.values())} matrices are not Q4_K" in exported["notes"][0]
+    said = f"15 of {sum(types.values())} matrices are not Q4_K"
+    assert any(said in note for note in exported["notes"])
     assert tensor_types(exporting.draft.data / "student-f16.gguf") == {"F16": 15}
 
 
