@@ -2,9 +2,10 @@
 
     python benchmarks/evaluate_exports.py [--data FILE] [--rows 6]
 
-SmolLM2-135M-Instruct is converted and quantised as the export stage does it, and each file's
-distribution is compared with PyTorch's on the same token ids: questions about paragraphs of
-../shared/data, over the whole vocabulary. Prints one JSON object a line.
+SmolLM2-135M-Instruct is converted and quantised, from its weights as they are and from balanced
+ones, as the export stage does it, and each file's distribution is compared with PyTorch's on the
+same token ids: questions about paragraphs of ../shared/data, over the whole vocabulary. Prints one
+JSON object a line.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from figures import figure
 from potstill.core.machine import usable_cores
 from potstill.core.scoring import bootstrap_ratio
 from potstill.export.blocks import block_errors
-from potstill.export.gguf import CONVERTED, convert, quantize, tensor_types
+from potstill.export.gguf import CONVERTED, convert, convert_balanced, quantize, tensor_types
 from potstill.export.parity import Reader, Row, row_sums, score_files, token_columns
 from potstill.models.chat import encode_example
 from potstill.models.load import load_model, load_tokenizer, model_folder
@@ -32,16 +33,20 @@ HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE / "peers"))
 import rows as bench_rows  # noqa: E402
 
+BALANCED = ("q8_0", "q4_k_m")
+"""Kinds that are also made as the export stage makes them, of balanced weights."""
 KINDS = ("f16", "q8_0", "q6_k", "q5_k_m", "q4_k_m", "q4_0")
 GOALS: dict[str, tuple[float | None, float | None]] = {"f16": (1e-3, 0.99), "q8_0": (None, 0.98)}
 """Highest KL in nats a token, lowest share of tokens with the same first choice."""
+CALIBRATION = 405
+"""The question from which on others are read for balancing: of articles that no row is from."""
 AGAIN = 10
 """Every so-manieth question is a row, so that many paragraphs are."""
 
 
-def question_rows(data: Path, tokenizer: Any, count: int) -> list[Row]:
+def question_rows(data: Path, tokenizer: Any, count: int, first: int = 0) -> list[Row]:
     """Questions with their paragraphs and answers, as they are encoded everywhere else."""
-    questions = [one for some in bench_rows.read_paragraphs(data) for one in some][::AGAIN]
+    questions = [one for some in bench_rows.read_paragraphs(data) for one in some][first::AGAIN]
     made = []
     for one in questions:
         asked = Turn(role="user", content=f"{one.paragraph}\n\n{one.question}")
@@ -111,13 +116,21 @@ def main() -> None:
             else:
                 quantize(files["f16"], path, kind, threads)
             print(f"{kind}: {time.monotonic() - began:.1f} s", file=sys.stderr, flush=True)
+        source = Path(scratch) / "balanced.gguf"
+        calibration = [row.ids for row in question_rows(options.data, tokenizer, 12, CALIBRATION)]
+        left = convert_balanced(folder, source, tokenizer, "model", calibration)
+        figure("balanced_error_left", left, "share", None, True, "by estimate, other questions")
+        for kind in BALANCED:
+            files[f"{kind}_balanced"] = Path(scratch) / f"model-{kind}-balanced.gguf"
+            quantize(source, files[f"{kind}_balanced"], kind, threads)
         vocabulary = max(tokenizer.get_vocab().values()) + 1
         sums = score_files(
             files, model, None, rows, vocabulary, threads,
             lambda done: print(f"{done} of {len(rows)} rows", file=sys.stderr, flush=True),
         )  # fmt: skip
         for kind, path in files.items():
-            worst = block_errors(files["f16"], path) if kind not in CONVERTED else {}
+            made_of = source if kind.endswith("_balanced") else files["f16"]
+            worst = block_errors(made_of, path) if kind not in CONVERTED else {}
             report(kind, path, sums[kind], worst)
     weights_alone(model, rows, vocabulary)
 
@@ -125,7 +138,7 @@ def main() -> None:
 def report(kind: str, path: Path, sums: list[dict[str, float]], worst: dict[str, float]) -> None:
     """A file's KL, agreement and size."""
     tokens = [one["tokens"] for one in sums]
-    max_kl, min_agreement = GOALS.get(kind, (None, None))
+    max_kl, min_agreement = GOALS.get(kind.removesuffix("_balanced"), (None, None))
     types = ", ".join(f"{count} {name}" for name, count in tensor_types(path).most_common())
     errors = ", ".join(f"{name} {error:.2%}" for name, error in sorted(worst.items()))
     how = (

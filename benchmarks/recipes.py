@@ -140,9 +140,10 @@ def more_questions(run: Path) -> None:
     for kind, answers in said.items():
         found = f1_difference(whole, answers, right, SEED, RESAMPLES, LEVEL)
         assert found is not None
+        same = sum(a == b for a, b in zip(answers, whole, strict=True)) / len(whole)
         how = (
             f"paired by {found['n']} questions of the sample's SQuAD file, {found['low']:+.4f} to "
-            f"{found['high']:+.4f}"
+            f"{found['high']:+.4f}; {same:.1%} of the answers are F16's"
         )
         value = round(found["value"], 4)
         key = f"chat_{kind}_f1_of_more"

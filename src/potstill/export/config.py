@@ -21,7 +21,7 @@ class ExportConfig(MeasuringConfig):
     quantisations: tuple[Quantisation, ...] = Field(
         ("q4_k_m",),
         description="GGUF files to make beside the F16 one, which is always made. f32 and bf16 are "
-        "written from the student's own weights, the others are quantised from the F16 file.",
+        "written from the student's own weights, the others are quantised from balanced ones.",
     )
     candidates: tuple[Quantisation, ...] = Field(
         (),

@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -22,9 +23,10 @@ from typing import Any
 from potstill.core.files import disk_errors
 from potstill.errors import ModelError
 from potstill.export import convert_worker
+from potstill.export.balance import balance
 from potstill.export.pieces import sentencepiece_model, words_of_their_own
 from potstill.models import native
-from potstill.models.load import gguf_metadata
+from potstill.models.load import gguf_metadata, load_model
 from potstill.models.packages import package_folder, pinned
 from potstill.models.tokens import splitting_rule
 
@@ -82,6 +84,34 @@ def convert(folder: Path, out: Path, tokenizer: Any, name: str, kind: str = "f16
         )
         if done.returncode != 0 or not part.exists():
             raise _refused(folder, done.stderr)
+
+
+def convert_balanced(
+    folder: Path,
+    out: Path,
+    tokenizer: Any,
+    name: str,
+    rows: Sequence[Sequence[int]],
+    tell: Callable[[int], None] = lambda done: None,
+) -> float | None:
+    """Write the F16 GGUF of the balanced student, to be quantised, to `out`.
+
+    rows: token ids of training rows, tell: told how many were read. Returns the share of the
+    rounding error that is left (`balance.balance`); None, and no file, for an architecture that it
+    does not know. Errors: as `convert`.
+    """
+    student = load_model(folder, "float32")
+    left = balance(student, rows, tell)
+    if left is None:
+        return None
+    with tempfile.TemporaryDirectory(dir=out.parent) as scratch:
+        for file in folder.iterdir():
+            if file.suffix != ".safetensors" and not file.name.endswith(".index.json"):
+                shutil.copyfile(file, Path(scratch) / file.name)
+        with disk_errors(Path(scratch), "write to"):
+            student.save_pretrained(scratch)
+        convert(Path(scratch), out, tokenizer, name)
+    return left
 
 
 def quantize(source: Path, out: Path, kind: str, threads: int) -> None:

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -31,7 +30,6 @@ from potstill.core.files import (
 from potstill.core.stage import Artifact, Context, Draft
 from potstill.errors import InputError, ModelError, PotstillError
 from potstill.export import chain, gguf
-from potstill.export.balance import balance
 from potstill.export.card import model_card
 from potstill.export.chain import Allowance
 from potstill.export.choose import recommended
@@ -41,7 +39,7 @@ from potstill.export.parity import Row
 from potstill.export.serving import modelfile, serving
 from potstill.models.chat import encode_example
 from potstill.models.corrected import corrected
-from potstill.models.load import load_model, load_tokenizer
+from potstill.models.load import load_tokenizer
 from potstill.models.refs import parse
 from potstill.models.size import longest_text
 from potstill.records import Example
@@ -167,25 +165,21 @@ def _balanced(
     is."""
     if not config.balance or all(kind in gguf.CONVERTED for kind in config.kinds):
         return None
-    out = draft.work / "balanced-f16.gguf"
-    if out.exists():
+    out, said = draft.work / "balanced-f16.gguf", draft.work / BALANCE
+    if out.exists() and said.exists():
         return out
-    student = load_model(folder, "float32")
     rows = _training_rows(config, inputs, tokenizer)
-    left = balance(
-        student, rows, lambda done: context.events.progress(done, len(rows), "rows", step="balance")
+    left = gguf.convert_balanced(
+        folder,
+        out,
+        tokenizer,
+        NAME,
+        rows,
+        lambda done: context.events.progress(done, len(rows), "rows", step="balance"),
     )
     if left is None:
         return None
-    with tempfile.TemporaryDirectory(dir=draft.work) as scratch:
-        for file in folder.iterdir():
-            if file.suffix != ".safetensors" and not file.name.endswith(".index.json"):
-                shutil.copyfile(file, Path(scratch) / file.name)
-        with disk_errors(Path(scratch), "write to"):
-            student.save_pretrained(scratch)
-        tokens = sum(map(len, rows))
-        write_json(draft.work / BALANCE, {"error_left": round(left, 4), "tokens": tokens})
-        gguf.convert(Path(scratch), out, tokenizer, NAME)
+    write_json(said, {"error_left": round(left, 4), "tokens": sum(map(len, rows))})
     return out
 
 

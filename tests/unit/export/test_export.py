@@ -16,13 +16,16 @@ from pydantic import ValidationError
 from potstill.core.stage import Artifact, Draft
 from potstill.errors import ModelError
 from potstill.export import STAGE, ExportConfig
+from potstill.export.blocks import block_errors
 from potstill.export.chain import Allowance
-from potstill.export.gguf import convert, tensor_types
+from potstill.export.gguf import convert, convert_balanced, quantize, tensor_types
 from potstill.export.merged import merge_hop
-from potstill.export.parity import Row
+from potstill.export.parity import Row, score_files
+from potstill.export.run import run
 from potstill.models import adapters
 from potstill.models.adapter_config import LoraConfig
 from potstill.models.load import load_model, load_tokenizer
+from potstill.models.save import save_model
 
 
 def test_every_file_is_made_measured_and_within_its_bounds(exporting: Any) -> None:
@@ -68,6 +71,53 @@ def test_matrices_that_cannot_be_k_quantised_are_named(exporting: Any) -> None:
     said = f"15 of {sum(types.values())} matrices are not Q4_K"
     assert any(said in note for note in exported["notes"])
     assert tensor_types(exporting.draft.data / "student-f16.gguf") == {"F16": 15}
+
+
+def test_quantised_files_are_made_of_a_balanced_student_that_says_the_same(
+    exporting: Any, tmp_path: Path
+) -> None:
+    """Of a student whose layers hear some inputs far more loudly than others."""
+    exported = json.loads((exporting.draft.data / "export.json").read_text())
+    assert 0 < exported["balance"]["error_left"] <= 1
+    assert exported["balance"]["tokens"] > 0
+    assert any("balanced weights" in note for note in exported["notes"])
+
+    folder = exporting.inputs["distill"].path("models/distilled")
+    tokenizer, student = load_tokenizer(folder), load_model(folder, "float32")
+    with torch.no_grad():
+        for layer in student.model.layers:
+            layer.input_layernorm.weight[::7] *= 32
+            layer.self_attn.q_proj.weight[:, ::7] /= 32
+    loud, plain, source = tmp_path / "loud", tmp_path / "plain.gguf", tmp_path / "balanced.gguf"
+    save_model(student.to(torch.bfloat16), tokenizer, loud)
+    convert(loud, plain, tokenizer, "student")
+    rows = [tokenizer.encode(text) for text in ("Who drains the boiler?", "Close valve B2.")]
+    left = convert_balanced(loud, source, tokenizer, "student", rows)
+    assert left is not None
+    assert left < 1
+    both = {"plain": plain, "balanced": source}
+    scored = [Row(f"r{n}", ids, 1, (), (), None) for n, ids in enumerate(rows)]
+    reference = load_model(loud, "float32")
+    sums = score_files(both, reference, None, scored, len(tokenizer), 1)
+    for one in sums.values():
+        assert sum(row["kl_student"] for row in one) < 1e-4 * sum(row["tokens"] for row in one)
+    for kind in ("q8_0", "q4_0"):
+        quantize(source, tmp_path / f"{kind}.gguf", kind, 1)
+        block_errors(source, tmp_path / f"{kind}.gguf")
+        with pytest.raises(ModelError, match="damaged block"):
+            block_errors(plain, tmp_path / f"{kind}.gguf")
+    assert sorted(one.name for one in tmp_path.iterdir() if one.is_dir()) == ["loud"]
+
+
+def test_who_wants_no_balance_gets_none(exporting: Any, tmp_path: Path) -> None:
+    draft = Draft(tmp_path / "draft")
+    draft.data.mkdir(parents=True)
+    draft.work.mkdir()
+    plain = exporting.config.model_copy(update={"balance": False})
+    run(plain, exporting.inputs, draft, exporting.context)
+    exported = json.loads((draft.data / "export.json").read_text())
+    assert "balance" not in exported
+    assert not (draft.work / "balanced-f16.gguf").exists()
 
 
 def test_the_safetensors_are_the_students_own(exporting: Any) -> None:
