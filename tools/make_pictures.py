@@ -1,16 +1,16 @@
 """Take the pictures of docs/pictures/: the studio over a project with a finished run, its report.
 
-    python tools/make_pictures.py PROJECT [RUN] [--report]
+    python tools/make_pictures.py PROJECT [RUN] [--only NAME …]
 
 In: a project folder whose run (quickstart, unless named) is finished. Out: one PNG a page, light at
 1280 pixels, dark at 1280, and light at 390. Needs Debian's chromium and the package playwright.
 Starts no run; the chat's picture asks the student one question, and where it parts from its
-teacher. The service's picture shows what `potstill serve` kept beside the run. With `--report`
-only the report's picture is taken.
+teacher. The service's picture shows what `potstill serve` kept beside the run.
 """
 
 from __future__ import annotations
 
+import argparse
 import os
 import re
 import shutil
@@ -36,31 +36,42 @@ ELSEWHERE = """folder => {
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
 
 
+PAGES = {
+    "first": "/", "runs": "/", "new": "/new?from=quickstart", "run": "/runs/{run}",
+    "data": "/runs/{run}/data", "edit": "/runs/{run}/data", "results": "/runs/{run}/results",
+    "chat": "/runs/{run}/chat", "service": "/runs/{run}/service",
+    "search": "/search?from=quickstart", "run-dark": "/runs/{run}",
+    "new-narrow": "/new?from=quickstart",
+}  # fmt: skip
+"""Picture -> the page that it is of."""
+OF_NOTHING = ("first", "new", "new-narrow")
+"""Pictures of an empty project: in one with a run its plan would be to reuse all."""
+REPORT = "report"
+
+
 def main() -> None:
-    """Every picture anew."""
-    named = [word for word in sys.argv[1:] if word != "--report"]
-    project, run = Path(named[0]), (named[1:] or ["quickstart"])[0]
+    """The pictures that are named, or all."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("project", type=Path)
+    parser.add_argument("run", nargs="?", default="quickstart")
+    parser.add_argument("--only", nargs="+", choices=(REPORT, *PAGES), default=(REPORT, *PAGES))
+    options = parser.parse_args()
+    project: Path = options.project
     FOLDER.mkdir(parents=True, exist_ok=True)
-    take_report(project / "runs" / run / "report.html")
-    if "--report" in sys.argv[1:]:
-        return
-    with sync_playwright() as driver, tempfile.TemporaryDirectory() as empty:
+    if REPORT in options.only:
+        take_report(project / "runs" / options.run / "report.html")
+    with sync_playwright() as driver, tempfile.TemporaryDirectory() as scratch:
         browser = driver.chromium.launch(executable_path=shutil.which("chromium"), args=FLAGS)
-        new, state = Path(empty) / "my-handbook", Path(empty) / "state"
-        new.mkdir()
-        with Studio(new, state) as studio:
-            take(browser, studio, "first", "/", "light", "wide")
-        with Studio(project, Path(empty) / "own state") as studio:
-            for name, path in (
-                ("runs", "/"), ("new", "/new?from=quickstart"), ("run", f"/runs/{run}"),
-                ("data", f"/runs/{run}/data"), ("edit", f"/runs/{run}/data"),
-                ("results", f"/runs/{run}/results"),
-                ("chat", f"/runs/{run}/chat"), ("service", f"/runs/{run}/service"),
-                ("search", "/search?from=quickstart"),
-            ):  # fmt: skip
-                take(browser, studio, name, path, "light", "wide")
-            take(browser, studio, "run-dark", f"/runs/{run}", "dark", "wide")
-            take(browser, studio, "new-narrow", "/new?from=quickstart", "light", "narrow")
+        empty = Path(scratch) / "my-handbook"
+        empty.mkdir()
+        for name in (one for one in PAGES if one in options.only):
+            own = empty if name in OF_NOTHING else project
+            with Studio(own, Path(scratch) / "state") as studio:
+                path = PAGES[name].format(run=options.run)
+                scheme = "dark" if name.endswith("-dark") else "light"
+                size = "narrow" if name.endswith("-narrow") else "wide"
+                take(browser, studio, name, path, scheme, size)
+            shutil.rmtree(Path(scratch) / "state", ignore_errors=True)  # each has no other project
         browser.close()
 
 
@@ -114,8 +125,13 @@ def take(browser: Any, studio: Studio, name: str, path: str, scheme: str, size: 
     if name in ("data", "edit"):
         page.locator(".rows button").nth(1).click()
         page.locator(".row-detail .passage").first.wait_for()
+        sheet = page.locator("img.sheet").first
+        sheet.scroll_into_view_if_needed()
+        sheet.evaluate("one => one.complete || new Promise(done => { one.onload = done; })")
+        sheet.scroll_into_view_if_needed()
     if name == "edit":
         page.get_by_text("Set aside or change it").first.click()
+        page.get_by_role("button", name="Save the change").scroll_into_view_if_needed()
     if name == "chat":
         page.fill("#question", QUESTION)
         page.locator("#ask").click()
