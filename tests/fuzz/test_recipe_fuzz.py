@@ -113,6 +113,16 @@ def test_overrides(place: str, value: str) -> None:
     outcome("quickstart", f"{place}={value}")
 
 
+@pytest.mark.parametrize("place", ["task", "seed", "name", "distill.epochs", "x.y"])
+@pytest.mark.parametrize(
+    "number", ["0x" + "f" * 4000, "-0b" + "1" * 20000, "[0x" + "f" * 4000 + "]"]
+)
+def test_a_number_that_nobody_can_print_is_one_error(place: str, number: str) -> None:
+    """Found by the test above: hexadecimal has no limit when it is read, decimal has one when it is
+    said."""
+    assert "more than 4,000 digits" in outcome("quickstart", f"{place}={number}")
+
+
 @pytest.mark.parametrize("name", ["x" * 5000, "a\0b", "\ud800", "x" * 300 + ".yaml"])
 def test_names_of_recipes(name: str) -> None:
     assert "no recipe" in outcome(name)

@@ -20,6 +20,8 @@ from potstill.errors import RecipeError
 LARGEST_FILE = 1 << 20
 MOST_VALUES = 100_000
 """Of a text once its aliases are unfolded: a few lines of them can stand for any number."""
+MOST_BITS = 13_000
+"""Of a whole number, some 3,900 digits: Python prints 4,300 and no more."""
 LONGEST_NAME = 200
 UNREADABLE = (ValueError, TypeError, LookupError, AttributeError, OverflowError)
 """What PyYAML lets through of values that are not what their tag or form says."""
@@ -76,7 +78,9 @@ def _loaded(text: str, name: str) -> tuple[Any, Any]:
     try:
         node = yaml.compose(text, Loader=yaml.SafeLoader)
         _unfolded(node, {}, name)
-        return node, yaml.safe_load(text)
+        data = yaml.safe_load(text)
+        _can_be_said(data, name)
+        return node, data
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}" if mark is not None else ""
@@ -109,6 +113,18 @@ def _unfolded(node: Any, known: dict[int, int], name: str) -> int:
         )
     known[id(node)] = count
     return count
+
+
+def _can_be_said(value: Any, name: str) -> None:
+    """Errors: RecipeError for a number that Python does not print: hexadecimal and binary ones have
+    no limit where they are read."""
+    if isinstance(value, int) and value.bit_length() > MOST_BITS:
+        raise RecipeError(f"{name}: a number in it has more than 4,000 digits.")
+    if isinstance(value, dict):
+        value = [one for pair in value.items() for one in pair]
+    if isinstance(value, list | tuple | set):
+        for one in value:
+            _can_be_said(one, name)
 
 
 def _text(path: Path, what: str) -> str:

@@ -47,7 +47,7 @@ def estimate(config: ExportConfig, earlier: Mapping[str, Figures], project: Path
     return {
         "files": len(kinds) + 1,
         "seconds": 25
-        + seconds(4 * balanced, READING_RATE / student)
+        + seconds(9 * balanced, READING_RATE / student)  # reading, searching, one more file
         + seconds(read, READING_RATE / teacher)
         + seconds(written, WRITING_RATE / teacher),
         "memory_bytes": 8e8 + 4 * (beside + student) + 3 * student,
