@@ -82,8 +82,8 @@ def run(
             config, files, source, folder, teacher, tokenizer, rows, context, adapter
         )
     except PotstillError:
-        for path in files.values():  # else a repeated run would find them finished
-            path.unlink(missing_ok=True)
+        for path in (*files.values(), *([source] if source is not None else [])):
+            path.unlink(missing_ok=True)  # else a repeated run would find them finished
         raise
     exported["chain"].insert(0, first)
     exported["parity"] = [chain.flat(hop) for hop in exported["chain"]]
