@@ -22,8 +22,9 @@ from typing import Any
 
 from potstill.errors import InputError
 
-WIDTH = 1100
-"""Pixels of a page's width."""
+WIDTH, TALLEST = 1100, 4400
+"""Pixels of a page's width; a page that would be taller is drawn smaller: a PDF may name any size,
+and a picture of it would take all memory."""
 AROUND = 130
 """Points above and below the words that are shown with them."""
 SECONDS = 20.0
@@ -68,19 +69,22 @@ def draw(wanted: Wanted) -> bytes:
 
     with closing(pypdfium2.PdfDocument(wanted.path)) as document:
         there = [number for number in wanted.pages if 1 <= number <= len(document)] or [1]
-        found = next(
-            (one for one in there if boxes_of(document[one - 1], wanted.sentence)), there[0]
-        )
-        page = document[found - 1]
-        sentence = boxes_of(page, wanted.sentence)
+        for number in there:
+            page = document[number - 1]
+            if sentence := boxes_of(page, wanted.sentence):
+                break
+        else:
+            page = document[there[0] - 1]
         answer = boxes_of(page, wanted.answer, inside=sentence)
         for boxes, colour in zip((sentence, answer), MARKS, strict=True):
             for box in boxes:
                 _mark(page, box, colour)
-        bitmap = page.render(scale=WIDTH / page.get_width())
+        scale = min(WIDTH / page.get_width(), TALLEST / page.get_height())
+        bitmap = page.render(scale=scale)
         picture = bitmap.to_pil().convert("RGB")
         if sentence and not wanted.whole:
-            picture = picture.crop(_around(bitmap.get_posconv(page), sentence, picture.size))
+            place = bitmap.get_posconv(page)
+            picture = picture.crop(_around(place, sentence, picture.size, AROUND * scale))
         held = io.BytesIO()
         picture.save(held, "PNG", optimize=False)
         return held.getvalue()
@@ -134,10 +138,11 @@ def _mark(page: Any, box: Box, colour: tuple[int, int, int, int]) -> None:
     page.insert_obj(pypdfium2.PdfObject(rectangle, pdf=page.pdf))
 
 
-def _around(place: Any, boxes: Sequence[Box], size: tuple[int, int]) -> tuple[int, int, int, int]:
+def _around(
+    place: Any, boxes: Sequence[Box], size: tuple[int, int], margin: float
+) -> tuple[int, int, int, int]:
     """The part of the picture around boxes: whole lines, so the page's whole width."""
     corners = [place.to_bitmap(*corner) for box in boxes for corner in (box[:2], box[2:])]
-    margin = AROUND * WIDTH / 600
     top = max(0, int(min(y for _, y in corners) - margin))
     bottom = min(size[1], int(max(y for _, y in corners) + margin))
     return 0, top, size[0], bottom

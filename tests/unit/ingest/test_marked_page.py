@@ -13,7 +13,7 @@ from reportlab.pdfgen.canvas import Canvas
 
 from potstill.errors import InputError
 from potstill.ingest import marked_page as module
-from potstill.ingest.marked_page import WIDTH, Wanted, draw, marked_page
+from potstill.ingest.marked_page import TALLEST, WIDTH, Wanted, draw, marked_page
 from potstill.sample import sample_path
 
 TOP, LINE = 700, 16
@@ -98,6 +98,19 @@ def test_the_sample_is_drawn_by_a_process_of_its_own() -> None:
     sentence = "Petrel 38 m 54 58 °C 3.4 m/s 6 h 45 min"
     png = marked_page(Wanted(str(sample_path("handbook.pdf")), (2, 3), sentence, "58 °C"))
     assert coloured(png)
+
+
+@pytest.mark.parametrize("size", [(3, 14_000), (14_000, 3), (14_000, 14_000)])
+def test_a_page_of_any_size_is_a_picture_of_bounded_size(
+    tmp_path: Path, size: tuple[int, int]
+) -> None:
+    path = tmp_path / "odd.pdf"
+    canvas = Canvas(str(path), pagesize=size)
+    canvas.drawString(0, size[1] / 2, "Tove rests.")
+    canvas.save()
+    picture = Image.open(io.BytesIO(draw(Wanted(str(path), (1,), "", "", whole=True))))
+    assert picture.width <= WIDTH + 1
+    assert picture.height <= TALLEST + 1
 
 
 def test_what_cannot_be_drawn_is_one_clear_error(
