@@ -65,7 +65,7 @@ class Generation:
         self.refusal = ""
         self._at, self._block = 0.0, 0  # jobs that lie behind, those of this block in part
         self._behind = 0  # requests of this block's finished rounds
-        self._first = self._again = 0  # requests of finished rounds: of the first, of all others
+        self._first = 0  # requests of first rounds; all others ask again
         long = all(isinstance(kind, ChunkKind) for kind in config.kinds)
         self.give_up_after = GIVE_UP_AFTER_LONG if long else GIVE_UP_AFTER
 
@@ -144,7 +144,8 @@ class Generation:
 
     def _later(self, asked: int, attempt: int) -> float:
         """How many requests are likely to follow a round of the block: as many as did so far."""
-        again = self._again / self._first if self._first else USUALLY_AGAIN
+        asked_again = self.requests - self._first
+        again = asked_again / self._first if self._first else USUALLY_AGAIN
         judged = self._block if self.config.judge == "teacher" else 0
         return judged + (asked * again if attempt + 1 < self.config.attempts else 0.0)
 
@@ -160,12 +161,10 @@ class Generation:
         two equal questions stays must not depend on which came first."""
         label = f"{step}, attempt {attempt + 1}" if step else f"attempt {attempt + 1}"
         requests = [one.job.request(attempt, one.failed) for one in wanted]
+        later = self._later(len(requests), attempt)
         self.requests += len(requests)
-        replies = self.replies(requests, label, self._later(len(requests), attempt))
-        if attempt == 0:
-            self._first += len(requests)
-        else:
-            self._again += len(requests)
+        self._first += len(requests) * (attempt == 0)
+        replies = self.replies(requests, label, later)
         for one, reply in zip(wanted, replies, strict=True):
             self._read(one, reply, asked.setdefault(one.job.scope, set()))
 
