@@ -60,7 +60,7 @@ def balance(
     places = places_of(model)
     if places is None:
         return None
-    squares = _mean_squares(model, rows, tell)
+    squares = _mean_squares(model, places, rows, tell)
     with torch.no_grad():
         return fmean(_balanced(place, squares[place.name]) for place in places)
 
@@ -150,10 +150,12 @@ def _group(config: Any, attention: Any) -> tuple[int, int, int]:
 
 
 def _mean_squares(
-    model: Any, rows: Sequence[Sequence[int]], tell: Callable[[int], None]
+    model: Any,
+    places: Sequence[Place],
+    rows: Sequence[Sequence[int]],
+    tell: Callable[[int], None],
 ) -> dict[str, Tensor]:
     """Place -> mean square of each of its inputs over the rows' tokens, in float64."""
-    places = places_of(model) or []
     owners = {id(module.weight): module for module in model.modules() if hasattr(module, "weight")}
     sums: dict[str, Tensor] = {}
     count = 0
