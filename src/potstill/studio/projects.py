@@ -16,12 +16,14 @@ import platformdirs
 from fastapi import APIRouter, Request
 from filelock import FileLock
 from starlette.concurrency import run_in_threadpool
+from starlette.responses import JSONResponse, Response
 
 from potstill.core.claims import holder
 from potstill.core.files import write_json
 from potstill.errors import StoreError, UsageError
 from potstill.project import new_project
 from potstill.studio.guard import fields_of
+from potstill.studio.pages import page
 from potstill.studio.runs import is_run
 from potstill.studio.session import Studio
 
@@ -36,19 +38,30 @@ def routes(studio: Studio) -> APIRouter:
     router = APIRouter()
 
     @router.post("/projects")
-    async def open_project(request: Request) -> dict[str, str]:
-        """Open a project of the list, or make one beside this one and open it: its address."""
+    async def open_project(request: Request) -> Response:
+        """Open a project of the list, or make one beside this one and open it: its address. It is
+        another origin, to which a form may not lead, so whoever has no script gets it as a link."""
         said = fields_of(await request.body())
         if "name" in said:
             made = new_project(said["name"], said.get("recipe", ""), studio.project.parent)
-            folder, page = made.folder, "new"
+            folder, page_of_it = made.folder, "new"
         else:
-            folder, page = _of_list(said.get("folder", "")), ""
+            folder, page_of_it = _of_list(said.get("folder", "")), ""
         if studio.opener is None:
             raise UsageError(
                 "This studio cannot open another.", f"potstill studio --project {folder}"
             )
-        return {"address": await run_in_threadpool(studio.opener, folder, page)}
+        address = await run_in_threadpool(studio.opener, folder, page_of_it)
+        if request.headers.get("x-form") is not None:
+            return JSONResponse({"address": address})
+        return page(
+            request,
+            studio,
+            "opened.html.j2",
+            title=f"{folder.name} is open",
+            here="runs",
+            address=address,
+        )
 
     return router
 

@@ -78,6 +78,10 @@ def test_another_project_has_a_studio_of_its_own_in_the_same_process(
             assert "theirs" in page
             assert theirs.get(found.partition("/?")[0]).status_code == 200  # it was let in
         assert opened.open(other) == found  # once more: the same one
+        secret = client.headers.pop("X-Form")  # as a browser whose script has not come
+        plain = client.post("/projects", data={"form": studio.form, "folder": str(other)})
+        client.headers["X-Form"] = secret
+        assert f'href="{found}"' in plain.text
         assert ask(folder=str(tmp_path))[0] == 404  # a page may not name any folder
         status, text = ask(name="../up", recipe="quickstart")
         assert (status, "cannot be the name" in text) == (404, True)
