@@ -46,7 +46,7 @@ SHORT = (
 def command(project: Path, *overrides: str) -> list[str]:
     """The quickstart's command line in a project folder."""
     options = [word for one in overrides for word in ("--set", one)]
-    base = [sys.executable, "-m", "potstill.cli", "run", "quickstart"]
+    base = [sys.executable, "-m", "potstill", "run", "quickstart"]
     return [*base, "--project", str(project), *options]
 
 

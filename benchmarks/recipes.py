@@ -40,7 +40,7 @@ SEED, RESAMPLES, LEVEL = 0, 10_000, 0.95
 def run(project: Path, recipe: str, name: str, *overrides: str) -> dict[str, Any]:
     """The recipe whole, under that name; its report. Prints the time that its stages took."""
     options = [word for one in (f"name={name}", *overrides) for word in ("--set", one)]
-    command = [sys.executable, "-m", "potstill.cli", "run", recipe, "--project", str(project)]
+    command = [sys.executable, "-m", "potstill", "run", recipe, "--project", str(project)]
     subprocess.run([*command, *options], check=True, stdout=sys.stderr)
     report: dict[str, Any] = read_json(project / "runs" / name / "report.json")
     minutes = sum(stage["seconds"] for stage in report["stages"].values()) / 60

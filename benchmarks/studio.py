@@ -73,7 +73,7 @@ def pages(project: Path, rows: int, events: int, count: int) -> None:
 @contextmanager
 def opened(project: Path) -> Iterator[str]:
     """A studio in a process of its own; its address with the token."""
-    command = [sys.executable, "-m", "potstill.cli", "studio", "--no-browser", "--port", "0"]
+    command = [sys.executable, "-m", "potstill", "studio", "--no-browser", "--port", "0"]
     process = subprocess.Popen(
         [*command, "--project", str(project)], stderr=subprocess.PIPE, text=True
     )
@@ -193,7 +193,7 @@ def trained(project: Path, name: str, seed: int, watched: bool) -> float:
     project.mkdir()
     recipe = project / "recipe.yaml"
     recipe.write_text(RECIPE.format(name=name, seed=seed), "utf-8")
-    command = [sys.executable, "-m", "potstill.cli", "run", str(recipe), "--until", "distill"]
+    command = [sys.executable, "-m", "potstill", "run", str(recipe), "--until", "distill"]
     command += ["--project", str(project)]
     with ExitStack() as stack:
         if watched:

@@ -15,6 +15,7 @@ import resource
 import shutil
 import sys
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -116,12 +117,7 @@ def score(spec: dict[str, Any], model: Path) -> dict[str, Any]:
     """
     reference, states = spec["reference"], Path(spec["states"])
     tokenizer = load_tokenizer(reference)
-    held = []
-    for row in spec["test"]:
-        turns = [Turn(role="user", content=row["prompt"])]
-        turns.append(Turn(role="assistant", content=row["completion"]))
-        gold = Gold(row["id"], (row["completion"],))
-        held.append(Held(row["id"], encode_example(tokenizer, turns, 4096), gold))
+    held = held_of(spec["test"], tokenizer)
     teacher = load_model(reference)
     settings = ScanSettings(states, len(tokenizer), ANSWER_TOKENS, 16, 256)
     if Path(reference) == model or not (states / "done").exists():
@@ -141,6 +137,17 @@ def score(spec: dict[str, Any], model: Path) -> dict[str, Any]:
         "answers": [one.answer for one in said],
         "fidelity": [asdict(one.scores.fidelity) for one in said],
     }
+
+
+def held_of(rows: Sequence[Mapping[str, str]], tokenizer: Any) -> list[Held]:
+    """Rows as they are scored."""
+    held = []
+    for row in rows:
+        turns = [Turn(role="user", content=row["prompt"])]
+        turns.append(Turn(role="assistant", content=row["completion"]))
+        gold = Gold(row["id"], (row["completion"],))
+        held.append(Held(row["id"], encode_example(tokenizer, turns, 4096), gold))
+    return held
 
 
 if __name__ == "__main__":

@@ -80,7 +80,7 @@ class Studio:
 
     def __init__(self, project: Path, state: Path) -> None:
         self.project = project.resolve()
-        command = [sys.executable, "-m", "potstill.cli", "studio", "--no-browser", "--port", "0"]
+        command = [sys.executable, "-m", "potstill", "studio", "--no-browser", "--port", "0"]
         self.process = subprocess.Popen(
             [*command, "--project", str(project)],
             stderr=subprocess.PIPE,

@@ -35,7 +35,7 @@ FIGURES = (
 NO_SIGN = ("correct", "validation_kl")
 """A correction moves away from the model that came: its distance to that is no sign of progress."""
 PACES: tuple[tuple[str, str], ...] = (
-    ("rows_per_second", "{} rows/s"),
+    ("rows_per_second", "{} usable rows/s"),
     ("tokens_per_second", "{} tokens/s"),
     ("cost", "cost {}"),
 )

@@ -31,7 +31,7 @@ QUESTION = "Which kind of entry makes pitch barrel stock grow?"
 
 
 def potstill(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "potstill.cli", *arguments]
+    command = [sys.executable, "-m", "potstill", *arguments]
     return subprocess.run(command, capture_output=True, text=True, check=False, timeout=1500)
 
 

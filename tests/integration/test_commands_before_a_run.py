@@ -12,7 +12,7 @@ from potstill.recipe import Recipe, builtin_recipes
 
 def potstill(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "potstill.cli", *arguments],
+        [sys.executable, "-m", "potstill", *arguments],
         cwd=folder,
         capture_output=True,
         text=True,

@@ -15,7 +15,7 @@ from potstill.recipe import Recipe
 
 
 def potstill(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "potstill.cli", *arguments]
+    command = [sys.executable, "-m", "potstill", *arguments]
     return subprocess.run(command, capture_output=True, text=True, check=False, timeout=250)
 
 

@@ -30,7 +30,7 @@ SHORT = ["distill.max_tokens=1500", "distill.epochs=1", "distill.validations=1"]
 
 
 def potstill(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "potstill.cli", *arguments]
+    command = [sys.executable, "-m", "potstill", *arguments]
     return subprocess.run(command, capture_output=True, text=True, check=False, timeout=250)
 
 

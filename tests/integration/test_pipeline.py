@@ -143,7 +143,7 @@ def test_ctrl_c_says_that_the_same_command_goes_on(
     project: Path, small_recipe: dict[str, Any]
 ) -> None:
     (project / "recipe.yaml").write_text(yaml.safe_dump(small_recipe), "utf-8")
-    command = [sys.executable, "-m", "potstill.cli", "run", str(project / "recipe.yaml")]
+    command = [sys.executable, "-m", "potstill", "run", str(project / "recipe.yaml")]
     # A shell's background job ignores Ctrl-C, and so would what is started here.
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     process = subprocess.Popen(
@@ -188,7 +188,7 @@ def test_a_run_killed_again_and_again_ends_as_an_undisturbed_one(
 
     def command(folder: Path) -> list[str]:
         options = ["--project", str(folder), "--until", "distill"]
-        base = [sys.executable, "-m", "potstill.cli", "run", str(folder / "recipe.yaml")]
+        base = [sys.executable, "-m", "potstill", "run", str(folder / "recipe.yaml")]
         return [*base, *options]
 
     subprocess.run(command(calm), check=True, capture_output=True, timeout=240)

@@ -41,7 +41,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def potstill(project: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "potstill.cli", *arguments, "--project", str(project)],
+        [sys.executable, "-m", "potstill", *arguments, "--project", str(project)],
         capture_output=True,
         text=True,
         timeout=120,

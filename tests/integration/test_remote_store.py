@@ -200,7 +200,7 @@ def test_a_training_that_is_killed_goes_on_on_another_machine(
         project = tmp_path / name
         project.mkdir()
         (project / "notes.md").write_text(text, "utf-8")
-        command = [sys.executable, "-m", "potstill.cli", "run", str(tmp_path / "recipe.yaml")]
+        command = [sys.executable, "-m", "potstill", "run", str(tmp_path / "recipe.yaml")]
         command += ["--until", "distill", "--store", f"file://{there}", "--project", str(project)]
         return subprocess.Popen(command, env=environment, start_new_session=True)
 

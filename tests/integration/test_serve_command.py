@@ -34,7 +34,7 @@ SECONDS = 90.0
 
 
 def potstill(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "potstill.cli", *arguments]
+    command = [sys.executable, "-m", "potstill", *arguments]
     return subprocess.run(command, capture_output=True, text=True, check=False, timeout=SECONDS)
 
 
@@ -67,7 +67,7 @@ def serving(
     project: Path, *more: str, python: Path = Path(sys.executable)
 ) -> Iterator[tuple[subprocess.Popen[str], str]]:
     """The process, and its address."""
-    command = [str(python), "-m", "potstill.cli", "serve", "small", "--project", str(project)]
+    command = [str(python), "-m", "potstill", "serve", "small", "--project", str(project)]
     command += ["--port", "0", "--threads", "1", "--parallel", "2", "--context", "512", *more]
     errors = project / "errors.txt"
     with errors.open("w") as stderr, subprocess.Popen(command, stderr=stderr, text=True) as process:
@@ -285,7 +285,7 @@ def test_the_serving_extras_suffice_wherever_the_project_is(
     moved = finished.rename(tmp_path / "project")
     try:
         for words in ("feedback", "versions", "drift", "verify"):
-            command = [str(python), "-m", "potstill.cli", words, "small", "--project", str(moved)]
+            command = [str(python), "-m", "potstill", words, "small", "--project", str(moved)]
             assert subprocess.run(command, capture_output=True, check=False).returncode == 0
         with serving(moved, python=python) as (_, address):
             asked = [{"role": "user", "content": "When is the kiln opened?"}]

@@ -190,7 +190,7 @@ def test_ask_is_for_runs_that_mark(project: Path, tmp_path: Path) -> None:
 
 
 def test_it_is_served_and_stops(project: Path) -> None:
-    command = [sys.executable, "-m", "potstill.cli", "serve", "marks", "--project", str(project)]
+    command = [sys.executable, "-m", "potstill", "serve", "marks", "--project", str(project)]
     errors = project / "serve-errors.txt"
     with (
         errors.open("w") as stderr,

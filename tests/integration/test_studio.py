@@ -85,7 +85,7 @@ def test_a_run_is_started_stopped_and_goes_on_whatever_becomes_of_the_studio(
 
 
 def test_the_command_opens_it_at_its_address_and_ctrl_c_closes_it(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "potstill.cli", "studio", "--no-browser"]
+    command = [sys.executable, "-m", "potstill", "studio", "--no-browser"]
     command += ["--project", str(tmp_path), "--port"]
     process = subprocess.Popen(
         [*command, "0"], stderr=subprocess.PIPE, text=True, start_new_session=True

@@ -44,7 +44,7 @@ class Opened:
         self.start()
 
     def start(self) -> None:
-        command = [sys.executable, "-m", "potstill.cli", "studio", "--no-browser"]
+        command = [sys.executable, "-m", "potstill", "studio", "--no-browser"]
         command += ["--port", self.port, "--project", str(self.project)]
         self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
         assert self.process.stderr is not None

@@ -100,7 +100,7 @@ def test_figures_of_later_stages_are_read_from_them(project: Path) -> None:
 
 
 def _command(project: Path) -> list[str]:
-    base = [sys.executable, "-m", "potstill.cli", "tune", str(project / "study.yaml")]
+    base = [sys.executable, "-m", "potstill", "tune", str(project / "study.yaml")]
     return [*base, "--project", str(project)]
 
 

@@ -66,7 +66,7 @@ def type_all(folder: Path, cuts: dict[str, Any], cut_text: int, seconds: float) 
         lines += [f"echo '{MARK.format(number)}'", block.replace("8000", port)]
     tools = folder / "bin"
     tools.mkdir()
-    (tools / "potstill").write_text(f'#!/bin/sh\nexec "{sys.executable}" -m potstill.cli "$@"\n')
+    (tools / "potstill").write_text(f'#!/bin/sh\nexec "{sys.executable}" -m potstill "$@"\n')
     (tools / "python").write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
     for one in tools.iterdir():
         one.chmod(0o755)

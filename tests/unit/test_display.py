@@ -54,7 +54,8 @@ def test_progress_says_how_fast_how_dear_and_how_long() -> None:
     pace = {"rows_per_second": 2.5, "tokens_per_second": 151.0, "cost": 0.0123, "seconds_left": 75}
     (line,) = told({**event, **pace})
     assert line == (
-        "generate  generate 9/9 requests  2.5 rows/s  151 tokens/s  cost 0.0123  1 min 15 s left"
+        "generate  generate 9/9 requests  2.5 usable rows/s  151 tokens/s  cost 0.0123  "
+        "1 min 15 s left"
     )
 
 

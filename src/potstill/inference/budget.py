@@ -148,7 +148,8 @@ class Meter:
         )
 
     def figures(self, rows: int, done: float, total: float) -> dict[str, float]:
-        """How fast and how dear it is, for a progress event: nothing before the first request.
+        """How fast and how dear it is, for a progress event: nothing before the first request, and
+        no pace of rows before the first of use.
 
         rows: made so far. done of total: how far the stage is.
         """
@@ -157,10 +158,9 @@ class Meter:
             return {}
         took = max(1e-3, time.monotonic() - self._began)
         written = self.spent.completion_tokens - self._before.completion_tokens
-        figures = {
-            "rows_per_second": rows / took,
-            "tokens_per_second": written / took,
-        }
+        figures = {"tokens_per_second": written / took}
+        if rows:
+            figures = {"rows_per_second": rows / took} | figures
         if self.spent.money:
             figures["cost"] = self.spent.money
         if done > self._done_before:

@@ -10,12 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from potstill.core.plugins import Loaded, described, load, options_of
-from potstill.errors import PotstillError, RecipeError
+from potstill.core.plugins import Loaded, described, installed, load, options_of
+from potstill.errors import PluginError, PotstillError, RecipeError
 from potstill.ingest.config import IngestConfig
 from potstill.ingest.content import PageText, Reading, UnusableError
 
 GROUP = "potstill.readers"
+NEEDS = ("suffixes", "content", "make")
 Read = Callable[[Path], Reading]
 
 
@@ -83,7 +84,7 @@ def plugin_readers(config: IngestConfig, own: Sequence[str]) -> dict[str, Plugin
     """
     found: dict[str, PluginReader] = {}
     for choice in config.readers:
-        loaded = load(GROUP, choice.name, ("suffixes", "content", "make"))
+        loaded = load(GROUP, choice.name, NEEDS)
         reader = PluginReader(loaded, options_of(loaded, choice.options))
         if not reader.suffixes or not all(one.startswith(".") for one in reader.suffixes):
             raise loaded.broken("names no suffixes that begin with a dot")
@@ -98,6 +99,33 @@ def plugin_readers(config: IngestConfig, own: Sequence[str]) -> dict[str, Plugin
                 )
             found[suffix] = reader
     return found
+
+
+@dataclass(frozen=True)
+class ReaderHere:
+    """A reader that is installed. content: what its files' first bytes may say."""
+
+    name: str
+    content: tuple[str, ...]
+
+
+def readers_here(own: Sequence[str]) -> dict[str, ReaderHere]:
+    """Suffix -> reader, of all that are installed, where files are taken in before a recipe names
+    one. Left out is what does not work or what two would read: naming it in a recipe says why."""
+    found: dict[str, list[ReaderHere]] = {}
+    for plugin in installed(GROUP):
+        try:
+            made = load(GROUP, plugin.name, NEEDS).object
+        except PluginError:
+            continue
+        reader = ReaderHere(plugin.name, tuple(made.content))
+        for suffix in made.suffixes:
+            found.setdefault(str(suffix).lower(), []).append(reader)
+    return {
+        suffix: readers[0]
+        for suffix, readers in found.items()
+        if len(readers) == 1 and suffix.startswith(".") and suffix not in own
+    }
 
 
 def reader_facts(config: IngestConfig, own: Sequence[str]) -> dict[str, str]:

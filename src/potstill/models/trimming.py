@@ -103,7 +103,8 @@ def kept_tokens(tokenizer: Any, rows: Iterable[Sequence[int]], tokens: int) -> l
     for name in _bytes(state):
         keep(name)
     said = str(tokenizer.chat_template or "")
-    special = {tokenizer.bos_token, tokenizer.eos_token, tokenizer.pad_token, tokenizer.unk_token}
+    # One that its settings name and its table lacks would be added anew, behind the last row.
+    special = set(tokenizer.all_special_tokens)
     for added in state["added_tokens"]:
         if added["content"] in special or added["content"] in said:
             kept.add(added["id"])

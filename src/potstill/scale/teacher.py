@@ -20,7 +20,7 @@ from potstill.scale.cluster import Cluster, gone
 from potstill.scale.engine import Engine, Numbered, fields_of
 from potstill.scale.keys import KeyDesk, variables_here
 
-LOOK_SECONDS = 0.02
+LOOK_SECONDS = 0.1
 LARGEST_BATCH = 8  # times what an engine answers at once
 LOSSES = 5  # of one request with the worker that had it: it is not chance
 

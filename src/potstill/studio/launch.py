@@ -50,7 +50,7 @@ class Launcher:
     def launch(self, place: Path, words: Sequence[str], project: Path, log: Path) -> None:
         """Start `potstill WORDS --project PROJECT`, which works on that place; nothing if something
         does already. Errors: StoreError if the log cannot be written."""
-        command = [sys.executable, "-m", "potstill.cli", *words, "--project", str(project)]
+        command = [sys.executable, "-m", "potstill", *words, "--project", str(project)]
         with self._lock:
             if self.running(place):
                 return

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import re
+from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -32,9 +33,9 @@ from potstill.studio.guard import fields_of
 from potstill.studio.pages import fragment, page
 from potstill.studio.runs import all_runs, find_run
 from potstill.studio.session import Studio
-from potstill.studio.uploads import LARGEST_UPLOAD, accepted, files_of
+from potstill.studio.uploads import LARGEST_UPLOAD, accepted, files_of, plugins_for
 
-SOURCES = ("ingest", "sources")
+SOURCES, READERS = ("ingest", "sources"), ("ingest", "readers")
 SAMPLE = "sample:"
 OWN = "recipe.yaml"
 BESIDE = frozenset({"seconds", "memory_bytes", "disk_bytes"})
@@ -109,6 +110,7 @@ def routes(studio: Studio) -> APIRouter:
     def sources(said: Sources) -> dict[str, Any]:
         data, _ = _parsed(said.yaml)
         text = recipe_text.put(said.yaml, SOURCES, _sources(data, said))
+        text = _with_readers(text, said.add)
         if said.add and _is_of_sample(data):
             text = _as_own(studio, text, Path(said.add[0]).stem)
         found = _read(studio, text)
@@ -208,6 +210,7 @@ def _begin(studio: Studio, source: str, run: str, own: bool) -> tuple[str, str]:
     if own:
         files = [Path(source) for source, _ in files_of(studio.project)]
         text = recipe_text.put(text, SOURCES, [DOCUMENTS] if files else [])
+        text = _with_readers(text, map(str, files))
         if files and _is_of_sample(data):
             text = _as_own(studio, text, files[0].stem if len(files) == 1 else DOCUMENTS)
     return begun, text
@@ -277,6 +280,16 @@ def _sources(data: dict[str, Any], said: Sources) -> list[str]:
     folders = [Path(one) for one in kept]
     new = [one for one in said.add if not any(Path(one).is_relative_to(path) for path in folders)]
     return [*kept, *dict.fromkeys(new)]
+
+
+def _with_readers(text: str, files: Iterable[str]) -> str:
+    """The recipe, with the plug-ins that those files need and it does not name."""
+    ingest = _parsed(text)[0].get("ingest")
+    given = ingest.get("readers") if isinstance(ingest, dict) else None
+    named = list(given) if isinstance(given, list) else []
+    known = {one.get("name") for one in named if isinstance(one, dict)}
+    new = [{"name": name} for name in plugins_for(files) if name not in known]
+    return recipe_text.put(text, READERS, [*named, *new]) if new else text
 
 
 def plan_of(found: Plan) -> str:

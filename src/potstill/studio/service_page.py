@@ -16,8 +16,9 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 
 from potstill import drifting
 from potstill.curate.config import ENCODER
-from potstill.errors import UsageError
+from potstill.errors import PotstillError, UsageError
 from potstill.improve import promote, rollback
+from potstill.run_folder import version_of, versions_of
 from potstill.serve import drift_page
 from potstill.serve.address import address_of
 from potstill.serve.review import review
@@ -61,6 +62,7 @@ def routes(studio: Studio) -> APIRouter:
             failure=None if improving else last_words(view.folder, LOG),
             log=tail(view.folder / LOG, SHOWN_LOG),
             running=running,
+            lacking=_lacking(view) if there else None,
             stopping=stopping,
             address=address,
             unserved=None if running else last_words(view.folder, SERVICE_LOG),
@@ -86,6 +88,16 @@ def routes(studio: Studio) -> APIRouter:
         return RedirectResponse(f"/runs/{quote(name)}/service", 303)
 
     return router
+
+
+def _lacking(view: RunView) -> PotstillError | None:
+    """Why no service could begin: the served version's file is gone."""
+    try:
+        serving = versions_of(view.run).current()
+        version_of(view.run, serving.version).exported(serving.file or None)
+    except PotstillError as error:
+        return error
+    return None
 
 
 def _change(studio: Studio, view: RunView, said: dict[str, str]) -> None:

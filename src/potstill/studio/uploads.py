@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import secrets
+from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -20,7 +21,8 @@ from potstill.core.files import disk_errors, file_digest
 from potstill.errors import InputError
 from potstill.ingest.config import IngestConfig
 from potstill.ingest.content import UnusableError
-from potstill.ingest.readers import CONTENT, KINDS, check_file
+from potstill.ingest.reader_plugins import readers_here
+from potstill.ingest.readers import CONTENT, KINDS, OWN, check_file
 from potstill.ingest.row_files import KINDS as ROW_KINDS
 from potstill.project import DOCUMENTS
 from potstill.studio.session import Studio
@@ -60,8 +62,14 @@ def routes(studio: Studio) -> APIRouter:
 
 
 def accepted() -> list[str]:
-    """Suffixes of the files that can be read."""
-    return sorted({*KINDS, *ROW_KINDS})
+    """Suffixes of the files that can be read, by an installed plug-in too."""
+    return sorted({*OWN, *readers_here(OWN)})
+
+
+def plugins_for(files: Iterable[str]) -> list[str]:
+    """The plug-ins that read those of the files that Potstill does not read itself, by name."""
+    here, suffixes = readers_here(OWN), {Path(one).suffix.lower() for one in files}
+    return sorted({reader.name for suffix, reader in here.items() if suffix in suffixes})
 
 
 def clean_name(name: str) -> str:
@@ -84,11 +92,11 @@ def clean_name(name: str) -> str:
 
 def files_of(project: Path) -> list[tuple[str, str]]:
     """(source, size in words) of the first files of `documents/`, for the list of the page."""
-    folder = project / DOCUMENTS
+    folder, known = project / DOCUMENTS, accepted()
     found = []
     for path in sorted(folder.rglob("*")):
         hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
-        if path.is_file() and not hidden and path.suffix.lower() in accepted():
+        if path.is_file() and not hidden and path.suffix.lower() in known:
             size = display.size(path.stat().st_size)
             found.append((path.relative_to(project).as_posix(), size))
         if len(found) == MOST_SHOWN:
@@ -121,10 +129,8 @@ async def _receive(request: Request, part: Path, name: str) -> None:
 
 def _take(part: Path, folder: Path, name: str) -> Path:
     """Check the file and give it its name; the same content twice is one file."""
-    kind = KINDS.get(part.suffix)
-    content = CONTENT.get(kind, ("text",)) if kind else _of_rows(part.suffix)
     try:
-        check_file(part, content, None)
+        check_file(part, _content(part.suffix), None)
     except UnusableError as error:
         raise InputError(
             f"{name} cannot be used: {error.detail}.", "Choose another file."
@@ -144,5 +150,10 @@ def _take(part: Path, folder: Path, name: str) -> Path:
     return target
 
 
-def _of_rows(suffix: str) -> tuple[str, ...]:
-    return ("a Parquet file",) if ROW_KINDS[suffix] == "Parquet" else ("text",)
+def _content(suffix: str) -> tuple[str, ...]:
+    """What the first bytes of such a file may say."""
+    if kind := KINDS.get(suffix):
+        return CONTENT.get(kind, ("text",))
+    if kind := ROW_KINDS.get(suffix):
+        return ("a Parquet file",) if kind == "Parquet" else ("text",)
+    return readers_here(OWN)[suffix].content

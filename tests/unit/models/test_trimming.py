@@ -158,3 +158,16 @@ def test_other_kinds_of_tokenizers_are_refused(whole: Path) -> None:
     pairs = Tokenizer(models.BPE({"a": 0, "b": 1, "ab": 2}, [("a", "b")]))
     with pytest.raises(ModelError, match="no tokens for bytes"):
         kept_tokens(PreTrainedTokenizerFast(tokenizer_object=pairs), [[1]], 300)
+
+
+def test_a_special_token_that_nothing_uses_stays_in_the_table(
+    make_pieces: Callable[..., Any], random_model: Callable[..., Any], tmp_path: Path
+) -> None:
+    tokenizer = make_pieces()
+    tokenizer.add_special_tokens({"mask_token": "<mask>"})
+    random_model(
+        kind="llama", vocab_size=len(tokenizer), tie_word_embeddings=False, bos_token_id=2,
+    ).save_pretrained(tmp_path / "whole")  # fmt: skip
+    tokenizer.save_pretrained(tmp_path / "whole")
+    trimmed = trim_vocabulary(str(tmp_path / "whole"), [[5, 6]], 300, tmp_path / "cut")
+    assert len(load_tokenizer(tmp_path / "cut")) == len(trimmed.kept)

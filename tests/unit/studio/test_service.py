@@ -130,11 +130,13 @@ def test_a_service_that_cannot_start_says_why(
     for port in ("", "-1", "65536", "8000 --host 0.0.0.0"):
         assert "is no port" in post(client, studio, action="serve", port=port).text
     assert not (run.folder / "serve" / "service.log").exists()
+    (run.folder / "export").mkdir(exist_ok=True)
+    (run.folder / "export" / "student.gguf").write_bytes(b"no model")
     assert post(client, studio, action="serve", port="0").status_code == 200
     ended(studio, run.folder / "serve")
     page = client.get("/runs/made/service").text
     assert 'role="alert"' in page
-    assert "has no exported student yet" in page
+    assert "student.gguf" in page
     assert "Start the service</button>" in page
     assert "Log of the service" in page
 
@@ -202,3 +204,17 @@ def test_a_share_of_values_is_at_most_that(values: list[float], share: float) ->
 def test_charts_need_two_requests() -> None:
     assert charts_of([request(1)]) == []
     assert len(charts_of([request(1), request(2)])) == 2
+
+
+def test_a_service_whose_file_is_gone_is_not_offered(
+    opened: tuple[TestClient, Studio, Run, list[str]],
+) -> None:
+    client, _, run, _ = opened
+    page = client.get("/runs/made/service").text
+    assert "It cannot be started: The run made has no exported student yet." in page
+    assert "Start the service" not in page
+    (run.folder / "export").mkdir(exist_ok=True)
+    (run.folder / "export" / "made-q4_k_m.gguf").write_bytes(b"GGUF")
+    page = client.get("/runs/made/service").text
+    assert "cannot be started" not in page
+    assert "Start the service" in page

@@ -5,12 +5,17 @@ from __future__ import annotations
 from pathlib import Path, PurePath
 
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
+from plugin_packages import on_the_path, write_example, write_package
 from starlette.testclient import TestClient
 from studio_runs import browser
 
 from potstill.errors import InputError
+from potstill.ingest.reader_plugins import ReaderHere, readers_here
+from potstill.ingest.readers import OWN
+from potstill.recipe import builtin_recipes
 from potstill.studio import uploads
 
 
@@ -104,3 +109,49 @@ def test_a_folder_that_cannot_be_written_is_said(tmp_path: Path) -> None:
     status, said = sent(client, "a.md", b"# One")
     assert status == 400
     assert "Cannot" in said
+
+
+def test_a_file_that_only_a_plug_in_reads_is_taken_and_its_reader_named(tmp_path: Path) -> None:
+    with on_the_path(write_example(tmp_path / "site")):
+        client, studio = browser(tmp_path / "project")
+        page = client.get("/new?from=quickstart").text
+        assert ".srt" in page
+        said = client.post(
+            "/files?name=talk.srt", content=b"1\n00:00:01,000 --> 00:00:04,000\nHi\n"
+        )
+        assert said.json()["source"] == "documents/talk.srt"
+        assert uploads.files_of(studio.project)[0][0] == "documents/talk.srt"
+
+        body = {
+            "yaml": builtin_recipes()["quickstart"].read_text("utf-8"),
+            "add": ["documents/talk.srt"],
+        }
+        first = yaml.safe_load(client.post("/new/sources", json=body).json()["yaml"])
+        assert first["ingest"]["readers"] == [{"name": "subtitles"}]
+        body = {"yaml": yaml.safe_dump(first), "add": ["documents/talk.srt"]}
+        again = yaml.safe_load(client.post("/new/sources", json=body).json()["yaml"])
+        assert again["ingest"]["readers"] == [{"name": "subtitles"}], "named once"
+        own = client.get("/new?from=quickstart&own=1").text
+        assert "name: subtitles" in own
+
+        damaged = client.post("/files?name=movie.srt", content=bytes(range(256)) * 4)
+        assert damaged.status_code == 400
+        assert "named .srt but is" in damaged.text
+    client, _ = browser(tmp_path / "other")
+    assert client.post("/files?name=talk.srt", content=b"x").status_code == 400
+
+
+def test_a_reader_that_does_not_work_hides_no_other(tmp_path: Path) -> None:
+    points = {
+        "potstill.readers": {
+            "gone": "broken_plugin:READER",
+            "pdf": "potstill_example.subtitles:READER",
+        }
+    }
+    site = write_example(tmp_path / "site")
+    with on_the_path(site, write_package(tmp_path / "other", "other", "1", points)):
+        assert readers_here(()) == {}, "two would read .srt, and one cannot be imported"
+        assert set(uploads.accepted()) == {*OWN}
+    with on_the_path(site):
+        assert readers_here(()) == {".srt": ReaderHere("subtitles", ("text",))}
+        assert readers_here((".srt",)) == {}
