@@ -7,8 +7,9 @@ Rows are questions about paragraphs of ../shared/data; articles of the test rows
 The teacher is SmolLM2-135M-Instruct, corrected on the training rows. Each training is a process of
 its own (`teaching_arm.py`), whose result stays in the work folder: a benchmark that was stopped
 goes on, and one of other settings starts anew. Prints one JSON object a line; the tables and the
-pictures for docs/experiments.md go into the work folder, all else to standard error. Both models of
-the part `align` are in packages; one has terms, which are asked for before anything is trained.
+pictures for docs/experiments.md go into the work folder, all else to standard error. The models of
+the parts `words` and `align` are in packages; one has terms, which are asked for before anything is
+trained.
 """
 
 from __future__ import annotations
@@ -280,6 +281,7 @@ def others(data: Path, work: Path, seeds: int) -> dict[str, list[str]]:
     align = [*common, "--work", str(work / "align"), "--seeds", str(seeds)]
     return {
         "surgery": ["teaching_surgery.py", *common],
+        "words": ["teaching_words.py", *common, "--work", str(work)],
         "align": ["teaching_align.py", *align],
         "rollouts": ["teaching_rollouts.py", *common],
         "streaming": ["teaching_streaming.py"],
@@ -288,7 +290,7 @@ def others(data: Path, work: Path, seeds: int) -> dict[str, list[str]]:
 
 def main() -> None:
     """All parts, or those that are named."""
-    parts = ("surgery", "compare", "answers", "align", "rollouts", "streaming")
+    parts = ("surgery", "compare", "answers", "words", "align", "rollouts", "streaming")
     parser = argparse.ArgumentParser()
     parser.add_argument("--data", type=Path, default=bench_rows.DATA)
     parser.add_argument("--work", type=Path, default=cache_folder() / "benchmarks" / "teaching")
@@ -296,7 +298,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=parts, default=parts)
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=ARMS, help="of compare")
     options = parser.parse_args()
-    if "align" in options.only:
+    if {"words", "align"} & set(options.only):
         check_terms(pinned(GEMMA))
     bench = Bench(options.data, options.work)
     scripts = others(options.data, options.work, options.seeds)

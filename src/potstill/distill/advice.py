@@ -24,8 +24,11 @@ from potstill.distill.plan import (
     signal_bytes,
     student_parameters,
     teacher_parameters,
+    teacher_shape,
 )
 from potstill.distill.residence import why_resident
+from potstill.errors import ModelError
+from potstill.models.vocabulary import is_of_byte_pairs
 
 SHARE_OF_MEMORY = 0.8
 """Of physical memory; the rest is the system's and the caches'."""
@@ -35,6 +38,11 @@ MICRO_TOKENS = (4096, 2048, 1024, 512)
 """4,096 is where products on two cores reach what the machine can do."""
 STEPS = 60
 """Fewer steps than this left the student short of what its tokens could teach it."""
+MOST, HALF = 0.75, 0.5
+"""Shares of the teacher that are proposed."""
+FEWEST_WORDS = 49_152
+"""As many as SmolLM2 has, the fewest that were measured to lose nothing; 24,576 lost 5 of 58 points
+of F1 (docs/experiments.md)."""
 TOKENS_FOR_HALF = 0.009
 """Row tokens a teacher's parameter from which half of it is worth having: 1.2 million for 135M."""
 
@@ -50,7 +58,8 @@ def advise(
     made.append(_signal(config, earlier, project, teacher))
     free = not config.assistants and config.student.size == "parameters_ratio"
     if config.student.model is None and free:
-        made.append(_size(config, tokens, teacher))
+        ratio = HALF if tokens >= TOKENS_FOR_HALF * teacher else MOST
+        made += [_size(config, ratio, tokens, teacher), *_words(config, ratio)]
     return (*made, *_batch(config, earlier, tokens, room), *_adapter(config, room))
 
 
@@ -64,17 +73,34 @@ def _method(config: DistillConfig) -> Advice:
     return _proposed("distill.divergence", config.divergence, "forward_kl", why)
 
 
-def _size(config: DistillConfig, tokens: float, teacher: float) -> Advice:
-    field, now = "distill.student.parameters_ratio", config.student.ratio
-    enough = TOKENS_FOR_HALF * teacher
-    if tokens >= enough:
-        why = f"{tokens / 1e6:.1f} million row tokens are enough to teach half of the teacher"
-        return _proposed(field, now, 0.5, why)
+def _size(config: DistillConfig, ratio: float, tokens: float, teacher: float) -> Advice:
+    why = f"{tokens / 1e6:.1f} million row tokens are enough to teach half of the teacher"
+    if ratio != HALF:
+        enough = TOKENS_FOR_HALF * teacher / 1e6
+        why = f"{tokens / 1e6:.2g} million row tokens; half of the teacher wants about "
+        why += f"{enough:.1f} million"
+    return _proposed("distill.student.parameters_ratio", config.student.ratio, ratio, why)
+
+
+def _words(config: DistillConfig, ratio: float) -> list[Advice]:
+    """Only where words alone bring a student to its size: they carry less than layers do."""
+    source = config.voices[0].teacher
+    try:
+        shape = None if config.against_fewer_words else teacher_shape(config)
+    except ModelError:  # of a family whose weights cannot be counted
+        return []
+    if shape is None or not is_of_byte_pairs(source):
+        return []
+    word = shape.hidden * (1 if shape.tied else 2)
+    kept = int(shape.vocabulary - (1 - ratio) * shape.parameters / word) // 256 * 256
+    if kept < FEWEST_WORDS:
+        return []
     why = (
-        f"{tokens / 1e6:.2g} million row tokens; half of the teacher wants about "
-        f"{enough / 1e6:.1f} million"
+        f"{shape.vocabulary * word / shape.parameters:.0%} of the teacher are its "
+        f"{shape.vocabulary:,} words; with the most frequent ones alone it has the size above and "
+        "all of its layers (docs/experiments.md#fewer-words)"
     )
-    return _proposed(field, now, 0.75, why)
+    return [_proposed("distill.student.vocabulary", config.student.vocabulary, kept, why)]
 
 
 def _signal(

@@ -164,8 +164,8 @@ class DistillConfig(TrainingConfig, Objective):
             raise ValueError("keep_adapter needs an adapter: lora, dora or qlora")
         if self.adapter == "qlora" and self.lora.init == "orthogonal":
             raise ValueError("lora.init: orthogonal does not go together with adapter: qlora")
-        if self.student.vocabulary is not None:
-            self._fewer_words_fit()
+        if self.student.vocabulary is not None and (found := self.against_fewer_words):
+            raise ValueError(f"student.vocabulary does not go together with {found[0]}")
         if len(self.teachers) > 1:
             self._several_fit()
         if self.needs_live_teacher and len(self.teachers) > 1:
@@ -207,8 +207,10 @@ class DistillConfig(TrainingConfig, Objective):
             raise ValueError("attention.weight needs batching: packed")
         return self
 
-    def _fewer_words_fit(self) -> None:
-        """The one teacher is copied with fewer words, and the student cut from the copy."""
+    @property
+    def against_fewer_words(self) -> list[str]:
+        """What `student.vocabulary` does not go together with: the one teacher is copied with fewer
+        words, and the student cut from the copy."""
         together = {
             "several teachers": len(self.teachers) > 1,
             "assistants": bool(self.assistants),
@@ -216,8 +218,7 @@ class DistillConfig(TrainingConfig, Objective):
             "student.start: uncorrected": self.student.start == "uncorrected",
             "student.drop_layers": self.student.drop_layers is not None,
         }
-        if found := [name for name, there in together.items() if there]:
-            raise ValueError(f"student.vocabulary does not go together with {found[0]}")
+        return [name for name, there in together.items() if there]
 
     def _several_fit(self) -> None:
         """Errors: ValueError for settings that are for one teacher."""

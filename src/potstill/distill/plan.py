@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from potstill.core.costs import seconds
@@ -23,7 +24,7 @@ from potstill.distill.teachers_config import different_teachers
 from potstill.distill.training_config import TrainingConfig
 from potstill.errors import TrainingError
 from potstill.models import refs
-from potstill.models.shape import FAMILIES, shape_of_config
+from potstill.models.shape import FAMILIES, Shape, shape_of_config
 from potstill.models.size import expected_parameters, folder_config, folder_parameters
 from potstill.models.targets import find
 from potstill.models.vocabulary import vocabulary_of
@@ -74,18 +75,32 @@ def facts(config: DistillConfig, project: Path) -> Facts:
 
 def _check_cut(config: DistillConfig) -> None:
     settings = config.student
-    fields = folder_config(config.voices[0].teacher)
-    if settings.model is not None or settings.drop_layers is not None or fields is None:
+    family = (folder_config(config.voices[0].teacher) or {}).get("model_type")
+    if settings.model is not None or settings.drop_layers is not None:
         return
-    axes = settings.along(fields.get("model_type"))
-    if axes == "depth" and fields.get("model_type") not in FAMILIES:
+    axes = settings.along(family)
+    if axes == "depth" and family not in FAMILIES:
         return  # layers can be dropped of others too; how many, the stage itself finds out
-    try:
-        shape = shape_of_config(fields)
-    except KeyError:  # a configuration that leaves its family's defaults out
+    shape = teacher_shape(config)
+    if shape is None:
         return
     target = settings.target(shape.parameters, shape.read_parameters)
+    if settings.vocabulary is not None:  # words go first, and count towards the size
+        shape = replace(shape, vocabulary=min(shape.vocabulary, settings.vocabulary))
     find(shape, target, axes, settings.round_to)
+
+
+def teacher_shape(config: DistillConfig) -> Shape | None:
+    """Of the teacher that the student is cut from; None if its configuration is not here, or leaves
+    its family's defaults out.
+
+    Errors: ModelError for a family whose widths cannot be cut.
+    """
+    fields = folder_config(config.voices[0].teacher)
+    try:
+        return None if fields is None else shape_of_config(fields)
+    except KeyError:
+        return None
 
 
 def _check_vocabularies(

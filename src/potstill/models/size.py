@@ -19,7 +19,7 @@ from potstill.errors import ModelError
 from potstill.models import hub
 from potstill.models.catalogue import published
 from potstill.models.packages import pinned
-from potstill.models.refs import Reference, cached_snapshot, parse
+from potstill.models.refs import Reference, cached_snapshot, folder_here, parse
 from potstill.models.shape import shape_of_config
 
 UNKNOWN = 1_000_000_000
@@ -126,13 +126,13 @@ def longest_text(folder: Path) -> int | None:
 
 
 def folder_config(text: str) -> dict[str, Any] | None:
-    """The configuration of a model in a folder, in the hub's cache or the catalogue; None if it
-    cannot be read.
+    """The configuration of a model whose folder is on this disk, or that the catalogue knows; None
+    if it cannot be read.
 
     Errors: ModelError for a reference without sense.
     """
     reference = parse(text)
-    folder = cached_snapshot(reference) if reference.kind == "hub" else reference.path
+    folder = folder_here(reference)
     if folder is None:
         known = published(reference.name)
         return dict(known.config) if known else None

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ from potstill.core.stage import Advice, Figures
 from potstill.distill import DistillConfig
 from potstill.distill.advice import advise
 from potstill.distill.plan import memory_need
+from potstill.models.shape import shape_of_config
 
 EARLIER: dict[str, Figures] = {
     "ingest": {"chunks": 40, "chunk_tokens": 240},
@@ -52,6 +55,52 @@ def test_every_question_is_answered_and_each_proposal_can_be_set(
         (sections["student"] if path else sections)[name] = yaml.safe_load(one.proposed)
     again = proposals(tmp_path, **sections)
     assert all(one.same for one in again.values())  # taken, nothing is left to propose
+
+
+@pytest.fixture
+def many_words(tmp_path: Path) -> Path:
+    """A folder with the sizes of Gemma 3 270M, as `plan` sees them before it is loaded."""
+    sizes = {
+        "model_type": "gemma3_text",
+        "vocab_size": 262_144,
+        "hidden_size": 640,
+        "intermediate_size": 2048,
+        "num_hidden_layers": 18,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 1,
+        "head_dim": 256,
+        "tie_word_embeddings": True,
+    }
+    folder = tmp_path / "gemma-270m"
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(sizes))
+    table = {"model": {"type": "BPE", "vocab": {}}, "added_tokens": []}
+    (folder / "tokenizer.json").write_text(json.dumps(table))
+    return folder
+
+
+@pytest.mark.parametrize(("epochs", "ratio"), [(1, 0.75), (300, 0.5)])
+def test_words_go_before_layers_where_they_alone_make_the_size(
+    memory: Any, tmp_path: Path, many_words: Path, epochs: int, ratio: float
+) -> None:
+    found = proposals(tmp_path, teacher=str(many_words), epochs=epochs)
+    assert float(found["distill.student.parameters_ratio"].proposed) == ratio
+    kept = int(found["distill.student.vocabulary"].proposed)
+    shape = shape_of_config(json.loads((many_words / "config.json").read_text()))
+    size = replace(shape, vocabulary=kept).parameters / shape.parameters
+    assert ratio - 0.001 < size <= ratio
+    assert "63% of the teacher are its 262,144 words" in found["distill.student.vocabulary"].why
+
+
+def test_words_stay_where_few_are_to_be_had(memory: Any, tmp_path: Path, many_words: Path) -> None:
+    words = "distill.student.vocabulary"
+    teacher = str(many_words)
+    assert words in proposals(tmp_path, teacher=teacher)
+    assert words not in proposals(tmp_path)  # 49,152 of them, a fifth of the model
+    assert words not in proposals(tmp_path, teacher=teacher, student={"start": "uncorrected"})
+    pieces = {"model": {"type": "Unigram", "vocab": []}, "added_tokens": []}
+    (many_words / "tokenizer.json").write_text(json.dumps(pieces))
+    assert words not in proposals(tmp_path, teacher=teacher)
 
 
 def test_the_batch_fits_the_memory(memory: Any, tmp_path: Path) -> None:

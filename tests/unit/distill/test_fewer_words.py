@@ -12,7 +12,8 @@ from pydantic import ValidationError
 
 from potstill.core.stage import Draft
 from potstill.distill import DistillConfig, Distiller
-from potstill.errors import UsageError
+from potstill.distill.plan import facts
+from potstill.errors import ModelError, UsageError
 from potstill.models.load import load_model, load_tokenizer
 from potstill.models.surgery import parameters_of
 
@@ -97,3 +98,17 @@ def test_what_does_not_go_together(changes: dict[str, Any], what: str) -> None:
 def test_a_distiller_is_told_how(teacher_folder: Any, tmp_path: Any) -> None:
     with pytest.raises(UsageError, match="recipe's"):
         Distiller(teacher_folder, {"vocabulary": 300}, output=tmp_path / "out")
+
+
+def test_a_plan_counts_the_words_that_go_before_it_says_that_no_cut_is_small_enough(
+    teacher_folder: Any, teacher: Any, tmp_path: Any
+) -> None:
+    words = teacher.get_input_embeddings().weight.numel()
+    layer = sum(one.numel() for one in teacher.model.layers[0].parameters())
+    ratio = (words + layer) / parameters_of(teacher)  # one layer and all words: a norm too little
+    asked = {"teacher": str(teacher_folder), "student": {"axes": "depth"}}
+    asked["student"]["parameters_ratio"] = ratio
+    with pytest.raises(ModelError, match="smallest student"):
+        facts(DistillConfig(**asked), tmp_path)
+    asked["student"]["vocabulary"] = 256
+    assert set(facts(DistillConfig(**asked), tmp_path)) == {"teacher"}
