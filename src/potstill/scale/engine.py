@@ -1,11 +1,14 @@
 """A teacher on a worker: opened once, then asked for batches until the run lets it go.
 
-In: how to open a model, batches of requests. Out: every reply into the ledger as soon as it is
-there, and at a batch's end what went wrong, as plain values. An actor of Ray. Knows no stage.
+In: how to open a model, batches of requests, and more of them while it answers. Out: every reply
+into the ledger as soon as it is there, and at the end what went wrong, as plain values. An actor of
+Ray with two threads: one answers, the other takes more. Knows no stage.
 """
 
 from __future__ import annotations
 
+import threading
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
@@ -22,6 +25,41 @@ from potstill.scale.keys import open_shared_pool
 Numbered = tuple[int, Mapping[str, Any]]
 
 
+class Stock:
+    """Requests that a worker was given and has not begun. What reads it to its end closes it."""
+
+    def __init__(self, batch: Sequence[Numbered]) -> None:
+        self._waiting = deque(batch)
+        self._open = True
+        self._lock = threading.Lock()
+        self.begun: list[int] = []
+        """Numbers of those that were read, in their order."""
+
+    def add(self, batch: Sequence[Numbered]) -> bool:
+        """Whether they will be read; if not, nothing was added."""
+        with self._lock:
+            if self._open:
+                self._waiting.extend(batch)
+            return self._open
+
+    def close(self) -> None:
+        """Nothing more is read."""
+        with self._lock:
+            self._open = False
+
+    def __iter__(self) -> Iterator[Request]:
+        return self
+
+    def __next__(self) -> Request:
+        with self._lock:
+            if not self._open or not self._waiting:
+                self._open = False
+                raise StopIteration
+            number, fields = self._waiting.popleft()
+            self.begun.append(number)
+        return request_of(fields)
+
+
 class Engine:
     """name: of this worker, the same when it begins again after a death. opening: reference,
     backend, endpoint, threads, parallel, context_tokens, and the identity that replies must have.
@@ -33,19 +71,21 @@ class Engine:
         self.name, self.opening, self.ledger = name, opening, ledger
         self.keys, self.variables = keys, variables
         self._model: TextModel | None = None
+        self._stock: Stock | None = None
         self._stack = ExitStack()
 
     def answer(self, batch: Sequence[Numbered]) -> dict[str, str] | None:
-        """Answer what nobody has answered yet. None, or the error that ended it."""
+        """Answer what nobody has answered yet, and what comes on the way. None, or the error that
+        ended it."""
         import ray
 
+        stock = Stock([])
         try:
             model = self._open()
-            done = set(ray.get(self.ledger.known.remote([number for number, _ in batch])))
-            fresh = [one for one in batch if one[0] not in done]
+            stock = self._stock = Stock(self._fresh(batch))
             written = None
-            for place, reply in model.complete(self._requests(fresh)):
-                written = self.ledger.put.remote(fresh[place][0], asdict(reply))
+            for place, reply in model.complete(stock):
+                written = self.ledger.put.remote(stock.begun[place], asdict(reply))
             if written is not None:
                 ray.get(written)  # calls of one actor arrive in their order
         except PotstillError as error:
@@ -55,10 +95,22 @@ class Engine:
             if found is None:
                 raise
             return found.as_dict
+        finally:
+            stock.close()
         return None
 
-    def _requests(self, batch: Sequence[Numbered]) -> Iterator[Request]:
-        return (request_of(fields) for _, fields in batch)
+    def more(self, batch: Sequence[Numbered]) -> bool:
+        """More for the `answer` that is under way, so that it never has less to do than it could.
+        False: it is at its end, and these are not asked."""
+        stock = self._stock
+        return stock is not None and stock.add(self._fresh(batch))
+
+    def _fresh(self, batch: Sequence[Numbered]) -> list[Numbered]:
+        """What nobody has answered, perhaps a worker that died since."""
+        import ray
+
+        done = set(ray.get(self.ledger.known.remote([number for number, _ in batch])))
+        return [one for one in batch if one[0] not in done]
 
     def _open(self) -> TextModel:
         if self._model is None:

@@ -1,8 +1,8 @@
 """A teacher that is many: the port of `inference/base.py` in front of engines on workers.
 
-In: requests. Out: replies as they come, each once. Hands batches to whichever engine is free, large
-ones first and small ones last, so that none waits long for another; takes back what a dead worker
-had not answered and gives it to the next. Does not know what is asked.
+In: requests. Out: replies as they come, each once. Hands batches to whichever engine has little
+left, large ones first and small ones last, so that none waits long for another; takes back what a
+dead worker had not answered and gives it to the next. Does not know what is asked.
 """
 
 from __future__ import annotations
@@ -47,7 +47,9 @@ class RayModel:
             desk = ray.remote(KeyDesk).options(num_cpus=0)
             self._keys = desk.remote(endpoint.model_dump(mode="json"), variables)
         # Not Ray's own restarts: those need the first arguments to be where they were.
-        engine = ray.remote(Engine).options(num_cpus=cluster.place.threads, max_restarts=0)
+        engine = ray.remote(Engine).options(
+            num_cpus=cluster.place.threads, max_restarts=0, max_concurrency=2
+        )
         self._begin: Callable[[int], Any] = lambda name: engine.remote(
             name, opening, cluster.ledger, self._keys, variables
         )
@@ -57,31 +59,23 @@ class RayModel:
         """Replies as they come. Errors: the engine's own; PotstillError if workers die again and
         again."""
         source = iter(enumerate(requests))
-        pile: deque[Numbered] = deque()
-        positions: dict[int, int] = {}  # of what is not answered yet, by number
-        running: dict[Any, tuple[int, list[Numbered]]] = {}
-        free = deque(self._engines)
+        work = _Work()
         try:
             while True:
-                self._fill(pile, source, positions)
-                while free and pile:
-                    batch = self._batch(pile, len(free))
-                    name = free.popleft()
-                    running[self._engines[name].answer.remote(batch)] = (name, batch)
-                if not running:
+                self._fill(work, source)
+                self._deal(work)
+                if not work.answering and not work.adding:
                     return
-                ended, _ = self.cluster.ray.wait(list(running), timeout=LOOK_SECONDS)
-                yield from self._replies(positions)  # after the wait: all that is of ended batches
+                calls = [*work.answering, *work.adding]
+                ended, _ = self.cluster.ray.wait(calls, timeout=LOOK_SECONDS)
+                yield from self._replies(work)  # after the wait: all that is of ended batches
                 for call in ended:
-                    name, batch = running.pop(call)
-                    if (problem := self._end(call)) is not None:
-                        self._engines[name] = self._begin(name)
-                    free.append(name)
-                    lost = [one for one in batch if one[0] in positions]
-                    self._count_losses(lost, problem)
-                    pile.extendleft(reversed(lost))
+                    if call in work.answering:
+                        self._end(work, call)
+                    elif call in work.adding:  # not among what a dead worker had
+                        self._added(work, call)
         finally:
-            if running:
+            if work.answering:
                 self.close()
 
     def stream(self, request: Request) -> Iterator[str]:
@@ -105,26 +99,43 @@ class RayModel:
             with suppress(Exception):  # one that is dead already cannot be ended
                 self.cluster.ray.kill(actor)
 
-    def _fill(
-        self,
-        pile: deque[Numbered],
-        source: Iterator[tuple[int, Request]],
-        positions: dict[int, int],
-    ) -> None:
+    def _fill(self, work: _Work, source: Iterator[tuple[int, Request]]) -> None:
         """Read ahead so far that every worker can have full batches. A number is given once, so
         that a late reply is nobody else's."""
-        while len(pile) < 2 * self.parallel * LARGEST_BATCH * len(self._engines):
+        while len(work.pile) < 2 * self.parallel * LARGEST_BATCH * len(self._engines):
             item = next(source, None)
             if item is None:
                 return
             self._numbers += 1
-            positions[self._numbers] = item[0]
-            pile.append((self._numbers, fields_of(item[1])))
+            work.positions[self._numbers] = item[0]
+            work.pile.append((self._numbers, fields_of(item[1])))
+
+    def _deal(self, work: _Work) -> None:
+        """Give those that have little to do, the idle ones first."""
+        asked = {name for name, _ in work.adding.values()}
+        busy = {name for name, _ in work.answering.values()}
+        low = self.parallel * LARGEST_BATCH // 2
+        hungry = [
+            one
+            for one in self._engines
+            if one not in asked and one not in work.ending and work.held[one] <= low
+        ]
+        hungry.sort(key=lambda name: (name in busy, work.held[name]))
+        for place, name in enumerate(hungry):
+            if not work.pile:
+                return
+            batch = self._batch(work.pile, len(hungry) - place)
+            engine = self._engines[name]
+            if name in busy:
+                work.adding[engine.more.remote(batch)] = (name, batch)
+            else:
+                work.answering[engine.answer.remote(batch)] = (name, batch)
+            work.give(name, batch)
 
     def _batch(self, pile: deque[Numbered], free: int) -> list[Numbered]:
         """What one engine gets next: half of its share of what is left, within reason, so that all
-        end together; but as much as it answers at once, unless others that are free would get
-        nothing. One that is alone gets all: at each batch's end it has less to do than it could."""
+        end together; but as much as it answers at once, unless others that have little would get
+        nothing. One that is alone gets all."""
         if len(self._engines) == 1:
             return [pile.popleft() for _ in range(len(pile))]
         least = min(self.parallel, -(-len(pile) // free))
@@ -132,7 +143,7 @@ class RayModel:
         size = max(least, min(self.parallel * LARGEST_BATCH, half))
         return [pile.popleft() for _ in range(size)]
 
-    def _replies(self, positions: dict[int, int]) -> Iterator[tuple[int, Reply]]:
+    def _replies(self, work: _Work) -> Iterator[tuple[int, Reply]]:
         try:
             found, notes = self.cluster.take()
         except Exception as error:  # whatever Ray raises of a cluster that is gone
@@ -142,28 +153,56 @@ class RayModel:
                 self._told.add(text)
                 self._warn(text)
         for number, fields in found:
-            if number in positions:
-                yield positions.pop(number), Reply(**fields)
+            if number in work.positions:
+                yield work.answered(number), Reply(**fields)
 
-    def _end(self, call: Any) -> Exception | None:
-        """A batch has ended: how, if its worker died.
+    def _end(self, work: _Work, call: Any) -> None:
+        """An `answer` has ended. If its worker died, another begins, and what that had and what was
+        on its way to it is asked again.
 
         Errors: what the engine said.
         """
+        name, batch = work.answering.pop(call)
+        work.ending.discard(name)
+        failed, problem = self._result(call)
+        if problem is not None:
+            for other in [one for one, (to, _) in work.adding.items() if to == name]:
+                batch = batch + work.adding.pop(other)[1]
+            self._engines[name] = self._begin(name)
+        elif failed is not None:
+            raise error_from(failed)
+        self._ask_again(work, batch, problem)
+
+    def _added(self, work: _Work, call: Any) -> None:
+        """More was brought to an engine, which took it or was at its end."""
+        name, batch = work.adding.pop(call)
+        taken, problem = self._result(call)
+        if problem is None and not taken:
+            work.take_back(batch)
+            work.ending |= {name} & {one for one, _ in work.answering.values()}
+            return
+        for had in (had for to, had in work.answering.values() if to == name):
+            had += batch  # it may have begun with them; how it ends says the rest
+            return
+        if problem is not None:  # it died when it had answered all
+            self._engines[name] = self._begin(name)
+        self._ask_again(work, batch, problem)
+
+    def _result(self, call: Any) -> tuple[Any, Exception | None]:
+        """What a call returned, or how its worker died."""
         ray = self.cluster.ray
         try:
-            failed = ray.get(call)
+            return ray.get(call), None
         except ray.exceptions.RayActorError as error:
             died: Exception = error
-            return died
+            return None, died
         except Exception as error:
             raise gone(self.cluster.place, error) from error
-        if failed is not None:
-            raise error_from(failed)
-        return None
 
-    def _count_losses(self, lost: list[Numbered], problem: Exception | None) -> None:
-        """Errors: PotstillError if a request was lost with every worker that had it."""
+    def _ask_again(self, work: _Work, batch: list[Numbered], problem: Exception | None) -> None:
+        """What has no reply yet of a batch that ended. Errors: PotstillError if a request was lost
+        with every worker that had it."""
+        lost = work.take_back(batch)
         if lost:
             self._warn(f"A worker was lost; {len(lost)} requests that it had are asked again.")
         for number, _ in lost:
@@ -171,6 +210,47 @@ class RayModel:
             if self._losses[number] >= LOSSES:
                 error = problem or PotstillError("a request is never answered")
                 raise gone(self.cluster.place, error) from problem
+
+
+class _Work:
+    """What is left of one `complete`, and who has it."""
+
+    def __init__(self) -> None:
+        self.pile: deque[Numbered] = deque()
+        """Of requests that nobody has."""
+        self.positions: dict[int, int] = {}
+        """Of what is not answered yet, by number."""
+        self.held: Counter[int] = Counter()
+        """How many of these each engine has."""
+        self.answering: dict[Any, tuple[int, list[Numbered]]] = {}
+        """Calls of `answer`: the engine, all that it was given for it."""
+        self.adding: dict[Any, tuple[int, list[Numbered]]] = {}
+        """Calls of `more`: the engine, what it is given."""
+        self.ending: set[int] = set()
+        """Engines whose `answer` takes no more."""
+        self._holder: dict[int, int] = {}
+
+    def give(self, name: int, batch: list[Numbered]) -> None:
+        """An engine has these now."""
+        self._holder |= dict.fromkeys((number for number, _ in batch), name)
+        self.held[name] += len(batch)
+
+    def answered(self, number: int) -> int:
+        """The position of a request that has its reply."""
+        self._let_go(number)
+        return self.positions.pop(number)
+
+    def take_back(self, batch: list[Numbered]) -> list[Numbered]:
+        """Those without a reply go first, to whoever is free. Returns them."""
+        left = [one for one in batch if one[0] in self.positions]
+        for number, _ in left:
+            self._let_go(number)
+        self.pile.extendleft(reversed(left))
+        return left
+
+    def _let_go(self, number: int) -> None:
+        if (name := self._holder.pop(number, None)) is not None:
+            self.held[name] -= 1
 
 
 def open_on(cluster: Cluster, parallel: int) -> Opening:

@@ -29,35 +29,44 @@ class ActorDiedError(Exception):
 
 class Ray:
     """What `RayModel` uses of Ray. behave(n, batch): what the n-th batch comes to: how many of its
-    replies reach the ledger before its worker dies, "error" for one that fails, None: all."""
+    replies reach the ledger before its worker dies, "error" for one that fails, "closed" for one
+    that an engine does not take on its way, None: all. An engine answers what it has when it is
+    waited for; one that died takes nothing more."""
 
     exceptions = SimpleNamespace(RayActorError=ActorDiedError)
 
     def __init__(self, behave: Behaviour = lambda n, batch: None) -> None:
         self.behave, self.ledger = behave, Ledger()
         self.batches: list[list[int]] = []
-        self.killed = 0
+        """Numbers, as they were dealt."""
+        self.engines: list[_FakeEngine] = []
+        self.killed = self.answers = self._met = 0
 
     def remote(self, kind: type) -> Any:
-        engine = SimpleNamespace(answer=SimpleNamespace(remote=self.answer))
-        made = SimpleNamespace(remote=lambda *arguments: engine)
+        def begin(*arguments: Any) -> Any:
+            engine = _FakeEngine(self)
+            self.engines.append(engine)
+            answer = SimpleNamespace(remote=engine.answer)
+            return SimpleNamespace(answer=answer, more=SimpleNamespace(remote=engine.more))
+
+        made = SimpleNamespace(remote=begin)
         return SimpleNamespace(options=lambda **more: made)
 
-    def answer(self, batch: list[Any]) -> Any:
-        number = len(self.batches)
-        self.batches.append([one for one, _ in batch])
-        met = self.behave(number, batch)
-        if met == "error":
-            return object.__new__(_Call).of(
-                {"error": "TeacherError", "message": "It is gone.", "hint": ""}
-            )
+    def met(self, batch: list[Any], on_the_way: bool) -> Any:
+        """What becomes of it; its replies are in the ledger then."""
+        met = self.behave(self._met, batch)
+        self._met += 1
+        if met == "error" or (met == "closed" and on_the_way):
+            return met
+        met = None if met == "closed" else met
         requests = [request_of(fields) for _, fields in batch[:met]]
         for place, reply in FakeModel().complete(requests):
             self.ledger.put(batch[place][0], asdict(reply))
-        return object.__new__(_Call).of(None if met is None else ActorDiedError("killed"))
+        return met
 
     def wait(self, calls: list[Any], timeout: float) -> tuple[list[Any], list[Any]]:
-        return calls[-1:], calls[:-1]  # the last one first
+        *others, last = calls
+        return ([last], others) if last.look() else ([], calls)
 
     def get(self, call: Any) -> Any:
         if isinstance(call, _Call):
@@ -70,14 +79,67 @@ class Ray:
         self.killed += 1
 
 
+class _FakeEngine:
+    """It answers when it is looked at, and ends, or dies, with the next look: until then it takes
+    more."""
+
+    def __init__(self, ray: Ray) -> None:
+        self.ray, self.open, self.dead = ray, False, False
+        self.left: set[int] = set()
+        """Of what it was given, all that it did not answer."""
+        self.refused = 0
+        self.failed: dict[str, str] | None = None
+
+    def answer(self, batch: list[Any]) -> _Call:
+        self._given(batch)
+        self.ray.answers += 1
+        self.open = True
+
+        def work() -> Iterator[Any]:
+            met = self._met(batch)
+            if met is None:
+                yield "not ended"
+            self.open = False
+            yield ActorDiedError("killed") if self.dead else self.failed or met
+
+        return _Call(work())
+
+    def more(self, batch: list[Any]) -> _Call:
+        self._given(batch)
+
+        def work() -> Iterator[Any]:
+            if not self.open and not self.dead:
+                yield False
+            met = self._met(batch, on_the_way=True)
+            self.refused += met == "closed"
+            yield met if isinstance(met, Exception) else met != "closed"
+
+        return _Call(work())
+
+    def _given(self, batch: list[Any]) -> None:
+        self.ray.batches.append([one for one, _ in batch])
+        self.left |= {one for one, _ in batch}
+
+    def _met(self, batch: list[Any], on_the_way: bool = False) -> Any:
+        met = ActorDiedError("killed") if self.dead else self.ray.met(batch, on_the_way)
+        self.left -= set(self.ray.ledger.known(list(self.left)))
+        if met == "error":
+            self.failed = {"error": "TeacherError", "message": "It is gone.", "hint": ""}
+        if isinstance(met, int):
+            self.dead, met = True, ActorDiedError("killed")
+        return met
+
+
 class _Call:
-    """A call that has ended, with its result or its error."""
+    """A call, with its result or its error when it has ended."""
 
-    result: Any
+    def __init__(self, work: Iterator[Any]) -> None:
+        self._work, self.result = work, None
 
-    def of(self, result: Any) -> _Call:
-        self.result = result
-        return self
+    def look(self) -> bool:
+        """Whether it has ended."""
+        self.result = next(self._work)
+        return bool(self.result != "not ended")
 
 
 def model(ray: Ray, workers: int = 2, parallel: int = 2, said: list[str] | None = None) -> RayModel:
@@ -110,15 +172,15 @@ def test_a_request_crosses_to_a_worker_whole() -> None:
         assert request_of(fields_of(request)) == request
 
 
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=60)
 @given(
     count=st.integers(0, 90),
     workers=st.integers(1, 5),
     parallel=st.integers(1, 8),
-    deaths=st.lists(st.integers(0, 3) | st.none(), max_size=4),
+    deaths=st.lists(st.integers(0, 3) | st.none() | st.just("closed"), max_size=4),
 )
 def test_every_reply_comes_once_whatever_dies(
-    count: int, workers: int, parallel: int, deaths: list[int | None]
+    count: int, workers: int, parallel: int, deaths: list[Any]
 ) -> None:
     ray = Ray(lambda n, batch: deaths[n] if n < len(deaths) else None)
     assert answered(model(ray, workers, parallel), count) == expected(count)
@@ -131,8 +193,23 @@ def test_only_what_a_dead_worker_had_not_answered_is_asked_again() -> None:
     assert answered(teacher, 30) == expected(30)
     asked = [number for batch in ray.batches for number in batch]
     again = {number for number in asked if asked.count(number) > 1}
-    assert again == set(ray.batches[1][3:])
+    (dead,) = (one for one in ray.engines if one.dead)
+    assert again == dead.left
     assert said == [f"A worker was lost; {len(again)} requests that it had are asked again."]
+
+
+def test_a_worker_that_answers_is_given_more_before_it_has_nothing_left() -> None:
+    ray = Ray()
+    teacher = model(ray, workers=2, parallel=2)
+    assert answered(teacher, 300) == expected(300)
+    assert len(ray.batches) > 2 * ray.answers  # most came while it answered
+
+
+def test_a_worker_at_its_end_is_offered_no_more_until_it_ended() -> None:
+    ray = Ray(lambda n, batch: "closed")
+    teacher = model(ray, workers=2, parallel=2)
+    assert answered(teacher, 300) == expected(300)
+    assert sum(one.refused for one in ray.engines) <= ray.answers
 
 
 def test_a_few_requests_are_dealt_among_all_workers() -> None:
