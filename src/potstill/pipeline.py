@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,9 @@ from potstill.needs import models_of
 from potstill.outlook import Plan, shortages
 from potstill.recipe import Recipe
 from potstill.run_folder import STORE, Run, open_run, publish, show_card, write_record
-from potstill.scale.place import place_of
+from potstill.scale.held import held
+from potstill.scale.place import Place, place_of
+from potstill.scale.stages import ON_WORKERS
 
 __all__ = [
     "PIPELINE",
@@ -141,12 +144,13 @@ def run(
     steps = steps_of(recipe, until)
     if on is None and (workers is not None or shared):
         raise UsageError("workers and shared say something of a cluster.", "Name it: --on ray")
-    elsewhere = None
+    place = None
     if on is not None:
         place = place_of(on, shared=shared, workers=workers, threads=threads)
-        elsewhere, threads = place.as_elsewhere(), None
-    runner = _runner(recipe, project, threads, pulse, elsewhere, store)
-    for obstacle in _plan(recipe, runner, steps).obstacles:
+        threads = None
+    runner = _runner(recipe, project, threads, pulse, store)
+    planned = _plan(recipe, runner, steps)
+    for obstacle in planned.obstacles:
         if not (anyway and isinstance(obstacle, MachineError)):
             raise obstacle
     folder = folder or project / "runs" / recipe.name
@@ -154,7 +158,21 @@ def run(
         if again is not None:
             gone = _discard(Run(folder), runner.store, again)
             runner = replace(runner, anew=frozenset(gone))
-        return _run_locked(recipe, runner, steps, Run(folder), watch or _nobody)
+            planned = _plan(recipe, runner, steps)
+        with _elsewhere(place, planned) as elsewhere:
+            runner = replace(runner, elsewhere=elsewhere)
+            return _run_locked(recipe, runner, steps, Run(folder), watch or _nobody)
+
+
+@contextmanager
+def _elsewhere(place: Place | None, planned: Plan) -> Iterator[Elsewhere | None]:
+    """Where stages do their work. A Ray of this machine is held if one is to run that needs it."""
+    if place is None:
+        yield None
+        return
+    needed = any(step.name in ON_WORKERS for step in planned if step.action != "reuse")
+    with held(place) if needed else nullcontext(place) as found:
+        yield found.as_elsewhere()
 
 
 def _run_locked(
@@ -300,7 +318,6 @@ def _runner(
     project: Path,
     threads: int | None,
     pulse: Pulse | None = None,
-    elsewhere: Elsewhere | None = None,
     store: str | None = None,
 ) -> Runner:
     if not project.is_dir():
@@ -312,8 +329,7 @@ def _runner(
         recipe.seed,
         threads or usable_cores(),
         pulse or (lambda: None),
-        elsewhere,
-        RemoteStore(named) if named and is_address(named) else None,
+        remote=RemoteStore(named) if named and is_address(named) else None,
     )
 
 

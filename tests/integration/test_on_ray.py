@@ -174,6 +174,31 @@ def test_a_training_in_two_processes_is_rays(project: Path, small_recipe: dict[s
     assert run.artifact("distill").path("models/distilled/model.safetensors").is_file()
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_training_and_an_evaluation_on_a_cluster_that_sees_the_files(
+    project: Path, small_recipe: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")
+    monkeypatch.setenv("RAY_AUTH_TOKEN", secrets.token_hex(32))
+    fake = {"backend": "fake", "pairs_per_chunk": 1}
+    ingest = small_recipe["ingest"] | {"sources": ["notes/0[0-3].md"]}
+    distill = small_recipe["distill"] | {"epochs": 1, "processes": 2}
+    more = {"ingest": ingest, "generate": fake, "distill": distill}
+    this = Recipe.from_dict(small_recipe | more)
+    pipeline.run(this, project / "plain", until="correct")
+    with cluster(project / "ray") as address:
+        run = pipeline.run(
+            this, project / "plain", until="evaluate", on=address, workers=2, shared=True
+        )
+    metrics = {one["name"]: one["value"] for one in told(run, "distill", "metric")}
+    assert metrics["processes"] == 2
+    assert not told(run, "distill", "warning")
+    assert run.artifact("distill").path("models/distilled/model.safetensors").is_file()
+    (parts,) = (one for one in told(run, "evaluate", "metric") if one["name"] == "parts")
+    assert parts["value"] >= 1
+
+
 @pytest.mark.whole
 @pytest.mark.timeout(300)
 def test_a_cluster_behind_an_address(

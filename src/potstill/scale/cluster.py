@@ -16,15 +16,16 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 from potstill import __version__
 from potstill.core.extras import require
 from potstill.errors import PotstillError, UnavailableError
+from potstill.scale.held import QUIET, address_in, begin, cores, join
 from potstill.scale.place import Place
 
-OBJECT_STORE_BYTES = 256 * 2**20  # of a local Ray, whose workers open files themselves
 PROBE_SECONDS = 120.0
 CONNECTIONS = 3
 
@@ -87,13 +88,14 @@ class Cluster:
 
 @contextmanager
 def connected(place: Place) -> Iterator[Cluster]:
-    """A cluster, given back at the end; a local one ends with the block.
+    """A cluster, given back at the end; a local one that no run holds ends with the block.
 
     Errors: MissingExtraError, UnavailableError if it cannot be reached or used.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is told to anybody
+    address = place.held and address_in(Path(place.held))
     ray = require("ray", "ray", "Running on Ray")
-    _begin(ray, place)
+    _begin(ray, place, address)
     try:
         if not place.local:
             _check_workers(ray, place)
@@ -103,20 +105,14 @@ def connected(place: Place) -> Iterator[Cluster]:
         ray.shutdown()
 
 
-def _begin(ray: Any, place: Place) -> None:
-    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "error"}
+def _begin(ray: Any, place: Place, address: str | None) -> None:
     try:
-        if place.local:
-            ray.init(
-                "local",
-                num_cpus=_local_cores(place),
-                include_dashboard=False,
-                object_store_memory=OBJECT_STORE_BYTES,
-                _node_ip_address="127.0.0.1",
-                **quiet,
-            )
+        if address:
+            join(ray, address)
+        elif place.local:
+            begin(ray, cores(place))
         else:
-            _connect(ray, place, quiet)
+            _connect(ray, place)
     except Exception as error:  # Ray raises what its transport raises
         raise UnavailableError(
             f"No work can be done on {place.address}: {_first_line(error)}.",
@@ -125,13 +121,13 @@ def _begin(ray: Any, place: Place) -> None:
         ) from error
 
 
-def _connect(ray: Any, place: Place, quiet: dict[str, Any]) -> None:
+def _connect(ray: Any, place: Place) -> None:
     """The client's server sometimes fails to begin, and does so when it is asked again."""
     for left in reversed(range(CONNECTIONS)):
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # it warns of what it raises
-                ray.init(place.address, **quiet)
+                ray.init(place.address, **QUIET)
             return
         except Exception as error:
             ray.shutdown()
@@ -139,17 +135,10 @@ def _connect(ray: Any, place: Place, quiet: dict[str, Any]) -> None:
                 raise
 
 
-def _local_cores(place: Place) -> int:
-    from potstill.core.machine import usable_cores
-
-    asked = (place.workers or 0) * place.threads
-    return max(asked, usable_cores(), place.threads)
-
-
 def _workers(ray: Any, place: Place) -> int:
     """As many workers as were asked for; else as many as there are cores for now."""
-    cores = int(ray.cluster_resources().get("CPU", 1))
-    return place.workers or max(1, cores // place.threads)
+    count = int(ray.cluster_resources().get("CPU", 1))
+    return place.workers or max(1, count // place.threads)
 
 
 def _check_workers(ray: Any, place: Place) -> None:

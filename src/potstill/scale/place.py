@@ -27,15 +27,17 @@ FUNCTION = "potstill.scale.stages:on_ray"
 class Place:
     """A Ray cluster, and what may be assumed of it.
 
-    address: `ray` for one on this machine's cores, begun and ended with each stage, or
+    address: `ray` for one on this machine's cores, begun and ended with the run, or
     `ray://host:port`. shared: the project folder has the same path on every worker. workers: the
-    most at once; None: as many as there are cores for. threads: of each worker.
+    most at once; None: as many as there are cores for. threads: of each worker. held: the file that
+    says where a Ray of this machine answers that stays for the run (`held.py`).
     """
 
     address: str
     shared: bool = False
     workers: int | None = None
     threads: int = 1
+    held: str | None = None
 
     @property
     def local(self) -> bool:

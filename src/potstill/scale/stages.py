@@ -15,6 +15,9 @@ from potstill.scale.place import place_from
 
 SPREAD = {"ingest": "potstill.scale.ingest", "generate": "potstill.scale.generate"}
 """Stage -> the module whose `run(config, inputs, draft, context, place)` spreads it."""
+ON_WORKERS = *SPREAD, "evaluate"
+"""Stages that use the workers of a Ray of this machine; a training in several processes begins one
+of its own, whose cores are as many as it asks for."""
 AT_PLACE = {
     "correct": "potstill.scale.train",
     "distill": "potstill.scale.train",

@@ -25,6 +25,7 @@ from potstill.distill.correct_config import CorrectConfig
 from potstill.distill.launch import FOLDER, failure_in, job_of, processes_of
 from potstill.distill.training_config import TrainingConfig
 from potstill.errors import PotstillError, TrainingError, UnavailableError
+from potstill.scale.held import QUIET, begin
 from potstill.scale.place import Place
 
 LOCAL = "ray"
@@ -111,19 +112,11 @@ def distill_on_ray(
 
 
 def _connect(ray: Any, address: str, cores: int) -> None:
-    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "error"}
     try:
-        if address == LOCAL:
-            ray.init(
-                "local",
-                num_cpus=cores + 1,  # one for what watches the workers
-                include_dashboard=False,
-                object_store_memory=OBJECT_STORE_BYTES,
-                _node_ip_address="127.0.0.1",
-                **quiet,
-            )
+        if address == LOCAL:  # not the run's: that may have fewer cores to give
+            begin(ray, cores + 1, OBJECT_STORE_BYTES)  # one for what watches the workers
         else:
-            ray.init(address, **quiet)
+            ray.init(address, **QUIET)
     except Exception as error:  # Ray raises what its transport raises
         lines = str(error).strip().splitlines() or [type(error).__name__]
         raise UnavailableError(
