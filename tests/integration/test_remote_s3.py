@@ -8,11 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from remote_round_trip import finished, there_and_back
 
-from potstill.core.files import mark_whole
-from potstill.core.mirror import DraftMirror
 from potstill.core.remote import RemoteStore
-from potstill.core.stage import Artifact
 from potstill.core.store import Store
 from potstill.errors import StoreError
 
@@ -63,39 +61,8 @@ def s3(server: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator
     s3fs.S3FileSystem.clear_instance_cache()
 
 
-def finished(store: Store) -> Artifact:
-    draft = store.draft("distill", "k1")
-    (draft.data / "models").mkdir()
-    (draft.data / "models" / "weights").write_bytes(b"w" * 3_000_000)
-    (draft.data / "summary.json").write_text("{}")
-    return store.commit(draft, {"stage": "distill", "key": "k1", "parts": {}, "counts": {}})
-
-
 def test_results_and_checkpoints_go_to_a_bucket_and_come_back(s3: str, tmp_path: Path) -> None:
-    first, second = Store(tmp_path / "a"), Store(tmp_path / "b")
-    remote = RemoteStore(s3)
-    folder = first.draft("distill", "k1").work / "checkpoint-5"
-    folder.mkdir()
-    (folder / "weights").write_text("five")
-    mark_whole(folder)
-    mirror = DraftMirror(remote, first, "distill", "k1")
-    assert mirror.bring() == 1
-    assert DraftMirror(RemoteStore(s3), second, "distill", "k1").restore() == 1
-    artifact = finished(first)
-    assert remote.bring(first, artifact)
-    assert not remote.bring(first, artifact)
-    mirror.discard()
-    assert RemoteStore(s3).fetch(second, "distill", "k1")
-    found = second.find("distill", "k1", rehash=True)
-    assert found is not None
-    assert found.digest == artifact.digest
-    left = remote.files.find(remote.root)
-    assert not [path for path in left if ".draft/" in path]
-    remote.files.pipe_file(
-        remote.place("distill", "k1", artifact.digest[:16], "summary.json"), b"[]"
-    )
-    with pytest.raises(StoreError, match=r"damaged: summary\.json is not what its digest says"):
-        remote.fetch(Store(tmp_path / "c"), "distill", "k1")
+    there_and_back(s3, tmp_path)
 
 
 def test_a_bucket_that_is_not_there_is_one_line(s3: str, tmp_path: Path) -> None:
