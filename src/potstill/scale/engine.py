@@ -79,10 +79,9 @@ class Engine:
         ended it."""
         import ray
 
-        stock = Stock([])
+        stock = self._stock = Stock(self._fresh(batch))
         try:
             model = self._open()
-            stock = self._stock = Stock(self._fresh(batch))
             written = None
             for place, reply in model.complete(stock):
                 written = self.ledger.put.remote(stock.begun[place], asdict(reply))
