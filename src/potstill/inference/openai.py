@@ -120,6 +120,7 @@ class EndpointModel:
         loop, self._loop = self._loop, None
         if loop is None:
             return
+        self._in(loop, loop.shutdown_asyncgens())  # of replies that nobody read to their end
         self._in(loop, self._client.aclose())
         loop.call_soon_threadsafe(loop.stop)
         assert self._thread is not None

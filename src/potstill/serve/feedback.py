@@ -12,6 +12,7 @@ import sqlite3
 import threading
 import time
 import uuid
+import weakref
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -70,6 +71,7 @@ class FeedbackStore:
             self._database = sqlite3.connect(
                 path, timeout=WAIT_SECONDS, check_same_thread=False, isolation_level=None
             )
+            weakref.finalize(self, self._database.close)  # also if what follows fails
             self._database.execute("PRAGMA journal_mode=WAL")
             self._database.execute("PRAGMA synchronous=FULL")  # a commit is on the disk
             self._database.execute(SCHEMA)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import re
 import sqlite3
 import threading
+import weakref
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,7 @@ class PassageIndex:
         self._removed = 0
         self._lock = threading.Lock()
         self._database = sqlite3.connect(":memory:", check_same_thread=False)
+        weakref.finalize(self, self._database.close)  # also if what follows fails
         self._database.execute(
             "CREATE VIRTUAL TABLE passage USING fts5(text, tokenize='porter unicode61')"
         )

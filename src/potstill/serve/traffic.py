@@ -12,6 +12,7 @@ import os
 import sqlite3
 import threading
 import time
+import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, fields
@@ -95,6 +96,7 @@ class TrafficStore:
             self._database = sqlite3.connect(
                 path, timeout=WAIT_SECONDS, check_same_thread=False, isolation_level=None
             )
+            weakref.finalize(self, self._database.close)  # also if what follows fails
             self._database.execute("PRAGMA journal_mode=WAL")
             # A crash of the machine may cost the last rows, never the file.
             self._database.execute("PRAGMA synchronous=NORMAL")

@@ -75,7 +75,11 @@ class Trials:
         url = sqlalchemy.engine.URL.create("sqlite", database=str(file))
         config = study.config
         try:
-            self._storage = optuna.storages.RDBStorage(url.render_as_string(hide_password=False))
+            self._storage = optuna.storages.RDBStorage(
+                url.render_as_string(hide_password=False),
+                # A connection is closed when it is given back, also if the file is of no use.
+                {"poolclass": sqlalchemy.pool.NullPool},
+            )
             sqlalchemy.event.listen(self._storage.engine, "connect", _write_ahead)
             self._storage.remove_session()
             self._storage.engine.dispose()  # of connections from before that
