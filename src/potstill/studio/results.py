@@ -35,8 +35,15 @@ KINDS = {
     ".gguf": "for llama.cpp, Ollama, LM Studio",
     ".onnx": "for ONNX Runtime",
     ".safetensors": "weights, for Transformers",
-    ".md": "model card",
 }
+EXPORTED = {
+    "README.md": "model card",
+    "SERVING.md": "how the files are served",
+    "Modelfile": "for Ollama, beside the GGUF file",
+    "export.json": "what each file is, and what was measured of it",
+}
+BESIDE = "goes with the weights"
+"""What else lies in a folder of the export: a tokenizer, configurations."""
 SHOWN_ROWS = 20
 
 
@@ -154,8 +161,10 @@ def files_of(view: RunView) -> list[dict[str, Any]]:
     if export.is_dir():
         for relative in folder_files(export):
             path = Path("export") / relative
-            found.append(_file(view.folder, path, KINDS.get(relative.suffix, "")))
-        found.sort(key=lambda one: (not one["about"], one["path"]))
+            about = EXPORTED.get(relative.name) or KINDS.get(relative.suffix)
+            about = about or (BESIDE if len(relative.parts) > 1 else "")
+            found.append(_file(view.folder, path, about))
+        found.sort(key=lambda one: (one["about"] in ("", BESIDE), one["path"]))
     named = [(Path(name), about) for name, about in NAMED.items()]
     found += [_file(view.folder, path, about) for path, about in named]
     return [one for one in found if one["bytes"] is not None]

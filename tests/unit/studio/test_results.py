@@ -64,6 +64,26 @@ def test_the_page_shows_figures_and_first_the_rows_that_were_lost(
     assert "200 MB" in home
 
 
+def test_each_file_says_what_it_is_and_what_goes_with_others_comes_last(
+    finished: Path, tmp_path: Path
+) -> None:
+    _, studio = browser(tmp_path)
+    weights = finished / "export" / "safetensors"
+    weights.mkdir()
+    for name in ("model.safetensors", "config.json"):
+        (weights / name).write_text("{}")
+    for name in ("README.md", "SERVING.md"):
+        (finished / "export" / name).write_text("#")
+    listed = [(one["path"], one["about"]) for one in files_of(find_run(studio, "made"))]
+    assert listed[:5] == [
+        ("export/README.md", "model card"),
+        ("export/SERVING.md", "how the files are served"),
+        ("export/safetensors/model.safetensors", "weights, for Transformers"),
+        ("export/student.gguf", "for llama.cpp, Ollama, LM Studio"),
+        ("export/safetensors/config.json", "goes with the weights"),
+    ]
+
+
 def test_only_results_can_be_downloaded(finished: Path, tmp_path: Path) -> None:
     client, studio = browser(tmp_path)
     listed = [one["path"] for one in files_of(find_run(studio, "made"))]
