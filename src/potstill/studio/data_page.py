@@ -170,6 +170,11 @@ def _artifact(view: RunView, stage: str) -> tuple[Artifact | None, str]:
     except (StoreError, OSError, LookupError) as error:
         if isinstance(error, StoreError) and "gone" in error.message:
             return None, str(error)
+        if view.failure:
+            return (
+                None,
+                "The run failed before its rows were sorted. Its page says why, and what to do.",
+            )
         return None, "Rows are shown as soon as the stage curate has sorted them."
 
 

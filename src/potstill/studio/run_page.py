@@ -153,11 +153,18 @@ def parts_of(studio: Studio, view: RunView) -> dict[str, Markup]:
         "form_secret": studio.form,
         "curves": curves_of(view.diary),
         "log": "" if (log := _log_file(view)) is None else tail(log, SHOWN_LOG),
+        "logged": [name for name in view.diary.stages if _has_logged(view, name)],
         "decisions": 0 if view.live else decisions.decided(view)["waiting"],
         "done": sum(one.state in ("done", "reused") for one in view.diary.stages.values()),
     }
     made = {part: fragment("run_parts.html.j2", part=part, **names) for part in PARTS}
     return {part: Markup(text.strip()) for part, text in made.items()}
+
+
+def _has_logged(view: RunView, stage: str) -> bool:
+    """Most stages have nothing to say besides their events."""
+    file = view.folder / "logs" / f"{stage}.log"
+    return file.is_file() and file.stat().st_size > 0
 
 
 def _log_file(view: RunView) -> Path | None:

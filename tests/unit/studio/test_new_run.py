@@ -192,3 +192,12 @@ def test_the_teachers_address_is_asked_and_no_key_is_shown(
     assert (
         'id="try-teacher" hidden' in client.post("/new/read", json={"yaml": local}).json()["form"]
     )
+
+
+def test_another_recipe_keeps_the_files_that_were_put_in(tmp_path: Path) -> None:
+    client, studio = browser(tmp_path)
+    (studio.project / "documents").mkdir(exist_ok=True)
+    (studio.project / "documents" / "a.md").write_text("# Kept\n\nThe bell rings at six.")
+    page = client.get("/new?from=chat-gguf-local&own=1").text
+    assert "sources: [documents]" in page
+    assert "sample:" not in page.split('name="yaml"')[1].split("</textarea>")[0]

@@ -188,8 +188,16 @@ document.addEventListener("click", (event) => {
   const source = event.target.closest("[data-use]")?.dataset.use;
   if (source) inTurn(() => useSources([source], []));
 });
+/** Whether a recipe's text names files of documents/, where those lie that were dropped. */
+function usesDocuments(yaml) {
+  return /^\s*(sources:\s*\[.*)?[-\s"'[]*documents(\/|["'\s,\]]|$)/m.test(yaml);
+}
+
 document.getElementById("base").addEventListener("change", (event) => {
-  location.href = `/new?${event.target.value.split("=").map(encodeURIComponent).join("=")}`;
+  const chosen = event.target.value;
+  // Whoever has put files of their own into this recipe wants them in the next one too.
+  const own = chosen.startsWith("from=") && chosen !== "from=recipe.yaml" && usesDocuments(text.value) ? "&own=1" : "";
+  location.href = `/new?${chosen.split("=").map(encodeURIComponent).join("=")}${own}`;
 });
 document.getElementById("start").addEventListener("submit", () => {
   go.textContent = "Starting …";
