@@ -110,7 +110,10 @@ talk?.addEventListener("submit", async (event) => {
   event.preventDefault();
   const text = question.value.trim();
   const models = [...talk.querySelectorAll('[name="model"]:checked')];
-  if (!text) return question.focus();
+  if (!text) {
+    status.textContent = "Write a question first.";
+    return question.focus();
+  }
   if (!models.length) {
     status.textContent = "Choose at least one model below.";
     return;
