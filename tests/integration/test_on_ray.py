@@ -59,6 +59,14 @@ def recipe(small: dict[str, Any], url: str) -> Recipe:
     return Recipe.from_dict(small | {"ingest": ingest, "generate": fake})
 
 
+def in_two_processes(small: dict[str, Any]) -> Recipe:
+    """A few rows, and a training of two processes."""
+    fake = {"backend": "fake", "pairs_per_chunk": 1}
+    ingest = small["ingest"] | {"sources": ["notes/0[0-3].md"]}
+    distill = small["distill"] | {"epochs": 1, "processes": 2}
+    return Recipe.from_dict(small | {"ingest": ingest, "generate": fake, "distill": distill})
+
+
 def digests(run: pipeline.Run) -> dict[str, str]:
     return {name: run.artifact(name).digest for name in SHARED}
 
@@ -162,11 +170,7 @@ def test_models_are_scored_by_workers_though_one_is_killed(
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_a_training_in_two_processes_is_rays(project: Path, small_recipe: dict[str, Any]) -> None:
-    fake = {"backend": "fake", "pairs_per_chunk": 1}
-    ingest = small_recipe["ingest"] | {"sources": ["notes/0[0-3].md"]}
-    distill = small_recipe["distill"] | {"epochs": 1, "processes": 2}
-    more = {"ingest": ingest, "generate": fake, "distill": distill}
-    this = Recipe.from_dict(small_recipe | more)
+    this = in_two_processes(small_recipe)
     pipeline.run(this, project / "plain", until="correct")
     run = pipeline.run(this, project / "plain", until="distill", on="ray", workers=2)
     metrics = {one["name"]: one["value"] for one in told(run, "distill", "metric")}
@@ -181,11 +185,7 @@ def test_a_training_and_an_evaluation_on_a_cluster_that_sees_the_files(
 ) -> None:
     monkeypatch.setenv("RAY_AUTH_MODE", "token")
     monkeypatch.setenv("RAY_AUTH_TOKEN", secrets.token_hex(32))
-    fake = {"backend": "fake", "pairs_per_chunk": 1}
-    ingest = small_recipe["ingest"] | {"sources": ["notes/0[0-3].md"]}
-    distill = small_recipe["distill"] | {"epochs": 1, "processes": 2}
-    more = {"ingest": ingest, "generate": fake, "distill": distill}
-    this = Recipe.from_dict(small_recipe | more)
+    this = in_two_processes(small_recipe)
     pipeline.run(this, project / "plain", until="correct")
     with cluster(project / "ray") as address:
         run = pipeline.run(

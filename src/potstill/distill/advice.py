@@ -84,16 +84,15 @@ def _size(config: DistillConfig, ratio: float, tokens: float, teacher: float) ->
 
 def _words(config: DistillConfig, ratio: float) -> list[Advice]:
     """Only where words alone bring a student to its size: they carry less than layers do."""
-    source = config.voices[0].teacher
     try:
         shape = None if config.against_fewer_words else teacher_shape(config)
     except ModelError:  # of a family whose weights cannot be counted
         return []
-    if shape is None or not is_of_byte_pairs(source):
+    if shape is None:
         return []
     word = shape.hidden * (1 if shape.tied else 2)
     kept = int(shape.vocabulary - (1 - ratio) * shape.parameters / word) // 256 * 256
-    if kept < FEWEST_WORDS:
+    if kept < FEWEST_WORDS or not is_of_byte_pairs(config.voices[0].teacher):
         return []
     why = (
         f"{shape.vocabulary * word / shape.parameters:.0%} of the teacher are its "

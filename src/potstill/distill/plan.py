@@ -22,9 +22,9 @@ from potstill.distill.launch import held_by
 from potstill.distill.student_config import COMPARED_TOKENS
 from potstill.distill.teachers_config import different_teachers
 from potstill.distill.training_config import TrainingConfig
-from potstill.errors import TrainingError
+from potstill.errors import ModelError, TrainingError
 from potstill.models import refs
-from potstill.models.shape import FAMILIES, Shape, shape_of_config
+from potstill.models.shape import Shape, shape_of_config
 from potstill.models.size import expected_parameters, folder_config, folder_parameters
 from potstill.models.targets import find
 from potstill.models.vocabulary import vocabulary_of
@@ -75,19 +75,20 @@ def facts(config: DistillConfig, project: Path) -> Facts:
 
 def _check_cut(config: DistillConfig) -> None:
     settings = config.student
-    family = (folder_config(config.voices[0].teacher) or {}).get("model_type")
     if settings.model is not None or settings.drop_layers is not None:
         return
-    axes = settings.along(family)
-    if axes == "depth" and family not in FAMILIES:
+    try:
+        shape = teacher_shape(config)
+    except ModelError:
+        if settings.axes in ("width", "both"):
+            raise
         return  # layers can be dropped of others too; how many, the stage itself finds out
-    shape = teacher_shape(config)
     if shape is None:
         return
     target = settings.target(shape.parameters, shape.read_parameters)
     if settings.vocabulary is not None:  # words go first, and count towards the size
         shape = replace(shape, vocabulary=min(shape.vocabulary, settings.vocabulary))
-    find(shape, target, axes, settings.round_to)
+    find(shape, target, settings.along(shape.family), settings.round_to)
 
 
 def teacher_shape(config: DistillConfig) -> Shape | None:

@@ -113,7 +113,7 @@ class RayModel:
     def _deal(self, work: _Work) -> None:
         """Give those that have little to do, the idle ones first."""
         asked = {name for name, _ in work.adding.values()}
-        busy = {name for name, _ in work.answering.values()}
+        busy = work.busy
         low = self.parallel * LARGEST_BATCH // 2
         hungry = [
             one
@@ -179,14 +179,14 @@ class RayModel:
         taken, problem = self._result(call)
         if problem is None and not taken:
             work.take_back(batch)
-            work.ending |= {name} & {one for one, _ in work.answering.values()}
-            return
-        for had in (had for to, had in work.answering.values() if to == name):
-            had += batch  # it may have begun with them; how it ends says the rest
-            return
-        if problem is not None:  # it died when it had answered all
-            self._engines[name] = self._begin(name)
-        self._ask_again(work, batch, problem)
+            if name in work.busy:
+                work.ending.add(name)
+        elif name in work.busy:  # it may have begun with them; how that ends says the rest
+            work.busy[name].extend(batch)
+        else:
+            if problem is not None:  # it died when it had answered all
+                self._engines[name] = self._begin(name)
+            self._ask_again(work, batch, problem)
 
     def _result(self, call: Any) -> tuple[Any, Exception | None]:
         """What a call returned, or how its worker died."""
@@ -229,6 +229,11 @@ class _Work:
         self.ending: set[int] = set()
         """Engines whose `answer` takes no more."""
         self._holder: dict[int, int] = {}
+
+    @property
+    def busy(self) -> dict[int, list[Numbered]]:
+        """What each engine that answers was given for it."""
+        return dict(self.answering.values())
 
     def give(self, name: int, batch: list[Numbered]) -> None:
         """An engine has these now."""

@@ -65,7 +65,7 @@ def routes(studio: Studio) -> APIRouter:
         view = find_run(studio, name)
         if stage not in view.diary.stages:
             raise UsageError(f"The run {name} has no stage {stage[:40]}.")
-        text = tail(view.folder / "logs" / f"{stage}.log")
+        text = tail(_stage_log(view, stage))
         return PlainTextResponse(text or "This stage has logged nothing.")
 
     @router.post("/runs/{name}/stop")
@@ -153,7 +153,7 @@ def parts_of(studio: Studio, view: RunView) -> dict[str, Markup]:
         "form_secret": studio.form,
         "curves": curves_of(view.diary),
         "log": "" if (log := _log_file(view)) is None else tail(log, SHOWN_LOG),
-        "logged": [name for name in view.diary.stages if _has_logged(view, name)],
+        "logged": [name for name in view.diary.stages if _is_filled(_stage_log(view, name))],
         "decisions": 0 if view.live else decisions.decided(view)["waiting"],
         "done": sum(one.state in ("done", "reused") for one in view.diary.stages.values()),
     }
@@ -161,19 +161,22 @@ def parts_of(studio: Studio, view: RunView) -> dict[str, Markup]:
     return {part: Markup(text.strip()) for part, text in made.items()}
 
 
-def _has_logged(view: RunView, stage: str) -> bool:
+def _stage_log(view: RunView, stage: str) -> Path:
+    return view.folder / "logs" / f"{stage}.log"
+
+
+def _is_filled(log: Path) -> bool:
     """Most stages have nothing to say besides their events."""
-    file = view.folder / "logs" / f"{stage}.log"
-    return file.is_file() and file.stat().st_size > 0
+    return log.is_file() and log.stat().st_size > 0
 
 
 def _log_file(view: RunView) -> Path | None:
     """The run's own log, else that of the stage that moved last."""
     own = view.folder / LOG
-    if own.is_file() and own.stat().st_size:
+    if _is_filled(own):
         return own
     begun = [one for one in view.diary.stages.values() if one.state not in ("waiting", "reused")]
-    return view.folder / "logs" / f"{begun[-1].name}.log" if begun else None
+    return _stage_log(view, begun[-1].name) if begun else None
 
 
 def curves_of(diary: Diary) -> list[Markup]:
