@@ -6,28 +6,29 @@ import socket
 from collections.abc import Iterator
 from pathlib import Path
 
+import gcsfs
 import pytest
+from gcp_storage_emulator.server import create_server
 from remote_round_trip import finished, there_and_back
 
 from potstill.core.remote import RemoteStore
 from potstill.core.store import Store
 from potstill.errors import StoreError
 
-REASON = "an environment with gcsfs and gcp-storage-emulator runs it: 80 MB that S3 needs not"
-pytest.importorskip("gcsfs", reason=REASON)
-emulator = pytest.importorskip("gcp_storage_emulator.server", reason=REASON)
-pytestmark = [pytest.mark.whole, pytest.mark.filterwarnings("ignore")]
+pytestmark = [
+    pytest.mark.whole,
+    # gcsfs, aiohttp and the emulator warn of each other's ways; none of it is ours.
+    pytest.mark.filterwarnings("ignore"),
+]
 
 
 @pytest.fixture
 def gs(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """An empty bucket."""
-    import gcsfs
-
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    running = emulator.create_server("127.0.0.1", port, in_memory=True, default_bucket="distilled")
+    running = create_server("127.0.0.1", port, in_memory=True, default_bucket="distilled")
     running.start()
     monkeypatch.setenv("STORAGE_EMULATOR_HOST", f"http://127.0.0.1:{port}")
     gcsfs.GCSFileSystem.clear_instance_cache()
