@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -72,7 +72,8 @@ def routes(studio: Studio) -> APIRouter:
     def new(request: Request) -> Response:
         query = request.query_params
         own = query.get("own") == "1"
-        begun, text = _begin(studio, query.get("from", ""), query.get("run", ""), own)
+        used = _of_documents(studio, [DOCUMENTS] if own else query.getlist("use"))
+        begun, text = _begin(studio, query.get("from", ""), query.get("run", ""), own, used)
         return page(
             request,
             studio,
@@ -189,8 +190,19 @@ def _read(studio: Studio, text: str) -> dict[str, Any]:
     }
 
 
-def _begin(studio: Studio, source: str, run: str, own: bool) -> tuple[str, str]:
-    """What the page begins with: the choice's value, and the recipe's text under a free name."""
+def _of_documents(studio: Studio, sources: Sequence[str]) -> list[str]:
+    """Those that are documents/ or one of its files; other recipes may begin with them."""
+    known = {source for source, _ in files_of(studio.project)}
+    return [one for one in sources if one in known or (one == DOCUMENTS and known)]
+
+
+def _begin(
+    studio: Studio, source: str, run: str, own: bool, used: Sequence[str]
+) -> tuple[str, str]:
+    """What the page begins with: the choice's value, and the recipe's text under a free name.
+
+    own: a built-in recipe is for one's own files, also if there are none yet. used: its sources.
+    """
     known = builtin_recipes()
     if run:
         begun, text = f"run={run}", _of_run(studio, run)
@@ -198,7 +210,9 @@ def _begin(studio: Studio, source: str, run: str, own: bool) -> tuple[str, str]:
         with disk_errors(studio.project / OWN, "read"):
             begun, text = f"from={OWN}", (studio.project / OWN).read_text("utf-8", "replace")
     else:
-        own = own or not (source or run)
+        if not source:
+            own, used = True, used or _of_documents(studio, [DOCUMENTS])
+        own = own or bool(used)
         source = source or "quickstart"
         if source not in known:
             raise UsageError(f"There is no recipe {source[:64]}.", f"There are {', '.join(known)}.")
@@ -208,8 +222,9 @@ def _begin(studio: Studio, source: str, run: str, own: bool) -> tuple[str, str]:
     if name != data.get("name"):
         text = recipe_text.put(text, ("name",), name)
     if own:
+        text = recipe_text.put(text, SOURCES, list(used))
         files = [Path(source) for source, _ in files_of(studio.project)]
-        text = recipe_text.put(text, SOURCES, [DOCUMENTS] if files else [])
+        files = [one for one in files if DOCUMENTS in used or one.as_posix() in used]
         text = _with_readers(text, map(str, files))
         if files and _is_of_sample(data):
             text = _as_own(studio, text, files[0].stem if len(files) == 1 else DOCUMENTS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 from pathlib import Path
 from typing import Any
 
@@ -196,8 +197,23 @@ def test_the_teachers_address_is_asked_and_no_key_is_shown(
 
 def test_another_recipe_keeps_the_files_that_were_put_in(tmp_path: Path) -> None:
     client, studio = browser(tmp_path)
-    (studio.project / "documents").mkdir(exist_ok=True)
-    (studio.project / "documents" / "a.md").write_text("# Kept\n\nThe bell rings at six.")
-    page = client.get("/new?from=chat-gguf-local&own=1").text
-    assert "sources: [documents]" in page
-    assert "sample:" not in page.split('name="yaml"')[1].split("</textarea>")[0]
+    (studio.project / "documents").mkdir()
+    for name in ("a.md", "b, c.md"):
+        (studio.project / "documents" / name).write_text("# Kept\n\nThe bell rings at six.")
+
+    def sources(**query: Any) -> list[str]:
+        page = client.get("/new", params=query).text
+        text = html.unescape(page.split('name="yaml"')[1].split(">", 1)[1].split("</textarea>")[0])
+        found: list[str] = yaml.safe_load(text)["ingest"]["sources"]
+        return found
+
+    begun = {"from": "chat-gguf-local"}
+    assert sources(**begun, use=["documents"]) == ["documents"]
+    assert sources(**begun, use=["documents/b, c.md"]) == ["documents/b, c.md"]
+    sample = sources(**begun)
+    assert sample != ["documents"]
+    assert (
+        sources(**begun, use=["sample:handbook.pdf", "/etc/passwd", "documents/gone.md"]) == sample
+    )
+    (studio.project / "recipe.yaml").write_text(Recipe.load("quickstart").to_yaml())
+    assert sources(**{"from": "recipe.yaml"}, use=["documents"]) != ["documents"]  # its own

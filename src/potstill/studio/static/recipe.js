@@ -188,16 +188,12 @@ document.addEventListener("click", (event) => {
   const source = event.target.closest("[data-use]")?.dataset.use;
   if (source) inTurn(() => useSources([source], []));
 });
-/** Whether a recipe's text names files of documents/, where those lie that were dropped. */
-function usesDocuments(yaml) {
-  return /^\s*(sources:\s*\[.*)?[-\s"'[]*documents(\/|["'\s,\]]|$)/m.test(yaml);
-}
-
 document.getElementById("base").addEventListener("change", (event) => {
-  const chosen = event.target.value;
+  const query = new URLSearchParams([event.target.value.split("=")]);
   // Whoever has put files of their own into this recipe wants them in the next one too.
-  const own = chosen.startsWith("from=") && chosen !== "from=recipe.yaml" && usesDocuments(text.value) ? "&own=1" : "";
-  location.href = `/new?${chosen.split("=").map(encodeURIComponent).join("=")}${own}`;
+  const sources = form.querySelector('[data-field="ingest.sources"]')?.value.split("\n") || [];
+  for (const one of sources) query.append("use", one);
+  location.href = `/new?${query}`;
 });
 document.getElementById("start").addEventListener("submit", () => {
   go.textContent = "Starting …";
