@@ -144,6 +144,22 @@ def test_a_failure_is_shown_with_the_way_out(tmp_path: Path) -> None:
     assert "M &lt;b&gt;" in client.get("/").text
 
 
+def test_a_failed_stage_offers_its_log_if_it_logged_and_its_rows_page_is_no_dead_end(
+    tmp_path: Path,
+) -> None:
+    failed = {"kind": "failed", "stage": "ingest", "error": "X", "message": "M", "hint": ""}
+    ended = {"kind": "run_failed", "error": "X", "message": "M"}
+    folder = make_run(tmp_path, files={}, events=[STARTED, failed, ended])
+    client, _ = browser(tmp_path)
+    (folder / "logs").mkdir()
+    log = folder / "logs" / "ingest.log"
+    for written in ("", "A traceback.\n"):
+        log.write_text(written)
+        page = client.get("/runs/made").text
+        assert ("/runs/made/log/ingest" in page) == bool(written)
+    assert "failed before its rows were sorted" in client.get("/runs/made/data").text
+
+
 def test_a_run_that_was_refused_before_its_diary_says_why(tmp_path: Path) -> None:
     folder = make_run(tmp_path)
     log = folder / LOG
