@@ -71,10 +71,16 @@ def test_stages_join_it_it_listens_here_only_and_ends_with_whoever_began_it() ->
         time.sleep(0.2)
 
 
-def test_a_ray_that_does_not_begin_is_one_line(tmp_path: Path) -> None:
+def test_a_ray_that_does_not_begin_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     told = tmp_path / "ray.json"
-    told.write_text('{"error": "No room."}')
-    with pytest.raises(UnavailableError, match=r"Ray did not begin on this machine: No room\."):
+    with monkeypatch.context() as patch:
+        patch.setattr("potstill.scale.held.WAIT_SECONDS", 0.1)
+        with pytest.raises(UnavailableError, match="said nothing within"):
+            address_in(told)
+    told.write_text('{"error": "No room"}')
+    with pytest.raises(UnavailableError, match=r"machine: No room\. .*--on ray://"):
         address_in(told)
     with pytest.raises(UnavailableError), connected(Place("ray", held=str(told))):
         pass

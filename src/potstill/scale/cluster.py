@@ -23,7 +23,7 @@ from uuid import uuid4
 from potstill import __version__
 from potstill.core.extras import require
 from potstill.errors import PotstillError, UnavailableError
-from potstill.scale.held import QUIET, address_in, begin, cores, join
+from potstill.scale.held import QUIET, address_in, begin, cores, join, last_line
 from potstill.scale.place import Place
 
 PROBE_SECONDS = 120.0
@@ -115,7 +115,7 @@ def _begin(ray: Any, place: Place, address: str | None) -> None:
             _connect(ray, place)
     except Exception as error:  # Ray raises what its transport raises
         raise UnavailableError(
-            f"No work can be done on {place.address}: {_first_line(error)}.",
+            f"No work can be done on {place.address}: {last_line(error)}.",
             "Both sides need the same versions of Ray and Python and, if the cluster asks for "
             "one, the same token (RAY_AUTH_MODE=token, RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH).",
         ) from error
@@ -159,7 +159,7 @@ def _check_workers(ray: Any, place: Place) -> None:
         found = ray.get(probe.remote(), timeout=PROBE_SECONDS)
     except Exception as error:
         raise UnavailableError(
-            f"No worker of {place.address} could be used: {_first_line(error)}.", hint
+            f"No worker of {place.address} could be used: {last_line(error)}.", hint
         ) from error
     if found != __version__:
         has = f"potstill {found}" if found else "no potstill"
@@ -168,15 +168,10 @@ def _check_workers(ray: Any, place: Place) -> None:
         )
 
 
-def _first_line(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return (lines[-1] if lines else type(error).__name__)[:300].rstrip(".")
-
-
 def gone(place: Place, error: BaseException) -> PotstillError:
     """What to say when workers die again and again, or the cluster is gone."""
     return PotstillError(
-        f"The workers of {place.address} do not stay: {_first_line(error)}.",
+        f"The workers of {place.address} do not stay: {last_line(error)}.",
         "They may lack memory: use fewer (--workers) or larger ones. What is finished is kept; "
         "the same command goes on.",
     )

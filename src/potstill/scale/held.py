@@ -69,15 +69,24 @@ def address_in(told: Path) -> str:
     Errors: UnavailableError with what it says, or if it says nothing for long.
     """
     until = time.monotonic() + WAIT_SECONDS
-    while not told.is_file():
-        if time.monotonic() > until:
-            raise UnavailableError(f"Ray did not begin within {WAIT_SECONDS:g} seconds.")
+    while not told.is_file() and time.monotonic() < until:
         time.sleep(0.02)
-    said: dict[str, str] = read_json(told)
+    silent = {"error": f"it said nothing within {WAIT_SECONDS:g} seconds"}
+    said: dict[str, str] = read_json(told) if told.is_file() else silent
     if "error" in said:
-        raise UnavailableError(f"Ray did not begin on this machine: {said['error']}")
+        raise UnavailableError(
+            f"Ray did not begin on this machine: {said['error']}.",
+            "It may lack memory or room in the folder for temporary files. Run without --on, or on "
+            "a cluster that runs: --on ray://HOST:PORT",
+        )
     os.environ |= token_variables(said["token"])
     return said["address"]
+
+
+def last_line(error: BaseException) -> str:
+    """What Ray says of a failure, without the layers that it went through."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return (lines[-1] if lines else type(error).__name__)[:300].rstrip(".")
 
 
 def token_variables(token: str) -> dict[str, str]:
@@ -97,7 +106,7 @@ def main() -> None:
         context = begin(ray, count)
         said = {"address": context.address_info["gcs_address"], "token": token}
     except Exception as error:  # Ray raises what its transport raises
-        said = {"error": str(error)}
+        said = {"error": last_line(error)}
     with suppress(OSError):  # who waited for it may be gone
         write_atomic(told, json.dumps(said))
     sys.stdin.read()

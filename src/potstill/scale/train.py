@@ -25,7 +25,7 @@ from potstill.distill.correct_config import CorrectConfig
 from potstill.distill.launch import FOLDER, failure_in, job_of, processes_of
 from potstill.distill.training_config import TrainingConfig
 from potstill.errors import PotstillError, TrainingError, UnavailableError
-from potstill.scale.held import QUIET, begin
+from potstill.scale.held import QUIET, begin, last_line
 from potstill.scale.place import Place
 
 LOCAL = "ray"
@@ -118,9 +118,8 @@ def _connect(ray: Any, address: str, cores: int) -> None:
         else:
             ray.init(address, **QUIET)
     except Exception as error:  # Ray raises what its transport raises
-        lines = str(error).strip().splitlines() or [type(error).__name__]
         raise UnavailableError(
-            f"No training can be done on {address}: {lines[-1][:300]}.",
+            f"No training can be done on {address}: {last_line(error)}.",
             "Start a cluster with: ray start --head --ray-client-server-port 10001, or train on "
             "this machine with distill.processes.",
         ) from error
@@ -155,10 +154,8 @@ def _fit(ray: Any, job: dict[str, Any], workers: int, threads: int, restarts: in
         except Exception as error:  # Ray wraps whatever a worker raised
             if (Path(job["folder"]) / "failed.json").exists():
                 return
-            lines = [line for line in str(error).splitlines() if line.strip()]
-            last = lines[-1].strip()[:300] if lines else type(error).__name__
             raise TrainingError(
-                f"The workers were lost {restarts + 1} times: {last}.",
+                f"The workers were lost {restarts + 1} times: {last_line(error)}.",
                 "They may lack memory: use fewer or larger ones. Run the same command again to go "
                 "on.",
             ) from error
