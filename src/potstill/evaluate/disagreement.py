@@ -7,6 +7,7 @@ The figures are those of `fidelity.py`, of one row each. Knows nothing of runs.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -28,13 +29,15 @@ LONGEST = 4096
 class TokenGap:
     """One token of the answer. kl: nats, teacher to student, before that token was said. agree:
     whether both rank the same token first. instead: the teacher's first. probability: the
-    student's own, of the token that stands here."""
+    student's own, of the token that stands here. special: a sign of the template and no word, such
+    as the end of the answer."""
 
     text: str
     kl: float
     agree: bool
     instead: str
     probability: float
+    special: bool
 
 
 def disagreement(
@@ -68,10 +71,24 @@ def disagreement(
     if not torch.isfinite(found).all():
         raise not_finite("student")
     kl, agree, nll = (found[ROWS.index(name)].tolist() for name in ("kl", "agree", "nll"))
+    signs = set(tokenizer.all_special_ids)
     return [
-        TokenGap(text, one, bool(same), tokenizer.decode([first]), float(torch.tensor(-told).exp()))
-        for text, one, same, first, told in zip(
-            pieces(tokenizer, encoded[0].answer), kl, agree, firsts, nll, strict=True
+        TokenGap(
+            text=text,
+            kl=one,
+            agree=bool(same),
+            instead=tokenizer.decode([first]),
+            probability=math.exp(-told),
+            special=token in signs,
+        )
+        for token, text, one, same, first, told in zip(
+            encoded[0].answer,
+            pieces(tokenizer, encoded[0].answer),
+            kl,
+            agree,
+            firsts,
+            nll,
+            strict=True,
         )
     ]
 

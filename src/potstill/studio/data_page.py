@@ -29,6 +29,7 @@ from potstill.studio.pages import fragment, page
 from potstill.studio.rows import KIND, REASON, RowFile
 from potstill.studio.runs import RunView, find_run
 from potstill.studio.session import Studio
+from potstill.studio.set_aside import KNOWN, TITLES, as_row, named
 
 A_PAGE = 50
 LONGEST_SHOWN = 300
@@ -219,9 +220,9 @@ def _shown(chosen: list[tuple[Part, int]]) -> list[dict[str, Any]]:
 def _line(part: Part, number: int, row: dict[str, Any]) -> dict[str, Any]:
     """What a list says of a row."""
     rejected = part.split == "rejected"
-    inner = row.get("row") or {} if rejected else row
-    question = str(inner.get("question") or inner.get("source") or row.get("id", ""))
-    answers = inner.get("answers") or [inner.get("answer") or row.get("detail") or ""]
+    inner, _, answers = _inner(part, row)
+    question = named(inner) or str(row.get("id", ""))
+    answers = answers or [str(row.get("detail") or "")]
     return {
         "id": str(row.get("id", "")),
         "part": part.name,
@@ -229,7 +230,7 @@ def _line(part: Part, number: int, row: dict[str, Any]) -> dict[str, Any]:
         "split": part.split,
         "stage": part.stage,
         "question": question[:LONGEST_SHOWN],
-        "answer": " / ".join(map(str, answers))[:LONGEST_SHOWN],
+        "answer": " / ".join(answers)[:LONGEST_SHOWN],
         "reason": str(row.get("reason", "")) if rejected else "",
         "kind": "" if rejected else str(row.get("kind", "")),
     }
@@ -237,7 +238,7 @@ def _line(part: Part, number: int, row: dict[str, Any]) -> dict[str, Any]:
 
 def _inner(part: Part, row: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any], list[str]]:
     """The row itself, also of one that was set aside; where it is from, and its answers."""
-    inner: dict[str, Any] = (row.get("row") or {}) if part.split == "rejected" else row
+    inner = as_row(row.get("row") or {}) if part.split == "rejected" else row
     answers = [str(one) for one in inner.get("answers") or ()]
     return inner, inner.get("provenance") or {}, answers
 
@@ -286,7 +287,11 @@ def _chunk(studio: Studio, view: RunView, identity: str) -> dict[str, Any] | Non
 def _left(row: dict[str, Any]) -> dict[str, str]:
     """What a rejected thing holds that has no place of its own on the page."""
     known = {"id", "kind", "turns", "question", "answers", "reasoning", "provenance", "options"}
-    return {key: str(value)[:4000] for key, value in row.items() if key not in known and value}
+    return {
+        TITLES.get(key, key): str(value)[:4000]
+        for key, value in row.items()
+        if key not in known | KNOWN and value
+    }
 
 
 def marked(text: str, span: Any, answers: list[str]) -> list[tuple[str, str]]:

@@ -26,6 +26,8 @@ BORDERS = (0.05, 0.2, 0.5, 1.0)
 """Nats at which the next shade begins."""
 NAMES = ("below 0.05", "0.05 to 0.2", "0.2 to 0.5", "0.5 to 1", "above 1")
 LISTED = 5
+END = "(end)"
+"""For a template's own signs, which say nothing to a reader."""
 PATIENCE = 600.0
 
 
@@ -89,7 +91,16 @@ async def _run(words: list[str]) -> list[dict[str, Any]]:
 
 def coloured(found: list[dict[str, Any]]) -> str:
     """The tokens with their shades, the legend, and those that part most."""
-    tokens = [one | {"shade": shade_of(one["kl"])} for one in found]
+    ends = {one["text"]: END for one in found if one["special"]}
+    tokens = [
+        one
+        | {
+            "shade": shade_of(one["kl"]),
+            "text": ends.get(one["text"], one["text"]),
+            "instead": ends.get(one["instead"], one["instead"]),
+        }
+        for one in found
+    ]
     apart = sorted(tokens, key=lambda one: -one["kl"])[:LISTED]
     mean = sum(one["kl"] for one in tokens) / len(tokens) if tokens else 0.0
     return fragment(

@@ -128,6 +128,14 @@ def tail(path: Path, most: int = TAIL) -> str:
     return text.partition("\n")[2] if size > most else text
 
 
+def written_at(log: Path) -> float | None:
+    """When something was last written to a log; None if there is none."""
+    try:
+        return log.stat().st_mtime
+    except OSError:
+        return None
+
+
 def last_words(folder: Path, log: str = LOG) -> tuple[str, str] | None:
     """What the last process of a run said when it failed: message and way out; None if it did
     not. log: the file in the folder that it wrote to."""

@@ -249,6 +249,7 @@ def _as_own(studio: Studio, text: str, name: str) -> str:
     about the sample."""
     name = re.sub(r"[^a-z0-9]+", "-", name.lower())[:40].strip("-") or DOCUMENTS
     text = re.sub(r"\A(#.*\n)+\s*", "", text)
+    text = re.sub(r"^(?: *#.*\n)+(?= *sources:)", "", text, flags=re.MULTILINE)
     text = recipe_text.drop(text, ("description",))
     return recipe_text.put(text, ("name",), _free_name(studio, name))
 
@@ -330,5 +331,5 @@ def plan_of(found: Plan) -> str:
         processor=this_processor(),
         advice=[one for step in found for one in step.advice if not one.same],
         reused=[step.name for step in found if step.action == "reuse"],
-        waits_for_machine=any(one.refused for one in found.shortages),
+        machine=sum(one.refused for one in found.shortages),
     )

@@ -56,7 +56,8 @@ class Player:
         self._turn: asyncio.Lock | None = None
 
     async def answer(self, gguf: Path, asked: Asked) -> AsyncIterator[dict[str, Any]]:
-        """{"piece"} as it is written; at the end {"tokens", "seconds", "rate", "looped"}.
+        """{"piece"} as it is written; at the end {"tokens", "wait", "rate", "looped", "cut"}.
+        cut: it is as long as was allowed, and may not be whole.
 
         Errors: ModelError for a file that is gone or cannot be loaded, or an engine that fails.
         """
@@ -66,14 +67,15 @@ class Player:
         self._turn = self._turn or asyncio.Lock()
         async with self._turn:
             engine = await self._engine(gguf)
-            text, tokens, first, looped = "", 0, 0.0, False
+            text, tokens, first, looped, cut = "", 0, 0.0, False, False
             began = last = time.monotonic()
             try:
                 async for event in engine.upstream.events("/v1/chat/completions", asked.body):
                     usage = event.get("usage") or {}
                     tokens = int(usage.get("completion_tokens", tokens))
-                    delta = event["choices"][0].get("delta") if event["choices"] else None
-                    piece = str((delta or {}).get("content") or "")
+                    choice = event["choices"][0] if event["choices"] else {}
+                    cut = cut or choice.get("finish_reason") == "length"
+                    piece = str((choice.get("delta") or {}).get("content") or "")
                     if not piece:
                         continue
                     last = time.monotonic()
@@ -91,7 +93,7 @@ class Player:
             # The first token waits for the prompt to be read, which is another kind of work.
             rate = (tokens - 1) / (last - first) if tokens > 1 and last > first else None
             wait = (first or last) - began
-            yield {"tokens": tokens, "wait": wait, "rate": rate, "looped": looped}
+            yield {"tokens": tokens, "wait": wait, "rate": rate, "looped": looped, "cut": cut}
 
     async def _engine(self, gguf: Path) -> LocalEngine:
         from potstill.serve.engine import EngineSizes, LocalEngine

@@ -181,6 +181,8 @@ def _figures(event: dict[str, Any]) -> str:
     parts.append(f"first after {display.duration(event['wait'])}")
     if event["looped"]:
         parts.append("stopped: it was repeating itself")
+    elif event["cut"]:
+        parts.append("cut off: as long as was allowed")
     return " · ".join(parts)
 
 

@@ -34,6 +34,8 @@ from potstill.studio.session import Studio
 LOOKED_AT = 5000
 """Newest requests that the figures and pictures are of."""
 POINTS = 30
+SHORTEST = 60.0
+"""Seconds of one point of a picture: two requests within a second are no rate of 120 a minute."""
 LISTED = 100
 COLOURS = ("m-distilled", "m-finetuned", "m-undistilled", "m-teacher", "m-other")
 
@@ -115,11 +117,12 @@ def _time(seconds: float) -> str:
 
 
 def charts_of(rows: Sequence[Row]) -> list[Markup]:
-    """Requests a minute, and how long half and 95% of them took, over the time looked at."""
-    if len(rows) < 2:
+    """Requests a minute, and how long half and 95% of them took, over the time looked at. None of
+    requests within two minutes, which make no line."""
+    if not rows or rows[-1].time - rows[0].time < 2 * SHORTEST:
         return []
     began, ended = rows[0].time, rows[-1].time
-    width = max(1.0, (ended - began) / POINTS)
+    width = max(SHORTEST, (ended - began) / POINTS)
     bins: dict[int, list[Row]] = {}
     for one in rows:
         bins.setdefault(int((one.time - began) / width), []).append(one)

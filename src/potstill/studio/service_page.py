@@ -23,7 +23,7 @@ from potstill.serve import drift_page
 from potstill.serve.address import address_of
 from potstill.serve.review import review
 from potstill.studio.guard import fields_of
-from potstill.studio.launch import last_words, tail
+from potstill.studio.launch import last_words, tail, written_at
 from potstill.studio.pages import page
 from potstill.studio.results import REPORT_POLICY
 from potstill.studio.runs import RunView, find_run
@@ -33,6 +33,7 @@ from potstill.studio.session import Studio
 LOG = "improve.log"
 SERVICE_LOG = "serve/service.log"
 SHOWN_LOG = 4000
+PORT = "8000"
 LOOK_AGAIN = "2"
 """Seconds after which the page is asked for anew while the service starts or ends."""
 
@@ -60,6 +61,8 @@ def routes(studio: Studio) -> APIRouter:
             there=there,
             improving=improving,
             failure=None if improving else last_words(view.folder, LOG),
+            failed=written_at(view.folder / LOG),
+            port=_asked_port(request.query_params.get("port", "")),
             log=tail(view.folder / LOG, SHOWN_LOG),
             running=running,
             lacking=_lacking(view) if there else None,
@@ -85,7 +88,8 @@ def routes(studio: Studio) -> APIRouter:
         said = fields_of(await request.body())
         view = find_run(studio, name)
         await run_in_threadpool(_change, studio, view, said)
-        return RedirectResponse(f"/runs/{quote(name)}/service", 303)
+        again = f"?port={quote(said['port'])}" if said.get("action") == "serve" else ""
+        return RedirectResponse(f"/runs/{quote(name)}/service{again}", 303)
 
     return router
 
@@ -136,8 +140,17 @@ def _change(studio: Studio, view: RunView, said: dict[str, str]) -> None:
         raise UsageError("Nothing was chosen.", "Use the buttons of the page.")
 
 
+def _is_port(said: str) -> bool:
+    return said.isascii() and said.isdecimal() and int(said) < 65536
+
+
+def _asked_port(said: str) -> str:
+    """What the field begins with: what was asked for last, as it may be wanted again."""
+    return said if _is_port(said) else PORT
+
+
 def _port(said: str) -> str:
-    if said.isdecimal() and int(said) < 65536:
+    if _is_port(said):
         return said
     raise UsageError(
         f"{said[:20] or 'Nothing'} is no port.", "A number up to 65535; 0: any that is free."

@@ -48,6 +48,7 @@ def test_gaps_are_those_of_the_models_own_logits(
     own = student.exp()[range(len(found)), encoded.answer].tolist()
     assert [one.probability for one in found] == pytest.approx(own, rel=1e-3)
     assert "".join(one.text for one in found).startswith("Es ist spät.<|im_end|>")
+    assert {one.text for one in found if one.special} == {"<|im_end|>"}
 
 
 def test_a_model_does_not_part_from_itself(

@@ -33,7 +33,7 @@ def opened(tmp_path: Path) -> tuple[TestClient, Studio, Path]:
 
     async def answer(gguf: Path, asked: Any) -> AsyncIterator[dict[str, Any]]:
         yield {"piece": f"said by {gguf.stat().st_size}"}
-        yield {"tokens": 3, "wait": 0.1, "rate": 99.0, "looped": False}
+        yield {"tokens": 3, "wait": 0.1, "rate": 99.0, "looped": False, "cut": False}
 
     studio.player.answer = answer  # type: ignore[method-assign]
     return client, studio, folder
@@ -110,6 +110,7 @@ def test_old_pairs_are_forgotten() -> None:
 def test_shades_begin_where_they_say_and_texts_stay_text() -> None:
     assert [shade_of(kl) for kl in (0, 0.049, 0.05, 0.2, 0.5, 1.0, 9)] == [0, 0, 1, 2, 3, 4, 4]
     token = {"text": "<b>nine", "kl": 0.6, "agree": False, "instead": '"><i>', "probability": 0.25}
+    token |= {"special": False}
     html = coloured([token, token | {"kl": 0.0, "agree": True}])
     assert (
         'class="kl-3 other" title="0.600 nats; the teacher would say: &#34;&gt;&lt;i&gt;"' in html
@@ -118,6 +119,16 @@ def test_shades_begin_where_they_say_and_texts_stay_text() -> None:
     assert "<i>" not in html
     assert "0.300 nats a token, the same first choice at 1 of 2" in html
     assert coloured([])
+
+
+def test_the_signs_of_a_template_are_called_the_end() -> None:
+    word = {"text": "nine", "kl": 0.9, "agree": False, "instead": "<|end|>", "special": False}
+    last = {"text": "<|end|>", "kl": 0.0, "agree": True, "instead": "<|end|>", "special": True}
+    html = coloured([word | {"probability": 0.5}, last | {"probability": 0.5}])
+    assert "&lt;|end|" not in html
+    assert ">(end)</span>" in html
+    assert "the teacher would say: (end)" in html
+    assert "<td>(end)</td>" in html
 
 
 def test_what_stands_in_the_way_of_colours_is_said(

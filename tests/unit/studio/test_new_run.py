@@ -93,6 +93,7 @@ def test_a_run_of_ones_own_files_is_neither_called_nor_described_as_the_samples(
     assert own["name"] == "staff-rules-2"
     assert "description" not in own
     assert "ten-page" not in text
+    assert "sample that comes" not in text
     assert own["distill"] == yaml.safe_load(QUICKSTART)["distill"]
     text = client.post("/new/sources", json={"yaml": text, "add": ["documents/b.md"]}).json()
     assert yaml.safe_load(text["yaml"])["name"] == "staff-rules-2"  # the first gives the name
@@ -111,12 +112,15 @@ def test_a_run_of_ones_own_files_is_neither_called_nor_described_as_the_samples(
 def test_the_plan_is_the_command_lines(tmp_path: Path) -> None:
     client, _ = browser(tmp_path)
     shown = client.post("/new/plan", json={"yaml": QUICKSTART}).text
-    for words in ("ingest", "export", "in all", "requests"):
+    for words in ("ingest", "export", "in all", "requests", 'data-count="0"'):
         assert words in shown
+    assert "Look again" not in shown
     missing = QUICKSTART.replace("sample:handbook.pdf", "nowhere.pdf")
     shown = client.post("/new/plan", json={"yaml": missing}).text
     assert "nowhere.pdf" in shown
     assert "does not exist" in shown
+    assert 'data-count="1" data-machine="0"' in shown
+    assert "Look again" in shown
     wrong = client.post("/new/plan", json={"yaml": "name: X"})
     assert wrong.status_code == 400
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -13,10 +14,11 @@ from studio_runs import PASSAGE, browser, make_run, rejected, row
 
 from potstill.core.files import file_digest
 from potstill.errors import StoreError
-from potstill.records import Chunk, Provenance, Span
+from potstill.records import Chunk, Provenance, Rejected, Span
 from potstill.sample import sample_path
 from potstill.studio.data_page import marked
 from potstill.studio.rows import REASON, RowFiles
+from potstill.studio.set_aside import as_row, named
 
 
 def lowered(text: str, word: str) -> str:
@@ -149,6 +151,53 @@ def test_a_row_from_another_kind_of_file_has_no_page(tmp_path: Path) -> None:
     client, _ = browser(tmp_path)
     assert "<img" not in client.get("/runs/made/data/train/0").text
     assert client.get("/runs/made/data/train/0/page").status_code == 404
+
+
+LOST: list[tuple[dict[str, Any], tuple[str, ...]]] = [
+    (
+        {"chunk": "c", "focus": PASSAGE, "answer": "Tove", "reply": '{"question": "Who grades?"}'},
+        ("<dt>Question</dt><dd>Who grades?</dd>", "<dd>Tove</dd>", "Asked about", "notes.md, page"),
+    ),
+    (
+        {"kind": "qa", "chunks": ["c"], "reply": "no JSON at"},
+        ("<dt>The teacher wrote</dt><dd>no JSON at</dd>", "notes.md, page"),
+    ),
+    (
+        {"row": row(5).model_dump(mode="json"), "reply": "{}"},
+        ("<dt>Question</dt>", "<mark>Tove</mark>"),
+    ),
+]
+
+
+@pytest.mark.parametrize(("held", "shown"), LOST)
+def test_what_generation_lost_is_shown_as_a_row(
+    tmp_path: Path, held: dict[str, Any], shown: tuple[str, ...]
+) -> None:
+    chunk = Chunk(
+        id="c", document="d", source="notes.md", start=0, end=len(PASSAGE), pages=(3,),
+        tokens=20, text=PASSAGE,
+    )  # fmt: skip
+    lost = Rejected(id="lost", stage="generate", reason="empty_answer", row=held)
+    files = {
+        "ingest": {"chunks.jsonl": [chunk]},
+        "generate": {"rejected.jsonl": [lost]},
+        "curate": {"train.jsonl": [row(1)]},
+    }
+    make_run(tmp_path, files=files)
+    client, _ = browser(tmp_path)
+    detail = client.get("/runs/made/data/generate/0").text
+    for words in shown:
+        assert words in detail
+    page = client.get("/runs/made/data?split=rejected").text
+    assert '<span class="q">lost</span>' not in page
+
+
+@given(st.recursive(st.none() | st.text(max_size=4), lambda one: st.lists(one, max_size=3)))
+def test_a_rejected_thing_of_any_form_has_a_row(value: Any) -> None:
+    names = ("row", "reply", "chunk", "chunks", "answer", "question", "answers", "provenance")
+    for name in names:
+        held = as_row({name: value, "focus": "A sentence."})
+        assert named(held)
 
 
 def test_hostile_rows_stay_text(tmp_path: Path) -> None:

@@ -120,6 +120,7 @@ def test_an_improvement_is_a_process_of_its_own_and_says_why_it_cannot_begin(
     ended(studio, run.folder / "improve.log")
     page = client.get("/runs/made/service").text
     assert "has not finished the stage correct" in page
+    assert "The last improvement, just now:" in page
     assert "Improve from accepted feedback</button>" in page
 
 
@@ -132,8 +133,12 @@ def test_a_service_that_cannot_start_says_why(
     assert not (run.folder / "serve" / "service.log").exists()
     (run.folder / "export").mkdir(exist_ok=True)
     (run.folder / "export" / "student.gguf").write_bytes(b"no model")
-    assert post(client, studio, action="serve", port="0").status_code == 200
+    answer = post(client, studio, action="serve", port="8123")
+    assert answer.status_code == 200
+    assert str(answer.url).endswith("?port=8123")
     ended(studio, run.folder / "serve")
+    assert 'name="port" value="8123"' in client.get("/runs/made/service?port=8123").text
+    assert 'name="port" value="8000"' in client.get("/runs/made/service?port=x").text
     page = client.get("/runs/made/service").text
     assert 'role="alert"' in page
     assert "student.gguf" in page
@@ -201,9 +206,16 @@ def test_a_share_of_values_is_at_most_that(values: list[float], share: float) ->
     assert sum(one < found for one in values) < share * len(values) + 1e-9
 
 
-def test_charts_need_two_requests() -> None:
-    assert charts_of([request(1)]) == []
-    assert len(charts_of([request(1), request(2)])) == 2
+def test_charts_need_more_than_a_moment() -> None:
+    assert charts_of([]) == []
+    assert charts_of([request(1), request(2)]) == []
+    assert len(charts_of([request(1), request(14)])) == 2
+
+
+def test_two_requests_in_a_second_are_two_a_minute() -> None:
+    traffic, _ = charts_of([request(0), request(0), request(13)])
+    assert ">2<" in traffic
+    assert ">4<" not in traffic
 
 
 def test_a_service_whose_file_is_gone_is_not_offered(

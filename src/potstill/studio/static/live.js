@@ -21,9 +21,13 @@ for (const log of document.querySelectorAll(".log")) log.scrollTop = log.scrollH
 if (page.dataset.running === "true") {
   const source = new EventSource(page.dataset.source);
   const lost = document.getElementById("lost");
-  source.onerror = () => (lost.hidden = false); // the browser tries again by itself
+  const away = (gone) => {
+    lost.hidden = !gone;
+    page.querySelector('[data-live="actions"]').inert = gone; // nobody would take what is pressed
+  };
+  source.onerror = () => away(true); // the browser tries again by itself
   source.onmessage = (event) => {
-    lost.hidden = true;
+    away(false);
     const said = JSON.parse(event.data);
     for (const [name, html] of Object.entries(said.parts)) show(name, html);
     if (said.state) for (const one of document.querySelectorAll('p[data-live="state"]')) one.className = `state ${said.state}`;

@@ -70,7 +70,19 @@ const showPlan = later(async () => {
     plan.innerHTML = error.html;
   }
   plan.classList.remove("busy");
+  letStart();
 }, 500);
+
+/** What the plan names as in the way would end the run at once. Too small a machine is for the user
+    to judge. */
+function letStart() {
+  const stands = document.getElementById("stands")?.dataset;
+  const judged = document.getElementById("anyway")?.checked ? Number(stands.machine) : 0;
+  go.disabled = stands ? Number(stands.count) > judged : false;
+  why.textContent = go.disabled ? "The plan says what to mend first" : "";
+}
+plan.addEventListener("change", letStart);
+plan.addEventListener("click", (event) => event.target.closest("[data-again]") && showPlan());
 
 form.addEventListener("change", (event) => {
   const control = event.target.closest("[data-field]");
