@@ -69,6 +69,7 @@ EXTRAS: dict[str, dict[str, str]] = {
     "quantised": {"bitsandbytes": "bitsandbytes"},
     "tune": {"optuna": "optuna"},
     "ray": {"ray": "ray"},
+    "deepspeed": {"deepspeed": "deepspeed"},
     "otel": {
         "opentelemetry.sdk": "opentelemetry-sdk",
         "opentelemetry.exporter.otlp.proto.http": "opentelemetry-exporter-otlp-proto-http",

@@ -224,7 +224,8 @@ def _training(
     else:
         case, phases = spans(distill, figures), []
     section = recipe.correct if name == "correct" else distill
-    sharded = cluster.ranks > 1 and getattr(section, "sharding", "none") == "fsdp"
+    way = _way(section) if cluster.ranks > 1 else "one device"
+    sharded = way in ("FSDP", "ZeRO-3")
     memory = training.memory_of(case.one, cluster, sharded=sharded)
     needed = OVERHEAD + sum(memory.values())
     fitting = training.fits(needed, cluster)
@@ -246,12 +247,19 @@ def _training(
         step = training.step_of(one, cluster, sharded=sharded)
         phases.append(_many(step, steps))
         sent += steps * step.sent
-    how = "FSDP" if sharded else "DDP" if cluster.ranks > 1 else "one device"
     return _stage(
-        name, how, bound(phases, cluster), needed, figures[name],
+        name, way, bound(phases, cluster), needed, figures[name],
         parts={key: value for key, value in {**memory, "cut": cut, "reading": read}.items() if
         value}, sent=sent, fits=fitting, changes=changes,
     )  # fmt: skip
+
+
+def _way(section: Any) -> str:
+    """How several ranks share a training."""
+    sharding = getattr(section, "sharding", "none")  # of a recipe of spans there is none
+    if sharding == "deepspeed":
+        return f"ZeRO-{section.deepspeed.zero_stage}"
+    return "FSDP" if sharding == "fsdp" else "DDP"
 
 
 def _read(config: Any, one: training.Training, cluster: Cluster) -> float:

@@ -1,4 +1,4 @@
-"""What a training step takes on every rank, whole copies (DDP) or shards (FSDP).
+"""What a training step takes on every rank: whole copies (DDP), shards (FSDP), DeepSpeed's parts.
 
 In: a `Training`, a cluster. Out: bytes of memory by what holds them, one step as a `Phase`. Knows
 no recipe.
@@ -8,7 +8,9 @@ them. DDP holds all of it on every rank and adds gradients up in a ring, 2 (n - 
 bytes sent by each rank (Patarasuk and Yuan 2009, doi:10.1016/j.jpdc.2008.09.002). FSDP holds a
 share of it, gathers each layer for the forward and again for the backward pass of every
 micro-batch, and scatters the summed gradients, (n - 1) / n of the bytes each time (Rajbhandari et
-al. 2020, ZeRO stage 3, arXiv:1910.02054; Zhao et al. 2023, arXiv:2304.11277).
+al. 2020, ZeRO stage 3, arXiv:1910.02054; Zhao et al. 2023, arXiv:2304.11277). DeepSpeed's stages 1
+and 2 hold whole weights on every rank, and in parts the moments, a copy of the weights, and from
+stage 2 on the gradients; they send as much as DDP.
 """
 
 from __future__ import annotations
@@ -22,8 +24,9 @@ from potstill.costs.decoder import Decoder
 from potstill.distill.loading import BYTES_A_WEIGHT
 from potstill.models.adapter_config import AdapterKind, Precision
 
-GRADIENT, OPTIMIZER_TRAFFIC = 4, 28
-"""Bytes a trained weight: its gradient; weight and two moments read and written, gradient read."""
+WEIGHT, GRADIENT, MOMENTS, OPTIMIZER_TRAFFIC = 4, 4, 8, 28
+"""Bytes a trained weight: itself; its gradient; two moments; these and itself read and written,
+the gradient read."""
 ADAPTER_SHARE = 0.02
 """Of the weights that low-rank adapters are, about (rank 16 on every matrix of a 7B model)."""
 LAYER_BYTES = {"full": None, "8bit": 1.0, "4bit": 4.127 / 8}
@@ -57,6 +60,10 @@ class Training:
     """Share of the tokens whose logits the loss needs."""
     signal_bytes: float = 0.0
     """Read from a file for each token."""
+    zero: int = 0
+    """DeepSpeed's stage 1 or 2, whose weights are whole; 3 is as shards are."""
+    offloaded: bool = False
+    """Whether DeepSpeed keeps moments and the copy of the weights beside the computer's cores."""
 
     @property
     def trained(self) -> float:
@@ -92,6 +99,13 @@ def memory_of(training: Training, cluster: Cluster, *, sharded: bool = False) ->
     if training.adapter == "none" and number < 4 and not sharded:
         weights += number * student.weights  # autocast keeps the step's copies
     held, gathered = teacher_bytes(training, number), 0.0
+    if training.zero and ranks > 1 and not sharded:
+        copies = number if number < 4 else 0
+        whole = WEIGHT + copies + (GRADIENT if training.zero == 1 else 0)
+        parts = (GRADIENT if training.zero == 2 else 0) + (
+            0 if training.offloaded else WEIGHT + MOMENTS
+        )
+        weights = (whole + parts / ranks) * student.weights
     if sharded:
         weights /= ranks
         unit = max(student.layer_weights, student.output_weights)
@@ -139,7 +153,7 @@ def step_of(training: Training, cluster: Cluster, *, sharded: bool = False) -> P
     elif teacher is not None and training.teacher_held == "output":
         flops += 2.0 * training.scored * tokens * teacher.output_weights
     reads += teacher_bytes(training, number)
-    mine = training.trained / ranks if sharded else training.trained
+    mine = training.trained / (ranks if sharded or training.zero else 1)
     kept = 2.0 * tokens * student.kept_bytes(checkpointed=training.checkpointed)
     return Phase(
         "training",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 from potstill.core.stage import Figures
 from potstill.costs import decoder
@@ -25,6 +26,7 @@ from potstill.distill.plan import (
     signal_bytes,
     student_parameters,
 )
+from potstill.distill.training_config import TrainingConfig
 from potstill.models.encoder import encoder_parameters
 
 ANSWERS_AT_ONCE = 16
@@ -83,6 +85,7 @@ def distillation(config: DistillConfig, figures: Mapping[str, Figures], cluster:
         row_tokens(figures) / 2,
         config.gradient_checkpointing,
         signal_bytes=stored,
+        **_zero(config),
     )
     between = (config.student.steps - 1) * config.student.step_share * tokens
     length = min(row_tokens(figures), config.sequence_tokens)
@@ -140,8 +143,17 @@ def correction(config: CorrectConfig, figures: Mapping[str, Figures]) -> Case:
         step_tokens=max(1.0, computed * config.step_tokens),
         seen=row_tokens(figures) / 2,
         checkpointed=config.gradient_checkpointing,
+        **_zero(config),
     )
     return Case(one, computed * figures["correct"].get("tokens", 0.0))
+
+
+def _zero(config: TrainingConfig) -> dict[str, Any]:
+    """What DeepSpeed changes, where weights are whole on every rank."""
+    if config.sharding != "deepspeed" or config.deepspeed.zero_stage == 3:
+        return {}
+    one = config.deepspeed
+    return {"zero": one.zero_stage, "offloaded": one.offload_optimizer}
 
 
 def spans(config: SpanDistillConfig, figures: Mapping[str, Figures]) -> Case:

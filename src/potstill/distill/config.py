@@ -143,10 +143,10 @@ class DistillConfig(TrainingConfig, Objective):
                 "on_policy: the teacher judges the student's own answers token by token, which "
                 "needs one tokenizer; set alignment.method: none or on_policy.share: 0"
             )
-        if self.sharding == "fsdp" and (self.adapter != "none" or self.needs_live_teacher):
+        if self.sharding != "none" and (self.adapter != "none" or self.needs_live_teacher):
             raise ValueError(
-                "sharding: fsdp is for all weights and the loss of words; adapters, hidden and "
-                "attention need the whole student: use sharding: none"
+                f"sharding: {self.sharding} is for all weights and the loss of words; adapters, "
+                "hidden and attention need the whole student: use sharding: none"
             )
         if self.on_policy.used:
             self._rollouts_fit()

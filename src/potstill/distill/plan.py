@@ -49,12 +49,18 @@ def facts(config: DistillConfig, project: Path) -> Facts:
     that differ without alignment.
     """
     loading.check(config, cuts=config.student.model is None)
-    for field, asked in (
-        ("teacher_precision: 4bit", config.teacher_precision == "4bit"),
-        ("adapter: qlora", config.adapter == "qlora"),
+    for field, asked, package, extra in (
+        (
+            "teacher_precision: 4bit",
+            config.teacher_precision == "4bit",
+            "bitsandbytes",
+            "quantised",
+        ),
+        ("adapter: qlora", config.adapter == "qlora", "bitsandbytes", "quantised"),
+        ("sharding: deepspeed", config.sharding == "deepspeed", "deepspeed", "deepspeed"),
     ):
         if asked:
-            check_installed("bitsandbytes", f"distill.{field}", "quantised")
+            check_installed(package, f"distill.{field}", extra)
     if config.template:
         from potstill.models.chat import check_template
 

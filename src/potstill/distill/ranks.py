@@ -25,6 +25,8 @@ from torch import Tensor
 
 from potstill.errors import TrainingError
 
+ACCELERATES, DEEPSPEED = "ACCELERATE_USE_DEEPSPEED", "POTSTILL_USE_DEEPSPEED"
+"""Whether DeepSpeed was asked for: as accelerate's launcher says it, and as a training reads it."""
 BUCKET = 1 << 25
 """Numbers that are added up in one message."""
 
@@ -132,18 +134,32 @@ def joined() -> Iterator[Ranks]:
             "not set.",
             "Start them with torchrun or accelerate launch, or unset WORLD_SIZE.",
         )
-    for tool in ("FSDP", "DEEPSPEED"):
-        if os.environ.get(f"ACCELERATE_USE_{tool}", "").lower() == "true":
-            raise TrainingError(
-                f"accelerate launch was told to use {tool}, which this training does itself.",
-                "Use a configuration of several GPUs without it, and set sharding: fsdp.",
-            )
+    if os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true":
+        raise TrainingError(
+            "accelerate launch was told to use FSDP, which this training does itself.",
+            "Use a configuration of several GPUs without it, and set sharding: fsdp.",
+        )
     cuda = torch.cuda.is_available()
     if cuda:
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
     dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", timeout=PATIENCE)
-    yield Ranks.here()
+    with _deepspeed_is_ours():
+        yield Ranks.here()
     dist.destroy_process_group()  # not after an error: the others may wait in a sum
+
+
+@contextmanager
+def _deepspeed_is_ours() -> Iterator[None]:
+    """Within it accelerate does not hear that its launcher wants DeepSpeed: it would take the
+    backward pass, the optimizer and the checkpoints into its own hands."""
+    if os.environ.get(ACCELERATES, "").lower() != "true":
+        yield
+        return
+    os.environ[DEEPSPEED] = os.environ.pop(ACCELERATES)
+    try:
+        yield
+    finally:
+        os.environ[ACCELERATES] = os.environ.pop(DEEPSPEED)
 
 
 def _reduce(gradients: Sequence[Tensor]) -> None:

@@ -1,7 +1,7 @@
-"""The trainer of a student that lies in parts over the processes.
+"""The trainers of a student that lies in parts over the processes.
 
 In: as for `DistillTrainer`, and the student's parts. Out: the same steps, figures and checkpoints.
-Knows nothing of how weights are cut and put together (`sharding.py`).
+Knows nothing of how weights are cut and put together (`sharding.py`, `zero.py`).
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
+from torch import Tensor
 
 from potstill.distill import checkpoints
 from potstill.distill.ranks import Ranks
@@ -18,6 +19,7 @@ from potstill.distill.sharding import Sharded, whole_norm
 from potstill.distill.steps import Step
 from potstill.distill.terms import Weights
 from potstill.distill.trainer import DistillTrainer
+from potstill.distill.zero import ZeroSharded
 
 Found = TypeVar("Found")
 
@@ -25,13 +27,14 @@ Found = TypeVar("Found")
 class ShardedTrainer(DistillTrainer):
     """The loss is computed within the student's own pass, so that its weights are there."""
 
-    def __init__(self, sharded: Sharded, *given: Any, **settings: Any) -> None:
+    def __init__(self, sharded: Sharded | ZeroSharded, *given: Any, **settings: Any) -> None:
         """sharded: of the student; the steps are even. The rest is `DistillTrainer`'s."""
-        self.sharded = sharded
+        self.sharded: Any = sharded
         super().__init__(sharded.model, *given, **settings)
 
     def _within(self, act: Callable[[], Found]) -> Found:
-        return self.sharded.within(act)
+        found: Found = self.sharded.within(act)
+        return found
 
     def _add_up_gradients(self) -> None:
         """Nothing: the parts were added up in the backward pass."""
@@ -43,7 +46,7 @@ class ShardedTrainer(DistillTrainer):
     def held_out(self, ranks: Ranks | None = None) -> dict[str, float]:
         """By every process of all rows, as they must ask the student equally often."""
         with torch.no_grad():
-            return self.sharded.within(lambda: super(ShardedTrainer, self).held_out(Ranks()))
+            return self._within(lambda: super(ShardedTrainer, self).held_out(Ranks()))
 
     def _clip_grad_norm(self, model: Any) -> Any:
         return whole_norm(super()._clip_grad_norm(model))
@@ -66,3 +69,24 @@ class ShardedTrainer(DistillTrainer):
         if checkpoint is not None:
             with checkpoints.readable(Path(checkpoint)):
                 self.sharded.load_optimizer(self.optimizer, self.lr_scheduler, Path(checkpoint))
+
+
+class ZeroTrainer(ShardedTrainer):
+    """DeepSpeed's engine has the backward pass, clips, and takes the optimizer's step."""
+
+    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+        """AdamW, handed to DeepSpeed with the student; of it only the rates are left to set."""
+        started: torch.optim.Optimizer = self.sharded.start(super().create_optimizer(model))
+        self.optimizer = started
+        return started
+
+    def _backward(self, part: Tensor, *, last: bool) -> None:
+        self.sharded.backward(part, last=last)
+
+    def _clip_grad_norm(self, model: Any) -> Any:
+        """Nothing: the engine clips in its step, which finds the norm."""
+        return None
+
+    def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
+        """Takes the step. Errors: TrainingError if the norm is not finite."""
+        return super()._get_grad_norm(model, self.sharded.step())

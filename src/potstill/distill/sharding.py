@@ -36,12 +36,7 @@ class Sharded:
 
     def __init__(self, model: Any, ranks: Ranks) -> None:
         self.model, self.ranks = model, ranks
-        hollow = {
-            id(one): torch.nn.Parameter(one.detach().to("meta"), one.requires_grad)
-            for one in model.parameters()
-        }
-        self._outline = copy.deepcopy(model, hollow)
-        """The same without numbers, to be filled at the end."""
+        self._outline = outline_of(model)
         kind = "cuda" if torch.cuda.is_available() else "cpu"
         mesh = init_device_mesh(kind, (ranks.count,))
         for layer in layers_of(body_of(model)):
@@ -104,13 +99,26 @@ class Sharded:
     def whole(self) -> Any:
         """The student as a plain model again, in every process."""
         tensors = {name: _whole(one.detach()) for name, one in self.model.named_parameters()}
-        model = self._outline
-        _, unknown = model.load_state_dict(tensors, strict=False, assign=True)
-        model.tie_weights()
-        assert not unknown, unknown
-        left = [name for name, one in model.named_parameters() if one.is_meta]
-        assert not left, left
-        return model
+        return filled(self._outline, tensors)
+
+
+def outline_of(model: Any) -> Any:
+    """The same model without numbers, to be filled when it is trained."""
+    hollow = {
+        id(one): torch.nn.Parameter(one.detach().to("meta"), one.requires_grad)
+        for one in model.parameters()
+    }
+    return copy.deepcopy(model, hollow)
+
+
+def filled(outline: Any, tensors: Mapping[str, Tensor]) -> Any:
+    """The outline with its numbers, which are all there; weights that are one stay one."""
+    _, unknown = outline.load_state_dict(tensors, strict=False, assign=True)
+    outline.tie_weights()
+    assert not unknown, unknown
+    left = [name for name, one in outline.named_parameters() if one.is_meta]
+    assert not left, left
+    return outline
 
 
 def whole_norm(norm: Any) -> Tensor:

@@ -35,10 +35,12 @@ from potstill.distill.objective import Objective
 from potstill.distill.outcome import Trained
 from potstill.distill.ranks import Ranks
 from potstill.distill.rollouts import Kept
-from potstill.distill.sharded_trainer import ShardedTrainer
+from potstill.distill.sharded_trainer import ShardedTrainer, ZeroTrainer
 from potstill.distill.sharding import Sharded
 from potstill.distill.steps import Steps
 from potstill.distill.trainer import DistillTrainer
+from potstill.distill.zero import ZeroSharded
+from potstill.distill.zero_settings import deepspeed_for
 from potstill.models import adapters
 from potstill.models.body import body_of, layers_of
 from potstill.models.load import quiet
@@ -115,9 +117,9 @@ def train_student(
         dataloader_pin_memory=False,
         seed=seed,
     )
-    in_parts = config.sharding == "fsdp" and ranks.count > 1
-    sharded = Sharded(student.to(arguments.device), ranks) if in_parts else None
-    steps = Steps(material.training, material.plan, objective.active, PADDING, ranks, even=in_parts)
+    sharded = _in_parts(student, config, arguments.device, ranks)
+    even = sharded is not None
+    steps = Steps(material.training, material.plan, objective.active, PADDING, ranks, even=even)
     if rollouts is not None:
         steps = mixed.steps_of(student, steps, material, config, seed, work / "rollouts", events)
     if resumed is None and ranks.leads:
@@ -139,7 +141,8 @@ def train_student(
     with quiet():
         made: Callable[..., DistillTrainer] = partial(DistillTrainer, student)
         if sharded is not None:
-            made = partial(ShardedTrainer, sharded)
+            kind = ZeroTrainer if isinstance(sharded, ZeroSharded) else ShardedTrainer
+            made = partial(kind, sharded)
         trainer = made(
             material.signal,
             material.validation_signal,
@@ -208,6 +211,17 @@ def _prepare_state(checkpoint: Path) -> bool:
         write_atomic(checkpoint / checkpoints.MARK, json.dumps(sizes))
     control = state.get("stateful_callbacks", {}).get("TrainerControl", {}).get("args", {})
     return bool(control.get("should_training_stop")) and state["global_step"] < state["max_steps"]
+
+
+def _in_parts(
+    student: Any, config: DistillConfig, device: torch.device, ranks: Ranks
+) -> Sharded | ZeroSharded | None:
+    """The student in parts over several processes, if that is wanted."""
+    if ranks.count == 1:
+        return None
+    if (settings := deepspeed_for(config)) is not None:
+        return ZeroSharded(student.to(device), ranks, settings)
+    return Sharded(student.to(device), ranks) if config.sharding == "fsdp" else None
 
 
 def _trainable(student: Any, config: DistillConfig) -> Any:

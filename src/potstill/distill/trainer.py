@@ -120,12 +120,13 @@ class DistillTrainer(Trainer):  # type: ignore[misc]
         self.figures = self._term_gradients(inputs, weights)
         total = torch.zeros((), device=self.args.device)
         sums: dict[str, float] = {}
-        for batch in inputs.fillers:
+        count = len(inputs.fillers) + len(inputs.batches)
+        for number, batch in enumerate(inputs.fillers, 1):
             part, _ = self._part(batch, weights, inputs.totals)
-            self.accelerator.backward(part * 0.0)
-        for batch in inputs.batches:
+            self._backward(part * 0.0, last=number == count)
+        for number, batch in enumerate(inputs.batches, 1 + len(inputs.fillers)):
             part, found = self._part(batch, weights, inputs.totals)
-            self.accelerator.backward(part)
+            self._backward(part, last=number == count)
             total += part.detach()
             self.meter.flops += self.loss.flops(batch)
             sums = {name: sums.get(name, 0.0) + value for name, value in found.items()}
@@ -151,6 +152,10 @@ class DistillTrainer(Trainer):  # type: ignore[misc]
     def _within(self, act: Callable[[], Found]) -> Found:
         """What `act` makes of the student: it is whole here."""
         return act()
+
+    def _backward(self, part: Tensor, *, last: bool) -> None:
+        """Add a part's gradients. last: of this process's parts of the step."""
+        self.accelerator.backward(part)
 
     def _add_up_gradients(self) -> None:
         self.steps.ranks.add_up(self._parameters())

@@ -8,17 +8,34 @@ from __future__ import annotations
 
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from potstill.core.stage import StageConfig
 from potstill.models.adapter_config import LoraConfig
+
+
+class DeepSpeedConfig(BaseModel):
+    """What DeepSpeed divides among the processes, with `sharding: deepspeed`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    zero_stage: Literal[1, 2, 3] = Field(
+        2,
+        description="Of ZeRO. 1: AdamW's moments are in parts. 2: gradients too. 3: the weights as "
+        "well, and a layer is put together while it computes.",
+    )
+    offload_optimizer: bool = Field(
+        False,
+        description="Moments and the fp32 weights that they change lie in the computer's memory, "
+        "and the optimizer's step is computed there.",
+    )
 
 
 class TrainingConfig(StageConfig):
     """How rows become steps and steps change weights, whatever the loss is."""
 
     not_in_key: ClassVar[frozenset[str]] = frozenset(
-        {"checkpoint_minutes", "trackers", "processes", "restarts", "sharding"}
+        {"checkpoint_minutes", "trackers", "processes", "restarts", "sharding", "deepspeed"}
     )
 
     template: str = Field(
@@ -115,11 +132,15 @@ class TrainingConfig(StageConfig):
         "are GPUs. auto: as many as there are GPUs, 1 without. The result is the same within "
         "rounding; with lora.dropout other numbers are dropped.",
     )
-    sharding: Literal["none", "fsdp"] = Field(
+    sharding: Literal["none", "fsdp", "deepspeed"] = Field(
         "none",
         description="Of several processes. none: each holds the whole student. fsdp: each holds a "
         "part of its weights, gradients and moments, and a layer is put together while it "
-        "computes: less memory, more traffic; the gradient is the same.",
+        "computes: less memory, more traffic; the gradient is the same. deepspeed: DeepSpeed "
+        "holds in parts what `deepspeed` says (extra deepspeed).",
+    )
+    deepspeed: DeepSpeedConfig = Field(
+        default_factory=lambda: DeepSpeedConfig(), description="For sharding: deepspeed."
     )
     restarts: int = Field(
         3,
@@ -138,6 +159,8 @@ class TrainingConfig(StageConfig):
     def _rows_fit(self) -> TrainingConfig:
         if self.micro_tokens < self.sequence_tokens:
             raise ValueError("micro_tokens must not be smaller than sequence_tokens")
-        if self.sharding == "fsdp" and (self.compile or self.optimizer == "paged_adamw"):
-            raise ValueError("sharding: fsdp goes neither with compile nor with paged_adamw")
+        if self.sharding != "none" and (self.compile or self.optimizer == "paged_adamw"):
+            raise ValueError(
+                f"sharding: {self.sharding} goes neither with compile nor with paged_adamw"
+            )
         return self

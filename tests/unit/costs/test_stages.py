@@ -60,6 +60,8 @@ def test_what_does_not_fit_names_the_nearest_change(tmp_path: Path) -> None:
     for asked, how, changes in (
         ([], "DDP", ("distill.sharding=fsdp",)),
         (["distill.sharding=fsdp"], "FSDP", ()),
+        (["distill.sharding=deepspeed"], "ZeRO-2", ()),
+        (["distill.sharding=deepspeed", "distill.deepspeed.zero_stage=3"], "ZeRO-3", ()),
         (["distill.adapter=lora"], "DDP", ()),
     ):
         recipe = Recipe.load("quickstart", [*student, *asked])

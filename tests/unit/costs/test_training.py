@@ -37,6 +37,17 @@ def test_memory_of_whole_copies_and_of_shards_by_hand() -> None:
     assert shards["gathered"] == (2 * 2 + 4) * SEVEN.layer_weights
 
 
+def test_memory_of_deepspeeds_parts_by_hand() -> None:
+    one = memory_of(replace(LESSON, zero=1), EIGHT)["weights"]
+    assert one == (4 + 2 + 4 + (4 + 8) / 8) * SEVEN.weights  # whole: weights, copies, gradients
+    two = memory_of(replace(LESSON, zero=2), EIGHT)["weights"]
+    assert two == (4 + 2 + (4 + 4 + 8) / 8) * SEVEN.weights
+    offloaded = memory_of(replace(LESSON, zero=2, offloaded=True), EIGHT)["weights"]
+    assert offloaded == (4 + 2 + 4 / 8) * SEVEN.weights
+    alone = memory_of(replace(LESSON, zero=2), ONE)
+    assert alone == memory_of(LESSON, ONE)  # nothing is shared
+
+
 def test_messages_by_hand() -> None:
     alone = replace(LESSON, teacher=None, teacher_held="nothing")
     assert sent_of(alone, ONE) == 0

@@ -64,9 +64,21 @@ def assert_alike(one: Draft, other: Draft, rounding: float = 1e-4) -> None:
     assert told[0] == told[1]
 
 
+IN_PARTS: dict[str, dict[str, Any]] = {
+    "fsdp": {"sharding": "fsdp"},
+    "zero 2": {"sharding": "deepspeed", "deepspeed": {"offload_optimizer": True}},
+    "zero 3": {"sharding": "deepspeed", "deepspeed": {"zero_stage": 3}},
+}
+
+
 @pytest.mark.whole
+@pytest.mark.parametrize("parts", IN_PARTS.values(), ids=IN_PARTS)
 def test_a_stage_of_two_processes_that_is_killed_ends_as_that_of_one(
-    config_of: Configs, run_stage: Run, events_of: Events, tmp_path: Path
+    config_of: Configs,
+    run_stage: Run,
+    events_of: Events,
+    tmp_path: Path,
+    parts: dict[str, Any],
 ) -> None:
     """With a student in parts, so that parts go on from what is kept whole."""
     settings: dict[str, Any] = {"checkpoint_minutes": 1e-6, "signal": "hidden_bf16"}
@@ -86,7 +98,7 @@ def test_a_stage_of_two_processes_that_is_killed_ends_as_that_of_one(
 
     killer = threading.Thread(target=kill_one)
     killer.start()
-    config = config_of(**settings, processes=2, restarts=2, sharding="fsdp")
+    config = config_of(**settings, **parts, processes=2, restarts=2)
     pair = run_stage(config, "pair")
     killer.join()
     assert killed
@@ -102,16 +114,18 @@ def test_a_stage_of_two_processes_that_is_killed_ends_as_that_of_one(
 
 
 @pytest.mark.whole
+@pytest.mark.parametrize("sharding", ["none", "deepspeed"])
 def test_processes_end_with_their_stage_and_one_goes_on_where_two_were(
     config_of: Configs,
     run_stage: Run,
     make_draft: Callable[[str], Draft],
     kill_stage: Callable[[Any, Draft, str], None],
     tmp_path: Path,
+    sharding: str,
 ) -> None:
     settings: dict[str, Any] = {"checkpoint_minutes": 1e-6}
     draft = make_draft("killed")
-    kill_stage(config_of(**settings, processes=2), draft, "distilled")
+    kill_stage(config_of(**settings, processes=2, sharding=sharding), draft, "distilled")
     until = time.monotonic() + 20
     while processes_of_job(draft.folder) and time.monotonic() < until:
         time.sleep(0.1)
@@ -194,9 +208,20 @@ import sys
 from pathlib import Path
 
 from potstill.distill import Distiller
+from potstill.distill.zero import ZeroSharded
 
 teacher, output, rows = sys.argv[1:]
-Path(f"{output}.process-{os.environ.get('RANK', 'alone')}").touch()
+mark = Path(f"{output}.process-{os.environ.get('RANK', 'alone')}")
+stages = []
+started = ZeroSharded.start
+
+
+def start(sharded, optimizer):
+    stages.append(str(sharded.stage))
+    return started(sharded, optimizer)
+
+
+ZeroSharded.start = start
 found = Distiller(
     teacher,
     {"parameters_ratio": 0.8, "steps": 2},
@@ -211,6 +236,7 @@ found = Distiller(
     validations=2,
 ).train(json.loads(rows))
 assert found.model is not None
+mark.write_text(" ".join(stages))
 """
 
 
@@ -221,6 +247,11 @@ TWO = {
         *("-m", "accelerate.commands.launch", "--multi_gpu", "--num_machines", "1"),
         *("--num_processes", "2", "--mixed_precision", "no", "--dynamo_backend", "no"),
         *("--main_process_port", "0"),
+    ],
+    "accelerate launch with DeepSpeed": [
+        *("-m", "accelerate.commands.launch", "--use_deepspeed", "--zero_stage", "3"),
+        *("--num_machines", "1", "--num_processes", "2", "--mixed_precision", "no"),
+        *("--dynamo_backend", "no", "--main_process_port", "0"),
     ],
 }
 
@@ -242,6 +273,9 @@ def test_a_script_in_two_processes_ends_as_in_one(
     assert sorted(one.name for one in tmp_path.glob("*.process-*")) == [
         "one.process-alone", "two.process-0", "two.process-1",
     ]  # fmt: skip
+    done = [(tmp_path / f"two.process-{number}").read_text() for number in range(2)]
+    trainings = 3  # the correction, the student, and the fine-tuned one beside it
+    assert done == [" ".join(["3"] * trainings) if "--use_deepspeed" in launcher else ""] * 2
     files = [{str(one) for one in digests_of(tmp_path / name)} for name in ("one", "two")]
     assert {one for one in files[0] ^ files[1] if "tensorboard" not in one} == set()
     assert found[0]["steps"] == found[1]["steps"] > 1
@@ -300,8 +334,8 @@ def test_a_run_under_torchrun_is_refused_and_so_is_an_accelerate_that_shards(
     assert "distill.processes" in told.value.hint
     for name in ("RANK", "MASTER_ADDR", "MASTER_PORT"):
         monkeypatch.setenv(name, "0")
-    monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
-    with pytest.raises(TrainingError, match="told to use DEEPSPEED"), joined():
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    with pytest.raises(TrainingError, match="told to use FSDP"), joined():
         pass
 
 

@@ -40,15 +40,18 @@ from potstill.distill.config import DistillConfig
 from potstill.distill.material import Material
 from potstill.distill.objective import Objective
 from potstill.distill.ranks import Ranks
-from potstill.distill.sharded_trainer import ShardedTrainer
+from potstill.distill.sharded_trainer import ShardedTrainer, ZeroTrainer
 from potstill.distill.sharding import Sharded, whole_norm
 from potstill.distill import recording
 from potstill.distill.signals import CacheFormat, LiveTeacher, open_cache
 from potstill.distill.train import train_student
 from potstill.distill.steps import Steps
 from potstill.distill.trainer import DistillTrainer
+from potstill.distill.zero import ZeroSharded
+from potstill.distill.zero_settings import deepspeed_for
 from potstill.models.load import load_model
 from potstill.models.surgery import drop_layers
+from deepspeed.utils import safe_get_full_grad
 
 folder, rows_file, out = map(Path, sys.argv[1:])
 rank, count = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
@@ -78,17 +81,27 @@ def new_student():
     return student
 
 
-def one_step(what, objective=objective, in_parts=False):
+def zero_settings(stage):
+    config = DistillConfig(
+        teacher="t", sharding="deepspeed", deepspeed={"zero_stage": stage}
+    )
+    settings = deepspeed_for(config)
+    settings["zero_optimization"]["stage3_param_persistence_threshold"] = 0  # all are in parts
+    return settings
+
+
+def one_step(what, objective=objective, parts=None):
     student = new_student()
-    sharded = Sharded(student, Ranks.here()) if in_parts and count > 1 else None
+    sharded = parts(student, Ranks.here()) if parts and count > 1 else None
     data = RowSet.apart(rows[:1] if what == "row" else rows, True)
     families = list(data.families)
     micros = [families] if what in ("row", "whole") else [families[n : n + 2] for n in (0, 2, 4, 6)]
     steps = Steps(data, [micros], objective.active, 0, even=sharded is not None)
     torch.manual_seed(2)  # of the projection
     made = partial(DistillTrainer, student)
+    zero = isinstance(sharded, ZeroSharded)
     if sharded is not None:
-        made = partial(ShardedTrainer, sharded)
+        made = partial(ZeroTrainer if zero else ShardedTrainer, sharded)
     trainer = made(
         signal,
         signal,
@@ -101,6 +114,7 @@ def one_step(what, objective=objective, in_parts=False):
         arguments=TrainingArguments(
             str(out / f"trainer{rank}"),
             max_steps=1,
+            learning_rate=0.0,  # DeepSpeed finds the norm in its step
             report_to="none",
             use_cpu=True,
             disable_tqdm=True,
@@ -108,16 +122,24 @@ def one_step(what, objective=objective, in_parts=False):
         callbacks=[],
     )
     before = trainer.held_out()
+    if zero:
+        trainer.create_optimizer()
     loss = trainer.training_step(trainer.model, steps[0])
     named = list(student.named_parameters())
     if trainer.loss.projection is not None:
         named += trainer.loss.projection.named_parameters()
     own = sum(getattr(one, "to_local", lambda one=one: one)().numel() for _, one in named)
+    if zero:
+        gradients = {name: safe_get_full_grad(one).clone() for name, one in named}
+        if sharded.stage == 3:
+            own = sum(one.ds_tensor.numel() for _, one in named)
+    else:
+        gradients = {name: whole_norm(one.grad).clone() for name, one in named}
     norm = float(trainer._get_grad_norm(student, trainer._clip_grad_norm(student)))
     return {
         "loss": float(loss),
         "figures": trainer.figures,
-        "gradients": {name: whole_norm(one.grad) for name, one in named},
+        "gradients": gradients,
         "norm": norm,
         "own": own,
         "held_out": trainer.held_out(),
@@ -157,7 +179,14 @@ def whole_run():
 
 plain = Objective(kd_weight=0.8, ce_weight=0.3, temperature=2.0)
 found = {what: one_step(what) for what in ("split", "whole", "row")}
-found |= {f"parts of {what}": one_step(what, plain, True) for what in ("split", "whole", "row")}
+ways = {"fsdp": Sharded} | {
+    f"zero {stage}": partial(ZeroSharded, settings=zero_settings(stage)) for stage in (1, 2, 3)
+}
+found |= {
+    f"{way}: {what}": one_step(what, plain, parts)
+    for way, parts in ways.items()
+    for what in ("split", "whole", "row")
+}
 found["run"] = whole_run()
 recording.CACHE_BATCH_TOKENS = 24  # several blocks
 cache = RowSet.apart(rows, True)
@@ -255,18 +284,20 @@ def test_two_processes_have_the_gradient_of_one(
     assert alone["loss"] > 0
 
 
+@pytest.mark.parametrize("way", ["fsdp", "zero 1", "zero 2", "zero 3"])
 @pytest.mark.parametrize(("what", "parts"), [("split", [2, 2]), ("whole", [2, 1]), ("row", [1, 0])])
 def test_a_student_in_parts_has_the_gradient_of_a_whole_one(
-    found: tuple[dict[str, Any], list[dict[str, Any]]], what: str, parts: list[int]
+    found: tuple[dict[str, Any], list[dict[str, Any]]], what: str, parts: list[int], way: str
 ) -> None:
-    alone, pair = found[0][f"parts of {what}"], [one[f"parts of {what}"] for one in found[1]]
+    alone, pair = found[0][f"{way}: {what}"], [one[f"{way}: {what}"] for one in found[1]]
     assert [one["batches"] for one in pair] == parts
     assert [one["batches"] + one["fillers"] for one in pair] == [max(parts)] * 2
     for one in pair:
         assert_same(one["gradients"], alone["gradients"])
         for figure in ("loss", "norm", "figures", "held_out", "before"):
             assert one[figure] == pytest.approx(alone[figure], rel=1e-5), figure
-        assert one["own"] < 0.6 * alone["own"]  # a part of the weights, and of what goes with them
+        if way in ("fsdp", "zero 3"):
+            assert one["own"] < 0.6 * alone["own"]  # of the weights, and of what goes with them
         assert one["whole"].keys() == alone["whole"].keys()
         for name, weight in alone["whole"].items():
             assert torch.equal(one["whole"][name], weight), name
