@@ -29,6 +29,7 @@ PURPOSES = {
     "quantised": "hold teachers in 4 bits, train adapters on 4-bit weights",
     "tune": "search for the best settings",
     "ray": "let a cluster read files and ask teachers",
+    "deepspeed": "hold a student in parts over GPUs by DeepSpeed",
     "onnx": "write models that mark answers as ONNX, and serve them",
     "otel": "send the service's traces to a collector",
     "remote": "share finished results with other machines",

@@ -150,6 +150,7 @@ def test_from_a_dropped_file_to_a_chat(
     other.get_by_role("button", name="Stop").wait_for()
     opened.kill()  # the studio is gone; the run is not
     other.get_by_text("The studio does not answer.").wait_for()
+    assert other.locator('[data-live="actions"]').evaluate("one => one.inert")
     opened.start()
     page, complaints = page_of(chromium, opened)
     page.goto(f"{opened.base}/runs/small")
@@ -258,21 +259,31 @@ def check_access(page: Any, path: str) -> None:
 def test_a_run_that_cannot_begin_is_seen_and_mended(
     chromium: Any, opened: Opened, small_recipe: dict[str, Any]
 ) -> None:
+    from playwright.sync_api import expect
+
     page, _ = page_of(chromium, opened)
     page.goto(f"{opened.base}/new")
     write_recipe(page, small_recipe | {"ingest": {"sources": ["nowhere.md"]}})
     page.locator("#plan").get_by_text("does not exist").wait_for()  # said before it is started
+    expect(page.locator("#go")).to_be_disabled()
+    expect(page.locator("#why")).to_have_text("The plan says what to mend first")
+    source = opened.project / "nowhere.md"
+    source.write_text("# Kelp\n\nThe kelp dries for nine hours.\n" * 9)
+    page.get_by_role("button", name="Look again").click()
+    expect(page.locator("#go")).to_be_enabled()
+    source.unlink()  # after it was planned
     page.locator("#go").click()
     page.wait_for_url("**/runs/small")
     page.locator("p.state.failed").first.wait_for()
     page.locator(".problem").get_by_text("nowhere.md").first.wait_for()
     page.get_by_role("link", name="Duplicate with changes").click()
     page.locator('#f-name[value="small-2"]').wait_for()
-    (opened.project / "nowhere.md").write_text("# Kelp\n\nThe kelp dries for nine hours.\n" * 9)
+    source.write_text("# Kelp\n\nThe kelp dries for nine hours.\n" * 9)
     page.locator("#f-distill-epochs").fill("3")
     page.locator("#f-distill-epochs").press("Tab")
     page.locator("#plan").get_by_text("in all").wait_for()
-    assert page.locator("#plan .problem").count() == 0
+    expect(page.locator("#plan .problem")).to_have_count(0)
+    expect(page.locator("#go")).to_be_enabled()
 
 
 def test_what_is_done_before_the_script_has_come_is_not_lost(

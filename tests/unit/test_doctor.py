@@ -8,13 +8,18 @@ from pathlib import Path
 import pytest
 from hub_stand_in import TOKEN, HubStandIn, standing_in
 
-from potstill.doctor import Finding, examine
+from potstill.core.extras import EXTRAS
+from potstill.doctor import PURPOSES, Finding, examine
 
 
 @pytest.fixture
 def stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubStandIn]:
     with standing_in(tmp_path, monkeypatch) as found:
         yield found
+
+
+def test_every_extra_has_a_purpose() -> None:
+    assert set(PURPOSES) == set(EXTRAS)
 
 
 def hub_findings(project: Path) -> tuple[Finding, Finding]:
