@@ -1,9 +1,11 @@
-"""The studio as somebody uses it, in headless Chromium: a file dropped, a run started and watched
-through a restart of the studio, a row edited, results, a chat, a blind vote, a download; a mistake
-mended. Every page is read by axe, the checker of accessibility."""
+"""The studio as somebody uses it, in headless Chromium: a PDF dropped, a run started and watched
+through a restart of the studio, a row edited and the run gone on with it, results, a chat, a blind
+vote, downloads; a run that fails, mended to its end. Every page is read by axe, the checker of
+accessibility."""
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import re
@@ -27,6 +29,7 @@ FLAGS = (
     "--disable-component-update --disable-sync"
 ).split()
 PATIENCE = 3_000_000  # milliseconds: a whole run, on a machine that does other things too
+NOTES = sample_path("handbook.md").read_text("utf-8")[:6000]
 WIDE, NARROW = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
 pytestmark = [
     pytest.mark.slow,
@@ -112,20 +115,32 @@ def write_recipe(page: Any, recipe: dict[str, Any]) -> None:
     page.locator(f'#f-name[value="{name}"]').wait_for()
 
 
+def drop(page: Any, place: str, file: Path) -> None:
+    """Drop a file onto a part of the page."""
+    held = page.evaluate_handle(
+        """([name, text]) => {
+            const held = new DataTransfer();
+            const bytes = Uint8Array.from(atob(text), (one) => one.charCodeAt(0));
+            held.items.add(new File([bytes], name));
+            return held;
+        }""",
+        [file.name, base64.b64encode(file.read_bytes()).decode()],
+    )
+    page.dispatch_event(place, "drop", {"dataTransfer": held})
+
+
 def test_from_a_dropped_file_to_a_chat(
-    chromium: Any, opened: Opened, small_recipe: dict[str, Any], tmp_path: Path
+    chromium: Any, opened: Opened, small_recipe: dict[str, Any]
 ) -> None:
     page, complaints = page_of(chromium, opened)
     page.get_by_role("link", name="Use my own files").click()
     page.get_by_text("Put files into the box above.").wait_for()
     assert page.locator("#go").is_disabled()
 
-    notes = tmp_path / "my notes.md"
-    notes.write_text(sample_path("handbook.md").read_text("utf-8")[:6000], "utf-8")
-    page.set_input_files("#choose", notes)
-    page.locator("#files").get_by_text("documents/my notes.md").wait_for()
+    drop(page, "#drop", sample_path("handbook.pdf"))
+    page.locator("#files").get_by_text("documents/handbook.pdf").wait_for()
     page.locator("#go:not([disabled])").wait_for()
-    assert page.input_value("#f-ingest-sources") == "documents/my notes.md"
+    assert page.input_value("#f-ingest-sources") == "documents/handbook.pdf"
     page.locator("#plan").get_by_text("in all").wait_for()
 
     # The form changes the text, the text the form, and a mistake is said at its field.
@@ -157,7 +172,7 @@ def test_from_a_dropped_file_to_a_chat(
     page.locator("p.state.finished").first.wait_for(timeout=PATIENCE)
     assert page.locator("svg.plot").count() >= 3
 
-    look_through(page, opened.base, "small", "documents/my notes.md")
+    look_through(page, opened.base, "small", "documents/handbook.pdf")
     # The browser notes by itself that a change of a row was refused; nothing else went wrong.
     assert [one for one in complaints if "404 (Not Found)" not in one] == []
     assert len(complaints) == 1
@@ -171,6 +186,9 @@ def look_through(page: Any, base: str, name: str, source: str) -> None:
     with page.expect_download() as waiting:
         page.get_by_role("link", name="report.json").click()
     assert json.loads(Path(waiting.value.path()).read_text())["run"] == name
+    with page.expect_download() as waiting:
+        page.get_by_role("link", name="student-q8_0.gguf").click()
+    assert Path(waiting.value.path()).read_bytes()[:4] == b"GGUF"
 
     page.get_by_role("link", name="Chat", exact=True).click()
     page.wait_for_load_state("load")
@@ -194,7 +212,8 @@ def look_through(page: Any, base: str, name: str, source: str) -> None:
 
 
 def edit_a_row(page: Any) -> None:
-    """A row opens with its passage, says in place what is wrong with a change, and takes it."""
+    """A row opens with its passage, says in place what is wrong with a change, and takes it; the
+    run goes on with it, from where it matters."""
     open_first_row(page)
     page.get_by_text("Set aside or change it").first.click()
     form = page.locator(".row-detail form[data-decide]").first
@@ -205,10 +224,13 @@ def edit_a_row(page: Any) -> None:
     form.get_by_label("Answer").fill("the keeper")
     form.get_by_role("button", name="Save the change").click()
     page.get_by_text("changed by hand").first.wait_for()
-    page.get_by_role("button", name="Run again with 1 decision").wait_for()
+    page.get_by_role("button", name="Run again with 1 decision").click()
+    page.locator("p.state.running").first.wait_for()
+    page.locator("p.state.finished").first.wait_for(timeout=PATIENCE)
+    assert page.get_by_text("Nothing changed.").count() == 2  # ingest and generate are reused
+    page.get_by_role("link", name="Data", exact=True).click()
     open_first_row(page)
-    page.get_by_role("button", name="Take back").first.click()
-    page.get_by_role("button", name="Run again with").wait_for(state="detached")
+    page.locator(".row-detail").get_by_text("the keeper").first.wait_for()
 
 
 def open_first_row(page: Any) -> None:
@@ -256,6 +278,38 @@ def check_access(page: Any, path: str) -> None:
     assert serious == [], path
 
 
+COUNT = """addEventListener("click", (event) => {
+    if (event.isTrusted) sessionStorage.clicks = 1 + Number(sessionStorage.clicks || 0);
+}, true)"""
+"""Counts a user's clicks; those of a script are none."""
+
+
+def test_the_first_chat_is_one_drop_and_few_clicks_away(
+    chromium: Any, opened: Opened, small_recipe: dict[str, Any], tmp_path: Path
+) -> None:
+    page, complaints = page_of(chromium, opened)
+    page.add_init_script(COUNT)
+    page.reload()
+    notes = tmp_path / "notes.md"
+    notes.write_text(NOTES, "utf-8")
+    drop(page, "main", notes)
+    page.wait_for_url("**/new?own=1")
+    # What a newcomer is offered takes minutes; the same of a tiny teacher takes seconds.
+    own = small_recipe["ingest"] | {"sources": ["documents"]}
+    write_recipe(page, small_recipe | {"ingest": own})
+    page.locator("#go:not([disabled])").wait_for()
+    page.get_by_role("button", name="Start").click()
+    page.locator("p.state.finished").first.wait_for(timeout=PATIENCE)
+    page.get_by_role("link", name="Chat with the student").click()
+    page.wait_for_load_state("load")
+    page.locator("#question").press_sequentially("Who is the station warden?")
+    page.get_by_role("button", name="Ask").click()
+    page.locator("#ask:not([disabled])").wait_for(timeout=PATIENCE)
+    assert "tokens" in page.locator(".exchange").inner_text()
+    assert int(page.evaluate("sessionStorage.clicks")) == 3
+    assert complaints == []
+
+
 def test_a_run_that_cannot_begin_is_seen_and_mended(
     chromium: Any, opened: Opened, small_recipe: dict[str, Any]
 ) -> None:
@@ -268,7 +322,7 @@ def test_a_run_that_cannot_begin_is_seen_and_mended(
     expect(page.locator("#go")).to_be_disabled()
     expect(page.locator("#why")).to_have_text("The plan says what to mend first")
     source = opened.project / "nowhere.md"
-    source.write_text("# Kelp\n\nThe kelp dries for nine hours.\n" * 9)
+    source.write_text(NOTES, "utf-8")
     page.get_by_role("button", name="Look again").click()
     expect(page.locator("#go")).to_be_enabled()
     source.unlink()  # after it was planned
@@ -278,12 +332,14 @@ def test_a_run_that_cannot_begin_is_seen_and_mended(
     page.locator(".problem").get_by_text("nowhere.md").first.wait_for()
     page.get_by_role("link", name="Duplicate with changes").click()
     page.locator('#f-name[value="small-2"]').wait_for()
-    source.write_text("# Kelp\n\nThe kelp dries for nine hours.\n" * 9)
+    source.write_text(NOTES, "utf-8")
     page.locator("#f-distill-epochs").fill("3")
     page.locator("#f-distill-epochs").press("Tab")
     page.locator("#plan").get_by_text("in all").wait_for()
     expect(page.locator("#plan .problem")).to_have_count(0)
-    expect(page.locator("#go")).to_be_enabled()
+    page.locator("#go").click()
+    page.wait_for_url("**/runs/small-2")
+    page.locator("p.state.finished").first.wait_for(timeout=PATIENCE)
 
 
 def test_what_is_done_before_the_script_has_come_is_not_lost(
@@ -306,19 +362,13 @@ def test_what_is_done_before_the_script_has_come_is_not_lost(
 
 
 def test_a_file_dropped_on_the_first_page_begins_a_run_and_a_project_opens_beside(
-    chromium: Any, opened: Opened
+    chromium: Any, opened: Opened, tmp_path: Path
 ) -> None:
     page, complaints = page_of(chromium, opened)
     page.get_by_text("None was opened yet").wait_for()
-    files = page.evaluate_handle(
-        """() => {
-            const held = new DataTransfer();
-            const text = "# Kelp\\n\\nThe kelp dries for nine hours.\\n";
-            held.items.add(new File([text], "Kelp notes.md"));
-            return held;
-        }"""
-    )
-    page.dispatch_event("main", "drop", {"dataTransfer": files})
+    notes = tmp_path / "Kelp notes.md"
+    notes.write_text("# Kelp\n\nThe kelp dries for nine hours.\n", "utf-8")
+    drop(page, "main", notes)
     page.wait_for_url("**/new?own=1")
     page.locator('#f-name[value="kelp-notes"]').wait_for()
     assert (opened.project / "documents" / "Kelp notes.md").is_file()
