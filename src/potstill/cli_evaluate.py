@@ -97,8 +97,8 @@ def eval_command(
         return
     if votes is not None:
         from potstill.cli_judge import pair_of
-        from potstill.evaluate.again import read_votes
         from potstill.evaluate.judge import pair_summary
+        from potstill.evaluate.votes import read_votes
 
         _show(pair_summary(read_votes(votes), pair_of(pair or PAIR)), as_json)
         return
@@ -149,7 +149,7 @@ def compare_command(
     project: ProjectOption = None,
 ) -> None:
     """Set runs side by side: a leaderboard, quality against size and speed, rows that got worse."""
-    from potstill.evaluate.again import compared, write_comparison
+    from potstill.evaluate.side_by_side import compared, write_comparison
     from potstill.pipeline import open_run
 
     opened = [open_run(name, project) for name in runs]

@@ -1,32 +1,25 @@
-"""What is done with a finished run's answers: scored again, judged, set beside other runs'.
+"""What is done with a finished run's answers: scored again, and judged.
 
-In: the run's folder with its report, its predictions, its test rows. Out: figures, and files below
-the run's folder, each written whole or not at all. No model is started but a judge.
+In: the run's folder with its predictions, its test rows. Out: figures, and files below the run's
+folder, each written whole or not at all. No model is started but a judge.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
-
-from potstill.core.files import disk_errors, read_records, write_atomic, write_json, write_records
+from potstill.core.files import read_records, write_json, write_records
 from potstill.core.refusals import REFUSAL
 from potstill.errors import InputError
-from potstill.evaluate import compare_page
 from potstill.evaluate.answer_scores import gold_of, passage_of
-from potstill.evaluate.compare import Compared, compare
-from potstill.evaluate.judge import RUBRIC, Case, Vote, judge_grades, judge_pairs
+from potstill.evaluate.judge import RUBRIC, Case, judge_grades, judge_pairs
 from potstill.evaluate.predictions import read_predictions, score_answers
 from potstill.evaluate.results import Resampling
 from potstill.inference.base import TextModel
 from potstill.records import Example
-
-FORMATS = ("html", "json", "md", "csv")
 
 
 def score_run(
@@ -100,46 +93,3 @@ def judge_run(
         write_records(folder / "judge" / "grades.jsonl", grades)
     write_json(folder / "judge" / "judge.json", found)
     return found
-
-
-def read_votes(path: Path) -> list[Vote]:
-    """Votes of a model or of a person. Errors: InputError names the file and the line."""
-    with disk_errors(path, "read"):
-        return list(read_records(path, Vote))
-
-
-def add_vote(path: Path, vote: Vote) -> list[Vote]:
-    """Keep a person's vote among those of the file; all of them. Errors: InputError, StoreError."""
-    with disk_errors(path.parent, "create"):
-        path.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(path.with_name(f".{path.name}.lock")):
-        votes = [*(read_votes(path) if path.exists() else ()), vote]
-        with disk_errors(path, "write"):
-            write_records(path, votes)
-    return votes
-
-
-def compared(name: str, report: dict[str, Any], predictions: Path) -> Compared:
-    """A run for `compare`, with its stored answers if they are there."""
-    rows: list[dict[str, Any]] = []
-    if predictions.exists():
-        with predictions.open(encoding="utf-8") as file:
-            rows = [json.loads(line) for line in file if line.strip()]
-    return Compared(name, report, rows)
-
-
-def write_comparison(
-    runs: Sequence[Compared], folder: Path, *, by: str = "f1"
-) -> tuple[dict[str, Any], list[Path]]:
-    """Compare and write compare.html, .json, .md and .csv into `folder`."""
-    found = compare(runs, by=by)
-    texts = {
-        "html": compare_page.render(found),
-        "json": json.dumps(found, indent=2, ensure_ascii=False) + "\n",
-        "md": compare_page.markdown(found),
-        "csv": compare_page.csv_text(found),
-    }
-    paths = [folder / f"compare.{ending}" for ending in FORMATS]
-    for path, ending in zip(paths, FORMATS, strict=True):
-        write_atomic(path, texts[ending])
-    return found, paths

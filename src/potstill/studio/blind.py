@@ -16,6 +16,7 @@ from starlette.concurrency import run_in_threadpool
 
 from potstill.errors import InputError, UsageError
 from potstill.evaluate.judge import TIE, Vote, pair_summary
+from potstill.evaluate.votes import add_vote
 from potstill.studio.blind_pairs import LABELS, Pair
 from potstill.studio.play_page import models_of
 from potstill.studio.runs import RunView, find_run
@@ -68,8 +69,6 @@ def _keep(view: RunView, pair: Pair, label: str) -> dict[str, Any]:
         winner=TIE if label == TIE else pair.model(label),
         judge=f"human:{getpass.getuser()}",
     )
-    from potstill.evaluate.again import add_vote  # brings torch along
-
     votes = add_vote(view.folder / "judge" / FILE, vote)
     return {"names": [pair.model(one) for one in LABELS], "said": _summed(votes, pair.models)}
 

@@ -112,7 +112,7 @@ def routes(studio: Studio) -> APIRouter:
     @router.get("/compare/page")
     def side_by_side(request: Request) -> Response:
         """Several runs as one page; in the address as run=NAME."""
-        from potstill.evaluate.compare import compare  # bring torch along
+        from potstill.evaluate.compare import compare
         from potstill.evaluate.compare_page import render
 
         names = list(dict.fromkeys(request.query_params.getlist("run")))
@@ -131,7 +131,7 @@ def _by(request: Request) -> str:
 
 
 def _compared(view: RunView) -> Any:
-    from potstill.evaluate.again import compared
+    from potstill.evaluate.side_by_side import compared
 
     return compared(
         view.name, view.run.report, view.run.artifact("evaluate").path("predictions.jsonl")

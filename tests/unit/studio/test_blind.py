@@ -12,8 +12,8 @@ from starlette.testclient import TestClient
 from studio_runs import browser, make_run
 
 from potstill.errors import PotstillError
-from potstill.evaluate.again import read_votes
 from potstill.evaluate.judge import pair_summary
+from potstill.evaluate.votes import read_votes
 from potstill.studio import disagree_page
 from potstill.studio.blind_pairs import MOST_OPEN, Pairs
 from potstill.studio.disagree_page import coloured, shade_of
