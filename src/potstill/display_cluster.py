@@ -74,8 +74,9 @@ def assumptions(plan: ClusterPlan, assumes: str) -> list[str]:
         "anew, and carried over from measurements on two processor cores: docs/scaling.md.",
         "Trainings use every device: distill.processes=auto on one host; for several see "
         "docs/guides/several-gpus.md.",
-        "A local teacher writes from a whole copy on each device, evaluation is one process, and "
-        "what the host's processor does is timed as on this machine.",
+        "A teacher in PyTorch writes from a whole copy on each device (Ray's workers), a GGUF on "
+        "the host's processor; evaluation is one process; what the host's processor does is timed "
+        "as on this machine.",
     ]
     return [*lines, f"For {assumes}, as the files are not there yet."] if assumes else lines
 

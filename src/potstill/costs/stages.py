@@ -154,14 +154,16 @@ def _generate(recipe: Recipe, figures: Mapping[str, Figures], cluster: Cluster) 
     _, teachers = asked_of(config, figures["ingest"])
     phases, memory, how = [], 0.0, "host"
     for asked in teachers:
-        if not asked.requests or resolve_backend(asked.teacher, asked.backend) == "fake":
+        backend = resolve_backend(asked.teacher, asked.backend)
+        if not asked.requests or backend == "fake":
             continue
         if asked.endpoint is not None:
             took = asked.endpoint.quote(asked.requests, asked.prompt, asked.reply)["seconds"]
             phases.append(Phase("asking", requests_seconds=took))
             how = "endpoint" if how == "host" else how
             continue
-        if cluster.accelerator.name == HERE:  # its rates are fitted, and closer than a roofline
+        # Here rates are fitted, and closer than a roofline; llama.cpp's package has no CUDA.
+        if cluster.accelerator.name == HERE or backend == "llamacpp":
             return _host("generate", figures["generate"])
         how = "copies"
         model = decoder.of_reference(asked.teacher)

@@ -35,6 +35,7 @@ from potstill.distill.train import train_student
 from potstill.errors import PotstillError
 from potstill.models import refs
 from potstill.models.cast import cast
+from potstill.models.device import device_here
 from potstill.models.load import load_model, load_tokenizer
 from potstill.models.save import save_model
 from potstill.records import Example
@@ -129,7 +130,7 @@ def _trained(
         encode_rows(some, tokenizer, config.sequence_tokens) for some in (examples, unseen)
     )
     check_there_are_rows(rows, validation)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = device_here()
     teacher = load_model(config.teacher).to(device)
     learner = load_model(config.teacher).to(device)
     material = prepare(

@@ -29,6 +29,7 @@ from potstill.distill.residence import why_resident
 from potstill.distill.signals import LiveTeacher
 from potstill.distill.streaming import StreamedTeacher
 from potstill.models import adapters, quantised
+from potstill.models.device import device_here
 from potstill.models.size import expected_parameters
 
 
@@ -48,7 +49,7 @@ def open_teacher(
     Errors: TrainingError if something needs the whole teacher, though `streamed` is set;
     MissingExtraError, ModelError if it cannot be loaded or brought into its precision.
     """
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = device_here()
     if config.adapter != "none":
         quantised.check(adapters.precision_of(config.adapter), "distill.adapter: qlora", device)
     if student is None and config.student.model is not None:

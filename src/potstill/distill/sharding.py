@@ -26,6 +26,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 from potstill.distill.ranks import Ranks
 from potstill.models.body import body_of, layers_of
+from potstill.models.device import device_here
 
 Found = TypeVar("Found")
 WEIGHTS, OPTIMIZER, SCHEDULER = "model.safetensors", "optimizer.pt", "scheduler.pt"
@@ -37,8 +38,7 @@ class Sharded:
     def __init__(self, model: Any, ranks: Ranks) -> None:
         self.model, self.ranks = model, ranks
         self._outline = outline_of(model)
-        kind = "cuda" if torch.cuda.is_available() else "cpu"
-        mesh = init_device_mesh(kind, (ranks.count,))
+        mesh = init_device_mesh(device_here().type, (ranks.count,))
         for layer in layers_of(body_of(model)):
             fully_shard(layer, mesh=mesh)
         fully_shard(model, mesh=mesh, reshard_after_forward=False)

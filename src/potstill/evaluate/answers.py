@@ -52,9 +52,10 @@ def write_answers(
     """
     longest = max(prompt.length for prompt in prompts)
     cache = DynamicCache(_joined(prompts, longest))
-    lengths = torch.tensor([prompt.length for prompt in prompts])
-    mask = (torch.arange(longest) >= (longest - lengths)[:, None]).long()
-    tokens = torch.tensor([prompt.first for prompt in prompts])
+    device = prompts[0].layers[0][0].device
+    lengths = torch.tensor([prompt.length for prompt in prompts], device=device)
+    mask = (torch.arange(longest, device=device) >= (longest - lengths)[:, None]).long()
+    tokens = torch.tensor([prompt.first for prompt in prompts], device=device)
     answers: list[list[int]] = [[] for _ in prompts]
     finished = [False] * len(prompts)
     rows = list(range(len(prompts)))  # which answer each place of the batch writes
@@ -68,7 +69,7 @@ def write_answers(
             break
         if 2 * len(going) <= len(rows):  # one long answer must not cost a whole batch
             rows = [rows[place] for place in going]
-            kept = torch.tensor(going)
+            kept = torch.tensor(going, device=device)
             lengths, mask, tokens = lengths[kept], mask[kept], tokens[kept]
             cache = DynamicCache([(keys[kept], values[kept]) for keys, values in layers_of(cache)])
         mask = functional.pad(mask, (0, 1), value=1)

@@ -18,10 +18,10 @@ from potstill.core.stage import Artifact
 from potstill.errors import InputError
 from potstill.evaluate.config import EvaluateConfig
 from potstill.evaluate.encode import TEACHER, Encoded, encode_examples
-from potstill.evaluate.forward import head_of
+from potstill.evaluate.forward import head_of, load_here
 from potstill.evaluate.scan import Held, ScanSettings, ScoredAnswer, scan
 from potstill.evaluate.sources import Source, models_of
-from potstill.models.load import load_model, load_tokenizer
+from potstill.models.load import load_tokenizer
 from potstill.models.output import OutputLayer
 from potstill.models.prefix_reader import Plan
 from potstill.models.size import longest_text
@@ -103,7 +103,7 @@ class Bench:
         head = self._teachers_head(settings.vocabulary) if compared else None
         answers = scan(
             name,
-            load_model(source.folder, self.config.dtype),
+            load_here(source.folder, self.config.dtype),
             tokenizer,
             some.held[name],
             head,
@@ -131,7 +131,7 @@ class Bench:
     def _teachers_head(self, vocabulary: int) -> OutputLayer:
         """The teacher's output layer alone; the rest of it is freed."""
         if self._head is None:
-            teacher = load_model(self.sources[0].folder, self.config.dtype)
+            teacher = load_here(self.sources[0].folder, self.config.dtype)
             self._head = head_of(teacher, vocabulary)
         return self._head
 

@@ -1,7 +1,8 @@
-"""A model's output layer for measuring, and whether a model can be measured at all.
+"""A model for measuring: where it computes, its output layer, whether it can be measured at all.
 
-In: a causal language model. Out: float32 logits of chosen rows; ModelError for one whose logits
-this way of reading would get wrong. Knows nothing of scores or answers.
+In: a causal language model, or where it lies. Out: the model on its device, float32 logits of
+chosen rows; ModelError for one whose logits this way of reading would get wrong. Knows nothing of
+scores or answers.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ from typing import Any
 import torch
 
 from potstill.errors import ModelError
+from potstill.models.device import device_here
+from potstill.models.load import Source, load_model
 from potstill.models.output import OutputLayer, output_layer
 from potstill.models.prefix_reader import PrefixReader
 
@@ -33,6 +36,11 @@ def head_of(model: Any, vocabulary: int) -> OutputLayer:
     return layer.cut(vocabulary, torch.float32)
 
 
+def load_here(source: Source, dtype: torch.dtype | str = torch.float32) -> Any:
+    """A model where it is measured: on the GPU, if there is one."""
+    return load_model(source, dtype).to(device_here())
+
+
 def check_model(model: Any, head: OutputLayer, ids: Sequence[int], name: str) -> None:
     """Refuse a model that this file would measure wrongly.
 
@@ -45,7 +53,11 @@ def check_model(model: Any, head: OutputLayer, ids: Sequence[int], name: str) ->
     reader = PrefixReader(model)
     reader.read(probe[: half + 1], 0)
     ours = head.logits(reader.read(probe, half)[-1:])
-    own = model(input_ids=torch.tensor([probe])).logits[0, -1:, : head.words].float()
+    own = (
+        model(input_ids=torch.tensor([probe], device=model.device))
+        .logits[0, -1:, : head.words]
+        .float()
+    )
     if not (torch.isfinite(ours).all() and torch.isfinite(own).all()):
         raise not_finite(name)
     worst = float((ours - own).abs().max())

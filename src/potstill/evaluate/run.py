@@ -27,6 +27,7 @@ from potstill.errors import InputError
 from potstill.evaluate.bench import Bench, bench_of
 from potstill.evaluate.config import EvaluateConfig
 from potstill.evaluate.encode import Encoded
+from potstill.evaluate.forward import load_here
 from potstill.evaluate.metrics import ExampleScores
 from potstill.evaluate.results import (
     Resampling,
@@ -39,7 +40,6 @@ from potstill.evaluate.results import (
 from potstill.evaluate.scan import Held, ScoredAnswer
 from potstill.evaluate.sources import Source
 from potstill.evaluate.speed import Speed, measure_speed
-from potstill.models.load import load_model
 
 Scoring = Callable[[Bench, Context], dict[str, list[ScoredAnswer]]]
 """What has every model scored on every example of a bench, here or elsewhere."""
@@ -130,7 +130,7 @@ def _speeds(
     median = order[len(order) // 2]
     total = len(sources) * config.speed_rounds
     speeds = measure_speed(
-        {source.name: partial(load_model, source.folder, config.dtype) for source in sources},
+        {source.name: partial(load_here, source.folder, config.dtype) for source in sources},
         {name: some[median].encoded.prompt for name, some in encoded.held.items()},
         config.speed_tokens,
         config.speed_rounds,

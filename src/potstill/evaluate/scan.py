@@ -135,7 +135,7 @@ def scan(
         ids, start = held[index].encoded.ids, held[index].encoded.answer_start
         hidden = reader.read(ids, shared)
         new = slice(shared, len(ids) - 1)
-        targets = torch.tensor(ids[1:])[new]
+        targets = torch.tensor(ids[1:], device=hidden.device)[new]
         if apart is not None:
             fresh = apart.rows(hidden[new], targets, head, settings.projection_rows)
         else:
@@ -143,14 +143,14 @@ def scan(
             if teacher_head is None:
                 save_file({"hidden": hidden[new].contiguous()}, file)
             fresh = row_scores(
-                load_file(file)["hidden"],
+                load_file(file, device=str(hidden.device))["hidden"],
                 hidden[new],
                 targets,
                 teacher_head or head,
                 head,
                 settings.projection_rows,
             )
-        rows = torch.cat([rows[:, :shared], fresh], dim=1)
+        rows = torch.cat([rows[:, :shared], fresh.cpu()], dim=1)
         if not torch.isfinite(rows).all():
             raise not_finite(name)
         sizes = held[index].sizes

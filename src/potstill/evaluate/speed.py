@@ -30,7 +30,8 @@ from potstill.models.prefix_reader import layers_of
 
 @dataclass(frozen=True)
 class Speed:
-    """Figures of one model; memory is of the whole process while it holds only this model.
+    """Figures of one model; memory is of the whole process while it holds only this model, on a GPU
+    of what is allocated there.
 
     token_p50_s, token_p95_s: half and 95% of the tokens after the first came sooner, of all rounds.
     parallel: requests at once -> tokens a second of all of them, once their prompts are read.
@@ -78,7 +79,7 @@ def measure_speed(
             _decode(model, prompts[name], 2)  # warm-up: first use allocates and picks kernels
             first, *steps = _decode(model, prompts[name], tokens)
             timings[name].append(_Timing(loaded, first, steps))
-            memory[name] = max(memory.get(name, 0), own_peak_bytes())
+            memory[name] = max(memory.get(name, 0), _peak_bytes(model))
             for requests in parallel if number == rounds - 1 else ():
                 rate = _throughput(model, prompts[name], tokens, requests)
                 together[name][str(requests)] = rate
@@ -110,12 +111,13 @@ def _speed(
 def _decode(model: Any, prompt: Sequence[int], tokens: int) -> list[float]:
     """Seconds to the first token, and of each of `tokens` more."""
     cache = DynamicCache()
-    step = torch.tensor([list(prompt)])
+    step = torch.tensor([list(prompt)], device=model.device)
     times = []
     for _ in range(tokens + 1):
         began = time.perf_counter()
         output = model(input_ids=step, past_key_values=cache, use_cache=True, logits_to_keep=1)
         step = output.logits[:, -1].argmax(-1, keepdim=True)
+        _await(model)
         times.append(time.perf_counter() - began)
     return times
 
@@ -124,22 +126,39 @@ def _decode(model: Any, prompt: Sequence[int], tokens: int) -> list[float]:
 def _throughput(model: Any, prompt: Sequence[int], tokens: int, requests: int) -> float:
     """Tokens a second of so many requests that are answered in one batch."""
     read = DynamicCache()
-    ids = torch.tensor([list(prompt)])
+    ids = torch.tensor([list(prompt)], device=model.device)
     output = model(input_ids=ids, past_key_values=read, use_cache=True, logits_to_keep=1)
     step = output.logits[:, -1].argmax(-1, keepdim=True).repeat(requests, 1)
     cache = DynamicCache(
         [(keys.repeat(requests, 1, 1, 1), values.repeat(requests, 1, 1, 1))
          for keys, values in layers_of(read)]
     )  # fmt: skip
+    _await(model)
     began = time.perf_counter()
     for _ in range(tokens):
         output = model(input_ids=step, past_key_values=cache, use_cache=True, logits_to_keep=1)
         step = output.logits[:, -1].argmax(-1, keepdim=True)
+    _await(model)
     return requests * tokens / (time.perf_counter() - began)
+
+
+def _await(model: Any) -> None:
+    """Until a GPU has done what it was given; a processor always has."""
+    if model.device.type == "cuda":
+        torch.cuda.synchronize()
+
+
+def _peak_bytes(model: Any) -> int:
+    """Of the device that the model computes on."""
+    if model.device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated())
+    return own_peak_bytes()
 
 
 def reset_peak_memory() -> None:
     """Linux lets a process reset its own high-water mark; elsewhere the figure only rises."""
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
     try:
         Path("/proc/self/clear_refs").write_text("5")
     except OSError:
@@ -149,6 +168,8 @@ def reset_peak_memory() -> None:
 def release_memory() -> None:
     """Give freed memory back, or the next model's figure would carry the last one's."""
     gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
     try:
         ctypes.CDLL(None).malloc_trim(0)
     except (AttributeError, OSError):

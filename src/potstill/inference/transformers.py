@@ -1,4 +1,5 @@
-"""PyTorch models through transformers: batches with left padding, one seed a request.
+"""PyTorch models through transformers: batches with left padding, one seed a request; on a GPU, if
+there is one, in bf16.
 
 In: a model reference and requests. Out: replies. A schema is asked for in words and the JSON is
 cut out of the reply: nothing here forces it, so some replies do not parse and are asked again by
@@ -27,6 +28,7 @@ from transformers import (
 
 from potstill.inference.base import Reply, Request
 from potstill.models.chat import encode_example
+from potstill.models.device import device_here
 from potstill.models.load import load_model, load_tokenizer
 from potstill.models.sampling import Draw, end_tokens
 from potstill.records import Turn
@@ -42,7 +44,9 @@ class TransformersModel:
         self.parallel = parallel
         self.context_tokens = context_tokens
         self._tokenizer: Any = load_tokenizer(reference)
-        self._model: Any = load_model(reference, torch.float32)
+        device = device_here()
+        dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
+        self._model: Any = load_model(reference, dtype).to(device)
 
     def complete(self, requests: Iterable[Request]) -> Iterator[tuple[int, Reply]]:
         """Batches of `parallel` requests in their order; a batch ends with its longest reply."""
@@ -140,8 +144,8 @@ class TransformersModel:
     ) -> Tensor:
         """generate(), greedy over noise that is drawn by each request's own seed."""
         whole: Tensor = self._model.generate(
-            input_ids=ids,
-            attention_mask=mask,
+            input_ids=ids.to(self._model.device),
+            attention_mask=mask.to(self._model.device),
             max_new_tokens=max(request.max_tokens for request in requests),
             do_sample=False,
             temperature=None,

@@ -80,6 +80,11 @@ class Cluster:
     workers: int
     ledger: Any
 
+    @property
+    def gpu_each(self) -> int:
+        """1 if every worker can have a GPU, else 0."""
+        return int(self.ray.cluster_resources().get("GPU", 0) >= self.workers)
+
     def take(self) -> tuple[list[tuple[int, Any]], list[str]]:
         """What workers have done since the last time, and what they say to the user."""
         found: tuple[list[tuple[int, Any]], list[str]] = self.ray.get(self.ledger.take.remote())

@@ -87,7 +87,9 @@ def _do(
 ) -> None:
     """Have all parts done. Errors: a worker's own; PotstillError if workers die again and again."""
     ray = cluster.ray
-    score = ray.remote(_score).options(num_cpus=cluster.place.threads, max_retries=LOSSES)
+    score = ray.remote(_score).options(
+        num_cpus=cluster.place.threads, num_gpus=cluster.gpu_each, max_retries=LOSSES
+    )
     running = {score.remote(job, name, part.number, part.count): name for name, part in tasks}
     while running:
         ended, _ = ray.wait(list(running))

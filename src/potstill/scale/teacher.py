@@ -8,14 +8,14 @@ dead worker had not answered and gives it to the next. Does not know what is ask
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any, Unpack
 
 from potstill.errors import ModelError, PotstillError, error_from
 from potstill.inference.base import Reply, Request, TextModel
 from potstill.inference.endpoint import EndpointConfig, is_endpoint
-from potstill.inference.open import Backend, Opening, Options, engine_identity
+from potstill.inference.open import Backend, Opening, Options, engine_identity, resolve_backend
 from potstill.scale.cluster import Cluster, gone
 from potstill.scale.engine import Engine, Numbered, fields_of
 from potstill.scale.keys import KeyDesk, variables_here
@@ -48,7 +48,10 @@ class RayModel:
             self._keys = desk.remote(endpoint.model_dump(mode="json"), variables)
         # Not Ray's own restarts: those need the first arguments to be where they were.
         engine = ray.remote(Engine).options(
-            num_cpus=cluster.place.threads, max_restarts=0, max_concurrency=2
+            num_cpus=cluster.place.threads,
+            num_gpus=_gpus(cluster, opening),
+            max_restarts=0,
+            max_concurrency=2,
         )
         self._begin: Callable[[int], Any] = lambda name: engine.remote(
             name, opening, cluster.ledger, self._keys, variables
@@ -256,6 +259,13 @@ class _Work:
     def _let_go(self, number: int) -> None:
         if (name := self._holder.pop(number, None)) is not None:
             self.held[name] -= 1
+
+
+def _gpus(cluster: Cluster, opening: Mapping[str, Any]) -> int:
+    """Of each worker: one for a model in PyTorch, if there are as many; llama.cpp's package and an
+    address have no use for it."""
+    backend = resolve_backend(opening["reference"], opening["backend"])
+    return cluster.gpu_each if backend == "transformers" else 0
 
 
 def open_on(cluster: Cluster, parallel: int) -> Opening:

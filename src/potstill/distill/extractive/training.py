@@ -33,6 +33,7 @@ from potstill.distill.extractive.losses import ce_sum, kd_sum
 from potstill.distill.outcome import Trained
 from potstill.distill.schedules import rate_factor
 from potstill.errors import TrainingError
+from potstill.models.device import device_here
 
 WEIGHTS, OPTIMIZER, STATE = "model.safetensors", "optimizer.safetensors", "state.json"
 History = dict[str, list[dict[str, float]]]
@@ -79,7 +80,7 @@ class SpanTraining:
         events: Emitter,
     ) -> None:
         """plan: the lessons of each step. work: the folder of its checkpoints."""
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.device = device_here()
         self.model, self.tokenizer = model.to(self.device), tokenizer
         self.lessons, self.validation, self.plan = lessons, validation, plan
         self.goal, self.config, self.dtype = goal, config, dtype

@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 
 from potstill.core.files import disk_errors, read_records
+from potstill.models.device import device_here
 from potstill.models.encoder import encoder_folder
 from potstill.models.load import load_model, load_tokenizer
 from potstill.models.spans.decoding import likeliest
@@ -79,7 +80,7 @@ def _of_language(
     refusal: str | None,
     dtype: torch.dtype,
 ) -> Iterator[Marks]:
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = device_here()
     scorer = SpanScorer(
         load_model(teacher, dtype).to(device),
         load_tokenizer(teacher),
