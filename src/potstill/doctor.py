@@ -116,7 +116,7 @@ def _packages() -> list[Finding]:
             findings.append(
                 Finding(
                     f"[{extra}]",
-                    "missing",
+                    "note" if extra in extras.APART else "missing",
                     f"to {purpose}: {', '.join(missing)} not installed",
                     extras.install_line(extra),
                 )

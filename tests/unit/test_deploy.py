@@ -11,6 +11,7 @@ import re
 import shlex
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -282,6 +283,20 @@ def test_the_ray_job_runs_a_command_of_ours_and_the_ray_service_a_student() -> N
     assert application["import_path"] == "ray.serve.llm:build_openai_app"
     (model,) = application["args"]["llm_configs"]
     assert model["model_loading_config"]["model_source"].endswith("/export/safetensors")
+
+
+def test_the_ray_jobs_pods_have_what_its_operator_asks_and_see_the_same_files() -> None:
+    """KubeRay asks the dashboard's agents, which Ray without `default` does not start."""
+    text = (DEPLOY / "kubernetes" / "ray" / "rayjob.yaml").read_text("utf-8")
+    assert "EXTRAS=all,kuberay" in text
+    project = tomllib.loads((DEPLOY.parent / "pyproject.toml").read_text("utf-8"))["project"]
+    (brings,) = project["optional-dependencies"]["kuberay"]
+    plain = project["optional-dependencies"]["ray"][0].partition("[")[2].partition("]")[0]
+    assert set(brings.partition("[")[2].partition("]")[0].split(",")) == {
+        "default",
+        *plain.split(","),
+    }
+    assert "--shared" in shlex.split(ray("rayjob.yaml")["spec"]["entrypoint"])
 
 
 def test_skypilot_takes_its_task() -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from hub_stand_in import TOKEN, HubStandIn, standing_in
 
-from potstill.core.extras import EXTRAS
+from potstill.core.extras import APART, EXTRAS
 from potstill.doctor import PURPOSES, Finding, examine
 
 
@@ -20,6 +21,20 @@ def stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubSta
 
 def test_every_extra_has_a_purpose() -> None:
     assert set(PURPOSES) == set(EXTRAS)
+
+
+def test_what_all_leaves_out_is_noted_and_not_missed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text("utf-8"))
+    declared = project["project"]["optional-dependencies"]["all"][0]
+    in_all = set(declared.partition("[")[2].rstrip("]").split(","))
+    assert set(EXTRAS) - in_all == APART
+    monkeypatch.setattr("potstill.core.extras.installed_version", lambda name: None)
+    states = {one.name: one.state for one in examine(tmp_path)}
+    assert {extra: states[f"[{extra}]"] for extra in EXTRAS} == {
+        extra: "note" if extra in APART else "missing" for extra in EXTRAS
+    }
 
 
 def hub_findings(project: Path) -> tuple[Finding, Finding]:

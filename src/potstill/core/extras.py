@@ -77,6 +77,8 @@ EXTRAS: dict[str, dict[str, str]] = {
     "remote": {"fsspec": "fsspec", "s3fs": "s3fs"},
     "onnx": {"onnx": "onnx", "onnxscript": "onnxscript", "onnxruntime": "onnxruntime"},
 }
+APART = frozenset({"ray", "deepspeed"})
+"""Those that the extra `all` leaves out: for several machines, or several GPUs."""
 
 
 def install_line(extra: str) -> str:
