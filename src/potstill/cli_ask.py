@@ -54,7 +54,7 @@ def ask(
     onnx = None if file is None else this.exported(file)
     reader = SpanReader(this.folder / "export" / "safetensors", onnx=onnx)
     told = reader.answer_from(question, [text for _, text in texts])
-    found, source = told.answer, texts[told.passage or 0][0]
+    found, (source, text) = told.answer, texts[told.passage or 0]
     if as_json:
         print_json(
             {
@@ -64,6 +64,7 @@ def ask(
                 "end": found.end,
                 "no_answer": found.no_answer,
                 "source": source,
+                "passage": text,
             }
         )
         return

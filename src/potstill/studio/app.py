@@ -15,6 +15,7 @@ from starlette.types import ASGIApp
 
 from potstill.errors import PotstillError, UsageError
 from potstill.studio import (
+    ask_page,
     blind,
     data_page,
     decisions,
@@ -45,7 +46,7 @@ def application(studio: Studio) -> ASGIApp:
     app = FastAPI(title="Potstill studio", docs_url=None, redoc_url=None, openapi_url=None)
     for part in (
         home, projects, new_run, uploads, run_page, data_page, decisions, results, play_page,
-        search_page, service_page, blind, disagree_page,
+        search_page, service_page, blind, disagree_page, ask_page,
     ):  # fmt: skip
         app.include_router(part.routes(studio))
     _static(app)

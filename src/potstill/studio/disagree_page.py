@@ -8,16 +8,13 @@ studio. Knows no model.
 from __future__ import annotations
 
 import asyncio
-import json
-import os
-import sys
 from typing import Any
 
 from fastapi import APIRouter
 from pydantic import BaseModel, Field
 from starlette.responses import HTMLResponse, Response
 
-from potstill.errors import PotstillError, StoreError
+from potstill.studio.commands import told
 from potstill.studio.pages import fragment
 from potstill.studio.runs import find_run
 from potstill.studio.session import Studio
@@ -28,7 +25,6 @@ NAMES = ("below 0.05", "0.05 to 0.2", "0.2 to 0.5", "0.5 to 1", "above 1")
 LISTED = 5
 END = "(end)"
 """For a template's own signs, which say nothing to a reader."""
-PATIENCE = 600.0
 
 
 class Answered(BaseModel):
@@ -50,43 +46,10 @@ def routes(studio: Studio) -> APIRouter:
         words = ["disagree", view.name, "--json", "--project", str(studio.project)]
         words += ["--passages" if said.passages else "--no-passages"]
         async with turn:
-            found = await _run([*words, "--", said.question, said.answer])
+            found = await told([*words, "--", said.question, said.answer], "The comparison")
         return HTMLResponse(coloured(found))
 
     return router
-
-
-async def _run(words: list[str]) -> list[dict[str, Any]]:
-    """What the command says. Errors: PotstillError with the command's own words."""
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-m",
-        "potstill",
-        *words,
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-        env={**os.environ, "COLUMNS": "400"},
-        start_new_session=True,
-    )
-    try:
-        told, wrong = await asyncio.wait_for(process.communicate(), PATIENCE)
-    except BaseException as error:  # the browser left, or it takes too long
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
-        if isinstance(error, TimeoutError):
-            raise StoreError("The comparison took too long.", "Ask for a shorter answer.") from None
-        raise
-    if process.returncode == 0:
-        found: list[dict[str, Any]] = json.loads(told)
-        return found
-    lines = wrong.decode("utf-8", "replace").splitlines()
-    place = next((n for n, line in enumerate(lines) if line.startswith("Error: ")), None)
-    if place is None:
-        raise PotstillError("The comparison failed.", " ".join(lines[-1:])[:300])
-    hint = lines[place + 1].strip() if place + 1 < len(lines) else ""
-    raise PotstillError(lines[place].removeprefix("Error: "), hint)
 
 
 def coloured(found: list[dict[str, Any]]) -> str:

@@ -25,7 +25,15 @@ STATIC = {
     "studio.css": (FOLDER / "static" / "studio.css", "text/css"),
     **{
         name: (FOLDER / "static" / name, "text/javascript")
-        for name in ("common.js", "home.js", "live.js", "recipe.js", "rows.js", "play.js")
+        for name in (
+            "common.js",
+            "home.js",
+            "live.js",
+            "recipe.js",
+            "rows.js",
+            "play.js",
+            "marks.js",
+        )
     },
 }
 """What pages load, all from this package."""

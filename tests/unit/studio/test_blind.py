@@ -11,10 +11,8 @@ import pytest
 from starlette.testclient import TestClient
 from studio_runs import browser, make_run
 
-from potstill.errors import PotstillError
 from potstill.evaluate.judge import pair_summary
 from potstill.evaluate.votes import read_votes
-from potstill.studio import disagree_page
 from potstill.studio.blind_pairs import MOST_OPEN, Pairs
 from potstill.studio.disagree_page import coloured, shade_of
 from potstill.studio.session import Studio
@@ -140,10 +138,3 @@ def test_what_stands_in_the_way_of_colours_is_said(
     assert said.status_code == 400
     assert "has not finished the stage export" in said.text
     assert client.post("/runs/made/disagree", json=body | {"answer": ""}).status_code == 422
-
-
-def test_a_command_that_breaks_is_no_traceback_in_the_page() -> None:
-    import asyncio
-
-    with pytest.raises(PotstillError, match="comparison failed"):
-        asyncio.run(disagree_page._run(["no-such-command"]))
