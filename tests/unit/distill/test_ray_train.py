@@ -68,6 +68,7 @@ def kill_a_worker(process: subprocess.Popen[str], work: Path) -> bool:
     return False
 
 
+@pytest.mark.parametrize("sharding", ["none", "fsdp", "deepspeed"])
 def test_a_killed_worker_is_replaced_and_the_result_is_that_of_one_process(
     config_of: Configs,
     run_stage: Callable[..., Draft],
@@ -75,10 +76,11 @@ def test_a_killed_worker_is_replaced_and_the_result_is_that_of_one_process(
     stage_inputs: dict[str, Artifact],
     events_of: Callable[[], list[dict[str, Any]]],
     tmp_path: Path,
+    sharding: str,
 ) -> None:
     settings = {"checkpoint_minutes": 1e-6, "restarts": 2}
     draft = make_draft("ray")
-    process = start(tmp_path, draft, config_of(**settings, processes=2))
+    process = start(tmp_path, draft, config_of(**settings, processes=2, sharding=sharding))
     killed = kill_a_worker(process, draft.work / "distilled")
     said, _ = process.communicate(timeout=280)
     assert process.returncode == 0, said[-3000:]
