@@ -6,11 +6,11 @@ no recipe.
 Weights are fp32 with fp32 gradients and AdamW's two moments, 16 bytes each, as the engine trains
 them. DDP holds all of it on every rank and adds gradients up in a ring, 2 (n - 1) / n of their
 bytes sent by each rank (Patarasuk and Yuan 2009, doi:10.1016/j.jpdc.2008.09.002). FSDP holds a
-share of it, gathers each layer for the forward and again for the backward pass of every
-micro-batch, and scatters the summed gradients, (n - 1) / n of the bytes each time (Rajbhandari et
-al. 2020, ZeRO stage 3, arXiv:1910.02054; Zhao et al. 2023, arXiv:2304.11277). DeepSpeed's stages 1
-and 2 hold whole weights on every rank, and in parts the moments, a copy of the weights, and from
-stage 2 on the gradients; they send as much as DDP.
+share of it, gathers each layer's fp32 weights for the forward and again for the backward pass of
+every micro-batch, and scatters the summed gradients, (n - 1) / n of the bytes each time
+(Rajbhandari et al. 2020, ZeRO stage 3, arXiv:1910.02054; Zhao et al. 2023, arXiv:2304.11277).
+DeepSpeed's stages 1 and 2 hold whole weights on every rank, and in parts the moments, a copy of the
+weights, and from stage 2 on the gradients, which then go out with every micro-batch.
 """
 
 from __future__ import annotations
@@ -63,7 +63,8 @@ class Training:
     zero: int = 0
     """DeepSpeed's stage 1 or 2, whose weights are whole; 3 is as shards are."""
     offloaded: bool = False
-    """Whether DeepSpeed keeps moments and the copy of the weights beside the computer's cores."""
+    """Whether DeepSpeed keeps moments, gradients and the weights that they change in the computer's
+    memory."""
 
     @property
     def trained(self) -> float:
@@ -99,17 +100,15 @@ def memory_of(training: Training, cluster: Cluster, *, sharded: bool = False) ->
     if training.adapter == "none" and number < 4 and not sharded:
         weights += number * student.weights  # autocast keeps the step's copies
     held, gathered = teacher_bytes(training, number), 0.0
-    if training.zero and ranks > 1 and not sharded:
+    if training.zero and ranks > 1 and training.adapter == "none" and not sharded:
         copies = number if number < 4 else 0
         whole = WEIGHT + copies + (GRADIENT if training.zero == 1 else 0)
-        parts = (GRADIENT if training.zero == 2 else 0) + (
-            0 if training.offloaded else WEIGHT + MOMENTS
-        )
-        weights = (whole + parts / ranks) * student.weights
+        parts = WEIGHT + MOMENTS + (GRADIENT if training.zero == 2 else 0)
+        weights = (whole + (0 if training.offloaded else parts / ranks)) * student.weights
     if sharded:
-        weights /= ranks
+        weights = WEIGHT * student.weights / ranks if training.offloaded else weights / ranks
         unit = max(student.layer_weights, student.output_weights)
-        gathered = float((2 * number + GRADIENT) * unit)  # this layer, the next one, a gradient
+        gathered = float((2 * WEIGHT + GRADIENT) * unit)  # this layer, the next one, a gradient
     kept = training.micro(ranks) * student.kept_bytes(checkpointed=training.checkpointed)
     words = max(student.vocabulary, teacher.vocabulary if teacher and held else 0)
     return {
@@ -166,11 +165,13 @@ def step_of(training: Training, cluster: Cluster, *, sharded: bool = False) -> P
 
 def sent_of(training: Training, cluster: Cluster, *, sharded: bool = False) -> float:
     """Bytes that a rank sends in one optimizer step."""
-    number, ranks = cluster.accelerator.number_bytes, cluster.ranks
+    ranks = cluster.ranks
     others = (ranks - 1) / ranks
     gradients = GRADIENT * training.trained
-    if not sharded:
-        return 2.0 * others * gradients
     micros = training.step_tokens / ranks / training.micro(ranks)
-    gathers = (2.0 + training.checkpointed) * number * training.student.weights
-    return others * (micros * gathers + gradients)
+    if sharded:
+        gathers = (2.0 + training.checkpointed) * WEIGHT * training.student.weights
+        return others * micros * (gathers + gradients)
+    if training.zero == 2 and training.adapter == "none":
+        return others * (micros * gradients + WEIGHT * training.student.weights)
+    return 2.0 * others * gradients

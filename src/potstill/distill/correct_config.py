@@ -10,9 +10,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from potstill.core.costs import seconds
+from potstill.core.extras import check_installed
 from potstill.core.stage import Facts, Figures
 from potstill.distill.config import DistillConfig
 from potstill.distill.launch import held_by
@@ -51,6 +52,15 @@ class CorrectConfig(TrainingConfig):
     epochs: float = Field(1.0, gt=0, le=1000, description="Passes over the training rows.")
     learning_rate: float = Field(1e-4, gt=0, le=1, description="AdamW's highest learning rate.")
 
+    @model_validator(mode="after")
+    def _can_be_in_parts(self) -> CorrectConfig:
+        if self.method == "lora" and self.sharding != "none":
+            raise ValueError(
+                f"sharding: {self.sharding} is for all weights; with method: lora use "
+                "sharding: none"
+            )
+        return self
+
     @property
     def training(self) -> DistillConfig:
         """The same as the settings of a training by the cross-entropy alone."""
@@ -69,6 +79,8 @@ def facts(config: CorrectConfig, project: Path) -> Facts:
     """The teacher's identity, if it is to be corrected. Errors: ModelError."""
     if config.method == "none":
         return {}
+    if config.sharding == "deepspeed":
+        check_installed("deepspeed", "correct.sharding: deepspeed", "deepspeed")
     return {"teacher": refs.digest(refs.parse(config.teacher))}
 
 

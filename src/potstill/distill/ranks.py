@@ -12,6 +12,7 @@ whole step, so that the sum is the gradient of one process that does it all.
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -126,7 +127,8 @@ def joined() -> Iterator[Ranks]:
     Errors: TrainingError if the environment names other processes and not where they are.
     """
     if launched() == 1 or dist.is_initialized():
-        yield Ranks.here()
+        with _deepspeed_is_ours():
+            yield Ranks.here()
         return
     if missing := [one for one in ("RANK", "MASTER_ADDR", "MASTER_PORT") if one not in os.environ]:
         raise TrainingError(
@@ -145,7 +147,16 @@ def joined() -> Iterator[Ranks]:
     dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", timeout=PATIENCE)
     with _deepspeed_is_ours():
         yield Ranks.here()
-    dist.destroy_process_group()  # not after an error: the others may wait in a sum
+    _leave()  # not after an error: the others may wait in a sum
+
+
+def _leave() -> None:
+    """End the group; DeepSpeed, if it was there, keeps parts of it that it has to forget too."""
+    deepspeed = sys.modules.get("deepspeed")
+    if deepspeed is not None and deepspeed.comm.is_initialized():
+        deepspeed.comm.destroy_process_group()
+    else:
+        dist.destroy_process_group()
 
 
 @contextmanager

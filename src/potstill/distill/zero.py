@@ -13,15 +13,18 @@ active tokens of the whole step, as in `ranks.py`.
 
 from __future__ import annotations
 
+import copy
 import logging
 import sys
 from collections.abc import Callable, Mapping
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.nn import functional
 
 from potstill.core.extras import require
 from potstill.distill.ranks import Ranks
@@ -30,6 +33,8 @@ from potstill.distill.sharding import OPTIMIZER, SCHEDULER, WEIGHTS, filled, out
 Found = TypeVar("Found")
 MOMENTS = ("exp_avg", "exp_avg_sq")
 """Of AdamW."""
+BUCKETS, BUCKET_NUMBERS = ("reduce_bucket_size", "allgather_bucket_size"), 50_000_000
+"""Numbers of one message, which has memory of its own; a larger weight goes by itself."""
 
 
 class ZeroSharded:
@@ -38,10 +43,13 @@ class ZeroSharded:
     def __init__(self, model: Any, ranks: Ranks, settings: Mapping[str, Any]) -> None:
         """settings: DeepSpeed's, complete. Errors: MissingExtraError without DeepSpeed."""
         self._deepspeed = _deepspeed()
-        self.model, self.ranks, self.settings = model, ranks, dict(settings)
+        self.model, self.ranks, self.settings = model, ranks, copy.deepcopy(dict(settings))
+        for bucket in BUCKETS:  # else 2 GB each, whatever the student's size
+            self.settings["zero_optimization"].setdefault(bucket, BUCKET_NUMBERS)
         self._outline = outline_of(model)
         self._root = _Root(model)
         self._engine: Any = None
+        self._linear = functional.linear
         self._learning: list[nn.Parameter] = []
         self._groups: list[dict[str, Any]] = []
 
@@ -54,9 +62,14 @@ class ZeroSharded:
         """Hand student and optimizer to DeepSpeed; what is left to set of the optimizer."""
         self._groups = optimizer.state_dict()["param_groups"]
         self._learning = [one for group in optimizer.param_groups for one in group["params"]]
-        self._engine, *_ = self._deepspeed.initialize(
-            model=self._root, optimizer=optimizer, config=self.settings, dist_init_required=False
-        )
+        self._linear = functional.linear  # ZeRO-3 puts another in its place, for good
+        with redirect_stdout(sys.stderr):  # it says what it has built
+            self._engine, *_ = self._deepspeed.initialize(
+                model=self._root,
+                optimizer=optimizer,
+                config=self.settings,
+                dist_init_required=False,
+            )
         if self.stage == 3:
             # The loss reads the output layer's weights without calling the layer.
             head = self.model.get_output_embeddings().weight
@@ -97,7 +110,7 @@ class ZeroSharded:
         for DeepSpeed trains on a copy."""
         tensors = load_file(folder / WEIGHTS)
         for name, one in self.model.named_parameters():
-            with self._gathered(one):
+            with self._gathered(one, changed=True):
                 one.copy_(tensors[name])
 
     def save_optimizer(self, _: Any, scheduler: Any, folder: Path) -> None:
@@ -107,8 +120,9 @@ class ZeroSharded:
         moments = {}
         for number, one in enumerate(self._learning):
             found = {name: utils.safe_get_full_optimizer_state(one, name) for name in MOMENTS}
-            moments[number] = {name: value.cpu() for name, value in found.items()}
-            moments[number]["step"] = torch.tensor(float(step))
+            if self.ranks.leads:  # the others only put them together
+                moments[number] = {name: value.cpu() for name, value in found.items()}
+                moments[number]["step"] = torch.tensor(float(step))
         now = engine.optimizer.param_groups
         groups = [
             {name: was[name] if name == "params" else group[name] for name in was}
@@ -136,8 +150,17 @@ class ZeroSharded:
         """The student as a plain model again, in every process."""
         tensors = self._tensors(self.model.device)
         if self._engine is not None:
-            self._engine.destroy()
+            self._end()
         return filled(self._outline, tensors)
+
+    def _end(self) -> None:
+        """Leave nothing of DeepSpeed's behind: the next model is trained in the same process."""
+        self._engine.destroy()
+        functional.linear = self._linear
+        stack = self._deepspeed.runtime.zero.parameter_offload.FWD_MODULE_STACK
+        stack[:] = [one for one in stack if one is not self._root]  # it would hold on to all of it
+        self._root.act = lambda: None
+        self._engine, self._learning = None, []
 
     def _make_moments(self) -> None:
         """What AdamW would make in its first step, so that a checkpoint's can be put there."""
@@ -172,10 +195,12 @@ class ZeroSharded:
                 found[name] = one.detach().to(place, copy=True).contiguous()
         return found
 
-    def _gathered(self, parameter: Any) -> Any:
-        """Within it the weight is whole; what is changed there is changed in all parts."""
+    def _gathered(self, parameter: Any, *, changed: bool = False) -> Any:
+        """Within it the weight is whole. changed: what the first process does to it is kept."""
         return self._deepspeed.zero.GatheredParameters(
-            [parameter], modifier_rank=0, enabled=hasattr(parameter, "ds_id")
+            [parameter],
+            modifier_rank=0 if changed else None,
+            enabled=hasattr(parameter, "ds_id"),
         )
 
 

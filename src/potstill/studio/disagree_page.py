@@ -24,7 +24,7 @@ BORDERS = (0.05, 0.2, 0.5, 1.0)
 NAMES = ("below 0.05", "0.05 to 0.2", "0.2 to 0.5", "0.5 to 1", "above 1")
 LISTED = 5
 END = "(end)"
-"""For a template's own signs, which say nothing to a reader."""
+"""For the sign that ends a turn, which says nothing to a reader."""
 
 
 class Answered(BaseModel):
@@ -54,7 +54,7 @@ def routes(studio: Studio) -> APIRouter:
 
 def coloured(found: list[dict[str, Any]]) -> str:
     """The tokens with their shades, the legend, and those that part most."""
-    ends = {one["text"]: END for one in found if one["special"]}
+    ends = {one["text"]: END for one in found[-1:] if one["special"]}
     tokens = [
         one
         | {

@@ -129,7 +129,7 @@ def charts_of(rows: Sequence[Row]) -> list[Markup]:
     hours = ended - began > 2 * 3600
     unit = 3600 if hours else 60
     label = f"{'hours' if hours else 'minutes'} since {when(began)}"
-    places = range(int((ended - began) / width) + 1)
+    places = range(int((ended - began) / width))  # the last one is not over
     traffic = [(place * width / unit, 60 * len(bins.get(place, ())) / width) for place in places]
     slow = {
         share: [

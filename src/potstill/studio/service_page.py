@@ -141,7 +141,7 @@ def _change(studio: Studio, view: RunView, said: dict[str, str]) -> None:
 
 
 def _is_port(said: str) -> bool:
-    return said.isascii() and said.isdecimal() and int(said) < 65536
+    return said.isascii() and said.isdecimal() and len(said) < 6 and int(said) < 65536
 
 
 def _asked_port(said: str) -> str:

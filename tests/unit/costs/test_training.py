@@ -34,7 +34,9 @@ def test_memory_of_whole_copies_and_of_shards_by_hand() -> None:
     assert shards["weights"] * 8 == 16 * SEVEN.weights
     assert shards["teacher"] == whole["teacher"]  # it is whole on every rank
     assert shards["activations"] == whole["activations"]
-    assert shards["gathered"] == (2 * 2 + 4) * SEVEN.layer_weights
+    assert shards["gathered"] == (2 * 4 + 4) * SEVEN.layer_weights
+    away = memory_of(replace(LESSON, offloaded=True), EIGHT, sharded=True)
+    assert away["weights"] * 8 == 4 * SEVEN.weights  # moments and gradients are elsewhere
 
 
 def test_memory_of_deepspeeds_parts_by_hand() -> None:
@@ -43,7 +45,9 @@ def test_memory_of_deepspeeds_parts_by_hand() -> None:
     two = memory_of(replace(LESSON, zero=2), EIGHT)["weights"]
     assert two == (4 + 2 + (4 + 4 + 8) / 8) * SEVEN.weights
     offloaded = memory_of(replace(LESSON, zero=2, offloaded=True), EIGHT)["weights"]
-    assert offloaded == (4 + 2 + 4 / 8) * SEVEN.weights
+    assert offloaded == (4 + 2) * SEVEN.weights
+    lora = replace(LESSON, adapter="lora")
+    assert memory_of(replace(lora, zero=2), EIGHT) == memory_of(lora, EIGHT)
     alone = memory_of(replace(LESSON, zero=2), ONE)
     assert alone == memory_of(LESSON, ONE)  # nothing is shared
 
@@ -52,10 +56,13 @@ def test_messages_by_hand() -> None:
     alone = replace(LESSON, teacher=None, teacher_held="nothing")
     assert sent_of(alone, ONE) == 0
     assert sent_of(alone, EIGHT) == 2 * 7 / 8 * 4 * SEVEN.weights
-    # one micro-batch a rank: gathered forward and backward in bf16, fp32 gradients scattered
-    assert sent_of(alone, EIGHT, sharded=True) == 7 / 8 * (2 * 2 + 4) * SEVEN.weights
-    twice = replace(alone, micro_tokens=2048)
-    assert sent_of(twice, EIGHT, sharded=True) == 7 / 8 * (2 * 4 + 4) * SEVEN.weights
+    # one micro-batch a rank: fp32 weights gathered forward and backward, gradients scattered
+    assert sent_of(alone, EIGHT, sharded=True) == 7 / 8 * (2 * 4 + 4) * SEVEN.weights
+    twice = replace(alone, micro_tokens=alone.step_tokens / EIGHT.ranks / 2)
+    once = replace(alone, micro_tokens=alone.step_tokens / EIGHT.ranks)
+    assert sent_of(twice, EIGHT, sharded=True) == 2 * 7 / 8 * (2 * 4 + 4) * SEVEN.weights
+    assert sent_of(replace(once, zero=1), EIGHT) == 7 / 8 * (4 + 4) * SEVEN.weights
+    assert sent_of(replace(twice, zero=2), EIGHT) == 7 / 8 * (2 * 4 + 4) * SEVEN.weights
     lora = replace(alone, adapter="lora")
     assert sent_of(lora, EIGHT) == pytest.approx(0.02 * sent_of(alone, EIGHT))
 

@@ -39,7 +39,7 @@ from potstill.distill.batches import Row, RowSet
 from potstill.distill.config import DistillConfig
 from potstill.distill.material import Material
 from potstill.distill.objective import Objective
-from potstill.distill.ranks import Ranks
+from potstill.distill.ranks import Ranks, _leave
 from potstill.distill.sharded_trainer import ShardedTrainer, ZeroTrainer
 from potstill.distill.sharding import Sharded, whole_norm
 from potstill.distill import recording
@@ -56,9 +56,16 @@ from deepspeed.utils import safe_get_full_grad
 folder, rows_file, out = map(Path, sys.argv[1:])
 rank, count = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
 torch.set_num_threads(1)
-if count > 1:
-    store = "file://" + str(out / "store")
+linear = torch.nn.functional.linear
+
+
+def join(name):
+    store = "file://" + str(out / name)
     dist.init_process_group("gloo", init_method=store, rank=rank, world_size=count)
+
+
+if count > 1:
+    join("store")
 assert Ranks.here() == Ranks(rank, count)
 rows = [Row(name, tuple(ids), start) for name, ids, start in json.loads(rows_file.read_text())]
 objective = Objective(
@@ -187,6 +194,11 @@ found |= {
     for way, parts in ways.items()
     for what in ("split", "whole", "row")
 }
+if count > 1:
+    from deepspeed.runtime.zero.parameter_offload import FWD_MODULE_STACK
+
+    assert FWD_MODULE_STACK == []  # nothing of a training is held on to
+    assert torch.nn.functional.linear is linear
 found["run"] = whole_run()
 recording.CACHE_BATCH_TOKENS = 24  # several blocks
 cache = RowSet.apart(rows, True)
@@ -195,10 +207,15 @@ opened = open_cache(
     out / "cache", signal, "t", cache, CacheFormat("hidden_bf16"), lambda done, of: None
 )
 found["cache"] = len(opened.shards)
+if count > 1:  # another training of the same script
+    dist.barrier()
+    _leave()
+    join("again")
+found["zero 2: once more"] = one_step("split", plain, ways["zero 2"])
 torch.save(found, out / f"found{rank}.pt")
 if count > 1:
     dist.barrier()
-    dist.destroy_process_group()
+    _leave()
 '''
 
 
@@ -302,6 +319,13 @@ def test_a_student_in_parts_has_the_gradient_of_a_whole_one(
         for name, weight in alone["whole"].items():
             assert torch.equal(one["whole"][name], weight), name
     assert alone["loss"] > 0
+
+
+def test_a_second_group_of_one_script_trains_with_deepspeed_again(
+    found: tuple[dict[str, Any], list[dict[str, Any]]],
+) -> None:
+    for one, first in zip(found[1], (pair["zero 2: split"] for pair in found[1]), strict=True):
+        assert_same(one["zero 2: once more"]["gradients"], first["gradients"])
 
 
 def test_a_whole_run_of_two_processes_ends_where_that_of_one_does(

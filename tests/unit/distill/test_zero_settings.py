@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
-from potstill.distill import DistillConfig
-from potstill.distill.ranks import DEEPSPEED, Ranks
+from potstill.distill import CorrectConfig, DistillConfig
+from potstill.distill.ranks import ACCELERATES, DEEPSPEED, Ranks, joined
 from potstill.distill.zero import ZeroSharded
 from potstill.distill.zero_settings import deepspeed_for
 from potstill.errors import MissingExtraError, TrainingError
@@ -72,6 +74,63 @@ def test_a_file_of_settings_is_taken_and_batches_stay_the_recipes(
     assert settings["train_micro_batch_size_per_gpu"] == 1
     assert settings["gradient_clipping"] == 0.5
     assert "bf16" not in settings
+
+
+def test_settings_that_would_change_the_gradient_unseen_are_overruled(
+    config_of: Configs, launched: Callable[..., None]
+) -> None:
+    own = {"stage": 2, "compute_grad_norm": False}
+    others = {"managed_gradient_accumulation": False, "gradient_accumulation_steps": 8}
+    others |= {"gradient_allreduce_op": "sum"}
+    launched({"zero_optimization": own, "bf16": {"enabled": "auto"}, **others})
+    settings = deepspeed_for(config_of())
+    assert settings is not None
+    assert settings["gradient_allreduce_op"] == "mean"
+    assert settings["managed_gradient_accumulation"] is True
+    assert settings["gradient_accumulation_steps"] == 1
+    assert settings["zero_optimization"]["compute_grad_norm"] is True
+
+
+@pytest.mark.parametrize(
+    ("file", "words"),
+    [
+        ({"zero_optimization": {"stage": 0}}, "leaves nothing in parts"),
+        ({"fp16": {"enabled": False}}, "specify the ZeRO optimization"),
+        (
+            {"zero_optimization": {"stage": 3, "offload_optimizer": {"device": "nvme"}}},
+            "offload_optimizer on NVMe",
+        ),
+    ],
+)
+def test_settings_that_cannot_be_used_are_one_clear_line(
+    config_of: Configs, launched: Callable[..., None], file: dict[str, Any], words: str
+) -> None:
+    launched(file)
+    with pytest.raises(TrainingError, match=words):
+        deepspeed_for(config_of())
+
+
+def test_launcher_and_training_that_contradict_each_other_are_refused(
+    config_of: Configs, launched: Callable[..., None]
+) -> None:
+    launched(ZERO_STAGE="2")
+    with pytest.raises(TrainingError, match="and the training sharding: fsdp"):
+        deepspeed_for(config_of(sharding="fsdp"))
+
+
+def test_accelerate_does_not_hear_of_deepspeed_in_one_process_either(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv(ACCELERATES, "true")
+    with joined() as ranks:
+        assert ranks.count == 1
+        assert ACCELERATES not in os.environ
+    assert os.environ[ACCELERATES] == "true"
+
+
+def test_a_correction_by_adapters_is_not_in_parts() -> None:
+    with pytest.raises(ValidationError, match="with method: lora use"):
+        CorrectConfig(method="lora", sharding="deepspeed")
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ const go = document.getElementById("go");
 const why = document.getElementById("why");
 let turn = Promise.resolve(); // changes go one after the other: each needs the text of the one before
 let planning = null;
+let mistaken = false; // whether the recipe is wrong, whatever a plan says that was asked for before
 
 function inTurn(work) {
   turn = turn.then(work, work);
@@ -37,7 +38,8 @@ function showMistakes(mistakes, others) {
 
 /** Start and the plan are for a recipe that is right. */
 function settle(count) {
-  go.disabled = count > 0;
+  mistaken = count > 0;
+  go.disabled = mistaken;
   why.textContent = count ? `${count} thing${count > 1 ? "s" : ""} to mend first` : "";
   if (count) {
     planning?.abort();
@@ -55,11 +57,13 @@ function showForm(html) {
 function refused(error) {
   if (error.name === "AbortError") return;
   general.innerHTML = error.html || "";
-  go.disabled = true;
+  mistaken = go.disabled = true;
+  planning?.abort();
 }
 
 const showPlan = later(async () => {
   planning?.abort();
+  if (mistaken) return;
   planning = new AbortController();
   plan.classList.add("busy");
   try {
@@ -76,6 +80,7 @@ const showPlan = later(async () => {
 /** What the plan names as in the way would end the run at once. Too small a machine is for the user
     to judge. */
 function letStart() {
+  if (mistaken) return;
   const stands = document.getElementById("stands")?.dataset;
   const judged = document.getElementById("anyway")?.checked ? Number(stands.machine) : 0;
   go.disabled = stands ? Number(stands.count) > judged : false;
