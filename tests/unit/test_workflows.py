@@ -58,7 +58,7 @@ def test_rights_are_given_job_by_job_and_actions_are_pinned(path: Path) -> None:
     for name, job in file["jobs"].items():
         assert "permissions" in job, name
         writes = {right for right, level in job["permissions"].items() if level == "write"}
-        assert writes <= {"security-events", "id-token", "attestations", "contents"}
+        assert writes <= {"security-events", "id-token", "attestations", "contents", "pages"}
         if "contents" in writes or "id-token" in writes:
             assert path.stem == "release", name
             assert not any("checkout" in step.get("uses", "") for step in job["steps"])

