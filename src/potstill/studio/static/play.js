@@ -9,6 +9,7 @@ const status = document.getElementById("status");
 const stop = document.getElementById("stop");
 const button = document.getElementById("ask");
 const exchanges = document.getElementById("exchanges");
+const NOTHING = "(no answer)";
 let asking = null;
 
 function made(kind, name, text = "") {
@@ -69,7 +70,8 @@ function offerVote(exchange, pair, settings) {
         result.textContent = said.said;
         votes.remove();
         exchange.querySelectorAll(".columns > div").forEach((place, number) => {
-          if (said.names[number] !== "teacher") offerColours(place, place.querySelector(".said").textContent, settings);
+          const answer = place.querySelector(".said").textContent;
+          if (said.names[number] !== "teacher" && answer !== NOTHING) offerColours(place, answer, settings);
         });
       } catch (error) {
         result.innerHTML = error.html;
@@ -99,7 +101,7 @@ async function askOne(model, name, place, settings, signal) {
       if (event.problem) cited.innerHTML = event.problem;
     }
     if (said.textContent.trim() && !settings.pair && model !== "teacher") offerColours(place, said.textContent, settings);
-    if (!said.textContent.trim() && !cited.querySelector(".problem")) said.textContent = "(no answer)";
+    if (!said.textContent.trim() && !cited.querySelector(".problem")) said.textContent = NOTHING;
   } catch (error) {
     if (error.name === "AbortError") figures.textContent = "stopped";
     else cited.innerHTML = error.html || '<div class="problem"><p><b>The answer broke off.</b></p><p>Ask once more.</p></div>';

@@ -59,6 +59,7 @@ function refused(error) {
   general.innerHTML = error.html || "";
   mistaken = go.disabled = true;
   planning?.abort();
+  plan.classList.remove("busy");
 }
 
 const showPlan = later(async () => {
