@@ -167,7 +167,7 @@ def test_models_are_scored_by_workers_though_one_is_killed(
     assert parts["value"] == 2
 
 
-@pytest.mark.whole
+@pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_a_training_in_two_processes_is_rays(project: Path, small_recipe: dict[str, Any]) -> None:
     this = in_two_processes(small_recipe)
@@ -178,7 +178,7 @@ def test_a_training_in_two_processes_is_rays(project: Path, small_recipe: dict[s
     assert run.artifact("distill").path("models/distilled/model.safetensors").is_file()
 
 
-@pytest.mark.whole
+@pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_a_training_and_an_evaluation_on_a_cluster_that_sees_the_files(
     project: Path, small_recipe: dict[str, Any], monkeypatch: pytest.MonkeyPatch

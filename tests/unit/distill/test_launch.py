@@ -72,7 +72,13 @@ IN_PARTS: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.whole
-@pytest.mark.parametrize("parts", IN_PARTS.values(), ids=IN_PARTS)
+@pytest.mark.parametrize(
+    "parts",
+    [
+        pytest.param(parts, id=name, marks=[pytest.mark.slow] if name == "zero 2" else [])
+        for name, parts in IN_PARTS.items()
+    ],
+)
 def test_a_stage_of_two_processes_that_is_killed_ends_as_that_of_one(
     config_of: Configs,
     run_stage: Run,

@@ -68,7 +68,10 @@ def kill_a_worker(process: subprocess.Popen[str], work: Path) -> bool:
     return False
 
 
-@pytest.mark.parametrize("sharding", ["none", "fsdp", "deepspeed"])
+@pytest.mark.parametrize(
+    "sharding",
+    ["deepspeed", *(pytest.param(one, marks=pytest.mark.slow) for one in ("none", "fsdp"))],
+)
 def test_a_killed_worker_is_replaced_and_the_result_is_that_of_one_process(
     config_of: Configs,
     run_stage: Callable[..., Draft],
