@@ -28,7 +28,9 @@ def nearest_change(
     if found is None:
         return ()
     said, fitting, there = found
-    if not sharded and not _fits(fitting, there, overhead, sharded=False):
+    if fitting.adapter != one.adapter and (sharded or one.zero):  # adapters are not in parts
+        said = (f"{section}.sharding=none", *said)
+    elif not sharded and not _fits(fitting, there, overhead, sharded=False):
         said = (f"{section}.sharding=fsdp", *said)
     return said
 
@@ -84,9 +86,10 @@ def _settings(one: Training, section: str) -> Iterator[tuple[Training, str]]:
             yield replace(one, teacher_precision=precision), words
     if one.adapter == "none":
         field = "correct.method" if section == "correct" else f"{section}.adapter"
-        yield replace(one, adapter="lora"), f"{field}=lora"
+        whole = replace(one, zero=0, offloaded=False)
+        yield replace(whole, adapter="lora"), f"{field}=lora"
         if section != "correct":
-            yield replace(one, adapter="qlora"), f"{field}=qlora"
+            yield replace(whole, adapter="qlora"), f"{field}=qlora"
 
 
 def _joined(so_far: Training, changed: Training, one: Training) -> Training:

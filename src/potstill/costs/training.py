@@ -97,14 +97,13 @@ def memory_of(training: Training, cluster: Cluster, *, sharded: bool = False) ->
     number, ranks = cluster.accelerator.number_bytes, cluster.ranks
     student, teacher = training.student, training.teacher
     weights = float(BYTES_A_WEIGHT[training.adapter] * student.weights)
+    if training.zero and ranks > 1:
+        whole = WEIGHT + (GRADIENT if training.zero == 1 else 0)
+        parts = WEIGHT + MOMENTS + (GRADIENT if training.zero == 2 else 0)
+        weights = (whole + (0 if training.offloaded else parts / ranks)) * student.weights
     if training.adapter == "none" and number < 4 and not sharded:
         weights += number * student.weights  # autocast keeps the step's copies
     held, gathered = teacher_bytes(training, number), 0.0
-    if training.zero and ranks > 1 and training.adapter == "none" and not sharded:
-        copies = number if number < 4 else 0
-        whole = WEIGHT + copies + (GRADIENT if training.zero == 1 else 0)
-        parts = WEIGHT + MOMENTS + (GRADIENT if training.zero == 2 else 0)
-        weights = (whole + (0 if training.offloaded else parts / ranks)) * student.weights
     if sharded:
         weights = WEIGHT * student.weights / ranks if training.offloaded else weights / ranks
         unit = max(student.layer_weights, student.output_weights)
@@ -172,6 +171,6 @@ def sent_of(training: Training, cluster: Cluster, *, sharded: bool = False) -> f
     if sharded:
         gathers = (2.0 + training.checkpointed) * WEIGHT * training.student.weights
         return others * micros * (gathers + gradients)
-    if training.zero == 2 and training.adapter == "none":
+    if training.zero == 2:
         return others * (micros * gradients + WEIGHT * training.student.weights)
     return 2.0 * others * gradients

@@ -46,10 +46,19 @@ def test_memory_of_deepspeeds_parts_by_hand() -> None:
     assert two == (4 + 2 + (4 + 4 + 8) / 8) * SEVEN.weights
     offloaded = memory_of(replace(LESSON, zero=2, offloaded=True), EIGHT)["weights"]
     assert offloaded == (4 + 2) * SEVEN.weights
-    lora = replace(LESSON, adapter="lora")
-    assert memory_of(replace(lora, zero=2), EIGHT) == memory_of(lora, EIGHT)
     alone = memory_of(replace(LESSON, zero=2), ONE)
     assert alone == memory_of(LESSON, ONE)  # nothing is shared
+
+
+@pytest.mark.parametrize(("zero", "sharded"), [(0, True), (2, False)])
+def test_adapters_are_proposed_without_parts(zero: int, sharded: bool) -> None:
+    """For a device on which nothing else helps: a recipe with both would be refused."""
+    one = replace(LESSON, zero=zero, teacher=None, teacher_held="nothing", micro_tokens=1024,
+                  checkpointed=True)  # fmt: skip
+    there = parse_cluster("2xRTX-4090")
+    changes = nearest_change(one, there, 1.5e9, "distill", sharded=sharded)
+    assert any(change.startswith("distill.adapter=") for change in changes), changes
+    assert "distill.sharding=none" in changes
 
 
 def test_messages_by_hand() -> None:
