@@ -6,7 +6,6 @@ the chat's page. The figures are those of `potstill ask`. Knows no model.
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any
 
 from fastapi import APIRouter
@@ -32,15 +31,13 @@ class Asked(BaseModel):
 def routes(studio: Studio) -> APIRouter:
     """The route of the question."""
     router = APIRouter()
-    turn = asyncio.Lock()  # one model at a time is enough for one machine
 
     @router.post("/runs/{name}/ask")
     async def ask(name: str, said: Asked) -> Response:
-        view = find_run(studio, name)
-        words = ["ask", view.name, "--json", "--project", str(studio.project)]
-        words += ["--passage", "-"] if said.text.strip() else []
-        async with turn:
-            found = await told([*words, "--", said.question], "The question", said.text)
+        run = find_run(studio, name).name
+        about = ["--passage", "-"] if said.text.strip() else []
+        words = [*about, "--", said.question]
+        found = await told(studio, "ask", run, words, "The question", said.text)
         return HTMLResponse(answered(found))
 
     return router

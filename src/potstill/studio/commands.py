@@ -1,8 +1,7 @@
-"""What `potstill` says to a question, from a process of its own: torch and models stay out of the
-studio.
+"""What `potstill` says of a run, from a process of its own: no torch and no model in the studio.
 
-In: the words of a command that prints JSON, what it reads. Out: the value, or the command's own
-error. Knows no page.
+In: a run, the words of a command that prints JSON, what it reads. Out: the value, or the command's
+own error. One such command at a time is enough for one machine. Knows no page.
 """
 
 from __future__ import annotations
@@ -15,16 +14,26 @@ from collections.abc import Sequence
 from typing import Any
 
 from potstill.errors import PotstillError, StoreError
+from potstill.studio.session import Studio
 
 PATIENCE = 600.0
 """Seconds."""
 
 
-async def told(words: Sequence[str], what: str, given: str = "") -> Any:
-    """What the command prints. what: how it is called if it breaks; given: its standard input.
+async def told(
+    studio: Studio, command: str, run: str, words: Sequence[str], what: str, given: str = ""
+) -> Any:
+    """What `potstill COMMAND RUN ...` prints. what: how it is called if it breaks; given: its
+    standard input.
 
     Errors: PotstillError with the command's own words; StoreError if it takes too long.
     """
+    whole = [command, run, "--json", "--project", str(studio.project), *words]
+    async with studio.asking:
+        return await _said(whole, what, given)
+
+
+async def _said(words: Sequence[str], what: str, given: str) -> Any:
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         "-m",

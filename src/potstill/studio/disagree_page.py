@@ -7,7 +7,6 @@ studio. Knows no model.
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any
 
 from fastapi import APIRouter
@@ -38,16 +37,12 @@ class Answered(BaseModel):
 def routes(studio: Studio) -> APIRouter:
     """The route of the colours."""
     router = APIRouter()
-    turn = asyncio.Lock()  # two models at a time are enough for one machine
 
     @router.post("/runs/{name}/disagree")
     async def disagree(name: str, said: Answered) -> Response:
-        view = find_run(studio, name)
-        words = ["disagree", view.name, "--json", "--project", str(studio.project)]
-        words += ["--passages" if said.passages else "--no-passages"]
-        async with turn:
-            found = await told([*words, "--", said.question, said.answer], "The comparison")
-        return HTMLResponse(coloured(found))
+        run, looked_up = find_run(studio, name).name, "passages" if said.passages else "no-passages"
+        words = [f"--{looked_up}", "--", said.question, said.answer]
+        return HTMLResponse(coloured(await told(studio, "disagree", run, words, "The comparison")))
 
     return router
 

@@ -6,6 +6,7 @@ may be dropped at any moment. Knows no page.
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 import threading
 from collections.abc import Callable
@@ -38,6 +39,8 @@ class Studio:
     """Set when the studio ends, so that live pages let go of their connections."""
     launcher: Launcher = field(default_factory=Launcher)
     player: Player = field(default_factory=Player)
+    asking: asyncio.Lock = field(default_factory=asyncio.Lock, repr=False)
+    """Held while a command that loads models is asked (`commands.py`)."""
     pairs: Pairs = field(default_factory=Pairs)
     rows: RowFiles = field(default_factory=RowFiles)
     passages: dict[Path, Any] = field(default_factory=dict)

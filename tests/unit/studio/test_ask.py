@@ -11,7 +11,7 @@ import pytest
 from studio_runs import browser, make_run
 
 from potstill.errors import PotstillError
-from potstill.studio import ask_page, commands
+from potstill.studio import commands
 from potstill.studio.ask_page import answered
 
 TEXT = "The kelp is graded by Tove. Nobody <b>may</b> enter."
@@ -38,11 +38,11 @@ def test_the_question_goes_to_the_command_and_a_text_to_its_input(
     client, _ = browser(tmp_path)
     asked: list[tuple[Sequence[str], str]] = []
 
-    async def told(words: Sequence[str], what: str, given: str = "") -> dict[str, Any]:
+    async def said(words: Sequence[str], what: str, given: str) -> dict[str, Any]:
         asked.append((words, given))
         return FOUND
 
-    monkeypatch.setattr(ask_page, "told", told)
+    monkeypatch.setattr(commands, "_said", said)
     page = client.get("/runs/made/chat").text
     assert 'data-to="/runs/made/ask"' in page
     assert "/static/marks.js" in page
@@ -67,4 +67,4 @@ def test_what_stands_in_the_way_is_said_in_the_commands_words(tmp_path: Path) ->
 
 def test_a_command_that_breaks_is_no_traceback_in_the_page() -> None:
     with pytest.raises(PotstillError, match="The question failed"):
-        asyncio.run(commands.told(["no-such-command"], "The question"))
+        asyncio.run(commands._said(["no-such-command"], "The question", ""))
