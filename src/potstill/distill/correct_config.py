@@ -13,7 +13,6 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from potstill.core.costs import seconds
-from potstill.core.extras import check_installed
 from potstill.core.stage import Facts, Figures
 from potstill.distill.config import DistillConfig
 from potstill.distill.launch import held_by
@@ -27,6 +26,7 @@ from potstill.distill.objective import Tokens
 from potstill.distill.plan import (
     READING_RATE,
     TRAINING_RATE,
+    check_sharding,
     computed_share,
     row_tokens,
 )
@@ -79,8 +79,7 @@ def facts(config: CorrectConfig, project: Path) -> Facts:
     """The teacher's identity, if it is to be corrected. Errors: ModelError."""
     if config.method == "none":
         return {}
-    if config.sharding == "deepspeed":
-        check_installed("deepspeed", "correct.sharding: deepspeed", "deepspeed")
+    check_sharding(config, "correct")
     return {"teacher": refs.digest(refs.parse(config.teacher))}
 
 

@@ -49,18 +49,13 @@ def facts(config: DistillConfig, project: Path) -> Facts:
     that differ without alignment.
     """
     loading.check(config, cuts=config.student.model is None)
-    for field, asked, package, extra in (
-        (
-            "teacher_precision: 4bit",
-            config.teacher_precision == "4bit",
-            "bitsandbytes",
-            "quantised",
-        ),
-        ("adapter: qlora", config.adapter == "qlora", "bitsandbytes", "quantised"),
-        ("sharding: deepspeed", config.sharding == "deepspeed", "deepspeed", "deepspeed"),
+    for field, asked in (
+        ("teacher_precision: 4bit", config.teacher_precision == "4bit"),
+        ("adapter: qlora", config.adapter == "qlora"),
     ):
         if asked:
-            check_installed(package, f"distill.{field}", extra)
+            check_installed("bitsandbytes", f"distill.{field}", "quantised")
+    check_sharding(config, "distill")
     if config.template:
         from potstill.models.chat import check_template
 
@@ -77,6 +72,12 @@ def facts(config: DistillConfig, project: Path) -> Facts:
             both = config.voices[0].teacher, config.student.model
             _check_vocabularies(*both, lambda *_: different_vocabularies())
     return found | divergence_facts(config.shares) | config.on_policy.facts(project)
+
+
+def check_sharding(config: TrainingConfig, section: str) -> None:
+    """Errors: MissingExtraError if what holds a model in parts is not installed."""
+    if config.sharding == "deepspeed":
+        check_installed("deepspeed", f"{section}.sharding: deepspeed", "deepspeed")
 
 
 def _check_cut(config: DistillConfig) -> None:
