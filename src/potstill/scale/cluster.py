@@ -23,7 +23,7 @@ from uuid import uuid4
 from potstill import __version__
 from potstill.core.extras import require
 from potstill.errors import PotstillError, UnavailableError
-from potstill.scale.held import QUIET, address_in, begin, cores, join, last_line
+from potstill.scale.held import QUIET, address_in, begin, cores, gpu_each, join, last_line
 from potstill.scale.place import Place
 
 PROBE_SECONDS = 120.0
@@ -83,7 +83,7 @@ class Cluster:
     @property
     def gpu_each(self) -> int:
         """1 if every worker can have a GPU, else 0."""
-        return int(self.ray.cluster_resources().get("GPU", 0) >= self.workers)
+        return gpu_each(self.ray, self.workers)
 
     def take(self) -> tuple[list[tuple[int, Any]], list[str]]:
         """What workers have done since the last time, and what they say to the user."""

@@ -83,6 +83,11 @@ def address_in(told: Path) -> str:
     return said["address"]
 
 
+def gpu_each(ray: Any, workers: int) -> int:
+    """1 if each of so many workers can have a GPU of the connected Ray, else 0."""
+    return int(ray.cluster_resources().get("GPU", 0) >= workers)
+
+
 def last_line(error: BaseException) -> str:
     """What Ray says of a failure, without the layers that it went through."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]

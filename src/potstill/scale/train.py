@@ -25,7 +25,7 @@ from potstill.distill.correct_config import CorrectConfig
 from potstill.distill.launch import FOLDER, failure_in, job_of, processes_of
 from potstill.distill.training_config import TrainingConfig
 from potstill.errors import PotstillError, TrainingError, UnavailableError
-from potstill.scale.held import QUIET, begin, last_line
+from potstill.scale.held import QUIET, begin, gpu_each, last_line
 from potstill.scale.place import Place
 
 LOCAL = "ray"
@@ -133,7 +133,7 @@ def _fit(ray: Any, job: dict[str, Any], workers: int, threads: int, restarts: in
         from ray.train import FailureConfig, RunConfig, ScalingConfig
         from ray.train.torch import TorchConfig, TorchTrainer
 
-        gpu = ray.cluster_resources().get("GPU", 0) >= workers
+        gpu = bool(gpu_each(ray, workers))
         trainer = TorchTrainer(
             _work,
             train_loop_config=job,
