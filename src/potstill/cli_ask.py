@@ -106,7 +106,7 @@ def _of_run(this: Run, question: str) -> list[tuple[str, str]]:
     if not found:
         raise InputError(
             "No passage of the run's documents has a word of the question.",
-            "Ask in the documents' words, or give a text with --passage FILE.",
+            "Ask in the documents' words, or give a text of your own (--passage FILE).",
         )
     return [(_place(chunk.source, chunk.pages, chunk.start), chunk.text) for chunk in found]
 

@@ -19,6 +19,7 @@ from typing import Any
 
 import pytest
 import yaml
+from studio_runs import make_span_run
 
 from potstill.core.claims import holder
 from potstill.sample import sample_path
@@ -312,6 +313,22 @@ def test_the_first_chat_is_one_drop_and_few_clicks_away(
     page.locator("#ask:not([disabled])").wait_for(timeout=PATIENCE)
     assert "tokens" in page.locator(".exchange").inner_text()
     assert int(page.evaluate("sessionStorage.clicks")) == 3
+    assert complaints == []
+
+
+def test_a_student_that_marks_answers_is_asked_on_its_page(chromium: Any, opened: Opened) -> None:
+    make_span_run(opened.project)
+    page, complaints = page_of(chromium, opened)
+    page.goto(f"{opened.base}/runs/made/chat")
+    page.wait_for_load_state("load")
+    page.locator("#question").press("Enter")
+    page.get_by_text("Write a question first.").wait_for()
+    page.fill("#question", "who graded the kelp?")
+    page.locator("#question").press("Enter")
+    page.locator(".exchange .said").wait_for(timeout=PATIENCE)
+    check_access(page, "a student that marks answers")
+    page.set_viewport_size(NARROW)
+    assert page.evaluate("document.documentElement.scrollWidth") <= NARROW["width"]
     assert complaints == []
 
 

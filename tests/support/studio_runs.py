@@ -102,6 +102,20 @@ def make_run(
     return folder
 
 
+def make_span_run(project: Path) -> Path:
+    """A finished run whose tiny student marks answers; of its documents there is one passage."""
+    from span_models import save_span_model
+
+    chunk = Chunk(
+        id="c", document="d", source="notes.md", start=0, end=len(PASSAGE), pages=(3,),
+        tokens=20, text=PASSAGE,
+    )  # fmt: skip
+    files = {"ingest": {"chunks.jsonl": [chunk]}, "export": {"exports.json": ["{}"]}}
+    folder = make_run(project, files=files, task="spans", report={"models": {}})
+    save_span_model(folder / "export" / "safetensors", spread=0.5)
+    return folder
+
+
 @cache
 def _plain_recipe() -> dict[str, Any]:
     return Recipe.load(builtin_recipes()["quickstart"]).model_dump(mode="json")

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import html
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
-from studio_runs import browser, make_run
+from studio_runs import PASSAGE, browser, make_run, make_span_run
 
 from potstill.errors import PotstillError
 from potstill.studio import commands
@@ -55,6 +57,24 @@ def test_the_question_goes_to_the_command_and_a_text_to_its_input(
     assert list(asked[1][0][5:7]) == ["--passage", "-"]
     assert asked[1][1] == TEXT
     assert client.post("/runs/made/ask", json={"question": ""}).status_code == 422
+
+
+def test_a_student_is_asked_about_the_documents_and_about_a_text(tmp_path: Path) -> None:
+    """By the command itself, with a model that was never taught: whatever it marks stands there."""
+    make_span_run(tmp_path)
+    client, _ = browser(tmp_path)
+    for text in ("", "the keeper notes the time in the log"):
+        shown = client.post(
+            "/runs/made/ask", json={"question": "who graded the kelp?", "text": text}
+        )
+        assert shown.status_code == 200, shown.text
+        if "No answer there." in shown.text:
+            continue
+        said = re.search(r'<p class="said">(.*)</p>', shown.text)
+        assert said
+        assert html.unescape(said[1]).lower() in (text or PASSAGE).lower()
+        assert f"<mark>{said[1]}</mark>" in shown.text
+        assert ("notes.md" in shown.text) is not bool(text)
 
 
 def test_what_stands_in_the_way_is_said_in_the_commands_words(tmp_path: Path) -> None:

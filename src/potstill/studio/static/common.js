@@ -54,6 +54,16 @@ export function send(path, file, progress) {
   });
 }
 
+/** Enter sends the form; with Shift it begins a line. */
+export function sendByEnter(field, form) {
+  field.addEventListener("keydown", (event) => {
+    if (event.key === "Enter" && !event.shiftKey && !event.isComposing) {
+      event.preventDefault();
+      form.requestSubmit();
+    }
+  });
+}
+
 /** Call `work` once, when nothing has asked for it for `pause` milliseconds. */
 export function later(work, pause) {
   let timer;

@@ -1,6 +1,6 @@
 // The page of a student that marks answers: one question at a time, the newest answer first.
 
-import { ask } from "./common.js";
+import { ask, sendByEnter } from "./common.js";
 
 const form = document.getElementById("marks");
 const question = document.getElementById("question");
@@ -33,9 +33,4 @@ form?.addEventListener("submit", async (event) => {
   question.select();
 });
 
-question?.addEventListener("keydown", (event) => {
-  if (event.key === "Enter" && !event.shiftKey && !event.isComposing) {
-    event.preventDefault();
-    form.requestSubmit();
-  }
-});
+if (form) sendByEnter(question, form);

@@ -1,7 +1,7 @@
 // The chat page: asks the chosen models one after the other and shows their answers side by side; a
 // blind vote on two of them; where an answer parts from the teacher.
 
-import { ask } from "./common.js";
+import { ask, sendByEnter } from "./common.js";
 
 const talk = document.getElementById("talk");
 const question = document.getElementById("question");
@@ -166,9 +166,4 @@ talk?.addEventListener("submit", async (event) => {
 });
 
 stop?.addEventListener("click", () => asking?.abort());
-question?.addEventListener("keydown", (event) => {
-  if (event.key === "Enter" && !event.shiftKey && !event.isComposing) {
-    event.preventDefault();
-    talk.requestSubmit();
-  }
-});
+if (talk) sendByEnter(question, talk);
