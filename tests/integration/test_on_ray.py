@@ -17,12 +17,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import vllm_stand_in
 from mock_endpoint import Limits, MockEndpoint
 from ray_processes import kill_one
 
 from potstill import pipeline, sample
 from potstill.core.events import read_events
 from potstill.core.files import read_json
+from potstill.core.processes import GONE, mark_of
 from potstill.errors import UnavailableError
 from potstill.recipe import Recipe
 
@@ -120,6 +122,42 @@ def test_the_same_artifacts_though_workers_are_killed(
     assert any("A worker was lost" in one["message"] for one in told(spread, "generate", "warning"))
     for path in project.rglob("*"):
         assert not path.is_file() or SECRET.encode() not in path.read_bytes(), path
+
+
+@pytest.mark.whole
+@pytest.mark.timeout(300)
+def test_each_worker_has_a_vllm_of_its_own_which_ends_with_it(
+    project: Path,
+    small_recipe: dict[str, Any],
+    tiny_folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    notes = project / "vllm.jsonl"
+    monkeypatch.setenv("POTSTILL_VLLM", str(vllm_stand_in.command_in(project)))
+    monkeypatch.setenv("STAND_IN_NOTES", str(notes))
+    monkeypatch.setenv("STAND_IN_SECONDS", "0.2")
+    generate = {"teacher": str(tiny_folder), "backend": "vllm", "pairs_per_chunk": 3, "parallel": 2}
+    ingest = small_recipe["ingest"] | {"sources": ["notes"]}
+    this = Recipe.from_dict(small_recipe | {"ingest": ingest, "generate": generate})
+    killed: list[int] = []
+
+    def begun() -> list[int]:
+        lines = notes.read_text().splitlines() if notes.exists() else []
+        return [json.loads(line)["process"] for line in lines]
+
+    def behave() -> None:
+        """Kill a worker as soon as both have begun."""
+        if not killed and len(begun()) == 2 and (one := kill_one("Engine")):
+            killed.append(one)
+
+    spread = pipeline.run(
+        this, project / "spread", until="curate", on="ray", workers=2, threads=1, pulse=behave
+    )
+    assert killed
+    assert len(begun()) >= 3  # two, and one in the place of the dead worker's
+    assert all(mark_of(one) == GONE for one in begun())
+    plain = pipeline.run(this, project / "plain", until="curate")
+    assert digests(spread) == digests(plain)
 
 
 @pytest.mark.whole

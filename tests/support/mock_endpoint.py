@@ -83,6 +83,7 @@ class MockEndpoint:
 
     keys: limits by key; none: no key is asked for. behave(n, seen): what the n-th request is met
     with, None: a reply. delay(n): seconds that a reply takes. models: names that it serves.
+    socket: a Unix socket to listen on, instead of an address.
     """
 
     def __init__(
@@ -95,12 +96,13 @@ class MockEndpoint:
         message: dict[str, Any] | None = None,
         finish: str | None = None,
         retry_after: str = "1",
+        socket: str = "",
     ) -> None:
         self.accounts = {key: Account(limits) for key, limits in (keys or {}).items()}
         self.needs_key = keys is not None
         self.behave, self.delay, self.usage = behave, delay, usage
         self.message, self.finish, self.text = message, finish, text
-        self.retry_after = retry_after
+        self.retry_after, self.socket = retry_after, socket
         self.model = FakeModel()
         self.seen: list[Seen] = []
         self.answered: Counter[str] = Counter()
@@ -132,8 +134,11 @@ class MockEndpoint:
 
     async def _serve(self) -> None:
         self._stop = asyncio.Event()
-        server = await asyncio.start_server(self._connection, "127.0.0.1", 0)
-        self.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1"
+        if self.socket:
+            server: Any = await asyncio.start_unix_server(self._connection, self.socket)
+        else:
+            server = await asyncio.start_server(self._connection, "127.0.0.1", 0)
+            self.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1"
         self._ready.set()
         await self._stop.wait()
         server.close()
@@ -150,6 +155,9 @@ class MockEndpoint:
         try:
             while head := await reader.readuntil(b"\r\n\r\n"):
                 lines = head.decode("latin-1").split("\r\n")
+                if lines[0].startswith("GET /health "):
+                    await _send(writer, 200, "")
+                    continue
                 headers = {
                     name.strip().lower(): value.strip()
                     for name, _, value in (line.partition(":") for line in lines[1:] if line)

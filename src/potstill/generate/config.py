@@ -16,6 +16,7 @@ from potstill.generate.focus import Kind
 from potstill.generate.judging import JudgePrompt
 from potstill.generate.kinds import AnyKind, ChunkKind, FocusKind
 from potstill.generate.paraphrase_config import ParaphraseConfig
+from potstill.inference.base import LocalBackend
 from potstill.inference.budget import BudgetConfig
 from potstill.inference.endpoint import EndpointConfig, mismatch
 
@@ -119,10 +120,10 @@ class GenerateConfig(StageConfig):
     budget: BudgetConfig = Field(
         default_factory=lambda: BudgetConfig(), description="The most that the teacher may cost."
     )
-    backend: Literal["auto", "llamacpp", "transformers", "fake"] = Field(
+    backend: LocalBackend = Field(
         "auto",
         description="Engine: llama.cpp for GGUF files and transformers for the rest (auto), one "
-        "of them, or a fake that needs no model.",
+        "of them, vllm for many requests at once on a GPU, or a fake that needs no model.",
     )
     kinds: tuple[AnyKind, ...] = Field(
         (FocusKind(),),

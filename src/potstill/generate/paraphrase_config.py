@@ -5,11 +5,10 @@ In: fields. Out: a validated, immutable config. Knows no model.
 
 from __future__ import annotations
 
-from typing import Literal
-
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from potstill.generate.filling import check
+from potstill.inference.base import LocalBackend
 from potstill.inference.endpoint import EndpointConfig, mismatch
 
 TONES = {
@@ -66,9 +65,7 @@ class ParaphraseConfig(BaseModel):
     endpoint: EndpointConfig | None = Field(
         None, description="The address of a teacher openai:MODEL that is named here."
     )
-    backend: Literal["auto", "llamacpp", "transformers", "fake"] = Field(
-        "auto", description="Engine of a teacher that is named here."
-    )
+    backend: LocalBackend = Field("auto", description="Engine of a teacher that is named here.")
     share: float = Field(
         1.0,
         gt=0,

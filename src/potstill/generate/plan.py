@@ -31,13 +31,31 @@ REQUESTS_PER_REPLY = 1.1
 CHARACTERS_PER_TOKEN = 4
 JUDGE_TOKENS = (180, 40)  # besides the passage; of the reply
 PARAPHRASE_TOKENS = (160, 30)
-# Weights times requests a second: SmolLM2-135M, two cores, eight at once.
-LLAMACPP_RATE = 135e6 * 1.6
-TRANSFORMERS_RATE = 135e6 * 0.27
 PLUGIN_REQUESTS_PER_SECOND = 1
-# Weights times tokens a second, read and written, where prompts share little.
-LLAMACPP_TOKENS = (135e6 * 500, 135e6 * 110)
-TRANSFORMERS_TOKENS = (135e6 * 400, 135e6 * 16)
+
+
+@dataclass(frozen=True)
+class Engine:
+    """What an engine takes with SmolLM2-135M on two cores, eight requests at once.
+
+    focus: requests a second, of those that share their beginnings. read, written: tokens a second
+    where they share little. opening: seconds. weight: bytes of memory for each. own: bytes besides.
+    """
+
+    focus: float
+    read: float
+    written: float
+    opening: float
+    weight: float
+    own: float
+
+
+ENGINES = {
+    "llamacpp": Engine(1.6, 500, 110, 3, 0.75, 3e8),
+    "transformers": Engine(0.27, 400, 16, 3, 4, 3e8),
+    "vllm": Engine(1.7, 900, 140, 130, 2, 3.2e9),  # with the two GiB of its cache
+}
+MEASURED_WEIGHTS = 135e6
 
 
 @dataclass
@@ -152,16 +170,16 @@ def _cost(config: GenerateConfig, asked: Asked) -> Figures:
         took = asked.requests / PLUGIN_REQUESTS_PER_SECOND
         return {"seconds": 3 + took, "memory_bytes": 2e8, "disk_bytes": disk}
     weights = expected_parameters(asked.teacher)
-    local = backend == "llamacpp"
-    reading, writing = LLAMACPP_TOKENS if local else TRANSFORMERS_TOKENS
-    took = seconds(focus, (LLAMACPP_RATE if local else TRANSFORMERS_RATE) / weights)
-    took += seconds(work.prompt, reading / weights) + seconds(work.reply, writing / weights)
+    engine, scale = ENGINES[backend], MEASURED_WEIGHTS / weights
+    took = seconds(focus, engine.focus * scale)
+    took += seconds(work.prompt, engine.read * scale)
+    took += seconds(work.reply, engine.written * scale)
     cache = 2 * 2 * weights**0.5 * config.context_tokens * config.parallel  # keys, values
     return {
         "tokens": round(prompt + reply),
         "money": 0.0,  # the teacher runs on this machine
-        "seconds": 3 + took,
-        "memory_bytes": 3e8 + weights * (0.75 if local else 4) + cache,
+        "seconds": engine.opening + took,
+        "memory_bytes": engine.own + weights * engine.weight + cache,
         "disk_bytes": disk,
     }
 

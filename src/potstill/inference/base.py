@@ -1,8 +1,8 @@
 """How any model is asked for text: the words of the question, of the reply, and the port itself.
 
 In: `Request`s. Out: `Reply`s, in the order in which they finish. The engines behind the port are
-`llamacpp.py`, `transformers.py`, `openai.py` and `fake.py`; `replay.py` remembers replies,
-`budget.py` counts what they cost, `open.py` chooses.
+`llamacpp.py`, `transformers.py`, `vllm.py`, `openai.py` and `fake.py`; `replay.py` remembers
+replies, `budget.py` counts what they cost, `open.py` chooses.
 Knows nothing of documents, questions or files. Imports nothing heavy.
 """
 
@@ -17,6 +17,8 @@ from typing import Any, Literal, Protocol
 from potstill.records import Turn
 
 FinishReason = Literal["stop", "length", "error"]
+LocalBackend = Literal["auto", "llamacpp", "transformers", "vllm", "fake"]
+"""Engines that a recipe may name for a model that is at hand."""
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ OWN_FIELDS = frozenset(
         "messages model stream stream_options n response_format max_tokens max_completion_tokens"
     ).split()
 )
+ENGINES = frozenset(("llamacpp", "transformers", "vllm"))  # for models that are at hand
 REPLY_SECONDS = 3.0  # what a plan reckons for one reply of a hosted model
 
 Structured = Literal["auto", "json_schema", "json_object", "prompt"]
@@ -206,7 +207,7 @@ def mismatch(reference: str, endpoint: EndpointConfig | None, backend: str) -> s
     """Why a teacher's reference and an endpoint do not fit, or None."""
     if backend == "fake":
         return None
-    if is_plugin(reference) and backend in {"llamacpp", "transformers"}:
+    if is_plugin(reference) and backend in ENGINES:
         return f"the backend {backend} cannot open {reference}; set backend to auto"
     if not is_endpoint(reference):
         if endpoint is None or not reference:
@@ -222,6 +223,6 @@ def mismatch(reference: str, endpoint: EndpointConfig | None, backend: str) -> s
             f"the teacher {reference} is behind an address; say which: "
             "generate.endpoint.base_url: http://127.0.0.1:8000/v1"
         )
-    if backend in {"llamacpp", "transformers"}:
+    if backend in ENGINES:
         return f"the backend {backend} cannot ask {reference}; set backend to auto"
     return None

