@@ -1,11 +1,13 @@
 """Take the pictures of docs/pictures/: the studio over a project with a finished run, its report.
 
-    python tools/make_pictures.py PROJECT [RUN] [--only NAME …]
+    python tools/make_pictures.py PROJECT [RUN] [--beside RUN] [--into FOLDER] [--only NAME …]
 
-In: a project folder whose run (quickstart, unless named) is finished. Out: one PNG a page, light at
-1280 pixels, dark at 1280, and light at 390. Needs Debian's chromium and the package playwright.
-Starts no run; the chat's picture asks the student one question, and where it parts from its
-teacher. The service's picture shows what `potstill serve` kept beside the run.
+In: a project folder whose run (quickstart, unless named) is finished, and perhaps another one to
+set beside it. Out: one PNG a page, light at 1280 pixels, dark at 1280, and light at 390; without
+`--beside`, none of a comparison. The tests take them of a small run (tests/e2e). Needs Debian's
+chromium and the package playwright. Starts no run; the chat's picture asks the student one
+question, and where it parts from its teacher. The service's picture shows what `potstill serve`
+kept beside the run.
 """
 
 from __future__ import annotations
@@ -42,6 +44,7 @@ PAGES = {
     "chat": "/runs/{run}/chat", "service": "/runs/{run}/service",
     "search": "/search?from=quickstart", "run-dark": "/runs/{run}",
     "new-narrow": "/new?from=quickstart",
+    "compare": "/compare/page?run={beside}&run={run}",
 }  # fmt: skip
 """Picture -> the page that it is of."""
 OF_NOTHING = ("first", "new", "new-narrow")
@@ -54,23 +57,29 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("project", type=Path)
     parser.add_argument("run", nargs="?", default="quickstart")
+    parser.add_argument("--beside", default="")
+    parser.add_argument("--into", type=Path, default=FOLDER)
     parser.add_argument("--only", nargs="+", choices=(REPORT, *PAGES), default=(REPORT, *PAGES))
     options = parser.parse_args()
     project: Path = options.project
-    FOLDER.mkdir(parents=True, exist_ok=True)
+    into: Path = options.into
+    into.mkdir(parents=True, exist_ok=True)
     if REPORT in options.only:
-        take_report(project / "runs" / options.run / "report.html")
+        take_report(project / "runs" / options.run / "report.html", into)
     with sync_playwright() as driver, tempfile.TemporaryDirectory() as scratch:
         browser = driver.chromium.launch(executable_path=shutil.which("chromium"), args=FLAGS)
         empty = Path(scratch) / "my-handbook"
         empty.mkdir()
         for name in (one for one in PAGES if one in options.only):
+            if name == "compare" and not options.beside:
+                continue
             own = empty if name in OF_NOTHING else project
             with Studio(own, Path(scratch) / "state") as studio:
-                path = PAGES[name].format(run=options.run)
+                path = PAGES[name].format(run=options.run, beside=options.beside)
                 scheme = "dark" if name.endswith("-dark") else "light"
                 size = "narrow" if name.endswith("-narrow") else "wide"
-                take(browser, studio, name, path, scheme, size)
+                picture = into / f"studio-{name}.png"
+                take(browser, studio, picture, name, path, scheme, size)
             shutil.rmtree(Path(scratch) / "state", ignore_errors=True)  # each has no other project
         browser.close()
 
@@ -100,19 +109,21 @@ class Studio:
         self.process.wait()
 
 
-def take_report(page_of_run: Path) -> None:
+def take_report(page_of_run: Path, into: Path) -> None:
     """The top of a run's report, which is a file and needs no studio."""
     with sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=shutil.which("chromium"), args=FLAGS)
         context = browser.new_context(viewport={"width": 740, "height": 840}, color_scheme="light")
         page = context.new_page()
         page.goto(page_of_run.resolve().as_uri())
-        page.screenshot(path=FOLDER / "report.png")
+        page.screenshot(path=into / "report.png")
         browser.close()
 
 
-def take(browser: Any, studio: Studio, name: str, path: str, scheme: str, size: str) -> None:
-    """One picture, once the page has settled."""
+def take(
+    browser: Any, studio: Studio, picture: Path, name: str, path: str, scheme: str, size: str
+) -> None:
+    """One picture of the page `name`, once it has settled."""
     width, height = SIZES[size]
     context = browser.new_context(
         viewport={"width": width, "height": height}, color_scheme=scheme, reduced_motion="reduce"
@@ -140,8 +151,9 @@ def take(browser: Any, studio: Studio, name: str, path: str, scheme: str, size: 
         page.get_by_role("button", name="Where it parts from its teacher").click()
         page.locator(".legend").wait_for(timeout=600_000)
         page.locator(".legend").scroll_into_view_if_needed()
-    page.evaluate(ELSEWHERE, str(studio.project))
-    page.screenshot(path=FOLDER / f"studio-{name}.png")
+    if name != "compare":  # a page of its own, without the studio's head
+        page.evaluate(ELSEWHERE, str(studio.project))
+    page.screenshot(path=picture)
     context.close()
 
 

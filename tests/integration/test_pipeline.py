@@ -206,7 +206,7 @@ def test_a_run_killed_again_and_again_ends_as_an_undisturbed_one(
             time.sleep(0.05)  # a moment counts from the run's own start, however busy the machine
         starts += 1
         try:
-            process.wait(timeout=lot.uniform(0.3, 6.0 if kills >= 2 else 2.0))
+            process.wait(timeout=lot.uniform(0.3, 15.0 if kills >= 2 else 2.0))
             break
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)

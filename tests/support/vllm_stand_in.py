@@ -53,7 +53,13 @@ def main() -> int:
     parser = argparse.ArgumentParser("vllm")
     parser.add_argument("verb", choices=["serve"])
     parser.add_argument("model", type=Path)
-    for name in ("--uds", "--served-model-name", "--load-format", "--generation-config"):
+    for name in (
+        "--uds",
+        "--served-model-name",
+        "--load-format",
+        "--generation-config",
+        "--structured-outputs-config.backend",
+    ):
         parser.add_argument(name, required=True)
     for name in ("--max-model-len", "--max-num-seqs", "--tensor-parallel-size"):
         parser.add_argument(name, required=True, type=int)
@@ -78,6 +84,9 @@ def main() -> int:
         if otherwise == "dies" and number == 3:
             say("(EngineCore pid=8) ERROR 11-27 [core.py:9] MemoryError: the card is full")
             os._exit(137)
+        if otherwise == "fails later" and number >= 3:
+            say("(EngineCore pid=8) ERROR 11-27 [core.py:9] RuntimeError: no grammar for this")
+            return (500, {}, '{"error": {"message": "Internal server error"}}')
         if otherwise == "refuses one" and number == 1:
             return (400, {}, '{"error": {"message": "the prompt is longer than 64 tokens"}}')
         return None

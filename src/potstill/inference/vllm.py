@@ -15,6 +15,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
@@ -34,6 +35,7 @@ from potstill.inference.endpoint import EndpointConfig
 COMMAND = "POTSTILL_VLLM"
 NAME = "teacher"  # what the model is called on its socket
 START_SECONDS = 3600.0  # of a large model from a slow disk
+FORM_BY = "guidance"  # its first choice, xgrammar 0.2.8, cannot compile some of our schemas
 HEALTH = "http://localhost/health"  # the host is the socket's
 ANSWER_SECONDS = 7200.0
 CPU_CACHE_GIB = "2"
@@ -96,17 +98,15 @@ class VllmModel:
                 if reply.finish_reason == "error" and not reply.text.startswith("HTTP 4"):
                     self._check_runs(DEATH_SECONDS)
                 yield position, reply
-        except TeacherError:
-            self._check_runs(DEATH_SECONDS)
-            raise
+        except TeacherError as error:
+            raise self._with_reason(error) from error
 
     def stream(self, request: Request) -> Iterator[str]:
         """Pieces of one reply."""
         try:
             yield from self._client.stream(request)
-        except TeacherError:
-            self._check_runs(DEATH_SECONDS)
-            raise
+        except TeacherError as error:
+            raise self._with_reason(error) from error
 
     def count_tokens(self, text: str) -> int:
         """Length in tokens, without special tokens."""
@@ -135,10 +135,15 @@ class VllmModel:
             while time.monotonic() - began < START_SECONDS:
                 self._check_runs()
                 with suppress(self._http.HTTPError, OSError):
-                    if self._socket.exists() and client.get(HEALTH).status_code == 200:
+                    if self._listens() and client.get(HEALTH).status_code == 200:
                         return
                 time.sleep(0.2)
         raise self._failed(f"did not answer within {START_SECONDS:g} seconds")
+
+    def _listens(self) -> bool:
+        """Whether a connection is taken; the client leaves one that is refused unclosed."""
+        with socket.socket(socket.AF_UNIX) as one:
+            return one.connect_ex(str(self._socket)) == 0
 
     def _check_runs(self, patience: float = 0.0) -> None:
         """Errors: ModelError if it has ended, or does within so many seconds."""
@@ -148,10 +153,21 @@ class VllmModel:
             return
         raise self._failed(f"ended with exit code {code}")
 
+    def _with_reason(self, error: TeacherError) -> TeacherError:
+        """What the client saw, and what the log says of it. Errors: ModelError if it has ended."""
+        self._check_runs(DEATH_SECONDS)
+        return TeacherError(
+            f"vLLM fails with the model {self.model}: {reason_in(self._log)} ({error.message})",
+            "What it has answered is kept; run again and it goes on from there.",
+        )
+
+    @property
+    def _log(self) -> str:
+        return (self._folder / "log").read_text("utf-8", "replace")
+
     def _failed(self, what: str) -> ModelError:
-        text = (self._folder / "log").read_text("utf-8", "replace")
         return ModelError(
-            f"vLLM {what}, for the model {self.model}: {reason_in(text)}",
+            f"vLLM {what}, for the model {self.model}: {reason_in(self._log)}",
             "It needs a GPU that holds the model, or a vLLM that is built for CPUs; backend: auto "
             "is for models that run without.",
         )
@@ -201,15 +217,16 @@ def _version(program: Path) -> str:
     )
 
 
-def serve_command(model: Path, socket: Path, parallel: int, context_tokens: int) -> list[str]:
+def serve_command(model: Path, place: Path, parallel: int, context_tokens: int) -> list[str]:
     """How it is started. Errors: MissingExtraError without it."""
     options = {
-        "--uds": socket,
+        "--uds": place,
         "--served-model-name": NAME,
         "--max-model-len": context_tokens,
         "--max-num-seqs": parallel,
         "--load-format": "safetensors",
         "--generation-config": "vllm",
+        "--structured-outputs-config.backend": FORM_BY,
         "--tensor-parallel-size": devices_for(model),
     }
     told = [str(word) for pair in options.items() for word in pair]

@@ -120,7 +120,7 @@ def test_a_stage_of_two_processes_that_is_killed_ends_as_that_of_one(
 
 
 @pytest.mark.whole
-@pytest.mark.parametrize("sharding", ["none", "deepspeed"])
+@pytest.mark.parametrize("sharding", ["none", pytest.param("deepspeed", marks=pytest.mark.slow)])
 def test_processes_end_with_their_stage_and_one_goes_on_where_two_were(
     config_of: Configs,
     run_stage: Run,
@@ -263,7 +263,13 @@ TWO = {
 
 
 @pytest.mark.whole
-@pytest.mark.parametrize("launcher", TWO.values(), ids=TWO)
+@pytest.mark.parametrize(
+    "launcher",
+    [
+        pytest.param(way, id=name, marks=[pytest.mark.slow] if name == "accelerate launch" else [])
+        for name, way in TWO.items()
+    ],
+)
 def test_a_script_in_two_processes_ends_as_in_one(
     launcher: list[str], teacher_folder: Path, litre_rows: list[dict[str, str]], tmp_path: Path
 ) -> None:

@@ -17,7 +17,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from potstill.core.processes import GONE, mark_of
-from potstill.errors import MissingExtraError, ModelError
+from potstill.errors import MissingExtraError, ModelError, TeacherError
+from potstill.inference import vllm
 from potstill.inference.base import Request
 from potstill.inference.fake import FakeModel
 from potstill.inference.open import engine_identity, open_model, resolve_backend
@@ -49,10 +50,10 @@ def model(tiny_folder: Path) -> str:
 def test_it_answers_as_any_engine_does(stand_in: Path, model: str) -> None:
     assert resolve_backend(model, "vllm") == "vllm"
     asked = requests(20)
-    with open_model(model, "vllm", threads=2, parallel=4, context_tokens=512) as vllm:
-        replies = dict(vllm.complete(asked))
-        pieces = list(vllm.stream(asked[0]))
-        assert vllm.count_tokens("Open the valve.") == len(vllm.token_ids("Open the valve."))
+    with open_model(model, "vllm", threads=2, parallel=4, context_tokens=512) as opened:
+        replies = dict(opened.complete(asked))
+        pieces = list(opened.stream(asked[0]))
+        assert opened.count_tokens("Open the valve.") == len(opened.token_ids("Open the valve."))
     expected = dict(FakeModel().complete(asked))
     assert {n: reply.text for n, reply in replies.items()} == {
         n: reply.text for n, reply in expected.items()
@@ -102,19 +103,34 @@ def test_a_death_in_the_middle_ends_the_call_and_loses_no_request(
     replies: dict[int, Any] = {}
     with (
         pytest.raises(ModelError, match=r"exit code 137.*MemoryError: the card is full"),
-        open_model(model, "vllm", parallel=1) as vllm,
+        open_model(model, "vllm", parallel=1) as opened,
     ):
-        replies.update(vllm.complete(requests(8)))
+        replies.update(opened.complete(requests(8)))
     assert sorted(replies) == [0, 1, 2]  # the others have no reply, not even one that says why
     assert all(reply.finish_reason == "stop" for reply in replies.values())
+
+
+def test_failures_while_it_runs_have_its_logs_reason(
+    stand_in: Path, model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("STAND_IN", "fails later")
+    monkeypatch.setattr(vllm, "DEATH_SECONDS", 0.2)
+    with (
+        pytest.raises(
+            TeacherError, match=r"RuntimeError: no grammar for this .*HTTP 500"
+        ) as caught,
+        open_model(model, "vllm", parallel=1) as opened,
+    ):
+        list(opened.complete(requests(8)))
+    assert "goes on from there" in caught.value.hint
 
 
 def test_a_request_that_it_refuses_is_refused_alone(
     stand_in: Path, model: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("STAND_IN", "refuses one")
-    with open_model(model, "vllm", parallel=1) as vllm:
-        replies = dict(vllm.complete(requests(4)))
+    with open_model(model, "vllm", parallel=1) as opened:
+        replies = dict(opened.complete(requests(4)))
     assert [replies[n].finish_reason for n in range(4)] == ["stop", "error", "stop", "stop"]
     assert "longer than 64 tokens" in replies[1].text
 
