@@ -29,6 +29,7 @@ from potstill.inference.endpoint import EndpointConfig
 from potstill.inference.sizes import PromptSizes
 
 LEDGER_BYTES = 256  # one write within a page of the disk: a kill leaves the old or the new line
+TELLING = 10  # replies; the first come late, as those that began with them are nearly done then
 
 
 class BudgetConfig(BaseModel):
@@ -148,8 +149,8 @@ class Meter:
         )
 
     def figures(self, rows: int, done: float, total: float) -> dict[str, float]:
-        """How fast and how dear it is, for a progress event: nothing before the first request, and
-        no pace of rows before the first of use.
+        """How fast and how dear it is, for a progress event: nothing before the first request, no
+        pace of rows before the first of use, and no time left before some replies tell one.
 
         rows: made so far. done of total: how far the stage is.
         """
@@ -163,7 +164,8 @@ class Meter:
             figures = {"rows_per_second": rows / took} | figures
         if self.spent.money:
             figures["cost"] = self.spent.money
-        if done > self._done_before:
+        replies = self.spent.requests - self._before.requests
+        if done > self._done_before and (replies >= TELLING or done >= total):
             left = (total - done) / (done - self._done_before) * took
             figures["seconds_left"] = max(0.0, left)
         return {name: float(f"{value:.4g}") for name, value in figures.items()}

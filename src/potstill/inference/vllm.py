@@ -65,6 +65,7 @@ class VllmModel:
         from potstill.models.load import model_folder
 
         self._http: Any = require("httpx2", "endpoint", "vLLM")
+        program = command()
         self.model = model_folder(reference)
         self._tokenizer: Any = None
         # A Unix socket's path is short: a folder of the user's own may be too deep.
@@ -72,7 +73,7 @@ class VllmModel:
         self._socket = self._folder / "socket"
         with (self._folder / "log").open("wb") as log:
             self._process = tether.begin(
-                serve_command(self.model, self._socket, parallel, context_tokens),
+                [str(program), *serving(self.model, self._socket, parallel, context_tokens)],
                 stdout=log,
                 stderr=log,
                 env=environment(threads),
@@ -217,8 +218,8 @@ def _version(program: Path) -> str:
     )
 
 
-def serve_command(model: Path, place: Path, parallel: int, context_tokens: int) -> list[str]:
-    """How it is started. Errors: MissingExtraError without it."""
+def serving(model: Path, place: Path, parallel: int, context_tokens: int) -> list[str]:
+    """The command's arguments."""
     options = {
         "--uds": place,
         "--served-model-name": NAME,
@@ -230,15 +231,15 @@ def serve_command(model: Path, place: Path, parallel: int, context_tokens: int) 
         "--tensor-parallel-size": devices_for(model),
     }
     told = [str(word) for pair in options.items() for word in pair]
-    return [str(command()), "serve", str(model), *told, "--disable-uvicorn-access-log"]
+    return ["serve", str(model), *told, "--disable-uvicorn-access-log"]
 
 
 def environment(threads: int) -> dict[str, str]:
-    """What it is started with: no reports, no hub; keys stay here."""
-    secret = re.compile(r"(?:KEY|TOKEN|SECRET|PASSWORD)", re.IGNORECASE)
+    """What it is started with: no reports, no hub; keys stay here, and so do this Python's paths."""
+    own = re.compile(r"KEY|TOKEN|SECRET|PASSWORD|^PYTHON(?:PATH|HOME)$", re.IGNORECASE)
     # On a GPU vLLM takes what is free; on processors it would ask for nearly all of the memory.
     room = os.environ.get("VLLM_CPU_KVCACHE_SPACE", CPU_CACHE_GIB)
-    kept = {name: value for name, value in os.environ.items() if not secret.search(name)}
+    kept = {name: value for name, value in os.environ.items() if not own.search(name)}
     return kept | {
         "VLLM_NO_USAGE_STATS": "1",
         "DO_NOT_TRACK": "1",

@@ -134,7 +134,21 @@ def test_figures_say_how_fast_how_dear_and_how_long() -> None:
     assert figures["cost"] == pytest.approx(meter.spent.money, rel=1e-3)
     assert figures["tokens_per_second"] > 0
     assert figures["rows_per_second"] > 0
-    assert figures["seconds_left"] >= 0
+
+
+def test_how_long_is_said_once_there_is_something_to_reckon_from() -> None:
+    """The first reply comes when all that began with it are nearly done."""
+    meter = Meter(None, PRICED)
+    meter.figures(0, 0, 60)
+    for replies in range(1, 30):
+        spend(meter, 1)
+        figures = meter.figures(rows=replies, done=replies, total=60)
+        assert ("seconds_left" in figures) == (replies >= 10)
+    assert meter.figures(rows=3, done=60, total=60)["seconds_left"] == 0
+    few = Meter(None, PRICED)
+    few.figures(0, 0, 2)
+    spend(few, 2)
+    assert few.figures(rows=2, done=2, total=2)["seconds_left"] == 0
 
 
 def test_replayed_requests_cost_nothing(tmp_path: Path) -> None:
