@@ -235,7 +235,7 @@ def serving(model: Path, place: Path, parallel: int, context_tokens: int) -> lis
 
 
 def environment(threads: int) -> dict[str, str]:
-    """What it is started with: no reports, no hub; keys stay here, and so do this Python's paths."""
+    """What it is started with: no reports, no hub; keys and this Python's paths stay here."""
     own = re.compile(r"KEY|TOKEN|SECRET|PASSWORD|^PYTHON(?:PATH|HOME)$", re.IGNORECASE)
     # On a GPU vLLM takes what is free; on processors it would ask for nearly all of the memory.
     room = os.environ.get("VLLM_CPU_KVCACHE_SPACE", CPU_CACHE_GIB)
