@@ -136,10 +136,11 @@ def take(
     if name in ("data", "edit"):
         page.locator(".rows button").nth(1).click()
         page.locator(".row-detail .passage").first.wait_for()
-        sheet = page.locator("img.sheet").first
-        sheet.scroll_into_view_if_needed()
-        sheet.evaluate("one => one.complete || new Promise(done => { one.onload = done; })")
-        sheet.scroll_into_view_if_needed()
+        sheet = page.locator("img.sheet").first  # of a PDF; other documents have no pages
+        if sheet.count():
+            sheet.scroll_into_view_if_needed()
+            sheet.evaluate("one => one.complete || new Promise(done => { one.onload = done; })")
+            sheet.scroll_into_view_if_needed()
     if name == "edit":
         page.get_by_text("Set aside or change it").first.click()
         page.get_by_role("button", name="Save the change").scroll_into_view_if_needed()
