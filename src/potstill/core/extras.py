@@ -58,6 +58,7 @@ EXTRAS: dict[str, dict[str, str]] = {
         "uvicorn": "uvicorn",
         "jinja2": "jinja2",
         "httpx2": "httpx2",
+        "numpy": "numpy",
     },
     "curate": {
         "rensa": "rensa",

@@ -23,8 +23,7 @@ from potstill.studio.pages import page
 from potstill.studio.results import REPORT_POLICY
 from potstill.studio.runs import NAME, RunView, all_runs, find_run
 from potstill.studio.session import Studio
-from potstill.tune.search import STATUS
-from potstill.tune.study import Study, builtin_studies
+from potstill.tune.study import STATUS, Study, builtin_studies
 
 FILE, LOG, RECIPE = "study.yaml", "tune.log", "recipe.yaml"
 

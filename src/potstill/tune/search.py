@@ -23,15 +23,13 @@ from potstill.core.files import write_json
 from potstill.core.machine import usable_cores
 from potstill.errors import StoreError, TrainingError
 from potstill.tune.slots import Watcher, trials_at_once
-from potstill.tune.study import Study
+from potstill.tune.study import STATUS, Study
 from potstill.tune.trial import Worker
 from potstill.tune.trials import Trial, Trials
 
 FIRST_FAILURES = 3
 """So many failed trials and not one good: the study itself is wrong, and stops."""
 PAUSE = 0.2
-STATUS = "status.json"
-"""How many trials the study wants, and how many it has of each state: read without its database."""
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,9 @@ from potstill.tune.config import StudyConfig
 from potstill.tune.effect import check_fields, check_objective
 from potstill.tune.space import NO_EFFECT, Dimension, corners, dimensions
 
+STATUS = "status.json"
+"""How many trials a study wants, and how many it has of each state: read without its database."""
+
 GUIDE_HINT = "docs/guides/tuning.md describes every field of a study."
 
 
