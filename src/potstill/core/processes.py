@@ -7,9 +7,21 @@ psutil is installed it does so elsewhere; else the id alone has to do. Knows not
 from __future__ import annotations
 
 import os
+import signal
+import sys
 from pathlib import Path
 
 GONE = ""
+SET_DEATH_SIGNAL = 1  # of Linux' prctl
+
+
+def end_with_parent(by: signal.Signals) -> None:
+    """Linux sends this process the signal when the one that began it ends, however that ends; on
+    other systems nothing comes of it. Holds over an exec."""
+    if sys.platform == "linux":
+        import ctypes
+
+        ctypes.CDLL(None).prctl(SET_DEATH_SIGNAL, by)
 
 
 def mark_of(process: int) -> str:

@@ -9,15 +9,16 @@ they do not. Knows nothing of what runs.
 
 from __future__ import annotations
 
-import ctypes
 import os
 import signal
 import subprocess
 import sys
 import threading
 from contextlib import suppress
+from functools import partial
 
-SET_DEATH_SIGNAL = 1  # of Linux' prctl
+from potstill.core.processes import end_with_parent
+
 PATIENCE_SECONDS = 20.0
 
 
@@ -47,7 +48,8 @@ def main() -> int:
             sys.argv[1:],
             stdin=subprocess.DEVNULL,
             start_new_session=True,
-            preexec_fn=_end_with_this if sys.platform == "linux" else None,
+            # Ray kills a worker's children first, this process too: then Linux tells the command.
+            preexec_fn=partial(end_with_parent, signal.SIGTERM) if os.name == "posix" else None,
         )
     except OSError as error:
         sys.stderr.write(f"{sys.argv[1]}: {error.strerror}\n")
@@ -56,11 +58,6 @@ def main() -> int:
     code = child.wait()
     _tell(child.pid, signal.SIGKILL)  # what it left running
     return code if code >= 0 else 128 - code
-
-
-def _end_with_this() -> None:
-    """Ray kills a worker's children first, this process too: then Linux tells the command."""
-    ctypes.CDLL(None).prctl(SET_DEATH_SIGNAL, signal.SIGTERM)
 
 
 def _listen(child: subprocess.Popen[bytes]) -> None:

@@ -20,6 +20,7 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, TextIO
 
+from potstill.core.processes import end_with_parent
 from potstill.errors import PotstillError
 from potstill.ingest.chunking import TokenCounter
 from potstill.ingest.config import IngestConfig
@@ -36,7 +37,7 @@ def main() -> int:
     # Libraries print what they like; the answers have a stream of their own.
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
-    _die_with_parent()
+    end_with_parent(signal.SIGKILL)  # a library that hangs may keep `_listen` from its turn
     _no_core_dump()
     tasks: SimpleQueue[str] = SimpleQueue()
     threading.Thread(target=_listen, args=(tasks,), daemon=True).start()
@@ -123,15 +124,6 @@ def _listen(tasks: SimpleQueue[str]) -> None:
     for line in sys.stdin:
         tasks.put(line)
     os._exit(143)
-
-
-def _die_with_parent() -> None:
-    """A library that hangs may keep `_listen` from its turn; on Linux the process ends even so."""
-    if sys.platform == "linux":
-        import ctypes
-
-        set_death_signal = 1
-        ctypes.CDLL(None).prctl(set_death_signal, signal.SIGKILL)
 
 
 def _no_core_dump() -> None:
