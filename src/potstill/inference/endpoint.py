@@ -9,11 +9,12 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator, model_validator
 
+from potstill.inference.base import LocalBackend
 from potstill.inference.teacher_plugins import is_plugin
 
 PREFIX = "openai:"  # a model reference that names a model behind an address: openai:MODEL
@@ -23,7 +24,7 @@ OWN_FIELDS = frozenset(
         "messages model stream stream_options n response_format max_tokens max_completion_tokens"
     ).split()
 )
-ENGINES = frozenset(("llamacpp", "transformers", "vllm"))  # for models that are at hand
+ENGINES = frozenset(get_args(LocalBackend)) - {"auto", "fake"}
 REPLY_SECONDS = 3.0  # what a plan reckons for one reply of a hosted model
 
 Structured = Literal["auto", "json_schema", "json_object", "prompt"]
