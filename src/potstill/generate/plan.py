@@ -53,7 +53,7 @@ class Engine:
 ENGINES = {
     "llamacpp": Engine(1.6, 500, 110, 3, 0.75, 3e8),
     "transformers": Engine(0.27, 400, 16, 3, 4, 3e8),
-    "vllm": Engine(1.7, 900, 140, 130, 2, 3.2e9),  # with the two GiB of its cache
+    "vllm": Engine(1.7, 900, 140, 130, 2, 1.2e9),
 }
 MEASURED_WEIGHTS = 135e6
 
