@@ -64,7 +64,9 @@ def test_a_slice_of_the_quickstart_ends_in_a_student_that_chats(finished: Path) 
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not shutil.which("chromium"), reason="a machine with Debian's chromium runs it")
+@pytest.mark.skipif(
+    not shutil.which("chromium"), reason="a machine with chromium runs it, as CI is"
+)
 def test_a_picture_of_each_page_can_be_taken(finished: Path, tmp_path: Path) -> None:
     """As those of the docs are: each page is opened, asked what a picture needs, and drawn."""
     from PIL import Image
